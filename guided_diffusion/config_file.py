@@ -1,0 +1,195 @@
+"""YAML -> Config. The layout is the released one (`target`, `params`, `ckpt`), so released files load unchanged.
+
+A key may stand in its section or under the section's `params`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import blobfile as bf
+import yaml
+
+from .config import MODEL_TARGETS, SECTIONS, TARGETS, Config
+from .errors import InputError, unknown_name
+from .masks import MAX_TYPES
+
+
+def load_config(
+    source: str | Mapping[str, Any],
+    num_defect: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Config:
+    """Read, check and resolve a configuration. Looks at no other file.
+
+    source: path of a YAML file, or the dict it would hold. num_defect: number of defect types; needed
+    where neither data.label_map nor model.in_channels tells it. overrides: {"section.key": value}, as from
+    `--set`. Raises InputError with one line that names the key.
+    """
+    where = "config" if isinstance(source, Mapping) else source
+    raw = source if isinstance(source, Mapping) else read_yaml(source)
+    try:
+        flat = {section: _flatten(section, raw.get(section)) for section in SECTIONS}
+        for key in raw:
+            if key not in SECTIONS:
+                raise InputError(unknown_name("key", str(key), SECTIONS))
+        for path, value in (overrides or {}).items():
+            section, _, key = path.partition(".")
+            key = key.removeprefix("params.")
+            if section not in SECTIONS or not key:
+                raise InputError(unknown_name("key", path, [f"{s}.{k}" for s in SECTIONS for k in flat[s]]))
+            flat[section][key] = value
+        flat["model"]["patch"] = _patch(flat["model"].pop("target", None))
+        if "image_size" in flat["model"]:
+            flat["data"].setdefault("resolution", flat["model"]["image_size"])
+        sections = {name: _build(name, cls, flat[name]) for name, cls in SECTIONS.items()}
+        return _resolve(Config(**sections), num_defect)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """Parse a YAML file (local or cloud). Raises InputError: missing, malformed, not a mapping."""
+    try:
+        with bf.BlobFile(path, "rb") as f:
+            raw = yaml.safe_load(f.read())
+    except (OSError, bf.Error) as error:
+        raise InputError(f"{path}: cannot read the configuration file ({error}); check --config") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark else ""
+        raise InputError(f"{path}: not valid YAML{line}: {getattr(error, 'problem', error)}") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: not a configuration; expected the sections {', '.join(SECTIONS)}")
+    return raw
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`--set section.key=value`, the value in YAML syntax."""
+    key, equals, value = text.partition("=")
+    if not equals or "." not in key:
+        raise InputError(f"--set {text}: expected section.key=value, e.g. train.iterations=1000")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise InputError(f"--set {text}: the value is not valid YAML") from None
+
+
+def _flatten(section: str, raw: Any) -> dict[str, Any]:
+    """Merge `params` into its section; check the target against the table."""
+    if raw is None:
+        return {}
+    if not isinstance(raw, Mapping):
+        raise InputError(f"{section}: expected a section with keys, got {raw!r}")
+    flat = {key: value for key, value in raw.items() if key != "params"}
+    params = raw.get("params") or {}
+    if not isinstance(params, Mapping):
+        raise InputError(f"{section}.params: expected keys, got {params!r}")
+    for key, value in params.items():
+        if key in flat:
+            raise InputError(f"{section}.{key}: given twice, in the section and under params; remove one")
+        flat[key] = value
+    target = flat.get("target")
+    if section in TARGETS and target is not None and target not in TARGETS[section]:
+        raise InputError(unknown_name(f"{section}.target", str(target), TARGETS[section]))
+    if section != "model":
+        flat.pop("target", None)
+    return flat
+
+
+def _patch(target: str | None) -> bool:
+    if target is None:
+        raise InputError(f"model.target: missing; one of {', '.join(MODEL_TARGETS)}")
+    return MODEL_TARGETS[target]
+
+
+def _build(section: str, cls: type, flat: Mapping[str, Any]) -> Any:
+    """Make one section's dataclass; unknown keys and wrong types are errors."""
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in flat.items():
+        if key not in hints:
+            raise InputError(unknown_name(f"key {section}.{key}; key", str(key), set(hints) - {"patch"}))
+        if value is None and key not in ("ckpt", "dir") and types.NoneType not in typing.get_args(hints[key]):
+            continue  # an empty YAML value means the default
+        values[key] = _convert(f"{section}.{key}", value, hints[key])
+    return cls(**values)
+
+
+def _convert(path: str, value: Any, hint: Any) -> Any:
+    """Check a YAML value against a field's type."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        origin = typing.get_origin(option) or option
+        if origin is types.NoneType and value is None:
+            return None
+        if origin is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as a string
+            try:
+                return float(value)
+            except ValueError:
+                continue
+        if origin is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+        if origin is int and isinstance(value, int) and not isinstance(value, bool):
+            return value
+        if origin in (bool, str) and isinstance(value, origin):
+            return value
+        if origin is tuple and isinstance(value, (list, tuple)) and all(type(v) is int for v in value):
+            return tuple(value)
+        if origin not in (bool, str, int, float, tuple, types.NoneType) and isinstance(value, Mapping):
+            if all(isinstance(k, str) and type(v) is int for k, v in value.items()):
+                return dict(value)
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", tuple: "a list"}
+    expected = [names.get(typing.get_origin(o) or o, "name: index pairs") for o in options if o is not types.NoneType]
+    raise InputError(f"{path}: expected {' or '.join(expected)}, got {value!r}")
+
+
+def _resolve(config: Config, num_defect: int | None) -> Config:
+    """Fill in what is derived: label map, channels, resolution; and check that all of it adds up."""
+    model, data = config.model, config.data
+    in_channels = model.in_channels or model.out_channels
+    if num_defect is None:
+        if data.label_map is not None:
+            num_defect = len(data.label_map)
+        elif in_channels:
+            num_defect = in_channels - 3 - (data.background is not False)
+        else:
+            raise InputError(
+                "number of defect types unknown; give --num_defect, or data.label_map (name: index) in the YAML"
+            )
+    if not 1 <= num_defect <= MAX_TYPES:
+        raise InputError(f"num_defect: {num_defect} must be from 1 to {MAX_TYPES}")
+    label_map = data.label_map or {f"defect_{k}": k for k in range(1, num_defect + 1)}
+    if len(label_map) != num_defect:
+        raise InputError(
+            f"num_defect is {num_defect}, but data.label_map names {len(label_map)} types: {', '.join(label_map)}"
+        )
+    background = data.background
+    if background is None:
+        background = not in_channels or in_channels == 4 + num_defect
+    total = 3 + background + num_defect
+    for key in ("in_channels", "out_channels"):
+        given = getattr(model, key) or total
+        if given != total:
+            raise InputError(
+                f"model.{key} is {given}, but 3 (RGB) + {int(background)} (background) + {num_defect} (num_defect) "
+                f"= {total}; remove {key} or change num_defect"
+            )
+    size = data.resolution or (model.image_size,) * 2
+    multiple = model.size_multiple
+    if any(side % multiple for side in size):
+        raise InputError(
+            f"data.resolution: {size[0]} x {size[1]} must be a multiple of {multiple} "
+            f"({len(model.channel_mult)} levels in model.channel_mult)"
+        )
+    if config.train.separate_channel_loss and config.diffusion.parameterization != "x0":
+        raise InputError("separate_channel_loss works with diffusion.parameterization x0 only")
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(model, in_channels=total, out_channels=total),
+        data=dataclasses.replace(data, label_map=label_map, background=background, resolution=size),
+    )

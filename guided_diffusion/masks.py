@@ -1,0 +1,126 @@
+"""The joint tensor: which channel carries what, how it is encoded, decoded, clipped and coloured.
+
+Channels 0-2 are RGB in [-1, 1]; then, if configured, one background channel; then one channel per defect
+type, one-hot in {0, 1}. Nothing outside this module knows that order.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+RGB = slice(0, 3)
+MASK = slice(3, None)
+MAX_TYPES = 255  # an index mask is uint8
+# Without a background channel a pixel is background where no type reaches this (the midpoint of {0, 1}).
+DECODE_THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class JointLayout:
+    """Layout of the joint tensor for a list of defect types (class_names[k] has index k + 1)."""
+
+    class_names: tuple[str, ...]
+    background: bool = True
+
+    @property
+    def num_defect(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def num_channels(self) -> int:
+        return 3 + int(self.background) + self.num_defect
+
+    def encode(self, images: Tensor, masks: Tensor) -> Tensor:
+        """uint8 images [N, 3, H, W] and uint8 index masks [N, H, W] -> x_start float32 [N, C, H, W]."""
+        rgb = images.float() / 127.5 - 1.0
+        one_hot = F.one_hot(masks.long(), self.num_defect + 1).permute(0, 3, 1, 2).float()
+        return torch.cat([rgb, one_hot if self.background else one_hot[:, 1:]], dim=1)  # [N, C, H, W]
+
+    def decode(self, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """x_start [N, C, H, W] -> uint8 images [N, H, W, 3] and uint8 index masks [N, H, W].
+
+        With a background channel a pixel takes the largest channel; without one it takes the largest type
+        if that exceeds DECODE_THRESHOLD, else background.
+        """
+        x = x.detach().float().cpu()
+        images = ((x[:, RGB].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+        best, index = x[:, MASK].max(dim=1)  # [N, H, W]
+        if not self.background:
+            index = torch.where(best > DECODE_THRESHOLD, index + 1, 0)
+        return images.contiguous().numpy(), index.to(torch.uint8).numpy()
+
+    def probabilities(self, x: Tensor) -> Tensor:
+        """Turn mask logits into probabilities, RGB untouched (networks trained with separate losses).
+
+        Without a background channel a zero logit stands in for it.
+        """
+        return torch.cat([x[:, RGB], self.log_softmax(x).exp()[:, -(x.shape[1] - 3) :]], dim=1)
+
+    def log_softmax(self, x: Tensor) -> Tensor:
+        """Log-probabilities [N, num_defect + 1, H, W] of background and types, from the logits in x."""
+        logits = x[:, MASK]
+        if not self.background:
+            logits = torch.cat([torch.zeros_like(logits[:, :1]), logits], dim=1)
+        return F.log_softmax(logits.float(), dim=1)
+
+
+def clip(x: Tensor) -> Tensor:
+    """Clip x_start [N, C, H, W] to its range: RGB [-1, 1], masks [0, 1]."""
+    return torch.cat([x[:, RGB].clamp(-1, 1), x[:, MASK].clamp(0, 1)], dim=1)
+
+
+def clip_released(x: Tensor) -> Tensor:
+    """Clip as the released sampler does: every channel to [-1, 1]."""
+    return x.clamp(-1, 1)
+
+
+# Okabe & Ito's colours that read well on grey objects: distinct for colour-blind readers.
+_FIRST_COLOURS = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (213, 94, 0),
+    (0, 114, 178),
+    (204, 121, 167),
+    (148, 103, 189),
+)
+
+
+@lru_cache
+def palette(num_defect: int) -> np.ndarray:
+    """Colours uint8 [num_defect + 1, 3]: row 0 black (background), row k the colour of type k.
+
+    A type's colour does not depend on how many types there are.
+    """
+    colours = [(0, 0, 0), *_FIRST_COLOURS[:num_defect]]
+    for k in range(len(_FIRST_COLOURS), num_defect):
+        hue = (k * 0.618034) % 1.0  # the golden ratio keeps neighbours apart
+        rgb = colorsys.hsv_to_rgb(hue, 0.55 + 0.45 * (k % 3) / 2, 1.0 - 0.35 * (k % 2))
+        colours.append(tuple(round(255 * c) for c in rgb))
+    return np.array(colours, dtype=np.uint8)
+
+
+def colorize(mask: np.ndarray) -> np.ndarray:
+    """Index mask uint8 [...] -> colours uint8 [..., 3]."""
+    return palette(MAX_TYPES)[mask]
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, alpha: float = 0.55) -> np.ndarray:
+    """Blend the mask's colours over an image: uint8 [H, W, 3] and index mask [H, W] -> uint8 [H, W, 3]."""
+    mixed = (1 - alpha) * image + alpha * colorize(mask)
+    return np.where(mask[..., None] > 0, mixed.round(), image).astype(np.uint8)
+
+
+def present_types(mask: np.ndarray, class_names: Sequence[str]) -> dict[str, int]:
+    """Pixel count of every type that occurs in an index mask."""
+    counts = np.bincount(mask.ravel(), minlength=len(class_names) + 1)
+    return {name: int(counts[k]) for k, name in enumerate(class_names, start=1) if counts[k]}

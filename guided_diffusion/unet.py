@@ -1,0 +1,176 @@
+"""The one UNet class. Its options give both networks of the method.
+
+- *global*: guided-diffusion's UNet (Dhariwal & Nichol 2021): attention at the given downsample factors, a
+  middle block, scale-shift norm. It sees the whole image and lays the object out.
+- *patch*: the patch-level network of SinDiffusion (Wang et al. 2022): few levels, no attention, no middle
+  block, and the first output block takes no skip. It sees a patch and invents local detail.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .config import Config, ModelConfig
+from .errors import InputError
+from .nn import AttentionBlock, Downsample, ResBlock, Upsample, group_norm, timestep_embedding, zero_init
+
+
+class Stage(nn.Sequential):
+    """A chain of layers in which the ResBlocks also receive the time embedding."""
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        for layer in self:
+            x = layer(x, emb) if isinstance(layer, ResBlock) else layer(x)
+        return x
+
+
+class UNet(nn.Module):
+    """Predicts, from x_t and t, an image of the same shape (x_start or eps, RGB and mask channels alike)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        width, levels = config.model_channels, len(config.channel_mult)
+        emb_channels = 4 * width
+        attention = set() if config.patch else set(config.attention_downsample)
+
+        def res_block(c_in: int, c_out: int) -> ResBlock:
+            return ResBlock(c_in, emb_channels, c_out, config.dropout, config.use_scale_shift_norm)
+
+        def attention_block(channels: int) -> AttentionBlock:
+            return AttentionBlock(channels, config.heads(channels))
+
+        self.time_embed = nn.Sequential(
+            nn.Linear(width, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels)
+        )
+
+        channels = width * config.channel_mult[0]
+        self.input_blocks = nn.ModuleList([Stage(nn.Conv2d(config.in_channels, channels, 3, padding=1))])
+        skips = [channels]
+        for level, mult in enumerate(config.channel_mult):
+            for _ in range(config.num_res_blocks):
+                layers = [res_block(channels, width * mult)]
+                channels = width * mult
+                if 2**level in attention:
+                    layers.append(attention_block(channels))
+                self.input_blocks.append(Stage(*layers))
+                skips.append(channels)
+            if level < levels - 1:
+                self.input_blocks.append(Stage(Downsample(channels)))
+                skips.append(channels)
+
+        if config.patch:
+            skips[-1] = 0  # the first output block takes the last input block's output, and no skip
+        else:
+            self.middle_block = Stage(
+                res_block(channels, channels), attention_block(channels), res_block(channels, channels)
+            )
+
+        self.output_blocks = nn.ModuleList()
+        for level, mult in reversed(list(enumerate(config.channel_mult))):
+            for i in range(config.num_res_blocks + 1):
+                layers = [res_block(channels + skips.pop(), width * mult)]
+                channels = width * mult
+                if 2**level in attention:
+                    layers.append(attention_block(channels))
+                if level > 0 and i == config.num_res_blocks:
+                    layers.append(Upsample(channels))
+                self.output_blocks.append(Stage(*layers))
+
+        self.out = nn.Sequential(
+            group_norm(channels), nn.SiLU(), zero_init(nn.Conv2d(channels, config.out_channels, 3, padding=1))
+        )
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """x: [N, C, H, W]; t: [N] timesteps. Returns [N, C, H, W] in float32."""
+        check_size(self.config, x.shape[-2:])
+        emb = self.time_embed(timestep_embedding(t, self.config.model_channels))  # [N, 4 width]
+        skips = []
+        h = x
+        for stage in self.input_blocks:
+            h = stage(h, emb)
+            skips.append(h)
+        if self.config.patch:
+            skips[-1] = None
+        else:
+            h = self.middle_block(h, emb)
+        for stage in self.output_blocks:
+            skip = skips.pop()
+            h = stage(h if skip is None else torch.cat([h, skip], dim=1), emb)
+        return self.out(h).float()
+
+
+def create_model(config: Config) -> UNet:
+    """The network that a configuration describes, with fresh weights, on the CPU."""
+    return UNet(config.model)
+
+
+def check_size(config: ModelConfig, size: tuple[int, int]) -> None:
+    """Raise InputError unless the levels divide `size` = (height, width)."""
+    multiple = config.size_multiple
+    if size[0] % multiple or size[1] % multiple:
+        raise InputError(
+            f"image size {size[0]} x {size[1]}: a network of {len(config.channel_mult)} levels needs height and "
+            f"width to be multiples of {multiple}; change data.params.resolution or --image_size"
+        )
+
+
+def receptive_field(config: ModelConfig) -> float:
+    """Theoretical receptive field in pixels: the widest span of input pixels that one output pixel depends on.
+
+    Largest over the pixel's phase within the coarsest cell; math.inf where attention sees the whole image.
+    Normalisation statistics, which are global but carry no position, are left out.
+    """
+    if not config.patch:
+        return math.inf  # the middle block always attends
+    with torch.device("meta"):
+        model = UNet(config)
+    cell = config.size_multiple
+    length = cell
+    while True:  # a canvas long enough that its borders do not clip the span
+        length *= 2
+        span = _output_span(model, length)
+        middle = slice(length // 2, length // 2 + cell)
+        low, high = (edge[middle] for edge in span)
+        if low.min() > 0 and high.max() < length - 1:
+            return float((high - low).max() + 1)
+
+
+def _output_span(model: UNet, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """First and last input pixel that each of `length` output pixels depends on, along one axis."""
+
+    def conv3(span, stride=1):
+        low = np.concatenate([span[0][:1], span[0], span[0][-1:]])
+        high = np.concatenate([span[1][:1], span[1], span[1][-1:]])
+        low = np.minimum(np.minimum(low[:-2], low[1:-1]), low[2:])
+        high = np.maximum(np.maximum(high[:-2], high[1:-1]), high[2:])
+        return low[::stride], high[::stride]
+
+    def through(stage, span):
+        for layer in stage:
+            if isinstance(layer, ResBlock):
+                span = conv3(conv3(span))
+            elif isinstance(layer, Upsample):
+                span = conv3((span[0].repeat(2), span[1].repeat(2)))
+            elif isinstance(layer, Downsample):
+                span = conv3(span, stride=2)
+            else:  # the first convolution
+                span = conv3(span)
+        return span
+
+    span = (np.arange(length), np.arange(length))
+    skips = []
+    for stage in model.input_blocks:
+        span = through(stage, span)
+        skips.append(span)
+    skips[-1] = None
+    for stage in model.output_blocks:
+        skip = skips.pop()
+        if skip is not None:
+            span = np.minimum(span[0], skip[0]), np.maximum(span[1], skip[1])
+        span = through(stage, span)
+    return conv3(span)
