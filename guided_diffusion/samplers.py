@@ -1,0 +1,74 @@
+"""Samplers: small functions that walk a plan's pairs with one callable, predict_x0.
+
+Each takes x at the first pair's t and returns x at the last pair's t_prev. Arguments:
+
+    x           float32 [N, C, H, W], x_t of the first pair
+    pairs       (t, t_prev), descending; t_prev = -1 is the clean image
+    predict_x0  (x_t, t) -> unclipped x_start, same shape
+    clip        x_start -> x_start within its range
+    alpha_bar   t -> alphas_cumprod at t; 1 at t = -1
+    noise       t -> standard normal noise like x, for stochastic samplers
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from math import sqrt
+
+from torch import Tensor
+
+from .respace import Pair
+
+PredictX0 = Callable[[Tensor, int], Tensor]
+Sampler = Callable[..., Tensor]
+
+
+def _eps(x: Tensor, x0: Tensor, alpha_bar: float) -> Tensor:
+    """eps such that x = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps."""
+    return (x - sqrt(alpha_bar) * x0) / sqrt(1 - alpha_bar)
+
+
+def cold(
+    x: Tensor,
+    pairs: Iterable[Pair],
+    predict_x0: PredictX0,
+    clip: Callable[[Tensor], Tensor],
+    alpha_bar: Callable[[int], float],
+    noise: Callable[[int], Tensor],
+) -> Tensor:
+    """The released deterministic rule (Bansal et al. 2022, algorithm 2): x - D(x0, t) + D(x0, t_prev).
+
+    D degrades the clipped x0 with the eps of the unclipped one.
+    """
+    for t, t_prev in pairs:
+        a, a_prev = alpha_bar(t), alpha_bar(t_prev)
+        x0 = predict_x0(x, t)
+        eps = _eps(x, x0, a)
+        x = x + (sqrt(a_prev) - sqrt(a)) * clip(x0) + (sqrt(1 - a_prev) - sqrt(1 - a)) * eps
+    return x
+
+
+def ddim(
+    x: Tensor,
+    pairs: Iterable[Pair],
+    predict_x0: PredictX0,
+    clip: Callable[[Tensor], Tensor],
+    alpha_bar: Callable[[int], float],
+    noise: Callable[[int], Tensor],
+    eta: float = 0.0,
+) -> Tensor:
+    """DDIM (Song et al. 2021, eq. 12 and 16), eps re-derived from the clipped x0."""
+    for t, t_prev in pairs:
+        a, a_prev = alpha_bar(t), alpha_bar(t_prev)
+        x0 = clip(predict_x0(x, t))
+        eps = _eps(x, x0, a)
+        sigma = eta * sqrt((1 - a_prev) / (1 - a) * (1 - a / a_prev))
+        x = sqrt(a_prev) * x0 + sqrt(1 - a_prev - sigma**2) * eps
+        if sigma > 0:
+            x = x + sigma * noise(t)
+    return x
+
+
+# DDPM (Ho et al. 2020, algorithm 2) with the variance of the pair is DDIM with eta = 1.
+SAMPLERS: dict[str, Sampler] = {"cold": cold, "ddim": ddim, "ddpm": partial(ddim, eta=1.0)}

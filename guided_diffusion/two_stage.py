@@ -1,0 +1,50 @@
+"""The hand-off: the large network lays out the object, then the small one invents local detail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from torch import Tensor
+
+from .gaussian_diffusion import GaussianDiffusion
+from .masks import clip, clip_released
+from .respace import Pair, make_plan, released_plans, split_plan
+from .samplers import SAMPLERS, PredictX0
+
+HANDOFFS = ("paper", "released")
+
+
+def two_stage_plans(
+    num_timestep: int, step_inference: int, num_steps: int, handoff: str
+) -> tuple[list[Pair], list[Pair]]:
+    """(large, small) plans. "paper": x_(step_inference - 1) crosses, at its own noise level. "released": the
+    released script's restart, full steps only (num_steps is not looked at)."""
+    if handoff == "released":
+        return released_plans(num_timestep, step_inference)
+    return split_plan(make_plan(num_timestep, num_steps, step_inference), step_inference)
+
+
+def two_stage_sample(
+    x: Tensor,
+    diffusion: GaussianDiffusion,
+    large: PredictX0 | None,
+    small: PredictX0 | None,
+    *,
+    step_inference: int,
+    num_steps: int,
+    sampler: str = "ddim",
+    handoff: str = "paper",
+    noise: Callable[[int], Tensor],
+    progress: Callable[[list[Pair]], Iterable[Pair]] = lambda pairs: pairs,
+) -> Tensor:
+    """Denoise x = x_(T-1), float32 [N, C, H, W], to x_start of the same shape.
+
+    The sampler runs once for each network that has steps, so a sampler's history starts afresh at the
+    hand-off. noise(t) gives standard normal noise like x, for stochastic samplers.
+    """
+    plans = two_stage_plans(diffusion.num_timestep, step_inference, num_steps, handoff)
+    clip_x0 = clip_released if (sampler, handoff) == ("cold", "released") else clip
+    for pairs, predict_x0 in zip(plans, (large, small), strict=True):
+        if pairs:
+            x = SAMPLERS[sampler](x, progress(pairs), predict_x0, clip_x0, diffusion.alpha_bar, noise)
+    return x
