@@ -1,0 +1,238 @@
+"""Pixels of a data set: images and index masks, read with every check, held in memory once, batched.
+
+Reading needs no type names: an index mask holds 0 for background and 1..num_defect for the types.
+"""
+
+import functools
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from tqdm import tqdm
+
+from guided_diffusion.errors import InputError
+from guided_diffusion.file_io import read_bytes
+from guided_diffusion.layouts import Sample, find_samples, stem_of
+
+Fit = Literal["resize", "random_crop"]
+Flip = Literal["none", "horizontal", "vertical", "both"]
+SHOW_PROGRESS_ABOVE = 200  # files
+EXIF_ORIENTATION = 0x0112
+ORDER_STREAM = 0x0DE5  # keeps the order of samples apart from other randomness keyed by (seed, number)
+
+
+@dataclass
+class DefectDataset:
+    """Images uint8 [3, H, W] and their index masks uint8 [H, W], all on one device, with their names.
+
+    With fit "resize" all are of `resolution` (H, W); with "random_crop" of their own size, at least that.
+    """
+
+    images: list[Tensor]
+    masks: list[Tensor]
+    names: list[str]
+    resolution: tuple[int, int]
+    fit: Fit = "resize"
+
+    @classmethod
+    def load(
+        cls,
+        root: str,
+        num_defect: int,
+        resolution: tuple[int, int],
+        *,
+        fit: Fit = "resize",
+        num_image_train: int | None = None,
+        progress: bool = True,
+    ) -> "DefectDataset":
+        """Read the data set at `root` for `num_defect` types at `resolution` (H, W) pixels.
+
+        num_image_train: take only the first so many images of each type folder; in a flat layout an image is
+        taken while any type in its mask has fewer than so many. progress: a bar where there are many files.
+        Raises InputError naming the file for whatever is wrong with the layout, an image or a mask.
+        """
+        samples = find_samples(root)
+        if num_image_train is not None:
+            samples = first_of_each_folder(samples, num_image_train)
+        taken: Counter[int] = Counter()  # images per type, flat layouts only
+        dataset = cls([], [], [], resolution, fit)
+        quiet = not progress or len(samples) <= SHOW_PROGRESS_ABOVE
+        for sample in tqdm(samples, desc="reading images", unit="image", disable=quiet):
+            image, mask = read_pair(sample, num_defect)
+            if num_image_train is not None and sample.folder is None:
+                types = set(np.unique(mask).tolist()) - {0}
+                if all(taken[index] >= num_image_train for index in types):
+                    continue
+                taken.update(types)
+            image, mask = _fit_to(image, mask, resolution, fit)
+            dataset.images.append(torch.from_numpy(image).permute(2, 0, 1).contiguous())
+            dataset.masks.append(torch.from_numpy(mask))
+            stem = stem_of(sample.image)
+            dataset.names.append(f"{sample.folder}/{stem}" if sample.folder else stem)
+        if not dataset.names:
+            raise InputError(f"{root}: all index masks are empty, so there is nothing to learn; check them")
+        return dataset
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str) -> "DefectDataset":
+        """Move all of it to `device`; returns itself."""
+        self.images = [image.to(device) for image in self.images]
+        self.masks = [mask.to(device) for mask in self.masks]
+        return self
+
+    def batch(self, indices: np.ndarray, rng: np.random.Generator, flip: Flip = "none") -> tuple[Tensor, Tensor]:
+        """Images uint8 [B, 3, h, w] and masks uint8 [B, h, w] of the samples `indices`, on their device.
+
+        (h, w) is `resolution`. Crops and flips come from `rng` and differ from sample to sample; an image and
+        its mask get the same ones.
+        """
+        images = [self.images[index] for index in indices]
+        masks = [self.masks[index] for index in indices]
+        if self.fit == "random_crop":
+            height, width = self.resolution
+            for i, mask in enumerate(masks):
+                top = int(rng.integers(0, mask.shape[0] - height + 1))
+                left = int(rng.integers(0, mask.shape[1] - width + 1))
+                images[i] = images[i][:, top : top + height, left : left + width]
+                masks[i] = mask[top : top + height, left : left + width]
+        image_batch, mask_batch = torch.stack(images), torch.stack(masks)
+        for axis in {"none": (), "horizontal": (-1,), "vertical": (-2,), "both": (-1, -2)}[flip]:
+            chosen = torch.from_numpy(rng.integers(0, 2, len(masks)).astype(bool)).to(mask_batch.device)
+            image_batch = torch.where(chosen[:, None, None, None], image_batch.flip(axis), image_batch)
+            mask_batch = torch.where(chosen[:, None, None], mask_batch.flip(axis), mask_batch)
+        return image_batch, mask_batch
+
+
+def epoch_indices(num_samples: int, batch_size: int, step: int, rank: int, world_size: int, seed: int) -> np.ndarray:
+    """Which samples this rank sees at this step, int64 [batch_size]; a function of its arguments alone.
+
+    All ranks together walk through one permutation of the samples after another, batch by batch: within an
+    epoch no sample occurs twice, on whatever rank; a data set smaller than a batch starts over within it.
+    """
+    positions = (step * world_size + rank) * batch_size + np.arange(batch_size)
+    epochs, places = np.divmod(positions, num_samples)
+    walk = zip(epochs.tolist(), places.tolist(), strict=True)
+    return np.array([_permutation(num_samples, seed, epoch)[place] for epoch, place in walk], np.int64)
+
+
+@functools.lru_cache(maxsize=8)
+def _permutation(num_samples: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch, ORDER_STREAM]).permutation(num_samples)
+
+
+def first_of_each_folder(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """The first `count` samples of each type folder, and all that lie in none."""
+    seen: Counter[str | None] = Counter()
+    kept = []
+    for sample in samples:
+        seen[sample.folder] += 1
+        if sample.folder is None or seen[sample.folder] <= count:
+            kept.append(sample)
+    return kept
+
+
+def read_pair(sample: Sample, num_defect: int) -> tuple[np.ndarray, np.ndarray]:
+    """Image uint8 [H, W, 3] and index mask uint8 [H, W] of a sample. Raises InputError if they do not fit."""
+    image = open_image(sample.image)
+    mask = read_index_mask(sample.mask, num_defect)
+    check_same_size(sample.image, image, sample.mask, mask.shape[1], mask.shape[0])
+    return to_rgb(image, sample.image), mask
+
+
+def open_image(path: str) -> Image.Image:
+    """A fully decoded image file, in its own mode and pixel order (an EXIF rotation is not applied).
+
+    Raises InputError where the file cannot be read or decoded.
+    """
+    try:
+        image = Image.open(io.BytesIO(read_bytes(path)))
+        image.load()
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path}: is not an image; replace or remove it") from error
+    except Exception as error:  # what a decoder raises on damaged data is not limited to OSError
+        raise InputError(f"{path}: unreadable or truncated image ({error}); replace or remove it") from error
+    return image
+
+
+def to_rgb(image: Image.Image, path: str) -> np.ndarray:
+    """uint8 [H, W, 3] of an image of any usual mode; 16-bit grey is scaled to 8, transparency dropped."""
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise InputError(f"{path}: holds grey levels outside 0..65535; save it as 8-bit")
+        grey = np.round(values / 257).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode == "F":
+        raise InputError(f"{path}: holds floating-point grey levels of unknown range; save it as 8-bit")
+    return np.array(image.convert("RGB"))
+
+
+def read_index_mask(path: str, num_defect: int) -> np.ndarray:
+    """Index mask uint8 [H, W], values 0..num_defect, of a grey, palette (its indices), 16-bit or 1-bit file.
+
+    Raises InputError for any other kind of file and for values above num_defect.
+    """
+    image = open_image(path)
+    if image.format == "JPEG":
+        raise InputError(f"{path}: is a JPEG, whose compression alters the indices; save masks as PNG")
+    if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
+        raise InputError(
+            f"{path}: has mode {image.mode}, but an index mask has one channel with values 0..{num_defect}: "
+            "an RGB mask? Point to the index masks, or convert colours to indices first"
+        )
+    mask = np.asarray(image)
+    values = np.unique(mask).astype(np.int64)
+    wrong = values[(values < 0) | (values > num_defect)]
+    if len(wrong):
+        guess = _looks_like(values, num_defect)
+        raise InputError(f"{path}: holds value {wrong[0]}, but num_defect is {num_defect}: {guess}")
+    return mask.astype(np.uint8)
+
+
+def _looks_like(values: np.ndarray, num_defect: int) -> str:
+    """A guess at what a mask with these values is, and the remedy."""
+    if set(values.tolist()) <= {0, 255}:
+        return "a 0/255 mask? scripts/prepare_data.py turns these into index masks"
+    if len(values) <= 32 and values[0] >= 0 and values[-1] <= 64:
+        return f"more types than said? Set num_defect to {values[-1]} or more, or correct the mask"
+    return f"a soft or coloured mask? An index mask holds 0..{num_defect} only; threshold or convert it first"
+
+
+def check_same_size(image_path: str, image: Image.Image, mask_path: str, width: int, height: int) -> None:
+    """Raise InputError unless the mask's width and height are those of its image."""
+    if image.size == (width, height):
+        return
+    rotated = image.getexif().get(EXIF_ORIENTATION, 1) > 4 and image.size == (height, width)
+    remedy = "redraw the mask at the size of the image"
+    if rotated:
+        remedy = "the mask follows the EXIF rotation in the image, so save the image rotated, without it"
+    raise InputError(
+        f"{mask_path}: mask is {width} x {height} pixels, but its image {image_path} is "
+        f"{image.width} x {image.height}; {remedy}"
+    )
+
+
+def _fit_to(
+    image: np.ndarray, mask: np.ndarray, resolution: tuple[int, int], fit: Fit
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bring a pair to `resolution`, or for random crops up to it by the least factor that lets them fit."""
+    height, width = mask.shape
+    if fit == "random_crop":
+        factor = max(resolution[0] / height, resolution[1] / width, 1)
+        target = (max(resolution[0], round(height * factor)), max(resolution[1], round(width * factor)))
+    else:
+        target = resolution
+    if target == (height, width):
+        return image, mask
+    size = (target[1], target[0])
+    resized = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)  # Pillow's own is antialiased
+    # Nearest, so that no label appears that was not there.
+    return np.array(resized), np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
