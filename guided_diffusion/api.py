@@ -1,0 +1,245 @@
+"""DefectGen: load two checkpoints, generate labelled images. The command line calls it too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import blobfile as bf
+import numpy as np
+import torch
+
+from .checkpoint import Checkpoint, check_agreement, latest_checkpoint, load_checkpoint, load_weights
+from .config import Config
+from .config_file import load_config
+from .errors import InputError, unknown_name
+from .gaussian_diffusion import create_diffusion
+from .keyed_random import sample_noise
+from .nn import image_format
+from .predict import make_predict_x0
+from .respace import check_step_inference
+from .samplers import SAMPLERS, PredictX0
+from .two_stage import HANDOFFS, two_stage_plans, two_stage_sample
+from .unet import UNet, check_size
+
+DEFAULT_STEPS = 100  # of the default sampler, over both networks
+DEFAULT_SAMPLER = "ddim"
+BATCH_SIZE = 16
+
+
+@dataclass(frozen=True)
+class GeneratedBatch:
+    """images: uint8 [N, H, W, 3]; masks: uint8 [N, H, W], 0 background, k the type class_names[k - 1]."""
+
+    images: np.ndarray
+    masks: np.ndarray
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Network:
+    """One trained network, ready to sample."""
+
+    config: Config
+    model: UNet
+    path: str
+    sha256: str
+
+
+class DefectGen:
+    """The two-stage generator. Either network may be None where step_inference leaves it no step."""
+
+    def __init__(self, large: Network | None, small: Network | None, device: torch.device, precision: str = "fp32"):
+        if large is None and small is None:
+            raise InputError("--large_recep and --small_recep are both missing; name at least one checkpoint")
+        if large and small:
+            check_agreement(large.config, large.path, small.config, small.path)
+        self.large, self.small, self.device, self.precision = large, small, device, precision
+        self.config = (large or small).config
+        self.layout = self.config.layout
+        self.diffusion = create_diffusion(self.config)
+
+    @classmethod
+    def load(
+        cls,
+        large: str | None,
+        small: str | None,
+        *,
+        large_config: str | None = None,
+        small_config: str | None = None,
+        num_defect: int | None = None,
+        separate_channel_loss: bool | None = None,
+        weights: str = "ema",
+        device: str | torch.device = "auto",
+        precision: str = "fp32",
+    ) -> DefectGen:
+        """Load two checkpoint files (or work_dirs: their latest checkpoint).
+
+        Configurations and num_defect are needed for released checkpoints, which carry none; so is
+        separate_channel_loss where such a network was trained with it. weights: "ema" or "model".
+        Raises InputError.
+        """
+        if weights not in ("ema", "model"):
+            raise InputError(unknown_name("--weights", weights, ("ema", "model")))
+        if precision not in ("fp32", "bf16"):
+            raise InputError(unknown_name("--precision", precision, ("fp32", "bf16")))
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = torch.device(device)
+
+        def network(path: str | None, config: str | None, flag: str, patch: bool) -> Network | None:
+            if path is None:
+                return None
+            return _load_network(path, config, flag, patch, num_defect, separate_channel_loss, weights, device)
+
+        return cls(
+            network(large, large_config, "--large_recep", False),
+            network(small, small_config, "--small_recep", True),
+            device,
+            precision,
+        )
+
+    def generate(
+        self,
+        num_samples: int | Sequence[int],
+        step_inference: int = 400,
+        seed: int = 0,
+        *,
+        num_steps: int | None = None,
+        sampler: str = DEFAULT_SAMPLER,
+        handoff: str = "paper",
+        image_size: tuple[int, int] | None = None,
+        batch_size: int = BATCH_SIZE,
+        progress: Callable = lambda pairs: pairs,
+    ) -> GeneratedBatch:
+        """Generate samples 0..num_samples-1, or the given sample indices.
+
+        A sample is a function of (seed, its index) and the settings: not of batch size or order. step_inference
+        S: the large network denoises t >= S, the small one t < S. num_steps: over both networks (default 100, all
+        of them with handoff "released"). image_size: (height, width), default that of the training.
+        progress wraps the list of steps, such as tqdm. Raises InputError.
+        """
+        settings = self.check_settings(step_inference, num_steps, sampler, handoff, image_size)
+        indices = range(num_samples) if isinstance(num_samples, int) else num_samples
+        parts = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
+        results = [self._generate_batch(part, seed, settings, progress) for part in parts]
+        height, width = settings["image_size"]
+        images = [images for images, _ in results] or [np.zeros((0, height, width, 3), np.uint8)]
+        masks = [masks for _, masks in results] or [np.zeros((0, height, width), np.uint8)]
+        return GeneratedBatch(np.concatenate(images), np.concatenate(masks), self.layout.class_names)
+
+    def check_settings(
+        self,
+        step_inference: int,
+        num_steps: int | None = None,
+        sampler: str = DEFAULT_SAMPLER,
+        handoff: str = "paper",
+        image_size: tuple[int, int] | None = None,
+    ) -> dict:
+        """Check and complete what decides the samples besides the seed. Raises InputError."""
+        T = self.diffusion.num_timestep
+        check_step_inference(step_inference, T)
+        if sampler not in SAMPLERS:
+            raise InputError(unknown_name("--sampler", sampler, SAMPLERS))
+        if handoff not in HANDOFFS:
+            raise InputError(unknown_name("--handoff", handoff, HANDOFFS))
+        if handoff == "released" and num_steps not in (None, T):
+            raise InputError(f"--num_steps {num_steps}: --handoff released walks all {T} steps; leave it out")
+        if num_steps is None:
+            num_steps = T if handoff == "released" else min(DEFAULT_STEPS, T)
+        plans = two_stage_plans(T, step_inference, num_steps, handoff)
+        for network, plan, flag in zip(
+            (self.large, self.small), plans, ("--large_recep", "--small_recep"), strict=True
+        ):
+            if plan and network is None:
+                raise InputError(f"{flag}: missing, but --step_inference {step_inference} gives it {len(plan)} steps")
+        size = tuple(image_size or self.config.data.resolution)
+        for network in filter(None, (self.large, self.small)):
+            check_size(network.config.model, size)
+        return {
+            "step_inference": step_inference,
+            "sampler": sampler,
+            "num_steps": num_steps,
+            "handoff": handoff,
+            "image_size": list(size),
+        }
+
+    @torch.no_grad()
+    def _generate_batch(
+        self, indices: Sequence[int], seed: int, settings: dict, progress: Callable
+    ) -> tuple[np.ndarray, np.ndarray]:
+        shape = (self.layout.num_channels, *settings["image_size"])
+
+        def noise(t: int) -> torch.Tensor:
+            return sample_noise(seed, indices, t, shape, self.device)
+
+        # Keyed by T, so that the first noise is not the one which a stochastic sampler adds at step T - 1.
+        x = noise(self.diffusion.num_timestep).to(memory_format=image_format(self.device))
+        autocast = torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+        with autocast:
+            x = two_stage_sample(
+                x,
+                self.diffusion,
+                self._predict_x0(self.large),
+                self._predict_x0(self.small),
+                step_inference=settings["step_inference"],
+                num_steps=settings["num_steps"],
+                sampler=settings["sampler"],
+                handoff=settings["handoff"],
+                noise=noise,
+                progress=progress,
+            )
+        return self.layout.decode(x)
+
+    def _predict_x0(self, network: Network | None) -> PredictX0 | None:
+        return network and make_predict_x0(network.model, network.config, self.diffusion)
+
+
+def _load_network(
+    path: str,
+    config_path: str | None,
+    flag: str,
+    patch: bool,
+    num_defect: int | None,
+    separate_channel_loss: bool | None,
+    weights: str,
+    device: torch.device,
+) -> Network:
+    file = path
+    if bf.isdir(path):
+        file = latest_checkpoint(path)
+        if file is None:
+            raise InputError(f"{flag} {path}: no checkpoint in this folder; train first, or name a checkpoint file")
+    checkpoint: Checkpoint = load_checkpoint(file, flag)
+    config = checkpoint.config
+    if config_path is not None:
+        # The released files have no key for the loss, so it is an argument for them.
+        separate = separate_channel_loss
+        if separate is None and config is not None:
+            separate = config.train.separate_channel_loss
+        overrides = {} if separate is None else {"train.separate_channel_loss": separate}
+        if config is not None:
+            overrides["data.label_map"] = dict(config.data.label_map)
+        config = load_config(config_path, num_defect, overrides)
+        if checkpoint.config is not None:
+            check_agreement(checkpoint.config, file, config, config_path)
+    elif config is None:
+        raise InputError(
+            f"{flag} {path}: this checkpoint carries no configuration; name its YAML file with {flag}_config"
+        )
+    elif num_defect not in (None, config.layout.num_defect):
+        raise InputError(
+            f"--num_defect {num_defect}: {file} was trained with {config.layout.num_defect} types "
+            f"({', '.join(config.layout.class_names)}); leave the flag out"
+        )
+    if config.model.patch != patch:
+        other = "--small_recep" if config.model.patch else "--large_recep"
+        kind = "patch-level" if config.model.patch else "global"
+        raise InputError(f"{flag} {path}: this is a {kind} network, which belongs to {other}")
+    with torch.device("meta"):
+        model = UNet(config.model)
+    model.to_empty(device="cpu")
+    load_weights(model, getattr(checkpoint, weights), file)
+    model = model.to(device, memory_format=image_format(device)).eval().requires_grad_(False)
+    return Network(config, model, file, checkpoint.sha256)

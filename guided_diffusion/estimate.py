@@ -1,0 +1,80 @@
+"""What a training will cost, worked out without allocating it: parameters, FLOPs, memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from .config import Config
+from .unet import UNet, receptive_field
+
+PATCH_LIMIT = 0.6  # of the image: a wider receptive field is hardly patch-level any more
+
+
+@dataclass(frozen=True)
+class Estimate:
+    parameters: int
+    flops_per_image: int  # one forward pass, 2 per multiply-add
+    training_bytes: int  # weights, gradients, AdamW moments, EMA and saved activations of a batch
+    receptive_field: float  # pixels; inf: the whole image
+
+
+def estimate(config: Config) -> Estimate:
+    """Trace one forward pass on the meta device (nothing is computed or allocated)."""
+    height, width = config.data.resolution
+    saved: dict[int, torch.UntypedStorage] = {}  # what the backward pass keeps, each storage once
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        saved[storage._cdata] = storage
+        return tensor
+
+    with torch.device("meta"):
+        model = UNet(config.model)
+        x = torch.empty(1, config.model.in_channels, height, width)
+        t = torch.empty(1)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(x, t)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            model(x, t)
+    for p in model.parameters():
+        saved.pop(p.untyped_storage()._cdata, None)
+    activations = sum(storage.nbytes() for storage in saved.values())
+    parameters = sum(p.numel() for p in model.parameters())
+    per_value = 0.5 if config.train.precision == "bf16" else 1.0  # autocast halves the activations
+    return Estimate(
+        parameters=parameters,
+        flops_per_image=counter.get_total_flops(),
+        # weights, gradients, two moments and EMA are float32
+        training_bytes=int(5 * 4 * parameters + per_value * activations * config.data.bs_per_gpu),
+        receptive_field=receptive_field(config.model),
+    )
+
+
+def receptive_field_warning(config: Config, field: float) -> str | None:
+    """One line if a patch network sees so much of the image that it is none."""
+    share = field / min(config.data.resolution)
+    if config.model.patch and share > PATCH_LIMIT:
+        return (
+            f"warning: the patch network sees {field:.0f} px, {share:.0%} of the image; above {PATCH_LIMIT:.0%} it "
+            "learns layout as well as detail: use fewer levels (model.channel_mult), or a larger data.resolution"
+        )
+    return None
+
+
+def describe(config: Config, cost: Estimate) -> str:
+    """The estimate as lines for a person."""
+    kind = "patch-level" if config.model.patch else "global"
+    height, width = config.data.resolution
+    field = "the whole image" if math.isinf(cost.receptive_field) else f"{cost.receptive_field:.0f} px"
+    lines = [
+        f"network            {kind}, {cost.parameters:,} parameters",
+        f"receptive field    {field} (image {height} x {width})",
+        f"FLOPs per image    {cost.flops_per_image / 1e9:,.1f} G forward, about three times that in training",
+        f"training memory    about {cost.training_bytes / 2**30:.1f} GiB at batch {config.data.bs_per_gpu}",
+    ]
+    warning = receptive_field_warning(config, cost.receptive_field)
+    return "\n".join([*lines, warning] if warning else lines)

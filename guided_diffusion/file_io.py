@@ -1,0 +1,125 @@
+"""Reading and writing files so that a kill at any moment leaves the old content or the new, never half.
+
+Everything goes through blobfile, so a path may be local or in a cloud store ("gs://...", "az://...").
+This is the only module that knows the one from the other.
+"""
+
+import hashlib
+import io
+import json
+import os
+import secrets
+from contextlib import suppress
+from typing import Any
+
+import blobfile as bf
+import numpy as np
+from PIL import Image
+
+from .errors import InputError
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+def is_cloud(path: str) -> bool:
+    """Whether `path` lies in a cloud store instead of on a disk of this machine."""
+    return "://" in path
+
+
+def read_bytes(path: str) -> bytes:
+    """The whole content of a file. Raises FileNotFoundError where there is none."""
+    return bf.read_bytes(path)
+
+
+def write_atomic(path: str, data: bytes) -> None:
+    """Write `data` to `path`, making its folders, so that readers see the old content or the new one.
+
+    Locally a temporary file is written beside it, synced and renamed; in a cloud store an object
+    appears only when its single write is complete. Raises OSError or blobfile.Error.
+    """
+    if is_cloud(path):
+        bf.write_bytes(path, data)
+        return
+    folder = os.path.dirname(path) or "."
+    os.makedirs(folder, exist_ok=True)
+    # Not tempfile.mkstemp: its 0600 would outlive the rename and lock colleagues out of shared folders.
+    temporary = os.path.join(folder, TEMPORARY_PREFIX + secrets.token_hex(8))
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.remove(temporary)
+        raise
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: str) -> None:
+    """Make a rename in `folder` outlive a power cut, where the system can sync folders at all."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def remove_temporaries(folder: str) -> None:
+    """Delete what killed writes left in `folder` (not below it). Call it from the only writer there."""
+    if is_cloud(folder) or not os.path.isdir(folder):
+        return
+    for name in os.listdir(folder):
+        if name.startswith(TEMPORARY_PREFIX):
+            with suppress(OSError):
+                os.remove(os.path.join(folder, name))
+
+
+def ensure_writable(folder: str, flag: str) -> None:
+    """Create `folder` and prove by a small write that files can be made in it.
+
+    `flag` is how the user named the folder, such as "--work_dir". Raises InputError if it cannot be used.
+    """
+    # A real write, because permission bits say nothing to root, on read-only disks or in a cloud store.
+    try:
+        probe = bf.join(folder, TEMPORARY_PREFIX + secrets.token_hex(8))
+        write_atomic(probe, b"")
+        bf.remove(probe)
+    except (OSError, bf.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"{flag}: cannot write to {folder!r} ({reason}); name a folder that can be created and written"
+        ) from error
+
+
+def write_json(path: str, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: str) -> Any:
+    """The value in a JSON file. Raises FileNotFoundError, or InputError where it is not JSON."""
+    try:
+        return json.loads(read_bytes(path))
+    except ValueError as error:  # malformed JSON, or bytes that are no text
+        raise InputError(f"{path}: is not valid JSON ({error}); mend or remove it") from error
+
+
+def encode_png(array: np.ndarray) -> bytes:
+    """PNG bytes of a uint8 array, [H, W] (grey) or [H, W, 3] (RGB). Raises ValueError for any other."""
+    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
+        raise ValueError(f"expected uint8 [H, W] or [H, W, 3], got {array.dtype} {list(array.shape)}")
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(array)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def sha256_file(path: str) -> str:
+    """Hexadecimal SHA-256 of a file's content, read in pieces so that checkpoints need no memory."""
+    digest = hashlib.sha256()
+    with bf.BlobFile(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

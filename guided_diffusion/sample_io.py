@@ -1,0 +1,366 @@
+"""A folder of generated samples: written, continued after a kill, added to later, and shown on one sheet.
+
+images/NNNNNN.png               uint8 RGB
+masks/NNNNNN.png                the mask in colours, for people
+masks_converted_dir/NNNNNN.png  the index mask: 0 background, k the k-th type
+defects/<type>/NNNNNN.png       0/255, for each type that occurs in the sample
+manifest.jsonl                  a line per sample; written last, so it is what makes a sample exist
+contact_sheet.png               the first samples at a glance
+"""
+
+import io
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import blobfile as bf
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .errors import InputError
+from .file_io import encode_png, read_bytes, remove_temporaries, write_atomic
+from .masks import colorize, overlay, palette, present_types
+
+_FOLDERS = ("images", "masks", "masks_converted_dir")
+_SAMPLE_FILE = re.compile(r"(\d{6,})\.png")
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """What the contact sheet shows of one sample."""
+
+    image: Image.Image
+    overlay: Image.Image
+    number: str
+    types: dict[int, str]  # type index -> name
+
+
+class SampleFolder:
+    """A folder that holds samples of one kind: made by the same settings with the same types.
+
+    `settings` is everything that decides the samples besides their index, as JSON would hold it. Making
+    the object only reads; it raises InputError where the folder holds samples of other settings, or
+    images that are not known to be samples. One process may add() at a time.
+    """
+
+    def __init__(self, folder: str, class_names: Sequence[str], settings: dict[str, Any]) -> None:
+        self._folder = folder
+        self._class_names = list(class_names)
+        self._type_folders = _type_folders(class_names)
+        # Through JSON and back, so that tuples compare equal to the lists that a manifest holds.
+        self._settings = json.loads(json.dumps({**settings, "class_names": self._class_names}))
+        self._manifest = bf.join(folder, "manifest.jsonl")
+        self._rows: dict[int, dict[str, Any]] = {}
+        self._lines: dict[int, str] = {}  # the rows as JSON, made once each
+        self._prepared = False
+        if bf.exists(self._manifest):
+            for row in _read_manifest(self._manifest):
+                self._check_settings(row["settings"])
+                self._keep(row)
+        else:
+            self._check_unused()
+
+    def missing(self, num_samples: int) -> list[int]:
+        """The indices among 0..num_samples-1 of which there is no sample yet, ascending."""
+        return [index for index in range(num_samples) if index not in self._rows]
+
+    def add(self, indices: Sequence[int], images: np.ndarray, masks: np.ndarray) -> None:
+        """Write samples: uint8 images [N, H, W, 3] and uint8 index masks [N, H, W], N = len(indices).
+
+        Raises ValueError where these do not fit together or a mask has an index without a type.
+        """
+        if images.shape != (len(indices), *masks.shape[1:], 3) or len(masks) != len(indices):
+            raise ValueError(
+                f"{len(indices)} indices, images {list(images.shape)} and masks {list(masks.shape)} differ"
+            )
+        if masks.size and masks.max() > len(self._class_names):
+            raise ValueError(f"mask index {masks.max()}, but there are {len(self._class_names)} types")
+        if not self._prepared:
+            self._prepare()
+        rows = [self._write_sample(int(i), *pair) for i, *pair in zip(indices, images, masks, strict=True)]
+        for row in rows:
+            self._keep(row)
+        self._write_manifest()
+
+    def write_contact_sheet(self, max_samples: int = 64) -> str:
+        """Draw the first samples beside their masks to contact_sheet.png and return its path.
+
+        Raises InputError where there is no sample, or a file of one is gone.
+        """
+        if not self._rows:
+            raise InputError(f"--sample_dir: {self._folder!r} holds no samples to draw a contact sheet of")
+        shown = sorted(self._rows)[:max_samples]
+        total = f"{len(self._rows):,} generated sample{'s' * (len(self._rows) > 1)}"
+        frequency = [sum(name in row["types"] for row in self._rows.values()) for name in self._class_names]
+        sheet = _draw_sheet(
+            title=total if len(shown) == len(self._rows) else f"first {len(shown)} of {total}",
+            settings=_short_settings(self._settings),
+            legend=[f"{name} (in {n:,})" for name, n in zip(self._class_names, frequency, strict=True)],
+            tiles=[self._read_tile(index) for index in shown],
+        )
+        path = bf.join(self._folder, "contact_sheet.png")
+        write_atomic(path, encode_png(np.asarray(sheet)))
+        return path
+
+    def _check_settings(self, found: dict[str, Any]) -> None:
+        difference = _first_difference(found, self._settings)
+        if difference:
+            key, theirs, ours = difference
+            raise InputError(
+                f"--sample_dir: {self._folder!r} holds samples made with {key} {theirs}, not {ours}; "
+                "use the settings of its manifest.jsonl, or another --sample_dir"
+            )
+
+    def _check_unused(self) -> None:
+        """Without a manifest, images are someone's own: samples must not be written over or among them."""
+        for name in _FOLDERS:
+            if _listdir(bf.join(self._folder, name)):
+                raise InputError(
+                    f"--sample_dir: {self._folder!r} has files in {name}/ but no manifest.jsonl, so they may "
+                    "not be generated ones; name another --sample_dir"
+                )
+
+    def _keep(self, row: dict[str, Any]) -> None:
+        self._rows[row["index"]] = row
+        self._lines[row["index"]] = json.dumps(row, ensure_ascii=False) + "\n"
+
+    def _write_manifest(self) -> None:
+        write_atomic(self._manifest, "".join(self._lines[i] for i in sorted(self._lines)).encode())
+
+    def _prepare(self) -> None:
+        """Mark a new folder as ours by an empty manifest, or clear what a kill left in an old one."""
+        self._prepared = True
+        remove_temporaries(self._folder)
+        if not bf.exists(self._manifest):
+            self._write_manifest()
+            return
+        defects = bf.join(self._folder, "defects")
+        folders = [bf.join(self._folder, name) for name in _FOLDERS]
+        folders += [bf.join(defects, name) for name in _listdir(defects)]
+        for folder in folders:
+            remove_temporaries(folder)
+            for name in _listdir(folder):
+                match = _SAMPLE_FILE.fullmatch(name)
+                if match and int(match[1]) not in self._rows:
+                    bf.remove(bf.join(folder, name))
+
+    def _write_sample(self, index: int, image: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
+        """Write the files of one sample and return its manifest row."""
+        name = f"{index:06d}.png"
+        types = present_types(mask, self._class_names)
+        defects = {type_: f"defects/{self._type_folders[type_]}/{name}" for type_ in types}
+        row = {
+            "index": index,
+            "seed": self._settings.get("seed"),
+            "image": f"images/{name}",
+            "mask": f"masks/{name}",
+            "index_mask": f"masks_converted_dir/{name}",
+            "defects": defects,
+            "types": types,
+            "settings": self._settings,
+        }
+        self._write_png(row["image"], image)
+        self._write_png(row["mask"], colorize(mask))
+        self._write_png(row["index_mask"], mask)
+        for type_, path in defects.items():
+            occurs = mask == self._class_names.index(type_) + 1
+            self._write_png(path, occurs.astype(np.uint8) * 255)
+        return row
+
+    def _write_png(self, path: str, array: np.ndarray) -> None:
+        write_atomic(bf.join(self._folder, path), encode_png(array))
+
+    def _read_tile(self, index: int) -> _Tile:
+        row = self._rows[index]
+        image, mask = self._read_png(row["image"]), self._read_png(row["index_mask"])
+        types = {k: name for k, name in enumerate(self._class_names, start=1) if name in row["types"]}
+        return _Tile(_fit(image), _fit(overlay(image, mask, alpha=0.7)), f"{index:06d}", types)
+
+    def _read_png(self, path: str) -> np.ndarray:
+        path = bf.join(self._folder, path)
+        try:
+            return np.asarray(Image.open(io.BytesIO(read_bytes(path))))
+        except OSError as error:
+            raise InputError(
+                f"{path}: is in manifest.jsonl but missing or damaged; remove its line there to make it anew"
+            ) from error
+
+
+def _listdir(folder: str) -> list[str]:
+    return sorted(name.rstrip("/") for name in bf.listdir(folder)) if bf.isdir(folder) else []
+
+
+def _type_folders(class_names: Sequence[str]) -> dict[str, str]:
+    """A folder name for each type: letters, digits, '-', '_' and '.', and no two alike."""
+    folders: dict[str, str] = {}
+    taken: set[str] = set()
+    for k, name in enumerate(class_names, start=1):
+        folder = re.sub(r"[^\w.-]", "_", name)
+        if not folder.strip("."):  # "" or ".."
+            folder = f"type_{k}"
+        if folder.lower() in taken:  # lower: some disks do not tell case
+            folder = f"{folder}_{k}"
+        taken.add(folder.lower())
+        folders[name] = folder
+    return folders
+
+
+def _read_manifest(path: str) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(read_bytes(path).decode("utf-8", "replace").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            whole = isinstance(row["index"], int) and isinstance(row["settings"], dict)
+            whole = whole and all(key in row for key in ("image", "index_mask", "types"))
+        except (ValueError, TypeError, KeyError):
+            whole = False
+        if not whole:
+            raise InputError(
+                f"{path}: line {number} does not describe a sample; remove that line, or name another --sample_dir"
+            )
+        yield row
+
+
+def _first_difference(old: Any, new: Any, key: str = "") -> tuple[str, str, str] | None:
+    """Dotted key, old and new value (as short text) where two JSON values first differ, or None."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in [*new, *(name for name in old if name not in new)]:
+            inner = f"{key}.{name}" if key else name
+            if name not in old or name not in new:
+                here, there = (_short(values[name]) if name in values else "unset" for values in (old, new))
+                return inner, here, there
+            difference = _first_difference(old[name], new[name], inner)
+            if difference:
+                return difference
+        return None
+    return None if old == new else (key, _short(old), _short(new))
+
+
+def _short(value: Any, limit: int = 72) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _short_settings(settings: dict[str, Any]) -> str:
+    """The settings that a title line has room for: no hashes, paths or nested ones."""
+    shown = []
+    for key, value in settings.items():
+        if key == "image_size" and isinstance(value, list):
+            value = " x ".join(map(str, value))
+        if isinstance(value, (str, int, float)) and len(str(value)) <= 16:
+            shown.append(f"{key} {value}")
+    return "   ".join(shown)
+
+
+# The contact sheet. Lengths are in units of a 128 px tile, so that a sheet of larger tiles looks the same.
+_INK, _GREY, _PAPER = (34, 34, 34), (120, 120, 120), (255, 255, 255)
+
+
+def _fit(array: np.ndarray) -> Image.Image:
+    """A tile of uint8 [H, W, 3]: small ones enlarged by a whole factor, large ones reduced to 256 px."""
+    image = Image.fromarray(array)
+    longest = max(image.size)
+    if longest < 128:
+        factor = math.ceil(128 / longest)
+        return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    image.thumbnail((256, 256), Image.Resampling.LANCZOS)  # no-op up to 256
+    return image
+
+
+def _draw_sheet(title: str, settings: str, legend: Sequence[str], tiles: Sequence[_Tile]) -> Image.Image:
+    """Title and settings, legend with the types' colours, then image and overlay of each tile."""
+    width, height = tiles[0].image.size
+    unit = max(width, height, 128) / 128
+    margin, gap, line = round(20 * unit), round(3 * unit), round(20 * unit)
+    cell = (max(2 * width + gap, round(130 * unit)), height + round(22 * unit))
+    step = (cell[0] + round(16 * unit), cell[1] + round(8 * unit))
+    columns = _columns(len(tiles), step)
+    inner = max(columns * step[0] - (step[0] - cell[0]), round(640 * unit))
+
+    font, large = ImageFont.load_default(13 * unit), ImageFont.load_default(20 * unit)
+    settings_rows = _wrap(settings.split("   "), inner, lambda text: font.getlength(text + "   "))
+    keys = list(enumerate(legend, start=1))
+    legend_rows = _wrap(keys, inner, lambda key: _key_width(key[1], font, unit))
+    header = margin + line * (2 + len(settings_rows) + len(legend_rows)) + line // 2
+    rows = math.ceil(len(tiles) / columns)
+    sheet = Image.new("RGB", (inner + 2 * margin, header + rows * step[1] + margin // 2), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+
+    draw.text((margin, margin - line // 4), title, _INK, large)
+    y = margin + line + line // 4
+    for row in settings_rows:
+        draw.text((margin, y), "   ".join(row), _GREY, font)
+        y += line
+    y += line // 4
+    for row in legend_rows:
+        x = margin
+        for index, text in row:
+            x = _draw_key(draw, x, y, index, text, font, unit)
+        y += line
+    for number, tile in enumerate(tiles):
+        x = margin + (number % columns) * step[0]
+        y = header + (number // columns) * step[1]
+        sheet.paste(tile.image, (x, y))
+        sheet.paste(tile.overlay, (x + width + gap, y))
+        _draw_caption(draw, x, y + height + gap, x + cell[0], tile, font, unit)
+    return sheet
+
+
+def _columns(count: int, step: tuple[int, int]) -> int:
+    """So many columns that the sheet is about 4:3 and its last row rather full."""
+
+    def cost(columns: int) -> float:
+        rows = math.ceil(count / columns)
+        aspect = columns * step[0] / (rows * step[1])
+        return abs(math.log(aspect * 3 / 4)) + 3 * (1 - count / (columns * rows))
+
+    return min(range(1, min(count, 12) + 1), key=cost)
+
+
+def _draw_caption(
+    draw: ImageDraw.ImageDraw, x: float, y: float, right: float, tile: _Tile, font: Any, unit: float
+) -> None:
+    """Number and types below a tile, up to x = right; types without room are counted."""
+    draw.text((x, y), tile.number, _GREY, font)
+    x += font.getlength(tile.number + "  ")
+    if not tile.types:
+        draw.text((x, y), "no defect", _GREY, font)
+    for done, (index, name) in enumerate(tile.types.items()):
+        left = len(tile.types) - done
+        room = right - x - 16 * unit - (font.getlength("  +99") if left > 1 else 0)
+        if done and font.getlength(name) > room:
+            draw.text((x, y), f"+{left}", _GREY, font)
+            return
+        while font.getlength(name) > room and len(name) > 4:
+            name = name[:-4] + "..."
+        x = _draw_key(draw, x, y, index, name, font, unit)
+
+
+def _key_width(text: str, font: Any, unit: float) -> float:
+    return font.getlength(text) + 30 * unit
+
+
+def _draw_key(draw: ImageDraw.ImageDraw, x: float, y: float, index: int, text: str, font: Any, unit: float) -> float:
+    """A swatch in the colour of type `index` and its text at (x, y); returns where the next one goes."""
+    colour = tuple(int(c) for c in palette(index)[index])
+    draw.rectangle((x, y + 3 * unit, x + 11 * unit, y + 14 * unit), colour, _GREY)
+    draw.text((x + 16 * unit, y), text, _INK, font)
+    return x + _key_width(text, font, unit)
+
+
+def _wrap(items: Sequence[Any], width: float, measure: Callable[[Any], float]) -> list[list[Any]]:
+    """Items in rows that are at most `width` wide."""
+    rows: list[list[Any]] = []
+    room = 0.0
+    for item in items:
+        need = measure(item)
+        if not rows or need > room:
+            rows.append([])
+            room = width
+        rows[-1].append(item)
+        room -= need
+    return rows

@@ -1,0 +1,301 @@
+"""The training loop, readable from top to bottom."""
+
+from __future__ import annotations
+
+import copy
+import math
+import signal
+from collections.abc import Mapping
+
+import blobfile as bf
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+from . import dist_util
+from .checkpoint import Checkpoint, load_weights, save_checkpoint
+from .config import Config
+from .errors import InputError
+from .file_io import write_atomic
+from .gaussian_diffusion import create_diffusion
+from .image_datasets import DefectDataset, epoch_indices
+from .keyed_random import key_to_seed, numpy_generator, torch_generator
+from .logger import NullLogger, TrainLogger
+from .nn import image_format
+from .preview import preview_grid
+from .unet import create_model
+
+QUARTILES = 4  # of the timesteps, for reports
+MAX_VAL_IMAGES = 64  # evenly spread over a larger held-out set, so that a log line stays cheap
+
+
+class TrainLoop:
+    """Trains one network; all state is in `model`, `ema`, `optimizer` and `step`.
+
+    Every random number is keyed by (seed, step, rank), so a resumed run repeats an uninterrupted one bit for
+    bit without generator state.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        work_dir: str,
+        data: DefectDataset,
+        val_data: DefectDataset | None,
+        device: torch.device,
+        resume: Checkpoint | None = None,
+        warm_start: Checkpoint | None = None,
+    ):
+        self.config, self.work_dir, self.device = config, work_dir, device
+        self.data, self.val_data = _hold(data, device), val_data and _hold(val_data, device)
+        self.diffusion = create_diffusion(config)
+
+        torch.manual_seed(key_to_seed("init", config.train.seed))
+        self.model = create_model(config).to(device, memory_format=image_format(device))
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=config.optimizer.lr,
+            weight_decay=config.optimizer.weight_decay,
+            fused=True,
+        )
+        self.ema = copy.deepcopy(self.model).requires_grad_(False).eval()
+        self.step = 0  # updates done so far
+        if warm_start:
+            load_weights(self.model, warm_start.model, warm_start.path)
+            load_weights(self.ema, warm_start.ema, warm_start.path)
+        if resume:
+            self.load(resume)
+
+        self.ddp_model = self.model
+        if dist_util.world_size() > 1:
+            device_ids = [device] if device.type == "cuda" else None
+            self.ddp_model = torch.nn.parallel.DistributedDataParallel(self.model, device_ids=device_ids)
+        self.sums = torch.zeros(2, QUARTILES, device=device)  # loss and count by timestep quartile since last log
+        self.stop_signal = 0
+
+    def run(self) -> int:
+        """Train to the end or to a signal. Returns the exit status: 0, or 128 + the signal's number.
+
+        Raises InputError if the loss stops being finite; the last good checkpoint is then what it was.
+        """
+        cfg = self.config.train
+        logger = self._start_logger()
+        with _catch_signals(self):
+            try:
+                while self.step < cfg.iterations and not self._stopping():
+                    losses = self.train_step()
+                    logger.advance()
+                    last = self.step == cfg.iterations
+                    if self.step % cfg.eval_interval == 0 or last:
+                        logger.log(self.step, self.report(losses))
+                    if self.step % cfg.save_ckpt_interval == 0 or last:
+                        self.save()
+                        logger.save_loss_plot()
+                    if cfg.log_image_interval and (self.step % cfg.log_image_interval == 0 or last):
+                        self.preview()
+            finally:
+                logger.close()
+        if not self.stop_signal or self.step == cfg.iterations:
+            return 0
+        self.save()
+        if dist_util.rank() == 0:
+            print(f"stopped after step {self.step}, saved; the same command goes on from there", flush=True)
+        return 128 + self.stop_signal
+
+    def train_step(self) -> dict[str, Tensor]:
+        """One update: draw, diffuse, predict, descend, average. Returns the losses of the batch."""
+        cfg = self.config.train
+        key = (cfg.seed, self.step, dist_util.rank())
+        torch.manual_seed(key_to_seed("dropout", *key))
+        x_start = self.draw_batch()  # [N, C, H, W]
+        generator = torch_generator(self.device, "train", *key)
+        t = torch.randint(self.diffusion.num_timestep, (len(x_start),), generator=generator, device=self.device)
+        noise = torch.randn(x_start.shape, generator=generator, device=self.device)
+
+        with self._autocast():
+            losses = self.diffusion.training_losses(self.ddp_model, x_start, t, noise, cfg.separate_channel_loss)
+        losses["loss"].backward()
+        losses["grad_norm"] = self._clip_gradients()
+        if not torch.isfinite(losses["grad_norm"]):  # gradients are averaged: every rank sees the same
+            raise InputError(
+                f"the loss is not finite at step {self.step + 1} (loss {losses['loss'].item()}); stopped before the "
+                f"update, the last checkpoint in {self.work_dir} is good; lower optimizer.lr, set "
+                "optimizer.grad_clip or train.precision fp32"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, self.step)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self._update_ema()
+        quartile = t * QUARTILES // self.diffusion.num_timestep
+        self.sums[0].index_add_(0, quartile, losses["per_sample"])
+        self.sums[1].index_add_(0, quartile, torch.ones_like(losses["per_sample"]))
+        return losses
+
+    def draw_batch(self) -> Tensor:
+        """x_start of this step and rank: float32 [N, C, H, W]. Ranks share no image within an epoch."""
+        cfg, rank = self.config, dist_util.rank()
+        indices = epoch_indices(
+            len(self.data), cfg.data.bs_per_gpu, self.step, rank, dist_util.world_size(), cfg.train.seed
+        )
+        rng = numpy_generator("augment", cfg.train.seed, self.step, rank)
+        images, masks = self.data.batch(indices, rng, cfg.data.flip)
+        return cfg.layout.encode(images, masks).to(self.device, memory_format=image_format(self.device))
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
+
+    def _clip_gradients(self) -> Tensor:
+        gradients = [p.grad for p in self.model.parameters()]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.config.optimizer.grad_clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.optimizer.grad_clip, norm)
+        return norm
+
+    @torch.no_grad()
+    def _update_ema(self) -> None:
+        decay = min(self.config.train.ema_decay, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
+
+    def report(self, losses: Mapping[str, Tensor]) -> dict[str, float]:
+        """The numbers of one log line, averaged over ranks and over the steps since the last one."""
+        parts = [losses[key].detach().clone() for key in ("loss", "rgb", "mask", "grad_norm")]
+        dist_util.average_([*parts, self.sums])
+        values = dict(zip(("loss", "rgb", "mask", "grad_norm"), (p.item() for p in parts), strict=True))
+        sums, counts = self.sums.tolist()
+        for i, (total, count) in enumerate(zip(sums, counts, strict=True), start=1):
+            if count:
+                values[f"loss_q{i}"] = total / count
+        self.sums.zero_()
+        values["lr"] = learning_rate(self.config, self.step - 1)
+        if self.val_data and dist_util.rank() == 0:
+            values |= self.validation_loss()
+        return values
+
+    @torch.no_grad()
+    def validation_loss(self) -> dict[str, float]:
+        """EMA loss on held-out images, the same images, crops, timesteps and noise each time.
+
+        "val": mean; "val_q1".."val_q4": by timestep quartile. Unweighted by timestep.
+        """
+        cfg, T = self.config, self.diffusion.num_timestep
+        count = min(len(self.val_data), MAX_VAL_IMAGES)
+        chosen = np.linspace(0, len(self.val_data) - 1, count).round().astype(np.int64)
+        images, masks = self.val_data.batch(chosen, numpy_generator("val", cfg.train.seed))
+        x_start = cfg.layout.encode(images, masks)
+        values = {}
+        for i in range(QUARTILES):
+            generator = torch_generator(self.device, "val", cfg.train.seed, i)
+            t = torch.linspace(i * T / QUARTILES, (i + 1) * T / QUARTILES - 1, count, device=self.device).long()
+            t = t[torch.randperm(count, generator=generator, device=self.device)]
+            noise = torch.randn(x_start.shape, generator=generator, device=self.device)
+            total = 0.0
+            for part in torch.arange(count, device=self.device).split(max(8, cfg.data.bs_per_gpu)):
+                with self._autocast():
+                    losses = self.diffusion.training_losses(
+                        self.ema, x_start[part], t[part], noise[part], cfg.train.separate_channel_loss
+                    )
+                total += losses["per_sample"].sum().item()
+            values[f"val_q{i + 1}"] = total / count
+        return {"val": sum(values.values()) / QUARTILES} | values
+
+    def preview(self) -> None:
+        """Write <work_dir>/images/NNNNNN.png: EMA samples from fixed noise, over their mask overlays."""
+        if dist_util.rank() == 0:
+            with self._autocast():
+                png = preview_grid(self.ema, self.config, self.diffusion, self.device)
+            write_atomic(bf.join(self.work_dir, "images", f"{self.step:06d}.png"), png)
+
+    def save(self) -> None:
+        """Write a checkpoint and point `latest` at it (rank 0)."""
+        if dist_util.rank() == 0:
+            payload = {
+                "model": _contiguous(self.model.state_dict()),
+                "ema": _contiguous(self.ema.state_dict()),
+                "optimizer": self.optimizer.state_dict(),
+                "config": self.config.to_dict(),
+                "label_map": dict(self.config.data.label_map),
+            }
+            save_checkpoint(self.work_dir, self.step, payload, self.config.train.keep_last)
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint, ours or a released one."""
+        load_weights(self.model, checkpoint.model, checkpoint.path)
+        load_weights(self.ema, checkpoint.ema, checkpoint.path)
+        if checkpoint.optimizer is not None:
+            try:
+                self.optimizer.load_state_dict(_fitted(checkpoint.optimizer, self.optimizer))
+            except (ValueError, KeyError, IndexError, RuntimeError) as error:
+                raise InputError(f"{checkpoint.path}: its optimizer state does not fit ({error})") from None
+        self.step = checkpoint.step
+
+    def _start_logger(self) -> NullLogger:
+        if dist_util.rank() > 0:
+            return NullLogger()
+        text = yaml.safe_dump(self.config.to_dict(), sort_keys=False)
+        write_atomic(bf.join(self.work_dir, "config.yml"), text.encode())
+        return TrainLogger(self.work_dir, self.config.train.iterations, self.step)
+
+    def _stopping(self) -> bool:
+        """Whether to stop before the next step; all ranks agree."""
+        if dist_util.any_rank(bool(self.stop_signal)):
+            self.stop_signal = self.stop_signal or signal.SIGTERM
+            return True
+        return False
+
+
+def learning_rate(config: Config, step: int) -> float:
+    """Learning rate of the update that follows `step` updates: linear warm-up, then flat or a cosine to 0."""
+    cfg, total = config.optimizer, config.train.iterations
+    if step < cfg.warmup:
+        return cfg.lr * (step + 1) / cfg.warmup
+    if not cfg.cosine_decay:
+        return cfg.lr
+    done = (step - cfg.warmup) / max(1, total - cfg.warmup)
+    return cfg.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+class _catch_signals:
+    """While inside, SIGINT and SIGTERM only note themselves in loop.stop_signal; the step is finished."""
+
+    def __init__(self, loop: TrainLoop):
+        self.loop = loop
+
+    def __enter__(self) -> None:
+        def note(number: int, frame: object) -> None:
+            self.loop.stop_signal = number
+
+        self.old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.old.items():
+            signal.signal(number, handler)
+
+
+def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.contiguous() for name, tensor in state.items()}
+
+
+def _fitted(state: Mapping, optimizer: torch.optim.Optimizer) -> dict:
+    """A loaded optimizer state under this optimizer's options, each tensor in its parameter's memory format
+    (fused kernels walk raw memory)."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    values = {
+        index: {
+            key: torch.empty_like(parameters[index]).copy_(value) if torch.is_tensor(value) and value.ndim else value
+            for key, value in entry.items()
+        }
+        for index, entry in state["state"].items()
+    }
+    return {"state": values, "param_groups": optimizer.state_dict()["param_groups"]}
+
+
+def _hold(data: DefectDataset, device: torch.device) -> DefectDataset:
+    """Keep the set on the GPU when it takes at most a quarter of the free memory, else on the CPU."""
+    if device.type == "cuda":
+        size = sum(t.nbytes for t in [*data.images, *data.masks])
+        if size > torch.cuda.mem_get_info(device)[0] / 4:
+            return data
+    return data.to(device)

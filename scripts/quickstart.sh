@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# The whole path, on a small drawn dataset, on any machine: set up, train both networks, generate.
+# Run again, it goes on where it stopped and keeps what is done. It all lies in work/demo.
+set -eu
+ROOT=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
+DEMO=$ROOT/work/demo
+. "$ROOT/scripts/setup_env.sh"
+
+times=
+stage() { # stage TITLE COMMAND...
+    title=$1
+    shift
+    echo
+    echo "== $title"
+    start=$(date +%s)
+    "$@"
+    times="$times$(printf '  %-27s %4d s' "$title" $(($(date +%s) - start)))
+"
+}
+
+train() { # train large|small
+    CONFIG=$ROOT/configs/demo_$1.yml DATA_DIR=$DEMO/data WORK_DIR=$DEMO/$1 \
+        NUM_DEFECT= SEPERATE_CHANNEL_LOSS= sh "$ROOT/train_$1.sh" --resume auto
+}
+
+generate() {
+    LARGE_RECEP=$DEMO/large SMALL_RECEP=$DEMO/small LARGE_RECEP_CONFIG= SMALL_RECEP_CONFIG= \
+        NUM_DEFECT= SAMPLE_DIR=$DEMO/samples NUM_SAMPLES=32 \
+        sh "$ROOT/inference.sh" --sampler ddim --num_steps 50
+}
+
+stage "Set up Python" setup_env requirements.txt
+stage "Draw the data" "$PYTHON" "$ROOT/scripts/draw_demo_data.py" "$DEMO/data"
+stage "Train the large network" train large
+stage "Train the small network" train small
+stage "Generate 32 samples" generate
+
+cat <<EOF
+
+$times
+Done. Look at the generated images, each beside its mask:
+  $DEMO/samples/contact_sheet.png
+
+Next, in $ROOT:
+  more samples    LARGE_RECEP=work/demo/large SMALL_RECEP=work/demo/small SAMPLE_DIR=work/demo/samples \\
+                  NUM_SAMPLES=100 sh inference.sh --sampler ddim --num_steps 50
+  your own data   see README.md, then: DATA_DIR=your/data NUM_DEFECT=... sh train_large.sh
+  start afresh    delete work/demo
+EOF

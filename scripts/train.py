@@ -1,0 +1,153 @@
+"""Train one network of the pair, large or small: the configuration says which.
+
+python scripts/train.py --config configs/large_recep.yml --data_dir data --work_dir work/large
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from guided_diffusion import dist_util  # noqa: E402
+from guided_diffusion.checkpoint import (  # noqa: E402
+    Checkpoint,
+    latest_checkpoint,
+    load_checkpoint,
+    same_network,
+)
+from guided_diffusion.config import Config  # noqa: E402
+from guided_diffusion.config_file import load_config, parse_override, read_yaml  # noqa: E402
+from guided_diffusion.errors import InputError, run_cli  # noqa: E402
+from guided_diffusion.estimate import describe, estimate  # noqa: E402
+from guided_diffusion.file_io import ensure_writable, remove_temporaries  # noqa: E402
+from guided_diffusion.image_datasets import DefectDataset  # noqa: E402
+from guided_diffusion.layouts import read_label_map  # noqa: E402
+from guided_diffusion.train_util import TrainLoop  # noqa: E402
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--config", required=True, help="YAML file, see docs/configuration.md")
+    add("--work_dir", help="folder for checkpoints, logs and previews")
+    add("--data_dir", help="training set (overrides data.params.dir)")
+    add(
+        "--num_defect",
+        type=int,
+        help="number of defect types, if neither the YAML nor the data set names them",
+    )
+    add(
+        "--seperate_channel_loss",
+        "--separate_channel_loss",
+        type=int,
+        choices=(0, 1),
+        help="1: RGB by MSE, masks by cross-entropy; 0: MSE on all channels (overrides the YAML)",
+    )
+    add("--resume", default="auto", help="auto (default): the latest checkpoint in work_dir; a file; or none")
+    add("--seed", type=int, help="overrides train.seed")
+    add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
+    add("--dry_run", action="store_true", help="print what the training would be and cost; touch nothing")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override one YAML key; repeatable",
+    )
+    add("--local_rank", "--local-rank", help=argparse.SUPPRESS)  # older launchers pass it; the environment knows
+    return parser.parse_args(argv)
+
+
+def resolve_config(args: argparse.Namespace) -> Config:
+    """The YAML file under the flags; the data set's own label map where the YAML has none."""
+    overrides = dict(parse_override(text) for text in args.set)
+    for key, value in (("data.dir", args.data_dir), ("train.seed", args.seed)):
+        if value is not None:
+            overrides[key] = value
+    if args.seperate_channel_loss is not None:
+        overrides["train.separate_channel_loss"] = bool(args.seperate_channel_loss)
+    data = read_yaml(args.config).get("data") or {}
+    root = overrides.get("data.dir") or (data.get("params") or {}).get("dir") or data.get("dir")
+    if root and not data.get("label_map") and "data.label_map" not in overrides:
+        label_map = read_label_map(root)
+        if label_map:
+            overrides["data.label_map"] = label_map
+    return load_config(args.config, args.num_defect, overrides)
+
+
+def find_resume(args: argparse.Namespace, config: Config) -> Checkpoint | None:
+    """The checkpoint to go on from, if any; its network must be the configuration's."""
+    latest = latest_checkpoint(args.work_dir)
+    if args.resume == "none":
+        if latest:
+            raise InputError(
+                f"--resume none: {args.work_dir} already holds {latest}; choose another --work_dir or --resume auto"
+            )
+        return None
+    path = latest if args.resume == "auto" else args.resume
+    if path is None:
+        return None
+    checkpoint = load_checkpoint(path, "--resume")
+    same_network(checkpoint, config, args.config)
+    return checkpoint
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    if args.dry_run:
+        config = resolve_config(args)
+        print(describe(config, estimate(config)))
+        return 0
+    if not args.work_dir:
+        raise InputError("--work_dir: missing; name the folder for checkpoints, logs and previews")
+    device = dist_util.setup(args.device)
+    try:
+        return train(args, device)
+    finally:
+        dist_util.cleanup()
+
+
+def train(args: argparse.Namespace, device) -> int:
+    config = resolve_config(args)
+    main_rank = dist_util.rank() == 0
+    if not config.data.dir:
+        raise InputError("--data_dir: missing; name the training set (or set data.params.dir in the YAML)")
+    layout = config.layout
+
+    def load(root: str, first: int | None) -> DefectDataset:
+        return DefectDataset.load(
+            root,
+            layout.num_defect,
+            config.data.resolution,
+            fit=config.data.fit,
+            num_image_train=first,
+            progress=main_rank,
+        )
+
+    data = load(config.data.dir, config.data.num_image_train)
+    val_data = load(config.data.val_dir, None) if config.data.val_dir else None
+    resume = find_resume(args, config)
+    warm = load_checkpoint(config.model.ckpt, "model.ckpt") if config.model.ckpt and not resume else None
+    loop = TrainLoop(config, args.work_dir, data, val_data, device, resume, warm)
+    if main_rank:
+        ensure_writable(args.work_dir, "--work_dir")
+        remove_temporaries(f"{args.work_dir}/checkpoint")
+        print(
+            f"{len(data)} images, types: {', '.join(layout.class_names)}; "
+            f"{dist_util.world_size()} process(es) on {device.type}, batch {config.data.bs_per_gpu} each"
+        )
+        print(describe(config, estimate(config)), flush=True)
+        if resume:
+            print(f"going on from {resume.path}, step {loop.step}", flush=True)
+    if loop.step >= config.train.iterations:
+        if main_rank:
+            print(f"complete: trained to step {loop.step} (raise train.iterations to go on)")
+        return 0
+    return loop.run()
+
+
+if __name__ == "__main__":
+    run_cli(main)
