@@ -1,7 +1,7 @@
 """One file with everything needed to resume or to sample, written atomically and loaded strictly.
 
 Keys: `model`, `ema`, `optimizer` (state dicts, as in released checkpoints), and ours: `step`, `config`,
-`format_version`. Loading never runs code from the file.
+`label_map`, `log_window`, `format_version`. Loading never runs code from the file.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ class Checkpoint:
     optimizer: dict[str, Any] | None
     step: int
     config: Config | None
+    log_window: torch.Tensor | None  # losses since the last log line
 
 
 def save_checkpoint(work_dir: str, step: int, payload: Mapping[str, Any], keep_last: int = 0) -> str:
     """Write <work_dir>/checkpoint/diffusion_NNNNNN.pt, then point `latest` at it, then drop old ones.
 
-    payload: model, ema, optimizer and config. keep_last: how many checkpoints stay; 0: all. Returns the path.
+    payload: the other keys. keep_last: how many checkpoints stay; 0: all. Returns the path.
     """
     folder = bf.join(work_dir, FOLDER)
     name = f"diffusion_{step:06d}.pt"
@@ -112,6 +113,7 @@ def load_checkpoint(path: str, flag: str) -> Checkpoint:
         optimizer=raw.get("optimizer"),
         step=raw.get("step", _optimizer_step(raw.get("optimizer"))),
         config=config,
+        log_window=raw.get("log_window"),
     )
 
 

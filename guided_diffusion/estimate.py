@@ -9,6 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from .config import Config
+from .nn import GROUPS
 from .unet import UNet, receptive_field
 
 PATCH_LIMIT = 0.6  # of the image: a wider receptive field is hardly patch-level any more
@@ -54,15 +55,22 @@ def estimate(config: Config) -> Estimate:
     )
 
 
-def receptive_field_warning(config: Config, field: float) -> str | None:
-    """One line if a patch network sees so much of the image that it is none."""
-    share = field / min(config.data.resolution)
-    if config.model.patch and share > PATCH_LIMIT:
-        return (
-            f"warning: the patch network sees {field:.0f} px, {share:.0%} of the image; above {PATCH_LIMIT:.0%} it "
-            "learns layout as well as detail: use fewer levels (model.channel_mult), or a larger data.resolution"
+def warnings(config: Config, cost: Estimate) -> list[str]:
+    """One line for each thing that trains but will disappoint."""
+    model, found = config.model, []
+    share = cost.receptive_field / min(config.data.resolution)
+    if model.patch and share > PATCH_LIMIT:
+        found.append(
+            f"warning: the patch network sees {cost.receptive_field:.0f} px, {share:.0%} of the image; above "
+            f"{PATCH_LIMIT:.0%} it learns layout as well as detail: use fewer levels (model.channel_mult), or a larger "
+            "data.resolution"
         )
-    return None
+    if not model.use_scale_shift_norm and model.model_channels * min(model.channel_mult) == GROUPS:
+        found.append(
+            f"warning: at width {GROUPS} each norm group is a single channel, whose norm removes the added time "
+            "embedding: set model.use_scale_shift_norm to true, or a larger model.model_channels"
+        )
+    return found
 
 
 def describe(config: Config, cost: Estimate) -> str:
@@ -76,5 +84,4 @@ def describe(config: Config, cost: Estimate) -> str:
         f"FLOPs per image    {cost.flops_per_image / 1e9:,.1f} G forward, about three times that in training",
         f"training memory    about {cost.training_bytes / 2**30:.1f} GiB at batch {config.data.bs_per_gpu}",
     ]
-    warning = receptive_field_warning(config, cost.receptive_field)
-    return "\n".join([*lines, warning] if warning else lines)
+    return "\n".join([*lines, *warnings(config, cost)])

@@ -82,7 +82,7 @@ def clip_released(x: Tensor) -> Tensor:
     return x.clamp(-1, 1)
 
 
-# Okabe & Ito's colours that read well on grey objects: distinct for colour-blind readers.
+# Okabe & Ito's colours but black, and Tol's wine: distinct for colour-blind readers, readable on grey objects.
 _FIRST_COLOURS = (
     (230, 159, 0),
     (86, 180, 233),
@@ -91,7 +91,7 @@ _FIRST_COLOURS = (
     (213, 94, 0),
     (0, 114, 178),
     (204, 121, 167),
-    (148, 103, 189),
+    (136, 34, 85),
 )
 
 

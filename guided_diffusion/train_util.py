@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import signal
+import time
 from collections.abc import Mapping
 
 import blobfile as bf
@@ -22,11 +23,11 @@ from .gaussian_diffusion import create_diffusion
 from .image_datasets import DefectDataset, epoch_indices
 from .keyed_random import key_to_seed, numpy_generator, torch_generator
 from .logger import NullLogger, TrainLogger
+from .loss_window import QUARTILES, LossWindow
 from .nn import image_format
 from .preview import preview_grid
 from .unet import create_model
 
-QUARTILES = 4  # of the timesteps, for reports
 MAX_VAL_IMAGES = 64  # evenly spread over a larger held-out set, so that a log line stays cheap
 
 
@@ -60,6 +61,7 @@ class TrainLoop:
             fused=True,
         )
         self.ema = copy.deepcopy(self.model).requires_grad_(False).eval()
+        self.window = LossWindow(self.diffusion.num_timestep, device)
         self.step = 0  # updates done so far
         if warm_start:
             load_weights(self.model, warm_start.model, warm_start.path)
@@ -71,7 +73,6 @@ class TrainLoop:
         if dist_util.world_size() > 1:
             device_ids = [device] if device.type == "cuda" else None
             self.ddp_model = torch.nn.parallel.DistributedDataParallel(self.model, device_ids=device_ids)
-        self.sums = torch.zeros(2, QUARTILES, device=device)  # loss and count by timestep quartile since last log
         self.stop_signal = 0
 
     def run(self) -> int:
@@ -81,19 +82,20 @@ class TrainLoop:
         """
         cfg = self.config.train
         logger = self._start_logger()
+        self.reported = (self.step, time.perf_counter())
         with _catch_signals(self):
             try:
                 while self.step < cfg.iterations and not self._stopping():
-                    losses = self.train_step()
+                    self.train_step()
                     logger.advance()
                     last = self.step == cfg.iterations
                     if self.step % cfg.eval_interval == 0 or last:
-                        logger.log(self.step, self.report(losses))
-                    if self.step % cfg.save_ckpt_interval == 0 or last:
-                        self.save()
-                        logger.save_loss_plot()
+                        logger.log(self.step, self.report())
                     if cfg.log_image_interval and (self.step % cfg.log_image_interval == 0 or last):
                         self.preview()
+                    if self.step % cfg.save_ckpt_interval == 0 or last:  # last, so that resuming repeats the rest
+                        logger.save_loss_plot()
+                        self.save()
             finally:
                 logger.close()
         if not self.stop_signal or self.step == cfg.iterations:
@@ -103,8 +105,8 @@ class TrainLoop:
             print(f"stopped after step {self.step}, saved; the same command goes on from there", flush=True)
         return 128 + self.stop_signal
 
-    def train_step(self) -> dict[str, Tensor]:
-        """One update: draw, diffuse, predict, descend, average. Returns the losses of the batch."""
+    def train_step(self) -> None:
+        """One update: draw, diffuse, predict, descend, average."""
         cfg = self.config.train
         key = (cfg.seed, self.step, dist_util.rank())
         torch.manual_seed(key_to_seed("dropout", *key))
@@ -129,10 +131,7 @@ class TrainLoop:
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self._update_ema()
-        quartile = t * QUARTILES // self.diffusion.num_timestep
-        self.sums[0].index_add_(0, quartile, losses["per_sample"])
-        self.sums[1].index_add_(0, quartile, torch.ones_like(losses["per_sample"]))
-        return losses
+        self.window.add(losses, t)
 
     def draw_batch(self) -> Tensor:
         """x_start of this step and rank: float32 [N, C, H, W]. Ranks share no image within an epoch."""
@@ -159,16 +158,12 @@ class TrainLoop:
         decay = min(self.config.train.ema_decay, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
 
-    def report(self, losses: Mapping[str, Tensor]) -> dict[str, float]:
-        """The numbers of one log line, averaged over ranks and over the steps since the last one."""
-        parts = [losses[key].detach().clone() for key in ("loss", "rgb", "mask", "grad_norm")]
-        dist_util.average_([*parts, self.sums])
-        values = dict(zip(("loss", "rgb", "mask", "grad_norm"), (p.item() for p in parts), strict=True))
-        sums, counts = self.sums.tolist()
-        for i, (total, count) in enumerate(zip(sums, counts, strict=True), start=1):
-            if count:
-                values[f"loss_q{i}"] = total / count
-        self.sums.zero_()
+    def report(self) -> dict[str, float]:
+        """The numbers of one log line."""
+        values = self.window.report()
+        now = time.perf_counter()
+        values["steps_per_s"] = (self.step - self.reported[0]) / (now - self.reported[1])
+        self.reported = (self.step, now)
         values["lr"] = learning_rate(self.config, self.step - 1)
         if self.val_data and dist_util.rank() == 0:
             values |= self.validation_loss()
@@ -217,6 +212,7 @@ class TrainLoop:
                 "optimizer": self.optimizer.state_dict(),
                 "config": self.config.to_dict(),
                 "label_map": dict(self.config.data.label_map),
+                "log_window": self.window.sums,
             }
             save_checkpoint(self.work_dir, self.step, payload, self.config.train.keep_last)
 
@@ -229,6 +225,8 @@ class TrainLoop:
                 self.optimizer.load_state_dict(_fitted(checkpoint.optimizer, self.optimizer))
             except (ValueError, KeyError, IndexError, RuntimeError) as error:
                 raise InputError(f"{checkpoint.path}: its optimizer state does not fit ({error})") from None
+        if checkpoint.log_window is not None:
+            self.window.sums.copy_(checkpoint.log_window)
         self.step = checkpoint.step
 
     def _start_logger(self) -> NullLogger:

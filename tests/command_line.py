@@ -1,0 +1,112 @@
+"""The command line as tests run it: real scripts, real exit statuses, without a start of torch for each run.
+
+Run as a program this is a server: it imports the libraries once and forks for every run. The child has its
+own arguments, folder, stdout and stderr, executes the script as `__main__` and exits as any Python does. A
+run may get a prelude: code that is executed first, such as one that arranges for a kill at a given moment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "TORCHELASTIC", "PMI", "OMPI_", "SLURM_")
+
+
+def plain_environment() -> dict[str, str]:
+    """This process's environment without a launcher's variables or a GPU, and with one thread.
+
+    One thread, so that runs are byte for byte repeatable and cheap on a busy machine.
+    """
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(LAUNCHERS)}
+    return kept | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+
+
+class CommandLine:
+    """Runs scripts of the repository, one at a time; call close() at the end."""
+
+    def __init__(self) -> None:
+        self._server = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=plain_environment(),
+            cwd=ROOT,
+        )
+
+    def run(
+        self, script: str, *arguments: object, prelude: str = "", timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        """Run scripts/<script>; a run killed by signal N has returncode -N. It is killed after `timeout` s."""
+        argv = [str(ROOT / "scripts" / script), *map(str, arguments)]
+        with tempfile.TemporaryDirectory() as folder:
+            outputs = [Path(folder, "stdout"), Path(folder, "stderr")]
+            request = {"argv": argv, "outputs": list(map(str, outputs)), "prelude": prelude}
+            self._server.stdin.write(json.dumps(request) + "\n")
+            self._server.stdin.flush()
+            pid = int(self._server.stdout.readline())
+            timer = threading.Timer(timeout, os.kill, (pid, signal.SIGKILL))
+            timer.start()
+            status = int(self._server.stdout.readline())
+            timer.cancel()
+            return subprocess.CompletedProcess(argv, status, *(path.read_text() for path in outputs))
+
+    def close(self) -> None:
+        self._server.stdin.close()
+        self._server.wait(30)
+        self._server.stdout.close()
+
+
+def _serve() -> dict:
+    """Fork for each request that comes in; returns it in the child, and never in the server."""
+    for line in sys.stdin:
+        request = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            return request
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+    sys.exit()
+
+
+def _run(request: dict) -> int:
+    """Do what `python <argv>` would do, and return its exit status."""
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for descriptor, path in enumerate(request["outputs"], start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+    sys.argv = request["argv"]
+    sys.path[0] = str(Path(sys.argv[0]).parent)
+    try:
+        exec(request["prelude"], {})
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as exit_:
+        return exit_.code or 0
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    # What the scripts import, the parts that they import late included.
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure
+    import torch.utils.tensorboard  # noqa: F401
+
+    import guided_diffusion.sample_io
+    import guided_diffusion.train_util  # noqa: F401
+
+    status = _run(_serve())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # to take down all that was imported would need a second

@@ -1,0 +1,146 @@
+"""Configurations: released files load unchanged, derived numbers are right, every slip has its line."""
+
+import json
+
+import pytest
+import yaml
+
+from guided_diffusion import load_config
+from guided_diffusion.config_file import parse_override
+from guided_diffusion.errors import InputError
+
+GLOBAL = "models.unet.openaiunet.UNetModel"
+PATCH = "models.unet.unet_receptive.UNetModel"
+
+
+def released_yaml(shared_dir, name):
+    """The released YAML file, from the facts in fixtures/README.md."""
+    params = json.loads((shared_dir / "fixtures" / f"released_{name}.json").read_text())["config"]
+    target, first = (GLOBAL, 5) if name == "large" else (PATCH, 50)
+    return {
+        "diffusion": {
+            "target": "diffusion.base_diffusion.ColdDiffusion",
+            "params": {"parameterization": "x0", "schedule": "cosine", "num_timestep": 1000},
+        },
+        "model": {"target": target, "params": params, "ckpt": None},
+        "data": {
+            "bs_per_gpu": 2,
+            "num_workers": 1,
+            "params": {"dir": "somewhere", "resolution": 256, "num_image_train": first},
+        },
+        "optimizer": {"params": {"lr": 0.0001, "weight_decay": 0.002}},
+        "train": {
+            "iterations": 160000,
+            "log_image_interval": 10000,
+            "save_ckpt_interval": 10000,
+            "max_images": 8,
+            "eval_interval": 10,
+        },
+    }
+
+
+@pytest.mark.parametrize("name, num_defect, channels", [("large", 5, 9), ("small", 2, 6)])
+def test_released_files_load_unchanged(shared_dir, tmp_path, name, num_defect, channels):
+    path = tmp_path / f"{name}.yml"
+    path.write_text(yaml.safe_dump(released_yaml(shared_dir, name)))
+    config = load_config(str(path), num_defect)
+    assert config.model.in_channels == config.model.out_channels == channels
+    assert config.layout.background and config.layout.num_defect == num_defect
+    assert config.layout.class_names == tuple(f"defect_{k}" for k in range(1, num_defect + 1))
+    assert config.model.patch == (name == "small")
+    assert config.model.use_scale_shift_norm == (name == "large")
+    assert (config.data.resolution, config.data.bs_per_gpu) == ((256, 256), 2)
+    assert (config.optimizer.lr, config.optimizer.weight_decay) == (1e-4, 0.002)
+    assert config.train.iterations == 160000 and config.train.loss_weight == "uniform"
+    assert load_config(str(path)) == config  # the channels alone say as much
+
+
+def minimal(**sections):
+    base = {"model": {"target": PATCH, "params": {"model_channels": 32, "channel_mult": [1, 2]}}}
+    for section, values in sections.items():
+        base[section] = {**base.get(section, {}), **values}
+    return base
+
+
+@pytest.mark.parametrize("background, channels", [(None, 6), (True, 6), (False, 5)])
+def test_channels_are_derived(background, channels):
+    config = load_config(minimal(data={"background": background}), num_defect=2)
+    assert config.model.in_channels == channels and config.layout.num_channels == channels
+
+
+def test_background_is_derived_from_given_channels():
+    with_channels = minimal(model={"params": {"model_channels": 32, "in_channels": 5}})
+    assert not load_config(with_channels, num_defect=2).layout.background
+    assert load_config(with_channels, num_defect=1).layout.background
+
+
+def test_label_map_gives_names_by_index_and_the_count():
+    config = load_config(minimal(data={"label_map": {"hole": 2, "scratch": 1}}))
+    assert config.layout.class_names == ("scratch", "hole")
+
+
+def test_to_dict_round_trips_through_yaml():
+    raw = minimal(data={"label_map": {"a": 1, "b": 2}, "resolution": [32, 64]}, train={"loss_weight": "min_snr"})
+    config = load_config(raw)
+    assert load_config(yaml.safe_load(yaml.safe_dump(config.to_dict()))) == config
+
+
+def test_keys_may_stand_in_the_section_or_under_params_and_be_overridden():
+    nested = minimal(data={"params": {"resolution": 64}})
+    flat = minimal(data={"resolution": 64})
+    assert load_config(nested, 1) == load_config(flat, 1)
+    for key in ("data.resolution", "data.params.resolution"):
+        assert load_config(nested, 1, {key: 32}).data.resolution == (32, 32)
+    assert parse_override("optimizer.lr=1e-4") == ("optimizer.lr", "1e-4")
+    assert load_config(nested, 1, {"optimizer.lr": "1e-4"}).optimizer.lr == 1e-4
+
+
+@pytest.mark.parametrize(
+    "raw, num_defect, message",
+    [
+        (minimal(train={"iteration": 5}), 1, r"unknown key train\.iteration.*did you mean 'iterations'"),
+        (minimal(trian={"iterations": 5}), 1, r"unknown key 'trian'.*did you mean 'train'"),
+        (minimal(train={"iterations": "many"}), 1, r"train\.iterations: expected a whole number, got 'many'"),
+        (minimal(train={"iterations": 0}), 1, r"train\.iterations: 0 must be at least 1"),
+        (minimal(train={"precision": True}), 1, r"train\.precision: expected a text, got True"),
+        (minimal(), None, r"number of defect types unknown; give --num_defect"),
+        (minimal(), 0, r"num_defect: 0 must be from 1 to 255"),
+        (minimal(model={"params": {"in_channels": 9}}), 3, r"3 \(RGB\) \+ 0 \(background\) \+ 3 \(num_defect\) = 6"),
+        (minimal(model={"params": {"out_channels": 9, "in_channels": 8}}), 4, r"model\.out_channels is 9.*= 8"),
+        (minimal(model={"params": {"model_channels": 40}}), 1, r"width 40 must be a multiple of 32.*try 32"),
+        (minimal(model={"params": {"num_head_channels": 24}}), 1, r"num_head_channels: 24 must divide the width"),
+        (minimal(model={"target": "os.system"}), 1, r"unknown model\.target 'os\.system'"),
+        (minimal(diffusion={"schedule": "cosin"}), 1, r"diffusion\.schedule 'cosin'.*did you mean 'cosine'"),
+        (minimal(data={"resolution": 63}), 1, r"data\.resolution: 63 x 63 must be a multiple of 2"),
+        (minimal(data={"label_map": {"a": 1, "b": 3}}), None, r"indices \[1, 3\] must be 1\.\.2"),
+        (minimal(data={"label_map": {"a": 1}}), 2, r"num_defect is 2, but data\.label_map names 1 types: a"),
+        (minimal(data={"fit": "stretch"}), 1, r"unknown data\.fit 'stretch'"),
+        (
+            minimal(diffusion={"parameterization": "eps"}, train={"separate_channel_loss": True}),
+            1,
+            r"separate_channel_loss works with diffusion\.parameterization x0 only",
+        ),
+        (minimal(data={"params": {"dir": "a"}, "dir": "b"}), 1, r"data\.dir: given twice"),
+    ],
+)
+def test_wrong_configurations_have_their_line(raw, num_defect, message):
+    with pytest.raises(InputError, match=message):
+        load_config(raw, num_defect)
+
+
+@pytest.mark.parametrize("name", ["large_recep", "small_recep", "demo_large", "demo_small"])
+def test_shipped_configurations_load(repo, name):
+    config = load_config(str(repo / "configs" / f"{name}.yml"), 3)
+    assert config.model.patch == ("small" in name)
+
+
+@pytest.mark.parametrize("pair", ["{}_recep", "demo_{}", "magnetic_tile_{}"])
+def test_shipped_pairs_can_hand_off(repo, pair):
+    large, small = (
+        load_config(
+            str(repo / "configs" / f"{pair.format(size)}.yml"), None if pair.startswith("magnetic") else 3
+        )
+        for size in ("large", "small")
+    )
+    assert large.diffusion == small.diffusion and large.layout == small.layout
+    assert large.data.resolution == small.data.resolution
