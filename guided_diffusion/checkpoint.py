@@ -10,6 +10,7 @@ import hashlib
 import io
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -88,7 +89,9 @@ def load_checkpoint(path: str, flag: str) -> Checkpoint:
     except (OSError, bf.Error):
         raise InputError(f"{flag} {path}: no such checkpoint file; check the path") from None
     try:
-        raw = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read is an error anyway
+            raw = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported" in str(error) or "GLOBAL" in str(error) or "REDUCE" in str(error):
             raise InputError(
@@ -104,7 +107,12 @@ def load_checkpoint(path: str, flag: str) -> Checkpoint:
             f"{flag} {path}: written by a newer version of this program (format {raw['format_version']}, "
             f"this one reads {FORMAT_VERSION}); update the program"
         )
-    config = load_config(raw["config"]) if "config" in raw else None
+    config = None
+    if isinstance(raw.get("config"), dict):
+        try:
+            config = load_config(raw["config"])
+        except InputError as error:
+            raise InputError(f"{flag} {path}: its configuration is not one ({error})") from None
     return Checkpoint(
         path=path,
         sha256=hashlib.sha256(data).hexdigest(),

@@ -31,6 +31,22 @@ def load_config(
     `--set`. Raises InputError with one line that names the key.
     """
     where = "config" if isinstance(source, Mapping) else source
+    flat = read_sections(source, overrides)
+    try:
+        flat["model"]["patch"] = _patch(flat["model"].pop("target", None))
+        if "image_size" in flat["model"]:
+            flat["data"].setdefault("resolution", flat["model"]["image_size"])
+        sections = {name: _build(name, cls, flat[name]) for name, cls in SECTIONS.items()}
+        return _resolve(Config(**sections), num_defect)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def read_sections(
+    source: str | Mapping[str, Any], overrides: Mapping[str, Any] | None = None
+) -> dict[str, dict[str, Any]]:
+    """{section: {key: value}} as written and overridden; arguments as for load_config. Values are not checked."""
+    where = "config" if isinstance(source, Mapping) else source
     raw = source if isinstance(source, Mapping) else read_yaml(source)
     try:
         flat = {section: _flatten(section, raw.get(section)) for section in SECTIONS}
@@ -43,13 +59,9 @@ def load_config(
             if section not in SECTIONS or not key:
                 raise InputError(unknown_name("key", path, [f"{s}.{k}" for s in SECTIONS for k in flat[s]]))
             flat[section][key] = value
-        flat["model"]["patch"] = _patch(flat["model"].pop("target", None))
-        if "image_size" in flat["model"]:
-            flat["data"].setdefault("resolution", flat["model"]["image_size"])
-        sections = {name: _build(name, cls, flat[name]) for name, cls in SECTIONS.items()}
-        return _resolve(Config(**sections), num_defect)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
+    return flat
 
 
 def read_yaml(path: str) -> dict[str, Any]:
@@ -170,7 +182,7 @@ def _resolve(config: Config, num_defect: int | None) -> Config:
         )
     background = data.background
     if background is None:
-        background = not in_channels or in_channels == 4 + num_defect
+        background = in_channels != 3 + num_defect
     total = 3 + background + num_defect
     for key in ("in_channels", "out_channels"):
         given = getattr(model, key) or total

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from guided_diffusion.errors import InputError
+from .errors import InputError
 
 # Rank 0 writes checkpoints and draws previews while the others wait, on slow file systems too.
 TIMEOUT = timedelta(hours=2)

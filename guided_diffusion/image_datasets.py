@@ -16,15 +16,15 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
-from guided_diffusion.errors import InputError
-from guided_diffusion.file_io import read_bytes
-from guided_diffusion.layouts import Sample, find_samples, stem_of
+from .errors import InputError
+from .file_io import read_bytes
+from .keyed_random import numpy_generator
+from .layouts import Sample, find_samples, stem_of
 
 Fit = Literal["resize", "random_crop"]
 Flip = Literal["none", "horizontal", "vertical", "both"]
 SHOW_PROGRESS_ABOVE = 200  # files
 EXIF_ORIENTATION = 0x0112
-ORDER_STREAM = 0x0DE5  # keeps the order of samples apart from other randomness keyed by (seed, number)
 
 
 @dataclass
@@ -125,7 +125,7 @@ def epoch_indices(num_samples: int, batch_size: int, step: int, rank: int, world
 
 @functools.lru_cache(maxsize=8)
 def _permutation(num_samples: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch, ORDER_STREAM]).permutation(num_samples)
+    return numpy_generator("order", seed, epoch).permutation(num_samples)
 
 
 def first_of_each_folder(samples: Sequence[Sample], count: int) -> list[Sample]:

@@ -19,8 +19,8 @@ from typing import Any
 import blobfile as bf
 import numpy as np
 
-from guided_diffusion.errors import InputError
-from guided_diffusion.file_io import (
+from .errors import InputError
+from .file_io import (
     encode_png,
     ensure_writable,
     read_bytes,

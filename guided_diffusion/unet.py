@@ -112,7 +112,7 @@ def create_model(config: Config) -> UNet:
 def check_size(config: ModelConfig, size: tuple[int, int]) -> None:
     """Raise InputError unless the levels divide `size` = (height, width)."""
     multiple = config.size_multiple
-    if size[0] % multiple or size[1] % multiple:
+    if any(side < 1 or side % multiple for side in size):
         raise InputError(
             f"image size {size[0]} x {size[1]}: a network of {len(config.channel_mult)} levels needs height and "
             f"width to be multiples of {multiple}; change data.params.resolution or --image_size"

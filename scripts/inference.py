@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from guided_diffusion import dist_util  # noqa: E402
@@ -86,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
         dist_util.cleanup()
 
 
-def generate(args: argparse.Namespace, device) -> int:
+def generate(args: argparse.Namespace, device: torch.device) -> int:
     generator = DefectGen.load(
         args.large_recep,
         args.small_recep,
@@ -103,8 +104,8 @@ def generate(args: argparse.Namespace, device) -> int:
     )
     folder = missing = None
     if dist_util.rank() == 0:
-        ensure_writable(args.sample_dir, "--sample_dir")
         folder = SampleFolder(args.sample_dir, generator.layout.class_names, provenance(args, generator, settings))
+        ensure_writable(args.sample_dir, "--sample_dir")
         missing = folder.missing(args.num_samples)
         if len(missing) < args.num_samples:
             print(f"{args.num_samples - len(missing)} of {args.num_samples} samples are there already")

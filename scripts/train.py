@@ -11,6 +11,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import blobfile as bf  # noqa: E402
+import torch  # noqa: E402
+
 from guided_diffusion import dist_util  # noqa: E402
 from guided_diffusion.checkpoint import (  # noqa: E402
     Checkpoint,
@@ -19,12 +22,12 @@ from guided_diffusion.checkpoint import (  # noqa: E402
     same_network,
 )
 from guided_diffusion.config import Config  # noqa: E402
-from guided_diffusion.config_file import load_config, parse_override, read_yaml  # noqa: E402
+from guided_diffusion.config_file import load_config, parse_override, read_sections  # noqa: E402
 from guided_diffusion.errors import InputError, run_cli  # noqa: E402
 from guided_diffusion.estimate import describe, estimate  # noqa: E402
 from guided_diffusion.file_io import ensure_writable, remove_temporaries  # noqa: E402
 from guided_diffusion.image_datasets import DefectDataset  # noqa: E402
-from guided_diffusion.layouts import read_label_map  # noqa: E402
+from guided_diffusion.layouts import find_samples, read_label_map  # noqa: E402
 from guided_diffusion.train_util import TrainLoop  # noqa: E402
 
 
@@ -69,9 +72,11 @@ def resolve_config(args: argparse.Namespace) -> Config:
             overrides[key] = value
     if args.seperate_channel_loss is not None:
         overrides["train.separate_channel_loss"] = bool(args.seperate_channel_loss)
-    data = read_yaml(args.config).get("data") or {}
-    root = overrides.get("data.dir") or (data.get("params") or {}).get("dir") or data.get("dir")
-    if root and not data.get("label_map") and "data.label_map" not in overrides:
+    data = read_sections(args.config, overrides)["data"]
+    root = data.get("dir")
+    if isinstance(root, str) and not args.dry_run:
+        find_samples(root)  # where the folder is wrong, say that rather than what is lacking for want of it
+    if isinstance(root, str) and not data.get("label_map"):
         label_map = read_label_map(root)
         if label_map:
             overrides["data.label_map"] = label_map
@@ -110,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
         dist_util.cleanup()
 
 
-def train(args: argparse.Namespace, device) -> int:
+def train(args: argparse.Namespace, device: torch.device) -> int:
     config = resolve_config(args)
     main_rank = dist_util.rank() == 0
     if not config.data.dir:
@@ -134,7 +139,8 @@ def train(args: argparse.Namespace, device) -> int:
     loop = TrainLoop(config, args.work_dir, data, val_data, device, resume, warm)
     if main_rank:
         ensure_writable(args.work_dir, "--work_dir")
-        remove_temporaries(f"{args.work_dir}/checkpoint")
+        for folder in ("", "checkpoint", "images"):
+            remove_temporaries(bf.join(args.work_dir, folder))
         print(
             f"{len(data)} images, types: {', '.join(layout.class_names)}; "
             f"{dist_util.world_size()} process(es) on {device.type}, batch {config.data.bs_per_gpu} each"

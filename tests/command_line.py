@@ -100,9 +100,12 @@ def _run(request: dict) -> int:
 if __name__ == "__main__":
     # What the scripts import, the parts that they import late included.
     import matplotlib.backends.backend_agg
-    import matplotlib.figure
+    import matplotlib.figure  # noqa: F401
+    import torch._dynamo
     import torch.utils.tensorboard  # noqa: F401
 
+    import guided_diffusion.api
+    import guided_diffusion.estimate
     import guided_diffusion.sample_io
     import guided_diffusion.train_util  # noqa: F401
 

@@ -91,6 +91,9 @@ def tiny_config(size: str, **changes: Any) -> dict:
     config["model"]["target"] = TARGETS[size]
     for path, value in changes.items():
         section, _, key = path.partition(".")
+        if not key:
+            config[section] = value
+            continue
         place = config.setdefault(section, {})
         place = place["params"] if key in place.get("params", {}) else place
         place[key] = value
@@ -125,8 +128,6 @@ def trained_pair(
 ) -> TrainedPair:
     folder = tmp_path_factory.mktemp("trained")
     for size, config in (("large", tiny_config_large), ("small", tiny_config_small)):
-        result = run_script(
-            "train.py", "--config", config, "--data_dir", demo_data, "--work_dir", folder / size
-        )
+        result = run_script("train.py", "--config", config, "--data_dir", demo_data, "--work_dir", folder / size)
         assert result.returncode == 0, result.stderr
     return TrainedPair(folder / "large", folder / "small")

@@ -137,9 +137,7 @@ def test_shipped_configurations_load(repo, name):
 @pytest.mark.parametrize("pair", ["{}_recep", "demo_{}", "magnetic_tile_{}"])
 def test_shipped_pairs_can_hand_off(repo, pair):
     large, small = (
-        load_config(
-            str(repo / "configs" / f"{pair.format(size)}.yml"), None if pair.startswith("magnetic") else 3
-        )
+        load_config(str(repo / "configs" / f"{pair.format(size)}.yml"), None if pair.startswith("magnetic") else 3)
         for size in ("large", "small")
     )
     assert large.diffusion == small.diffusion and large.layout == small.layout
