@@ -1,11 +1,13 @@
 """The training loop against a plain re-implementation, and what it starts from."""
 
 import copy
+import io
 import math
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from guided_diffusion import load_config
 from guided_diffusion.checkpoint import latest_checkpoint, load_checkpoint
@@ -174,3 +176,16 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path):
         loop.train_step()
     after = loop.model.state_dict()
     assert loop.step == 0 and all(torch.equal(before[k].nan_to_num(7), after[k].nan_to_num(7)) for k in before)
+
+
+def test_preview_shows_the_same_noise_each_time(tmp_path):
+    config = tiny_config(**{"train.max_images": 3})
+    loop = make_loop(tmp_path, config)
+    loop.preview()
+    first = (tmp_path / "images" / "000000.png").read_bytes()
+    loop.preview()
+    assert (tmp_path / "images" / "000000.png").read_bytes() == first
+    picture = Image.open(io.BytesIO(first))
+    assert picture.size == (3 * 128, 2 * 128)  # three images over their overlays, 16 px enlarged to 128
+    # a fresh network predicts 0: mid-grey in RGB
+    assert np.abs(np.asarray(picture)[:128].astype(int) - 128).max() <= 1
