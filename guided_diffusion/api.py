@@ -213,11 +213,15 @@ def _load_network(
             raise InputError(f"{flag} {path}: no checkpoint in this folder; train first, or name a checkpoint file")
     checkpoint: Checkpoint = load_checkpoint(file, flag)
     config = checkpoint.config
+    separate = separate_channel_loss  # released files have no key for it, so it is an argument for them
+    if config is not None:
+        trained = config.train.separate_channel_loss
+        if separate not in (None, trained):
+            raise InputError(
+                f"--seperate_channel_loss {int(separate)}: {file} was trained with {int(trained)}; leave the flag out"
+            )
+        separate = trained
     if config_path is not None:
-        # The released files have no key for the loss, so it is an argument for them.
-        separate = separate_channel_loss
-        if separate is None and config is not None:
-            separate = config.train.separate_channel_loss
         overrides = {} if separate is None else {"train.separate_channel_loss": separate}
         if config is not None:
             overrides["data.label_map"] = dict(config.data.label_map)

@@ -138,6 +138,7 @@ _SHARED = ("diffusion.schedule", "diffusion.num_timestep", "diffusion.parameteri
 def config_values(config: Config, keys: tuple[str, ...]) -> dict[str, Any]:
     """{"section.key": value} of a configuration, with its label map by index."""
     values = {key: getattr(getattr(config, key.split(".")[0]), key.split(".")[1]) for key in keys}
+    values = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
     values["data.background"] = config.layout.background
     values["data.label_map"] = ", ".join(config.layout.class_names)
     return values

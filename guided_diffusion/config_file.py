@@ -125,7 +125,8 @@ def _build(section: str, cls: type, flat: Mapping[str, Any]) -> Any:
     values = {}
     for key, value in flat.items():
         if key not in hints:
-            raise InputError(unknown_name(f"key {section}.{key}; key", str(key), set(hints) - {"patch"}))
+            known = [f"{section}.{name}" for name in hints if name != "patch"]
+            raise InputError(unknown_name("key", f"{section}.{key}", known))
         if value is None and key not in ("ckpt", "dir") and types.NoneType not in typing.get_args(hints[key]):
             continue  # an empty YAML value means the default
         values[key] = _convert(f"{section}.{key}", value, hints[key])

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import NoReturn
 
+import blobfile as bf
+
 
 class InputError(ValueError):
     """Bad input. Its text is one line that names the file or flag, what is wrong and what to do."""
@@ -24,7 +26,7 @@ def run_cli(main: Callable[[list[str] | None], int | None]) -> NoReturn:
     """Run a script's main(); an InputError becomes one line on stderr and exit status 2."""
     try:
         status = main(None)
-    except InputError as error:
+    except (InputError, bf.Error) as error:  # blobfile says which path of the user's it cannot use
         line = " ".join(str(error).split())
         print(f"error: {line}", file=sys.stderr, flush=True)
         status = 2

@@ -75,7 +75,7 @@ class DefectDataset:
             dataset.masks.append(torch.from_numpy(mask))
             stem = stem_of(sample.image)
             dataset.names.append(f"{sample.folder}/{stem}" if sample.folder else stem)
-        if not dataset.names:
+        if not any(mask.any() for mask in dataset.masks):
             raise InputError(f"{root}: all index masks are empty, so there is nothing to learn; check them")
         return dataset
 

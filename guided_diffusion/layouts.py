@@ -174,7 +174,8 @@ def _find_folder_pair(root: str) -> tuple[str, str]:
     folders = list_folder(root)[1]
     complete = complete_pairs(folders)
     if len(complete) > 1:
-        raise InputError(f"{root}: holds more than one data set ({complete}); give each its own folder")
+        found = ", ".join(f"{images}/ + {masks}/" for images, masks in complete)
+        raise InputError(f"{root}: holds more than one data set ({found}); give each its own folder")
     if complete:
         images, masks = complete[0]
         return bf.join(root, images), bf.join(root, masks)

@@ -91,6 +91,7 @@ class SampleFolder:
             tiles=[self._read_tile(index) for index in shown],
         )
         path = bf.join(self._folder, "contact_sheet.png")
+        remove_temporaries(self._folder)  # of a run that was killed here, with no sample left to make
         write_atomic(path, encode_png(np.asarray(sheet)))
         return path
 

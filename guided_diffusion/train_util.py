@@ -96,11 +96,13 @@ class TrainLoop:
                     if self.step % cfg.save_ckpt_interval == 0 or last:  # last, so that resuming repeats the rest
                         logger.save_loss_plot()
                         self.save()
+                if self.step < cfg.iterations:  # a signal; launchers send another, which must not break the save
+                    self.save()
+                    dist_util.barrier()  # nor may they end the rank that saves because the others have ended
             finally:
                 logger.close()
-        if not self.stop_signal or self.step == cfg.iterations:
+        if self.step == cfg.iterations:
             return 0
-        self.save()
         if dist_util.rank() == 0:
             print(f"stopped after step {self.step}, saved; the same command goes on from there", flush=True)
         return 128 + self.stop_signal
@@ -122,8 +124,8 @@ class TrainLoop:
         if not torch.isfinite(losses["grad_norm"]):  # gradients are averaged: every rank sees the same
             raise InputError(
                 f"the loss is not finite at step {self.step + 1} (loss {losses['loss'].item()}); stopped before the "
-                f"update, the last checkpoint in {self.work_dir} is good; lower optimizer.lr, set "
-                "optimizer.grad_clip or train.precision fp32"
+                f"update, what {self.work_dir} holds is untouched; lower optimizer.lr, set optimizer.grad_clip or "
+                "train.precision fp32"
             )
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
@@ -204,7 +206,8 @@ class TrainLoop:
             write_atomic(bf.join(self.work_dir, "images", f"{self.step:06d}.png"), png)
 
     def save(self) -> None:
-        """Write a checkpoint and point `latest` at it (rank 0)."""
+        """Write a checkpoint and point `latest` at it (rank 0). All ranks call it."""
+        dist_util.average_([self.window.sums])  # so that rank 0's speak for all when all resume from them
         if dist_util.rank() == 0:
             payload = {
                 "model": _contiguous(self.model.state_dict()),

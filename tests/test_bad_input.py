@@ -21,6 +21,7 @@ import yaml
 from command_line import plain_environment
 from conftest import TrainedPair, tiny_config
 from PIL import Image
+from runs import tree
 
 from guided_diffusion import create_model, load_config
 
@@ -253,7 +254,7 @@ for section in ("model", "data"):
 
 
 config_case("unknown_section", {"modle": {}}, "unknown key 'modle'", "did you mean 'model'?")
-config_case("unknown_key", {"model.model_chanels": 32}, "'model_chanels'", "did you mean 'model_channels'?")
+config_case("unknown_key", {"model.model_chanels": 32}, "'model.model_chanels'", "did you mean 'model.model_channels'?")
 config_case("unknown_target", {"model.target": "os.system"}, "model.target 'os.system'")
 config_case("unknown_schedule", {"diffusion.schedule": "cosin"}, "'cosin'", "did you mean 'cosine'?")
 config_case("wrong_type_number", {"model.model_channels": "wide"}, "model.model_channels", "number", "'wide'")
@@ -284,7 +285,7 @@ flag_case("num_defect_5", "train", "--num_defect 5", "num_defect is 5", "3 types
 flag_case("negative_seed", "train", "--seed -1", "train.seed", "-1")
 flag_case("unknown_device", "train", "--device tpu", "--device tpu", "unknown device")
 flag_case("set_without_value", "train", "--set train.iterations", "--set train.iterations", "section.key=value")
-flag_case("set_unknown_key", "train", "--set train.iteration=5", "'iteration'", "did you mean 'iterations'?")
+flag_case("set_unknown_key", "train", "--set train.iteration=5", "'train.iteration'", "did you mean 'train.iterations'?")
 flag_case("set_unknown_section", "train", "--set trian.iterations=5", "'trian.iterations'", "train.iterations")
 flag_case("set_wrong_type", "train", "--set train.iterations=many", "train.iterations", "'many'")
 flag_case("set_malformed", "train", "--set train.iterations=[1", "--set train.iterations=[1", "not valid YAML")
@@ -540,12 +541,6 @@ def sample_dir_of_someone_else(bench: Bench) -> Command:
 
 
 # The tests
-
-
-def tree(folder: Path) -> dict[str, bytes | None]:
-    """Content of every file below a folder, None for folders, by relative path."""
-    paths = sorted(folder.rglob("*"))
-    return {str(p.relative_to(folder)): None if p.is_dir() else p.read_bytes() for p in paths}
 
 
 def check_one_line(result: subprocess.CompletedProcess[str], *expected: str) -> None:

@@ -98,14 +98,14 @@ def test_keys_may_stand_in_the_section_or_under_params_and_be_overridden():
 @pytest.mark.parametrize(
     "raw, num_defect, message",
     [
-        (minimal(train={"iteration": 5}), 1, r"unknown key train\.iteration.*did you mean 'iterations'"),
+        (minimal(train={"iteration": 5}), 1, r"unknown key 'train\.iteration' \(did you mean 'train\.iterations'"),
         (minimal(trian={"iterations": 5}), 1, r"unknown key 'trian'.*did you mean 'train'"),
         (minimal(train={"iterations": "many"}), 1, r"train\.iterations: expected a whole number, got 'many'"),
         (minimal(train={"iterations": 0}), 1, r"train\.iterations: 0 must be at least 1"),
         (minimal(train={"precision": True}), 1, r"train\.precision: expected a text, got True"),
         (minimal(), None, r"number of defect types unknown; give --num_defect"),
         (minimal(), 0, r"num_defect: 0 must be from 1 to 255"),
-        (minimal(model={"params": {"in_channels": 9}}), 3, r"3 \(RGB\) \+ 0 \(background\) \+ 3 \(num_defect\) = 6"),
+        (minimal(model={"params": {"in_channels": 9}}), 3, r"3 \(RGB\) \+ 1 \(background\) \+ 3 \(num_defect\) = 7"),
         (minimal(model={"params": {"out_channels": 9, "in_channels": 8}}), 4, r"model\.out_channels is 9.*= 8"),
         (minimal(model={"params": {"model_channels": 40}}), 1, r"width 40 must be a multiple of 32.*try 32"),
         (minimal(model={"params": {"num_head_channels": 24}}), 1, r"num_head_channels: 24 must divide the width"),

@@ -20,6 +20,7 @@ def test_flops_of_the_released_networks(shared_dir, name, gflop):
     cost = estimate(config)
     assert cost.flops_per_image == pytest.approx(gflop * 1e9, rel=0.02)
     assert cost.parameters == released["parameters"]
+    assert warnings(config, cost) == []
 
 
 def small_config(**overrides):
