@@ -165,6 +165,7 @@ class TrainConfig:
         _one_of("train.precision", self.precision, ("fp32", "bf16"))
         _one_of("train.loss_weight", self.loss_weight, ("uniform", "min_snr"))
         _positive("train.min_snr_gamma", self.min_snr_gamma)
+        _at_least("train.mask_loss_weight", self.mask_loss_weight, 0)
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"train.ema_decay: {self.ema_decay} must be in [0, 1)")
 

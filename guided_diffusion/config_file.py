@@ -6,6 +6,7 @@ A key may stand in its section or under the section's `params`.
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -33,6 +34,8 @@ def load_config(
     where = "config" if isinstance(source, Mapping) else source
     flat = read_sections(source, overrides)
     try:
+        if "patch" in flat["model"]:
+            raise InputError("model.patch: not a key; model.target says which network this is")
         flat["model"]["patch"] = _patch(flat["model"].pop("target", None))
         if "image_size" in flat["model"]:
             flat["data"].setdefault("resolution", flat["model"]["image_size"])
@@ -140,13 +143,13 @@ def _convert(path: str, value: Any, hint: Any) -> Any:
         origin = typing.get_origin(option) or option
         if origin is types.NoneType and value is None:
             return None
-        if origin is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as a string
+        if origin is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
             try:
-                return float(value)
-            except ValueError:
+                number = float(value)  # of a text too: YAML 1.1 reads 1e-4 as one
+            except (ValueError, OverflowError):
                 continue
-        if origin is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
+            if math.isfinite(number):
+                return number
         if origin is int and isinstance(value, int) and not isinstance(value, bool):
             return value
         if origin in (bool, str) and isinstance(value, origin):

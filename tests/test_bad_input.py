@@ -258,6 +258,8 @@ config_case("unknown_key", {"model.model_chanels": 32}, "'model.model_chanels'",
 config_case("unknown_target", {"model.target": "os.system"}, "model.target 'os.system'")
 config_case("unknown_schedule", {"diffusion.schedule": "cosin"}, "'cosin'", "did you mean 'cosine'?")
 config_case("wrong_type_number", {"model.model_channels": "wide"}, "model.model_channels", "number", "'wide'")
+config_case("not_finite", {"optimizer.lr": float("inf")}, "optimizer.lr", "a number", "inf")
+config_case("patch_is_no_key", {"model.patch": True}, "model.patch", "model.target")
 config_case("wrong_type_whole", {"train.iterations": 1.5}, "train.iterations", "a whole number", "1.5")
 config_case("wrong_type_truth", {"optimizer.cosine_decay": 1}, "optimizer.cosine_decay", "true or false")
 config_case("wrong_type_list", {"model.channel_mult": "1, 2"}, "model.channel_mult", "a list", "'1, 2'")
@@ -285,7 +287,9 @@ flag_case("num_defect_5", "train", "--num_defect 5", "num_defect is 5", "3 types
 flag_case("negative_seed", "train", "--seed -1", "train.seed", "-1")
 flag_case("unknown_device", "train", "--device tpu", "--device tpu", "unknown device")
 flag_case("set_without_value", "train", "--set train.iterations", "--set train.iterations", "section.key=value")
-flag_case("set_unknown_key", "train", "--set train.iteration=5", "'train.iteration'", "did you mean 'train.iterations'?")
+flag_case(
+    "set_unknown_key", "train", "--set train.iteration=5", "'train.iteration'", "did you mean 'train.iterations'?"
+)
 flag_case("set_unknown_section", "train", "--set trian.iterations=5", "'trian.iterations'", "train.iterations")
 flag_case("set_wrong_type", "train", "--set train.iterations=many", "train.iterations", "'many'")
 flag_case("set_malformed", "train", "--set train.iterations=[1", "--set train.iterations=[1", "not valid YAML")
@@ -331,7 +335,7 @@ def resume_other_width(bench: Bench) -> Command:
     return bench.train(**{"model.model_channels": 64})
 
 
-@case("diffusion_000004.pt", "config.yml", "model.channel_mult", "(1, 1) against (1, 2)")
+@case("diffusion_000004.pt", "config.yml", "model.channel_mult", "[1, 1] against [1, 2]")
 def resume_other_levels(bench: Bench) -> Command:
     bench.work_dir()
     return bench.train(**{"model.channel_mult": [1, 2]})

@@ -38,7 +38,7 @@ CHANGES = {
     "train.max_images": 1,
     "train.keep_last": 1,
 }
-STEP_4 = "args[0].endswith('/diffusion_000004.pt')"
+STEP_2, STEP_4 = (f"args[0].endswith('/diffusion_00000{step}.pt')" for step in (2, 4))
 POINTER_4 = "args[1].endswith('/latest') and os.path.exists(args[1][:-6] + 'diffusion_000004.pt')"
 MOMENTS = {
     "before the first step": interrupt("train_util.TrainLoop.run"),
@@ -48,7 +48,7 @@ MOMENTS = {
     "while the first preview is written": before_replacing("/images/000004.png"),
     "while the plot is written": before_replacing("/loss.png"),
     "before the temporary file": interrupt("checkpoint.write_atomic", STEP_4),
-    "half-way through the temporary file": interrupt("checkpoint.write_atomic", STEP_4, action=KILL_WHILE_WRITING),
+    "half-way through the temporary file": interrupt("checkpoint.write_atomic", STEP_2, action=KILL_WHILE_WRITING),
     "before the first rename": before_replacing("/diffusion_000002.pt"),
     "before the rename": before_replacing("/diffusion_000004.pt"),
     "after the first rename, no pointer yet": before_replacing("/diffusion_000002.pt", before=False),

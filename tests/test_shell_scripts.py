@@ -267,7 +267,7 @@ def test_quickstart_goes_through_its_stages(called_with: Caller) -> None:
     assert result.returncode == 0, result.stderr
     calls = Path(f"{called_with.record}.all").read_text().splitlines()
     demo = f"{ROOT}/work/demo"
-    assert calls[-4:-1] == [
+    assert calls[-5:-2] == [
         f"{ROOT}/scripts/draw_demo_data.py {demo}/data",
         *(
             f"{ROOT}/scripts/train.py --config {ROOT}/configs/demo_{size}.yml --data_dir {demo}/data "
@@ -275,7 +275,8 @@ def test_quickstart_goes_through_its_stages(called_with: Caller) -> None:
             for size in ("large", "small")
         ),
     ]
-    assert f"--sample_dir {demo}/samples --large_recep {demo}/large --small_recep {demo}/small" in calls[-1]
+    assert f"--sample_dir {demo}/samples --large_recep {demo}/large --small_recep {demo}/small" in calls[-2]
+    assert calls[-1] == f"{ROOT}/scripts/check_demo_masks.py {demo}/samples"
     assert f"{demo}/samples/contact_sheet.png" in result.stdout
 
 
