@@ -104,7 +104,7 @@ class TrainLoop:
         if self.step == cfg.iterations:
             return 0
         if dist_util.rank() == 0:
-            print(f"stopped after step {self.step}, saved; the same command goes on from there", flush=True)
+            print(f"stopped after step {self.step}, saved; the same command with --resume auto (the default) goes on", flush=True)
         return 128 + self.stop_signal
 
     def train_step(self) -> None:
