@@ -12,7 +12,6 @@ from typing import Any
 
 from .errors import InputError, unknown_name
 from .masks import JointLayout
-from .nn import GROUPS
 
 SCHEDULES = ("cosine", "linear", "sqrt_linear", "sqrt", "inverse_proportion")
 PARAMETERIZATIONS = ("x0", "eps")
@@ -46,13 +45,14 @@ class ModelConfig:
     image_size: int = 256  # pixels; informative, the network takes any size its levels divide
     in_channels: int = 0  # 3 + background + num_defect
     out_channels: int = 0  # the same
-    model_channels: int = 128  # width, a multiple of 32
+    model_channels: int = 128  # width, a multiple of norm_groups
     num_res_blocks: int = 2  # per level
     channel_mult: tuple[int, ...] = (1, 1, 2, 2, 4, 4)  # width factor of each level
     attention_downsample: tuple[int, ...] = ()  # downsample factors that get attention (global only)
     attention_resolutions: int | tuple[int, ...] | None = None  # accepted for released files; without effect
     num_head_channels: int = -1  # width of an attention head; -1: use num_heads
     num_heads: int = 1
+    norm_groups: int = 32  # of every GroupNorm (released: 32); 8 suits a width of 32
     dropout: float = 0.0
     use_scale_shift_norm: bool | None = None  # default: on for global, off for patch
     ckpt: str | None = None  # checkpoint file to warm-start the weights from
@@ -63,10 +63,12 @@ class ModelConfig:
         _at_least("model.num_res_blocks", self.num_res_blocks, 1)
         if not self.channel_mult or min(self.channel_mult) < 1:
             raise InputError(f"model.channel_mult: {list(self.channel_mult)} must be a list of numbers >= 1")
-        if self.model_channels < 1 or self.model_channels % GROUPS:
+        groups = self.norm_groups
+        _at_least("model.norm_groups", groups, 1)
+        if self.model_channels < 1 or self.model_channels % groups:
             raise InputError(
-                f"model.model_channels: width {self.model_channels} must be a multiple of {GROUPS} "
-                f"(GroupNorm has {GROUPS} groups); try {max(1, round(self.model_channels / GROUPS)) * GROUPS}"
+                f"model.model_channels: width {self.model_channels} must be a multiple of {groups} "
+                f"(GroupNorm has {groups} groups); try {max(1, round(self.model_channels / groups)) * groups}"
             )
         if not 0 <= self.dropout < 1:
             raise InputError(f"model.dropout: {self.dropout} must be in [0, 1)")

@@ -9,7 +9,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from .config import Config
-from .nn import GROUPS
 from .unet import UNet, receptive_field
 
 # Of the image: a wider receptive field is hardly patch-level any more. The rule is 0.6, rounded up so that the
@@ -67,10 +66,10 @@ def warnings(config: Config, cost: Estimate) -> list[str]:
             f"{PATCH_LIMIT:.0%} it learns layout as well as detail: use fewer levels (model.channel_mult), or a larger "
             "data.resolution"
         )
-    if not model.use_scale_shift_norm and model.model_channels * min(model.channel_mult) == GROUPS:
+    if model.model_channels * min(model.channel_mult) == model.norm_groups:
         found.append(
-            f"warning: at width {GROUPS} each norm group is a single channel, whose norm removes the added time "
-            "embedding: set model.use_scale_shift_norm to true, or a larger model.model_channels"
+            f"warning: at width {model.norm_groups} each norm group is a single channel: its norm removes brightness "
+            "and an added time embedding, and images get bright droplets; set model.norm_groups to 8"
         )
     return found
 

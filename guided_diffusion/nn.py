@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-GROUPS = 32  # of every GroupNorm; widths must be multiples of it
-
 
 def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
     """Sinusoidal embedding of timesteps (Vaswani et al. 2017, eq. of section 3.5; cosines first).
@@ -32,10 +30,6 @@ def zero_init(module: nn.Module) -> nn.Module:
     for p in module.parameters():
         nn.init.zeros_(p)
     return module
-
-
-def group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(GROUPS, channels)
 
 
 class Downsample(nn.Module):
@@ -67,15 +61,19 @@ class ResBlock(nn.Module):
     (Dhariwal & Nichol 2021, "adaptive group normalisation").
     """
 
-    def __init__(self, channels: int, emb_channels: int, out_channels: int, dropout: float, scale_shift: bool):
+    def __init__(
+        self, channels: int, emb_channels: int, out_channels: int, dropout: float, scale_shift: bool, groups: int
+    ):
         super().__init__()
         self.scale_shift = scale_shift
-        self.in_layers = nn.Sequential(group_norm(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
+        self.in_layers = nn.Sequential(
+            nn.GroupNorm(groups, channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+        )
         self.emb_layers = nn.Sequential(
             nn.SiLU(), nn.Linear(emb_channels, 2 * out_channels if scale_shift else out_channels)
         )
         self.out_layers = nn.Sequential(
-            group_norm(out_channels),
+            nn.GroupNorm(groups, out_channels),
             nn.SiLU(),
             nn.Dropout(dropout),
             zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
@@ -101,10 +99,10 @@ class AttentionBlock(nn.Module):
     qkv holds, head after head, that head's q, k and v (the older guided-diffusion order).
     """
 
-    def __init__(self, channels: int, num_heads: int):
+    def __init__(self, channels: int, num_heads: int, groups: int):
         super().__init__()
         self.num_heads = num_heads
-        self.norm = group_norm(channels)
+        self.norm = nn.GroupNorm(groups, channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = zero_init(nn.Conv1d(channels, channels, 1))
 

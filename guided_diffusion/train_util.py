@@ -104,7 +104,10 @@ class TrainLoop:
         if self.step == cfg.iterations:
             return 0
         if dist_util.rank() == 0:
-            print(f"stopped after step {self.step}, saved; the same command with --resume auto (the default) goes on", flush=True)
+            print(
+                f"stopped after step {self.step}, saved; the same command with --resume auto (the default) goes on",
+                flush=True,
+            )
         return 128 + self.stop_signal
 
     def train_step(self) -> None:
@@ -181,7 +184,7 @@ class TrainLoop:
         count = min(len(self.val_data), MAX_VAL_IMAGES)
         chosen = np.linspace(0, len(self.val_data) - 1, count).round().astype(np.int64)
         images, masks = self.val_data.batch(chosen, numpy_generator("val", cfg.train.seed))
-        x_start = cfg.layout.encode(images, masks)
+        x_start = cfg.layout.encode(images, masks).to(self.device, memory_format=image_format(self.device))
         values = {}
         for i in range(QUARTILES):
             generator = torch_generator(self.device, "val", cfg.train.seed, i)

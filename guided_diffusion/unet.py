@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .config import Config, ModelConfig
 from .errors import InputError
-from .nn import AttentionBlock, Downsample, ResBlock, Upsample, group_norm, timestep_embedding, zero_init
+from .nn import AttentionBlock, Downsample, ResBlock, Upsample, timestep_embedding, zero_init
 
 
 class Stage(nn.Sequential):
@@ -35,14 +35,14 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         width, levels = config.model_channels, len(config.channel_mult)
-        emb_channels = 4 * width
+        emb_channels, groups = 4 * width, config.norm_groups
         attention = set() if config.patch else set(config.attention_downsample)
 
         def res_block(c_in: int, c_out: int) -> ResBlock:
-            return ResBlock(c_in, emb_channels, c_out, config.dropout, config.use_scale_shift_norm)
+            return ResBlock(c_in, emb_channels, c_out, config.dropout, config.use_scale_shift_norm, groups)
 
         def attention_block(channels: int) -> AttentionBlock:
-            return AttentionBlock(channels, config.heads(channels))
+            return AttentionBlock(channels, config.heads(channels), groups)
 
         self.time_embed = nn.Sequential(
             nn.Linear(width, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels)
@@ -82,7 +82,7 @@ class UNet(nn.Module):
                 self.output_blocks.append(Stage(*layers))
 
         self.out = nn.Sequential(
-            group_norm(channels), nn.SiLU(), zero_init(nn.Conv2d(channels, config.out_channels, 3, padding=1))
+            nn.GroupNorm(groups, channels), nn.SiLU(), zero_init(nn.Conv2d(channels, config.out_channels, 3, padding=1))
         )
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:

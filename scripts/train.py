@@ -145,7 +145,8 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
             f"{len(data)} images, types: {', '.join(layout.class_names)}; "
             f"{dist_util.world_size()} process(es) on {device.type}, batch {config.data.bs_per_gpu} each"
         )
-        print(describe(config, estimate(config)), flush=True)
+        print(describe(config, estimate(config)))
+        print(f"configuration      {bf.join(args.work_dir, 'config.yml')}", flush=True)
         if resume:
             print(f"going on from {resume.path}, step {loop.step}", flush=True)
     if loop.step >= config.train.iterations:

@@ -56,8 +56,8 @@ def test_warnings_for_networks_that_will_disappoint():
         return " ".join(warnings(config, estimate(config)))
 
     assert "at width 32 each norm group is a single channel" in lines()
-    assert lines(**{"model.use_scale_shift_norm": True}) == ""
-    wide = {"model.use_scale_shift_norm": True, "model.channel_mult": [1, 1], "data.resolution": 64}
+    assert lines(**{"model.norm_groups": 8}) == ""
+    wide = {"model.norm_groups": 8, "model.channel_mult": [1, 1], "data.resolution": 64}
     assert "sees 45 px, 70% of the image" in lines(**wide)
     assert lines(**wide | {"data.resolution": 80}) == ""
     config = small_config()
