@@ -105,7 +105,7 @@ class TrainLoop:
             return 0
         if dist_util.rank() == 0:
             print(
-                f"stopped after step {self.step}, saved; the same command with --resume auto (the default) goes on",
+                f"stopped after step {self.step}, saved; the same command goes on (--resume auto, the default)",
                 flush=True,
             )
         return 128 + self.stop_signal
