@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import blobfile as bf
 import numpy as np
@@ -17,9 +17,8 @@ from .errors import InputError, unknown_name
 from .gaussian_diffusion import create_diffusion
 from .keyed_random import sample_noise
 from .nn import image_format
-from .predict import make_predict_x0
 from .respace import check_step_inference
-from .samplers import SAMPLERS, PredictX0
+from .samplers import SAMPLERS, PredictX0, make_predict_x0
 from .two_stage import HANDOFFS, two_stage_plans, two_stage_sample
 from .unet import UNet, check_size
 
@@ -100,6 +99,7 @@ class DefectGen:
             precision,
         )
 
+    @torch.no_grad()
     def generate(
         self,
         num_samples: int | Sequence[int],
@@ -122,8 +122,27 @@ class DefectGen:
         """
         settings = self.check_settings(step_inference, num_steps, sampler, handoff, image_size)
         indices = range(num_samples) if isinstance(num_samples, int) else num_samples
-        parts = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
-        results = [self._generate_batch(part, seed, settings, progress) for part in parts]
+        shape = (self.layout.num_channels, *settings["image_size"])
+        T = self.diffusion.num_timestep
+        results = []
+        for i in range(0, len(indices), batch_size):
+            noise = partial(sample_noise, seed, indices[i : i + batch_size], shape=shape, device=self.device)
+            # Keyed by T, so that the first noise is not the one which a stochastic sampler adds at step T - 1.
+            x = noise(T).to(memory_format=image_format(self.device))
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                x = two_stage_sample(
+                    x,
+                    self.diffusion,
+                    self._predict_x0(self.large),
+                    self._predict_x0(self.small),
+                    step_inference=settings["step_inference"],
+                    num_steps=settings["num_steps"],
+                    sampler=settings["sampler"],
+                    handoff=settings["handoff"],
+                    noise=noise,
+                    progress=progress,
+                )
+            results.append(self.layout.decode(x))
         height, width = settings["image_size"]
         images = [images for images, _ in results] or [np.zeros((0, height, width, 3), np.uint8)]
         masks = [masks for _, masks in results] or [np.zeros((0, height, width), np.uint8)]
@@ -164,33 +183,6 @@ class DefectGen:
             "handoff": handoff,
             "image_size": list(size),
         }
-
-    @torch.no_grad()
-    def _generate_batch(
-        self, indices: Sequence[int], seed: int, settings: dict, progress: Callable
-    ) -> tuple[np.ndarray, np.ndarray]:
-        shape = (self.layout.num_channels, *settings["image_size"])
-
-        def noise(t: int) -> torch.Tensor:
-            return sample_noise(seed, indices, t, shape, self.device)
-
-        # Keyed by T, so that the first noise is not the one which a stochastic sampler adds at step T - 1.
-        x = noise(self.diffusion.num_timestep).to(memory_format=image_format(self.device))
-        autocast = torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
-        with autocast:
-            x = two_stage_sample(
-                x,
-                self.diffusion,
-                self._predict_x0(self.large),
-                self._predict_x0(self.small),
-                step_inference=settings["step_inference"],
-                num_steps=settings["num_steps"],
-                sampler=settings["sampler"],
-                handoff=settings["handoff"],
-                noise=noise,
-                progress=progress,
-            )
-        return self.layout.decode(x)
 
     def _predict_x0(self, network: Network | None) -> PredictX0 | None:
         return network and make_predict_x0(network.model, network.config, self.diffusion)

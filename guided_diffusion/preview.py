@@ -10,7 +10,7 @@ from .file_io import encode_png
 from .gaussian_diffusion import GaussianDiffusion
 from .keyed_random import sample_noise
 from .masks import overlay
-from .predict import make_predict_x0
+from .samplers import make_predict_x0
 from .two_stage import two_stage_sample
 from .unet import UNet
 

@@ -16,12 +16,31 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from math import sqrt
 
+import torch
 from torch import Tensor
 
+from .config import Config
+from .gaussian_diffusion import GaussianDiffusion
 from .respace import Pair
+from .unet import UNet
 
 PredictX0 = Callable[[Tensor, int], Tensor]
 Sampler = Callable[..., Tensor]
+
+
+def make_predict_x0(model: UNet, config: Config, diffusion: GaussianDiffusion) -> PredictX0:
+    """Wrap a network: its parameterization, and softmax where its mask outputs are logits.
+
+    The callable takes x_t float32 [N, C, H, W] and one timestep, and returns the unclipped x_start.
+    """
+
+    def predict_x0(x_t: Tensor, t: int) -> Tensor:
+        output = model(x_t, torch.full((len(x_t),), t, device=x_t.device))
+        if config.diffusion.parameterization == "eps":
+            return diffusion.x_start_from_eps(x_t, t, output)
+        return config.layout.probabilities(output) if config.train.separate_channel_loss else output
+
+    return predict_x0
 
 
 def _eps(x: Tensor, x0: Tensor, alpha_bar: float) -> Tensor:
