@@ -152,7 +152,10 @@ class TrainConfig:
     eval_interval: int = 10  # steps between log lines, with the held-out loss if data.val_dir is set
     keep_last: int = 0  # checkpoints kept; 0: all
     seed: int = 0
-    precision: str = "fp32"  # fp32 or bf16 (autocast)
+    precision: str = "auto"  # fp32, bf16 (autocast), or auto: the faster one, measured before step 0
+    compile: str = "auto"  # on, off (torch.compile), or auto: where the run is long enough to earn it back
+    micro_batch: int = 0  # images at a time, a divisor of data.bs_per_gpu; less memory, same update; 0: all
+    activation_checkpointing: bool = False  # compute activations again in the backward pass: less memory, slower
     ema_decay: float = 0.9999  # at step k: min(ema_decay, (1 + k) / (10 + k))
     loss_weight: str = "uniform"  # per timestep: uniform (released) or min_snr
     min_snr_gamma: float = 5.0
@@ -162,9 +165,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for key in ("iterations", "save_ckpt_interval", "max_images", "eval_interval"):
             _at_least(f"train.{key}", getattr(self, key), 1)
-        for key in ("log_image_interval", "keep_last", "seed"):
+        for key in ("log_image_interval", "keep_last", "seed", "micro_batch"):
             _at_least(f"train.{key}", getattr(self, key), 0)
-        _one_of("train.precision", self.precision, ("fp32", "bf16"))
+        _one_of("train.precision", self.precision, ("fp32", "bf16", "auto"))
+        _one_of("train.compile", self.compile, ("on", "off", "auto"))
         _one_of("train.loss_weight", self.loss_weight, ("uniform", "min_snr"))
         _positive("train.min_snr_gamma", self.min_snr_gamma)
         _at_least("train.mask_loss_weight", self.mask_loss_weight, 0)
@@ -181,6 +185,11 @@ class Config:
     data: DataConfig
     optimizer: OptimizerConfig
     train: TrainConfig
+
+    def __post_init__(self) -> None:
+        batch, micro_batch = self.data.bs_per_gpu, self.train.micro_batch
+        if micro_batch and batch % micro_batch:
+            raise InputError(f"train.micro_batch: {micro_batch} must divide data.bs_per_gpu, which is {batch}")
 
     @property
     def layout(self) -> JointLayout:

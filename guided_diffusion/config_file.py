@@ -132,6 +132,8 @@ def _build(section: str, cls: type, flat: Mapping[str, Any]) -> Any:
             raise InputError(unknown_name("key", f"{section}.{key}", known))
         if value is None and key not in ("ckpt", "dir") and types.NoneType not in typing.get_args(hints[key]):
             continue  # an empty YAML value means the default
+        if key == "compile" and isinstance(value, bool):
+            value = "on" if value else "off"  # YAML takes on and off for true and false
         values[key] = _convert(f"{section}.{key}", value, hints[key])
     return cls(**values)
 

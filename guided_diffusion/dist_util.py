@@ -36,6 +36,9 @@ class _Place:
     local_size: int = 1
 
 
+_ALONE = _Place()
+
+
 def setup(device: str = "auto") -> torch.device:
     """Join the other processes, if there are any, and return the device of this one.
 
@@ -45,8 +48,8 @@ def setup(device: str = "auto") -> torch.device:
     Raises InputError when the device is unknown or absent, and when MPI started the process but
     cannot be used.
     """
-    place = _torchrun_place() or _mpi_place() or _Place()
-    chosen = _choose_device(device, place)
+    place = _torchrun_place() or _mpi_place() or _ALONE
+    chosen = choose_device(device, place)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     elif place.local_size > 1 and "OMP_NUM_THREADS" not in os.environ:
@@ -119,7 +122,8 @@ def average_(tensors: Sequence[torch.Tensor]) -> None:
         tensor.detach().copy_(mean.view_as(tensor))
 
 
-def _choose_device(device: str, place: _Place) -> torch.device:
+def choose_device(device: str, place: _Place = _ALONE) -> torch.device:
+    """The device that --device names, for the process at `place`. Raises InputError."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

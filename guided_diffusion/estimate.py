@@ -36,6 +36,7 @@ def estimate(config: Config) -> Estimate:
 
     with torch.device("meta"):
         model = UNet(config.model)
+        model.activation_checkpointing = config.train.activation_checkpointing
         x = torch.empty(1, config.model.in_channels, height, width)
         t = torch.empty(1)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -47,11 +48,12 @@ def estimate(config: Config) -> Estimate:
     activations = sum(storage.nbytes() for storage in saved.values())
     parameters = sum(p.numel() for p in model.parameters())
     per_value = 0.5 if config.train.precision == "bf16" else 1.0  # autocast halves the activations
+    rows = config.train.micro_batch or config.data.bs_per_gpu
     return Estimate(
         parameters=parameters,
         flops_per_image=counter.get_total_flops(),
         # weights, gradients, two moments and EMA are float32
-        training_bytes=int(5 * 4 * parameters + per_value * activations * config.data.bs_per_gpu),
+        training_bytes=int(5 * 4 * parameters + per_value * activations * rows),
         receptive_field=receptive_field(config.model),
     )
 

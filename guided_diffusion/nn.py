@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .norm import group_norm
+
 
 def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
     """Sinusoidal embedding of timesteps (Vaswani et al. 2017, eq. of section 3.5; cosines first).
@@ -18,11 +20,6 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Ten
     freqs = torch.exp(-math.log(max_period) / half * torch.arange(half, dtype=torch.float32, device=t.device))
     angles = t.float()[:, None] * freqs  # [N, half]
     return torch.cat([angles.cos(), angles.sin()], dim=-1)  # [N, dim]
-
-
-def image_format(device: torch.device) -> torch.memory_format:
-    """Memory format of networks and images on a device: what its convolutions and norms run fastest in."""
-    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
 
 def zero_init(module: nn.Module) -> nn.Module:
@@ -82,14 +79,14 @@ class ResBlock(nn.Module):
         self.skip_connection = nn.Identity() if same else nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = self.in_layers(x)  # [N, C_out, H, W]
-        emb = self.emb_layers(emb)[:, :, None, None].to(h.dtype)  # [N, C_out or 2 C_out, 1, 1]
+        norm, rest = self.in_layers[0], self.in_layers[1:]
+        h = rest(group_norm(norm, x))  # [N, C_out, H, W]
+        emb = self.emb_layers(emb)  # [N, C_out or 2 C_out]
         norm, rest = self.out_layers[0], self.out_layers[1:]
         if self.scale_shift:
-            scale, shift = emb.chunk(2, dim=1)
-            h = rest(norm(h) * (1 + scale) + shift)
+            h = rest(group_norm(norm, h, *emb.chunk(2, dim=1)))
         else:
-            h = rest(norm(h + emb))
+            h = rest(group_norm(norm, h + emb[:, :, None, None].to(h.dtype)))
         return self.skip_connection(x) + h  # [N, C_out, H, W]
 
 
@@ -108,7 +105,7 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         n, c, height, width = x.shape
-        h = self.qkv(self.norm(x).reshape(n, c, -1))  # [N, 3C, HW]
+        h = self.qkv(group_norm(self.norm, x).reshape(n, c, -1))  # [N, 3C, HW]
         h = h.reshape(n, self.num_heads, 3, c // self.num_heads, -1).transpose(-1, -2)
         q, k, v = h.unbind(2)  # each [N, heads, HW, C/heads]
         h = F.scaled_dot_product_attention(q, k, v)

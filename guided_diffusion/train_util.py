@@ -7,6 +7,8 @@ import math
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
+from functools import cached_property
 
 import blobfile as bf
 import numpy as np
@@ -24,10 +26,12 @@ from .image_datasets import DefectDataset, epoch_indices
 from .keyed_random import key_to_seed, numpy_generator, torch_generator
 from .logger import NullLogger, TrainLogger
 from .loss_window import QUARTILES, LossWindow
-from .nn import image_format
+from .precision import autocast, exact_float32
 from .preview import preview_grid
+from .tuning import compiled, duration
 from .unet import create_model
 
+CORRECT_AFTER = 20  # steps
 MAX_VAL_IMAGES = 64  # evenly spread over a larger held-out set, so that a log line stays cheap
 
 
@@ -35,7 +39,7 @@ class TrainLoop:
     """Trains one network; all state is in `model`, `ema`, `optimizer` and `step`.
 
     Every random number is keyed by (seed, step, rank), so a resumed run repeats an uninterrupted one bit for
-    bit without generator state.
+    bit without generator state. The configuration is a settled one (tuning.settle): no "auto" in it.
     """
 
     def __init__(
@@ -48,12 +52,16 @@ class TrainLoop:
         resume: Checkpoint | None = None,
         warm_start: Checkpoint | None = None,
     ):
+        if "auto" in (config.train.precision, config.train.compile):
+            raise ValueError("settle the configuration first (tuning.settle)")
+        exact_float32()
         self.config, self.work_dir, self.device = config, work_dir, device
         self.data, self.val_data = _hold(data, device), val_data and _hold(val_data, device)
         self.diffusion = create_diffusion(config)
 
         torch.manual_seed(key_to_seed("init", config.train.seed))
-        self.model = create_model(config).to(device, memory_format=image_format(device))
+        self.model = create_model(config).to(device, memory_format=torch.channels_last)
+        self.model.activation_checkpointing = config.train.activation_checkpointing
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=config.optimizer.lr,
@@ -62,6 +70,7 @@ class TrainLoop:
         )
         self.ema = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.window = LossWindow(self.diffusion.num_timestep, device)
+        self.failed_step = torch.zeros((), device=device)  # number of the first step with a non-finite gradient
         self.step = 0  # updates done so far
         if warm_start:
             load_weights(self.model, warm_start.model, warm_start.path)
@@ -69,11 +78,24 @@ class TrainLoop:
         if resume:
             self.load(resume)
 
-        self.ddp_model = self.model
-        if dist_util.world_size() > 1:
-            device_ids = [device] if device.type == "cuda" else None
-            self.ddp_model = torch.nn.parallel.DistributedDataParallel(self.model, device_ids=device_ids)
         self.stop_signal = 0
+
+    @cached_property
+    def network(self) -> torch.nn.Module:
+        """The model as it is trained: compiled, and averaging its gradients over the processes, if that is wanted.
+
+        Raises CompileError.
+        """
+        train = self.config.train
+        network = compiled(self.model, self.config, self.device) if train.compile == "on" else self.model
+        if dist_util.world_size() == 1:
+            return network
+        return torch.nn.parallel.DistributedDataParallel(
+            network,
+            device_ids=[self.device] if self.device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+            static_graph=not train.micro_batch,  # which no_sync would break
+        )
 
     def run(self) -> int:
         """Train to the end or to a signal. Returns the exit status: 0, or 128 + the signal's number.
@@ -83,6 +105,7 @@ class TrainLoop:
         cfg = self.config.train
         logger = self._start_logger()
         self.reported = (self.step, time.perf_counter())
+        self.started: tuple[int, float] | None = self.reported
         with _catch_signals(self):
             try:
                 while self.step < cfg.iterations and not self._stopping():
@@ -91,6 +114,7 @@ class TrainLoop:
                     last = self.step == cfg.iterations
                     if self.step % cfg.eval_interval == 0 or last:
                         logger.log(self.step, self.report())
+                        self._correct_estimate(logger)
                     if cfg.log_image_interval and (self.step % cfg.log_image_interval == 0 or last):
                         self.preview()
                     if self.step % cfg.save_ckpt_interval == 0 or last:  # last, so that resuming repeats the rest
@@ -111,7 +135,7 @@ class TrainLoop:
         return 128 + self.stop_signal
 
     def train_step(self) -> None:
-        """One update: draw, diffuse, predict, descend, average."""
+        """One update: draw, diffuse, predict, descend, average. The host waits for nothing of it."""
         cfg = self.config.train
         key = (cfg.seed, self.step, dist_util.rank())
         torch.manual_seed(key_to_seed("dropout", *key))
@@ -120,23 +144,53 @@ class TrainLoop:
         t = torch.randint(self.diffusion.num_timestep, (len(x_start),), generator=generator, device=self.device)
         noise = torch.randn(x_start.shape, generator=generator, device=self.device)
 
-        with self._autocast():
-            losses = self.diffusion.training_losses(self.ddp_model, x_start, t, noise, cfg.separate_channel_loss)
-        losses["loss"].backward()
+        losses = self._backward(x_start, t, noise)
         losses["grad_norm"] = self._clip_gradients()
-        if not torch.isfinite(losses["grad_norm"]):  # gradients are averaged: every rank sees the same
-            raise InputError(
-                f"the loss is not finite at step {self.step + 1} (loss {losses['loss'].item()}); stopped before the "
-                f"update, what {self.work_dir} holds is untouched; lower optimizer.lr, set optimizer.grad_clip or "
-                "train.precision fp32"
-            )
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
+        self.step += 1
+        self._note_failure(losses["grad_norm"])
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
         self._update_ema()
         self.window.add(losses, t)
+
+    def _backward(self, x_start: Tensor, t: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """Gradients of the batch's mean loss, `micro_batch` images at a time. Returns the losses."""
+        cfg = self.config.train
+        size = cfg.micro_batch or len(x_start)
+        parts = []
+        for part in torch.arange(len(x_start)).split(size):
+            rows = slice(part[0].item(), part[-1].item() + 1)
+            last = rows.stop == len(x_start)  # ranks exchange their gradients once
+            with nullcontext() if last or dist_util.world_size() == 1 else self.network.no_sync():
+                with autocast(self.device, cfg.precision):
+                    losses = self.diffusion.training_losses(
+                        self.network, x_start[rows], t[rows], noise[rows], cfg.separate_channel_loss
+                    )
+                (losses["loss"] * (size / len(x_start))).backward()
+            parts.append({name: value.detach() for name, value in losses.items()})
+        per_sample = torch.cat([part["per_sample"] for part in parts])
+        means = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0] if name != "per_sample"}
+        return means | {"per_sample": per_sample}
+
+    def _note_failure(self, grad_norm: Tensor) -> None:
+        """From the first non-finite gradient on, let the optimizer skip every update; log lines look at it.
+
+        Gradients are averaged, so every rank sees the same.
+        """
+        first = (self.failed_step == 0) & ~torch.isfinite(grad_norm)
+        self.failed_step += first * self.step
+        self.optimizer.found_inf = (self.failed_step > 0).float()  # as GradScaler tells fused optimizers
+
+    def check_finite(self) -> None:
+        """Raise InputError if a gradient was not finite at some step so far. Waits for the device."""
+        if self.failed_step > 0:
+            raise InputError(
+                f"the loss is not finite at step {int(self.failed_step)}; stopped before the update, what "
+                f"{self.work_dir} holds is untouched; lower optimizer.lr, set optimizer.grad_clip or "
+                "train.precision fp32"
+            )
 
     def draw_batch(self) -> Tensor:
         """x_start of this step and rank: float32 [N, C, H, W]. Ranks share no image within an epoch."""
@@ -146,10 +200,7 @@ class TrainLoop:
         )
         rng = numpy_generator("augment", cfg.train.seed, self.step, rank)
         images, masks = self.data.batch(indices, rng, cfg.data.flip)
-        return cfg.layout.encode(images, masks).to(self.device, memory_format=image_format(self.device))
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
+        return cfg.layout.encode(images, masks).to(self.device, memory_format=torch.channels_last)
 
     def _clip_gradients(self) -> Tensor:
         gradients = [p.grad for p in self.model.parameters()]
@@ -164,7 +215,8 @@ class TrainLoop:
         torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
 
     def report(self) -> dict[str, float]:
-        """The numbers of one log line."""
+        """The numbers of one log line. Raises InputError if the loss stopped being finite."""
+        self.check_finite()
         values = self.window.report()
         now = time.perf_counter()
         values["steps_per_s"] = (self.step - self.reported[0]) / (now - self.reported[1])
@@ -173,6 +225,17 @@ class TrainLoop:
         if self.val_data and dist_util.rank() == 0:
             values |= self.validation_loss()
         return values
+
+    def _correct_estimate(self, logger: NullLogger) -> None:
+        """Once, when enough steps are done to know better than the estimate before step 0."""
+        if self.started is None or self.step - self.started[0] < CORRECT_AFTER:
+            return
+        pace = (time.perf_counter() - self.started[1]) / (self.step - self.started[0])
+        line = f"step {self.step}: about {duration(pace * (self.config.train.iterations - self.step))} to go"
+        if self.device.type == "cuda":
+            line += f", {torch.cuda.max_memory_allocated(self.device) / 2**30:.1f} GiB"
+        logger.message(f"{line} at the pace so far")
+        self.started = None
 
     @torch.no_grad()
     def validation_loss(self) -> dict[str, float]:
@@ -184,7 +247,7 @@ class TrainLoop:
         count = min(len(self.val_data), MAX_VAL_IMAGES)
         chosen = np.linspace(0, len(self.val_data) - 1, count).round().astype(np.int64)
         images, masks = self.val_data.batch(chosen, numpy_generator("val", cfg.train.seed))
-        x_start = cfg.layout.encode(images, masks).to(self.device, memory_format=image_format(self.device))
+        x_start = cfg.layout.encode(images, masks).to(self.device, memory_format=torch.channels_last)
         values = {}
         for i in range(QUARTILES):
             generator = torch_generator(self.device, "val", cfg.train.seed, i)
@@ -193,7 +256,7 @@ class TrainLoop:
             noise = torch.randn(x_start.shape, generator=generator, device=self.device)
             total = 0.0
             for part in torch.arange(count, device=self.device).split(max(8, cfg.data.bs_per_gpu)):
-                with self._autocast():
+                with autocast(self.device, cfg.train.precision):
                     losses = self.diffusion.training_losses(
                         self.ema, x_start[part], t[part], noise[part], cfg.train.separate_channel_loss
                     )
@@ -204,12 +267,13 @@ class TrainLoop:
     def preview(self) -> None:
         """Write <work_dir>/images/NNNNNN.png: EMA samples from fixed noise, over their mask overlays."""
         if dist_util.rank() == 0:
-            with self._autocast():
+            with autocast(self.device, self.config.train.precision):
                 png = preview_grid(self.ema, self.config, self.diffusion, self.device)
             write_atomic(bf.join(self.work_dir, "images", f"{self.step:06d}.png"), png)
 
     def save(self) -> None:
-        """Write a checkpoint and point `latest` at it (rank 0). All ranks call it."""
+        """Write a checkpoint and point `latest` at it (rank 0). All ranks call it. Raises as report() does."""
+        self.check_finite()
         dist_util.average_([self.window.sums])  # so that rank 0's speak for all when all resume from them
         if dist_util.rank() == 0:
             payload = {

@@ -13,10 +13,12 @@ import math
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .config import Config, ModelConfig
 from .errors import InputError
 from .nn import AttentionBlock, Downsample, ResBlock, Upsample, timestep_embedding, zero_init
+from .norm import group_norm
 
 
 class Stage(nn.Sequential):
@@ -34,6 +36,7 @@ class UNet(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
+        self.activation_checkpointing = False  # keep only the stages' outputs for the backward pass
         width, levels = config.model_channels, len(config.channel_mult)
         emb_channels, groups = 4 * width, config.norm_groups
         attention = set() if config.patch else set(config.attention_downsample)
@@ -92,16 +95,21 @@ class UNet(nn.Module):
         skips = []
         h = x
         for stage in self.input_blocks:
-            h = stage(h, emb)
+            h = self._run(stage, h, emb)
             skips.append(h)
         if self.config.patch:
             skips[-1] = None
         else:
-            h = self.middle_block(h, emb)
+            h = self._run(self.middle_block, h, emb)
         for stage in self.output_blocks:
             skip = skips.pop()
-            h = stage(h if skip is None else torch.cat([h, skip], dim=1), emb)
-        return self.out(h).float()
+            h = self._run(stage, h if skip is None else torch.cat([h, skip], dim=1), emb)
+        return self.out[1:](group_norm(self.out[0], h)).float()
+
+    def _run(self, stage: Stage, h: Tensor, emb: Tensor) -> Tensor:
+        if self.activation_checkpointing and torch.is_grad_enabled():
+            return checkpoint(stage, h, emb, use_reentrant=False)  # this kind works under autocast
+        return stage(h, emb)
 
 
 def create_model(config: Config) -> UNet:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -29,6 +30,7 @@ from guided_diffusion.file_io import ensure_writable, remove_temporaries  # noqa
 from guided_diffusion.image_datasets import DefectDataset  # noqa: E402
 from guided_diffusion.layouts import find_samples, read_label_map  # noqa: E402
 from guided_diffusion.train_util import TrainLoop  # noqa: E402
+from guided_diffusion.tuning import CompileError, StepCost, expected, settle  # noqa: E402
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -103,8 +105,8 @@ def find_resume(args: argparse.Namespace, config: Config) -> Checkpoint | None:
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     if args.dry_run:
-        config = resolve_config(args)
-        print(describe(config, estimate(config)))
+        config, cost, reasons = settle(resolve_config(args), dist_util.choose_device(args.device))
+        print_prospect(config, cost, reasons, step=0)
         return 0
     if not args.work_dir:
         raise InputError("--work_dir: missing; name the folder for checkpoints, logs and previews")
@@ -136,6 +138,13 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
     val_data = load(config.data.val_dir, None) if config.data.val_dir else None
     resume = find_resume(args, config)
     warm = load_checkpoint(config.model.ckpt, "model.ckpt") if config.model.ckpt and not resume else None
+    step = resume.step if resume else 0
+    if step >= config.train.iterations:
+        if main_rank:
+            print(f"complete: trained to step {step} (raise train.iterations to go on)")
+        return 0
+    asked = config.train.compile
+    config, cost, reasons = settle(config, device, step, resume and resume.config)
     loop = TrainLoop(config, args.work_dir, data, val_data, device, resume, warm)
     if main_rank:
         ensure_writable(args.work_dir, "--work_dir")
@@ -145,15 +154,24 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
             f"{len(data)} images, types: {', '.join(layout.class_names)}; "
             f"{dist_util.world_size()} process(es) on {device.type}, batch {config.data.bs_per_gpu} each"
         )
-        print(describe(config, estimate(config)))
+        print_prospect(config, cost, reasons, step)
         print(f"configuration      {bf.join(args.work_dir, 'config.yml')}", flush=True)
         if resume:
-            print(f"going on from {resume.path}, step {loop.step}", flush=True)
-    if loop.step >= config.train.iterations:
+            print(f"going on from {resume.path}, step {step}", flush=True)
+    try:
+        _ = loop.network  # compiles it, if that is to be
+    except CompileError as error:
+        if asked != "auto":
+            raise
         if main_rank:
-            print(f"complete: trained to step {loop.step} (raise train.iterations to go on)")
-        return 0
+            print(f"going on without torch.compile ({error})", flush=True)
+        loop.config = replace(config, train=replace(config.train, compile="off"))
     return loop.run()
+
+
+def print_prospect(config: Config, cost: StepCost, reasons: list[str], step: int) -> None:
+    """What the training is, decides and will cost."""
+    print("\n".join([describe(config, estimate(config)), *reasons, expected(config, cost, step)]), flush=True)
 
 
 if __name__ == "__main__":

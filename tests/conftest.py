@@ -36,6 +36,8 @@ TINY = {
         "eval_interval": 2,
         "ema_decay": 0.9,
         "loss_weight": "min_snr",
+        "precision": "fp32",
+        "compile": "off",
     },
 }
 TARGETS = {"large": "models.unet.openaiunet.UNetModel", "small": "models.unet.unet_receptive.UNetModel"}

@@ -137,6 +137,6 @@ def test_choice_of_device(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     if " " in expected:
         with pytest.raises(InputError, match=expected):
-            dist_util._choose_device(device, dist_util._Place(*place))
+            dist_util.choose_device(device, dist_util._Place(*place))
     else:
-        assert str(dist_util._choose_device(device, dist_util._Place(*place))) == expected
+        assert str(dist_util.choose_device(device, dist_util._Place(*place))) == expected

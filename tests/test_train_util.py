@@ -9,11 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from guided_diffusion import load_config
+from guided_diffusion import create_model, load_config
 from guided_diffusion.checkpoint import latest_checkpoint, load_checkpoint
 from guided_diffusion.errors import InputError
 from guided_diffusion.image_datasets import DefectDataset, epoch_indices
 from guided_diffusion.keyed_random import torch_generator
+from guided_diffusion.precision import autocast
 from guided_diffusion.train_util import TrainLoop, learning_rate
 
 CPU = torch.device("cpu")
@@ -32,7 +33,14 @@ def tiny_config(**overrides):
             },
         },
         "data": {"bs_per_gpu": 3},
-        "train": {"iterations": 4, "eval_interval": 2, "save_ckpt_interval": 4, "log_image_interval": 0},
+        "train": {
+            "iterations": 4,
+            "eval_interval": 2,
+            "save_ckpt_interval": 4,
+            "log_image_interval": 0,
+            "precision": "fp32",
+            "compile": "off",
+        },
     }
     return load_config(raw, 2, {"optimizer.lr": 1e-3, **overrides})
 
@@ -172,10 +180,66 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path):
     with torch.no_grad():
         loop.model.out[2].bias.fill_(float("nan"))
     before = copy.deepcopy(loop.model.state_dict())
-    with pytest.raises(InputError, match=r"not finite at step 1 \(loss nan\)"):
-        loop.train_step()
+    loop.train_step()
     after = loop.model.state_dict()
-    assert loop.step == 0 and all(torch.equal(before[k].nan_to_num(7), after[k].nan_to_num(7)) for k in before)
+    assert all(torch.equal(before[k].nan_to_num(7), after[k].nan_to_num(7)) for k in before)
+    for attempt in (loop.report, loop.save):
+        with pytest.raises(InputError, match="not finite at step 1;"):
+            attempt()
+
+
+def test_after_a_loss_that_is_not_finite_no_update_follows(tmp_path):
+    """The host looks at log lines only, so the steps until then must leave the weights alone."""
+    loop = make_loop(tmp_path, tiny_config())
+    loop.train_step()
+    good, images = copy.deepcopy(loop.model.state_dict()), loop.data.images
+    loop.diffusion.loss_weights = loop.diffusion.loss_weights * np.inf
+    loop.diffusion._on_device.clear()
+    loop.train_step()
+    loop.diffusion.loss_weights = np.ones(1000)
+    loop.diffusion._on_device.clear()
+    loop.train_step()  # its own gradients are finite
+    assert all(torch.equal(good[k], v) for k, v in loop.model.state_dict().items()) and images is loop.data.images
+    with pytest.raises(InputError, match="not finite at step 2;"):
+        loop.report()
+
+
+@pytest.mark.parametrize(
+    "change", [{"train.micro_batch": 1}, {"train.activation_checkpointing": True}, {"train.compile": "on"}]
+)
+def test_what_saves_memory_or_time_does_not_change_the_updates(tmp_path, change):
+    loops = [make_loop(tmp_path, tiny_config(**{"optimizer.grad_clip": 0.1}, **extra)) for extra in ({}, change)]
+    start = [p.detach().clone() for p in loops[0].model.parameters()]
+    reports = []
+    for loop in loops:
+        for _ in range(2):
+            loop.train_step()
+        reports.append(loop.window.report())
+    moved = distance(start, loops[0].model.parameters())
+    assert distance(loops[1].model.parameters(), loops[0].model.parameters()) < 1e-3 * moved
+    assert distance(loops[1].ema.parameters(), loops[0].ema.parameters()) < 1e-3 * moved
+    for key in ("loss", "rgb", "mask", "grad_norm"):
+        assert reports[1][key] == pytest.approx(reports[0][key], rel=1e-5)
+
+
+def test_activation_checkpointing_under_autocast_keeps_less_and_gives_the_same_gradients():
+    """Dropout included: the masks are drawn again from the same state."""
+    overrides = {"train.precision": "bf16", "model.dropout": 0.5, "model.num_res_blocks": 2}
+    model = create_model(tiny_config(**overrides))
+    torch.nn.init.normal_(model.out[2].weight)
+    x, kept, gradients = torch.randn(2, 6, 16, 16), [], []
+    for checkpointing in (False, True):
+        model.activation_checkpointing, saved = checkpointing, []
+        torch.manual_seed(0)
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.nbytes) or t, lambda t: t):  # noqa: B023
+            with autocast(CPU, "bf16"):
+                loss = model(x, torch.tensor([3, 500])).square().mean()
+        loss.backward()
+        kept.append(sum(saved))
+        gradients.append([p.grad.clone() for p in model.parameters()])
+        model.zero_grad()
+    assert kept[1] < 0.5 * kept[0]
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
 def test_preview_shows_the_same_noise_each_time(tmp_path):

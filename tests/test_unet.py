@@ -105,13 +105,14 @@ def test_receptive_field_of_the_global_network_is_the_image():
 
 
 @pytest.mark.parametrize("mult, blocks", [([1, 1], 1), ([1, 1], 2), ([1, 2], 1), ([1, 1, 1], 1)])
-def test_receptive_field_is_what_the_gradient_sees(mult, blocks):
+def test_receptive_field_is_what_the_gradient_sees(mult, blocks, monkeypatch):
     """Normalisation (global statistics) is taken out of the path; all weights positive, so nothing cancels."""
     config = model_config(PATCH, model_channels=32, channel_mult=mult, num_res_blocks=blocks)
+    monkeypatch.setattr("guided_diffusion.nn.group_norm", lambda norm, x: x)
     model = UNet(config)
     for module in model.modules():
         for name, child in module.named_children():
-            if isinstance(child, (nn.GroupNorm, nn.SiLU)):
+            if isinstance(child, nn.SiLU):
                 setattr(module, name, nn.Identity())
     model = model.double()
     for p in model.parameters():
@@ -137,4 +138,4 @@ def double_forward(model, x, emb):
     for stage in model.output_blocks:
         skip = skips.pop()
         h = stage(h if skip is None else torch.cat([h, skip], dim=1), emb)
-    return model.out(h)
+    return model.out[1:](h)

@@ -1,0 +1,101 @@
+"""Group normalisation with the scale and shift of the time embedding, in the dtype of its input.
+
+Statistics and sums are float32, but no tensor of the image's size is: under autocast the usual layer casts its
+input to float32 and its output back.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+ROWS = 64  # pixels added up in the tensor's own dtype before float32 takes over
+
+
+def group_norm(norm: nn.GroupNorm, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+    """norm(x) * (1 + scale) + shift ("adaptive group normalisation", Dhariwal & Nichol 2021).
+
+    x: [N, C, H, W]; scale and shift, both or neither: [N, C]. Returns dtype and memory format of x.
+    """
+    weight, bias = norm.weight, norm.bias  # [C]
+    if scale is not None:  # one multiplication and one addition for each pixel instead of two
+        scale = 1 + scale.float()
+        weight, bias = weight * scale, bias * scale + shift.float()  # [N, C]
+    if torch.compiler.is_compiling():
+        return _fusible(x, weight, bias, norm.num_groups, norm.eps)
+    if x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        return _ChannelsLastGroupNorm.apply(x, weight, bias, norm.num_groups, norm.eps)
+    return _native(x, weight.to(x.dtype), bias.to(x.dtype), norm.num_groups, norm.eps)[0]
+
+
+def _native(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """y, and mean and 1 / standard deviation [N, groups], by PyTorch's kernel, which autocast leaves alone."""
+    n, c, height, width = x.shape
+    if not (x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)):
+        x = x.contiguous()  # the only format that the others take
+    affine = (weight, bias) if weight.ndim == 1 else (None, None)
+    y, mean, rstd = torch.native_group_norm(x, *affine, n, c, height * width, groups, eps)
+    if weight.ndim == 2:
+        y = torch.addcmul(_image(bias.to(x.dtype)), y, _image(weight.to(x.dtype)))
+    return y, mean, rstd
+
+
+def _fusible(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+    """The formula, for compilers, which make two passes of it in any memory format."""
+    values = x.unflatten(1, (groups, -1)).float()  # [N, G, C/G, H, W]
+    var, mean = torch.var_mean(values, dim=(2, 3, 4), correction=0, keepdim=True)
+    y = ((values - mean) * torch.rsqrt(var + eps)).flatten(1, 2)
+    return (y * _image(weight) + _image(bias)).to(x.dtype)
+
+
+class _ChannelsLastGroupNorm(torch.autograd.Function):
+    """x: [N, C, H, W] in channels_last, on the CPU; weight and bias: float [C] or [N, C].
+
+    PyTorch's own backward pass is some 20 times slower in this format.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+        y, mean, rstd = _native(x, weight, bias, groups, eps)
+        ctx.save_for_backward(x, weight, mean, rstd)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, rstd = ctx.saved_tensors
+        (n, c, height, width), groups = x.shape, mean.shape[1]
+        x, dy = _pixels(x), _pixels(dy)  # [N, HW, C]
+        by_group = (n, groups, c // groups)
+        mean, rstd = mean.float()[..., None], rstd.float()[..., None]  # [N, G, 1]
+        gain = weight.float().expand(n, c).view(by_group)
+
+        sum_dy, sum_dy_x = _sum_pixels(dy).view(by_group), _sum_pixels(dy * x).view(by_group)
+        d_weight = (sum_dy_x - mean * sum_dy) * rstd  # sum of dy * normalised x
+        # dx = gain rstd dy - rstd (mean over the group of gain dy + normalised x * mean of gain dy * normalised x)
+        count = height * width * (c // groups)
+        along_x = -(rstd**2) * (gain * d_weight).sum(-1, keepdim=True) / count
+        constant = -mean * along_x - rstd * (gain * sum_dy).sum(-1, keepdim=True) / count
+        a, b, k = (v.expand(by_group).reshape(n, 1, c).to(x.dtype) for v in (gain * rstd, along_x, constant))
+        dx = torch.addcmul(torch.addcmul(k, x, b), dy, a)
+
+        d_weight, d_bias = d_weight.view(n, c), sum_dy.view(n, c)
+        if weight.ndim == 1:
+            d_weight, d_bias = d_weight.sum(0), d_bias.sum(0)
+        return dx.view(n, height, width, c).permute(0, 3, 1, 2), d_weight, d_bias, None, None
+
+
+def _image(values: Tensor) -> Tensor:
+    return values[..., None, None]
+
+
+def _pixels(x: Tensor) -> Tensor:
+    n, c, height, width = x.shape
+    return x.permute(0, 2, 3, 1).reshape(n, height * width, c)  # a view where x is channels_last
+
+
+def _sum_pixels(x: Tensor) -> Tensor:
+    """[N, HW, C] -> float32 [N, C] (float64 stays). Adding few pixels at a time keeps bf16's rounding small."""
+    n, pixels, c = x.shape
+    rows = ROWS if pixels % ROWS == 0 else 1
+    total = x.view(n, pixels // rows, rows, c).sum(2)
+    return total.sum(1, dtype=torch.promote_types(x.dtype, torch.float32))

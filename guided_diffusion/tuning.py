@@ -1,0 +1,165 @@
+"""What depends on the machine and is settled before step 0, by measuring: precision, compilation, time and memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from . import dist_util
+from .config import Config
+from .errors import InputError
+from .estimate import estimate
+from .precision import autocast
+from .unet import create_model
+
+WORTH = 1.05  # bf16 must be this much faster than float32 to be chosen
+MEASURED_STEPS, MEASURED_SECONDS = 3, 4.0  # after one to warm up; stops at whichever comes first
+MAX_FLOPS = 2e12  # of one measured step on the CPU; larger batches are measured in part
+# torch.compile by kind of device: how much faster a step was seen to become, and seconds to compile
+# (docs/performance.md; the GPU's are not measured yet, but low guesses).
+COMPILE_GAIN = {"cpu": 1.1, "cuda": 1.3}
+COMPILE_SECONDS = {"cpu": 120.0, "cuda": 120.0}
+COMPILE_PATIENCE = 2.0  # the time saved must be this many times the time spent
+
+
+class CompileError(InputError):
+    """torch.compile is lacking something, or failed."""
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Of one training step without compilation. peak_bytes: of a GPU, None on the CPU."""
+
+    device: str  # its kind
+    seconds: float
+    peak_bytes: int | None
+
+
+def settle(
+    config: Config, device: torch.device, step: int = 0, earlier: Config | None = None
+) -> tuple[Config, StepCost, list[str]]:
+    """Replace every "auto" by a decision. Returns the configuration, the cost of a step, and why.
+
+    step: updates done already. earlier: the configuration of the run that is resumed, whose decisions hold, so
+    that it goes on bit for bit. All ranks call it, and follow rank 0.
+    """
+    train, reasons = config.train, []
+    precision, compile_ = train.precision, train.compile
+    if earlier:
+        precision = earlier.train.precision if precision == "auto" else precision
+        compile_ = earlier.train.compile if compile_ == "auto" else compile_
+    costs = {p: measure_step(config, device, p) for p in (("fp32", "bf16") if precision == "auto" else (precision,))}
+    if precision == "auto":
+        gain = costs["fp32"].seconds / costs["bf16"].seconds
+        precision = "bf16" if gain > WORTH else "fp32"
+        reasons.append(f"precision          {precision} (a step in bf16 is {gain:.2f} times as fast as in fp32 here)")
+    if compile_ == "auto":
+        seconds = costs[precision].seconds * (train.iterations - step)
+        compile_, reason = decide_compile(device, seconds)
+        reasons.append(f"torch.compile      {compile_} ({reason})")
+    precision, compile_, cost, reasons = dist_util.broadcast_from_zero((precision, compile_, costs[precision], reasons))
+    train = dataclasses.replace(train, precision=precision, compile=compile_)
+    return dataclasses.replace(config, train=train), cost, reasons
+
+
+def measure_step(config: Config, device: torch.device, precision: str) -> StepCost:
+    """Forward and backward pass of a fresh network on noise, at the configuration's batch."""
+    size, train = config.data.resolution, config.train
+    batch = rows = train.micro_batch or config.data.bs_per_gpu
+    network = create_model(config).to(device, memory_format=torch.channels_last)
+    network.activation_checkpointing = train.activation_checkpointing
+    if device.type == "cpu":
+        rows = max(1, min(batch, int(MAX_FLOPS / (3 * estimate(config).flops_per_image))))
+    x = torch.randn(rows, config.model.in_channels, *size, device=device).to(memory_format=torch.channels_last)
+    t = torch.zeros(rows, dtype=torch.int64, device=device)
+    seconds: list[float] = []
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    while not seconds or (len(seconds) <= MEASURED_STEPS and sum(seconds) < MEASURED_SECONDS):
+        start = time.perf_counter()
+        forward_backward(network, x, t, precision)
+        seconds.append(time.perf_counter() - start)
+    peak = None
+    if device.type == "cuda":  # float32 moments and EMA join later
+        parameters = sum(p.numel() for p in network.parameters())
+        peak = torch.cuda.max_memory_allocated(device) + 3 * 4 * parameters
+    timed = sorted(seconds[1:] or seconds)
+    return StepCost(device.type, timed[len(timed) // 2] * config.data.bs_per_gpu / rows, peak)
+
+
+def forward_backward(network: nn.Module, x: torch.Tensor, t: torch.Tensor, precision: str) -> None:
+    """One pass each way, gradients thrown away, waiting for the device."""
+    with autocast(x.device, precision):
+        loss = network(x, t).square().mean()
+    loss.backward()
+    network.zero_grad(set_to_none=True)
+    if x.device.type == "cuda":
+        torch.cuda.synchronize(x.device)
+
+
+def decide_compile(device: torch.device, seconds: float) -> tuple[str, str]:
+    """ "on" or "off" for work that takes so many seconds without compilation, and why."""
+    lacking = compiler_lacking(device)
+    if lacking:
+        return "off", lacking
+    cost = COMPILE_SECONDS[device.type]
+    saved = seconds * (1 - 1 / COMPILE_GAIN[device.type])
+    if saved > COMPILE_PATIENCE * cost:
+        return "on", f"expected to save {duration(saved)} for about {duration(cost)} of compiling"
+    return "off", f"{duration(seconds)} of work would not earn back about {duration(cost)} of compiling"
+
+
+def compiler_lacking(device: torch.device) -> str:
+    """What torch.compile lacks on this machine; "" if nothing."""
+    if device.type == "cuda":
+        from torch.utils._triton import has_triton
+
+        return "" if has_triton() else "Triton is not installed or does not know this GPU"
+    return "" if any(map(shutil.which, ("g++", "clang++"))) else "no C++ compiler (g++ or clang++) is installed"
+
+
+def compiled(network: nn.Module, config: Config, device: torch.device) -> nn.Module:
+    """The network under torch.compile, compiled for training at this batch. Raises CompileError if that fails."""
+    lacking = compiler_lacking(device)
+    if lacking:
+        raise CompileError(f"train.compile on: {lacking}; install it or set train.compile off")
+    network_ = torch.compile(network)
+    batch = config.train.micro_batch or config.data.bs_per_gpu
+    x = torch.randn(batch, config.model.in_channels, *config.data.resolution, device=device)
+    t = torch.zeros(batch, dtype=torch.int64, device=device)
+    try:
+        forward_backward(network_, x.to(memory_format=torch.channels_last), t, config.train.precision)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # what a compiler raises has no common type
+        reason = str(error).strip().splitlines()[0]
+        raise CompileError(f"train.compile on: torch.compile failed ({reason}); set train.compile off") from error
+    return network_
+
+
+def expected(config: Config, cost: StepCost, step: int) -> str:
+    """The time that is left after so many steps, and the memory where it could be measured, as a line."""
+    train = config.train
+    seconds = cost.seconds * (train.iterations - step)
+    if train.compile == "on":
+        seconds /= COMPILE_GAIN[cost.device]
+    line = f"time               about {duration(seconds)} for {train.iterations - step:,} steps"
+    return line if cost.peak_bytes is None else f"{line}, {cost.peak_bytes / 2**30:.1f} GiB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: "40 s", "12 min", "1 h 50 min", "2 d 3 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"
