@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,21 +10,25 @@ import blobfile as bf
 import numpy as np
 import torch
 
+from .batches import choose_batch_size, free_memory, is_out_of_memory, parse_batch_size
 from .checkpoint import Checkpoint, check_agreement, latest_checkpoint, load_checkpoint, load_weights
 from .config import Config
 from .config_file import load_config
 from .errors import InputError, unknown_name
 from .gaussian_diffusion import create_diffusion
 from .keyed_random import sample_noise
-from .nn import image_format
-from .respace import check_step_inference
+from .precision import autocast, cast_weights, exact_float32
+from .respace import SPACINGS, NumSteps, Pair, check_step_inference, format_num_steps
 from .samplers import SAMPLERS, PredictX0, make_predict_x0
 from .two_stage import HANDOFFS, two_stage_plans, two_stage_sample
 from .unet import UNet, check_size
 
 DEFAULT_STEPS = 100  # of the default sampler, over both networks
 DEFAULT_SAMPLER = "ddim"
+DEFAULT_SPACING = "uniform"
 BATCH_SIZE = 16
+
+Progress = Callable[[list[Pair]], Iterable[Pair]]
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class DefectGen:
             raise InputError("--large_recep and --small_recep are both missing; name at least one checkpoint")
         if large and small:
             check_agreement(large.config, large.path, small.config, small.path)
+        exact_float32()
         self.large, self.small, self.device, self.precision = large, small, device, precision
         self.config = (large or small).config
         self.layout = self.config.layout
@@ -90,7 +95,10 @@ class DefectGen:
         def network(path: str | None, config: str | None, flag: str, patch: bool) -> Network | None:
             if path is None:
                 return None
-            return _load_network(path, config, flag, patch, num_defect, separate_channel_loss, weights, device)
+            loaded = _load_network(path, config, flag, patch, num_defect, separate_channel_loss, weights, device)
+            if precision == "bf16":
+                cast_weights(loaded.model)
+            return loaded
 
         return cls(
             network(large, large_config, "--large_recep", False),
@@ -106,53 +114,63 @@ class DefectGen:
         step_inference: int = 400,
         seed: int = 0,
         *,
-        num_steps: int | None = None,
+        num_steps: NumSteps | None = None,
         sampler: str = DEFAULT_SAMPLER,
+        spacing: str = DEFAULT_SPACING,
         handoff: str = "paper",
         image_size: tuple[int, int] | None = None,
-        batch_size: int = BATCH_SIZE,
-        progress: Callable = lambda pairs: pairs,
+        batch_size: int | str = "auto",
+        progress: Progress = lambda pairs: pairs,
+        on_out_of_memory: Callable[[int, int], None] = lambda batch_size, left: None,
     ) -> GeneratedBatch:
         """Generate samples 0..num_samples-1, or the given sample indices.
 
         A sample is a function of (seed, its index) and the settings: not of batch size or order. step_inference
-        S: the large network denoises t >= S, the small one t < S. num_steps: over both networks (default 100, all
-        of them with handoff "released"). image_size: (height, width), default that of the training.
-        progress wraps the list of steps, such as tqdm. Raises InputError.
+        S: the large network denoises t >= S, the small one t < S. num_steps: over both networks, or (large, small);
+        default 100, all of them with handoff "released". image_size: (height, width), default that of the training.
+        batch_size: how many at a time; "auto": see choose_batch_size. A batch that does not fit into memory is halved
+        and made again, after on_out_of_memory(new batch size, samples left to make). progress wraps the list of
+        steps of each network and batch, such as tqdm. Raises InputError.
         """
-        settings = self.check_settings(step_inference, num_steps, sampler, handoff, image_size)
+        settings = self.check_settings(step_inference, num_steps, sampler, spacing, handoff, image_size)
         indices = range(num_samples) if isinstance(num_samples, int) else num_samples
-        shape = (self.layout.num_channels, *settings["image_size"])
-        T = self.diffusion.num_timestep
-        results = []
-        for i in range(0, len(indices), batch_size):
-            noise = partial(sample_noise, seed, indices[i : i + batch_size], shape=shape, device=self.device)
-            # Keyed by T, so that the first noise is not the one which a stochastic sampler adds at step T - 1.
-            x = noise(T).to(memory_format=image_format(self.device))
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                x = two_stage_sample(
-                    x,
-                    self.diffusion,
-                    self._predict_x0(self.large),
-                    self._predict_x0(self.small),
-                    step_inference=settings["step_inference"],
-                    num_steps=settings["num_steps"],
-                    sampler=settings["sampler"],
-                    handoff=settings["handoff"],
-                    noise=noise,
-                    progress=progress,
-                )
-            results.append(self.layout.decode(x))
+        batch_size = parse_batch_size(batch_size) or self.choose_batch_size(len(indices), settings)
+        results, done = [], 0
+        while done < len(indices):
+            part = indices[done : done + batch_size]
+            try:
+                results.append(self._generate_batch(part, seed, settings, progress))
+                done += len(part)
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            if len(part) == 1:
+                raise InputError(self._too_large(settings["image_size"]))
+            free_memory()
+            batch_size = len(part) // 2
+            on_out_of_memory(batch_size, len(indices) - done)
         height, width = settings["image_size"]
         images = [images for images, _ in results] or [np.zeros((0, height, width, 3), np.uint8)]
         masks = [masks for _, masks in results] or [np.zeros((0, height, width), np.uint8)]
         return GeneratedBatch(np.concatenate(images), np.concatenate(masks), self.layout.class_names)
 
+    @torch.no_grad()
+    def choose_batch_size(self, num_samples: int, settings: dict) -> int:
+        """What batch_size "auto" comes to for so many samples, with the settings that check_settings returned."""
+        short = settings | {"handoff": "paper", "spacing": "uniform", "num_steps": min(3, self.diffusion.num_timestep)}
+
+        def run(count: int) -> None:
+            self._generate_batch(range(count), 0, short)
+
+        return choose_batch_size(run, num_samples, self.device, settings["image_size"])
+
     def check_settings(
         self,
         step_inference: int,
-        num_steps: int | None = None,
+        num_steps: NumSteps | None = None,
         sampler: str = DEFAULT_SAMPLER,
+        spacing: str = DEFAULT_SPACING,
         handoff: str = "paper",
         image_size: tuple[int, int] | None = None,
     ) -> dict:
@@ -161,13 +179,21 @@ class DefectGen:
         check_step_inference(step_inference, T)
         if sampler not in SAMPLERS:
             raise InputError(unknown_name("--sampler", sampler, SAMPLERS))
+        if spacing not in SPACINGS:
+            raise InputError(unknown_name("--spacing", spacing, SPACINGS))
         if handoff not in HANDOFFS:
             raise InputError(unknown_name("--handoff", handoff, HANDOFFS))
-        if handoff == "released" and num_steps not in (None, T):
-            raise InputError(f"--num_steps {num_steps}: --handoff released walks all {T} steps; leave it out")
-        if num_steps is None:
-            num_steps = T if handoff == "released" else min(DEFAULT_STEPS, T)
-        plans = two_stage_plans(T, step_inference, num_steps, handoff)
+        if handoff == "released":
+            if num_steps not in (None, T):
+                raise InputError(
+                    f"--num_steps {format_num_steps(num_steps)}: --handoff released walks all {T} steps; leave it out"
+                )
+            num_steps, spacing = T, "uniform"  # all steps leave nothing to space
+        elif num_steps is None:
+            num_steps = min(DEFAULT_STEPS, T)
+        elif not isinstance(num_steps, int):
+            num_steps = list(num_steps)
+        plans = two_stage_plans(self.diffusion, step_inference, num_steps, spacing, handoff)
         for network, plan, flag in zip(
             (self.large, self.small), plans, ("--large_recep", "--small_recep"), strict=True
         ):
@@ -180,9 +206,42 @@ class DefectGen:
             "step_inference": step_inference,
             "sampler": sampler,
             "num_steps": num_steps,
+            "spacing": spacing,
             "handoff": handoff,
             "image_size": list(size),
         }
+
+    def _generate_batch(
+        self, indices: Sequence[int], seed: int, settings: dict, progress: Progress = lambda pairs: pairs
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 images [N, H, W, 3] and index masks [N, H, W] of N sample indices, all at once."""
+        shape = (self.layout.num_channels, *settings["image_size"])
+        noise = partial(sample_noise, seed, indices, shape=shape, device=self.device)
+        # Keyed by T, so that the first noise is not the one which a stochastic sampler adds at step T - 1.
+        x = noise(self.diffusion.num_timestep).to(memory_format=torch.channels_last)
+        with autocast(self.device, self.precision):
+            x = two_stage_sample(
+                x,
+                self.diffusion,
+                self._predict_x0(self.large),
+                self._predict_x0(self.small),
+                step_inference=settings["step_inference"],
+                num_steps=settings["num_steps"],
+                spacing=settings["spacing"],
+                sampler=settings["sampler"],
+                handoff=settings["handoff"],
+                noise=noise,
+                progress=progress,
+            )
+        return self.layout.decode(x)
+
+    def _too_large(self, image_size: Sequence[int]) -> str:
+        height, width = image_size
+        remedy = "--precision bf16" if self.device.type == "cpu" else "--precision bf16 or --device cpu"
+        return (
+            f"--image_size {height} {width}: not even one image at a time fits into the memory of {self.device}; "
+            f"give a smaller size, or try {remedy}"
+        )
 
     def _predict_x0(self, network: Network | None) -> PredictX0 | None:
         return network and make_predict_x0(network.model, network.config, self.diffusion)
@@ -237,5 +296,5 @@ def _load_network(
         model = UNet(config.model)
     model.to_empty(device="cpu")
     load_weights(model, getattr(checkpoint, weights), file)
-    model = model.to(device, memory_format=image_format(device)).eval().requires_grad_(False)
+    model = model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
     return Network(config, model, file, checkpoint.sha256)

@@ -25,6 +25,8 @@ from .masks import colorize, overlay, present_types
 
 _FOLDERS = ("images", "masks", "masks_converted_dir")
 _SAMPLE_FILE = re.compile(r"(\d{6,})\.png")
+# What older manifests do not say, because there was no choice yet.
+_FORMERLY = {"spacing": "uniform"}
 
 
 class SampleFolder:
@@ -59,7 +61,8 @@ class SampleFolder:
     def add(self, indices: Sequence[int], images: np.ndarray, masks: np.ndarray) -> None:
         """Write samples: uint8 images [N, H, W, 3] and uint8 index masks [N, H, W], N = len(indices).
 
-        Raises ValueError where these do not fit together or a mask has an index without a type.
+        Raises ValueError where these do not fit together or a mask has an index without a type, and InputError where
+        a file cannot be written.
         """
         if images.shape != (len(indices), *masks.shape[1:], 3) or len(masks) != len(indices):
             raise ValueError(
@@ -92,11 +95,12 @@ class SampleFolder:
         )
         path = bf.join(self._folder, "contact_sheet.png")
         remove_temporaries(self._folder)  # of a run that was killed here, with no sample left to make
-        write_atomic(path, encode_png(np.asarray(sheet)))
+        self._write(path, encode_png(np.asarray(sheet)))
         return path
 
     def _check_settings(self, found: dict[str, Any]) -> None:
-        difference = _first_difference(found, self._settings)
+        former = {key: value for key, value in _FORMERLY.items() if key in self._settings}
+        difference = _first_difference({**former, **found}, self._settings)
         if difference:
             key, theirs, ours = difference
             raise InputError(
@@ -118,7 +122,7 @@ class SampleFolder:
         self._lines[row["index"]] = json.dumps(row, ensure_ascii=False) + "\n"
 
     def _write_manifest(self) -> None:
-        write_atomic(self._manifest, "".join(self._lines[i] for i in sorted(self._lines)).encode())
+        self._write(self._manifest, "".join(self._lines[i] for i in sorted(self._lines)).encode())
 
     def _prepare(self) -> None:
         """Mark a new folder as ours by an empty manifest, or clear what a kill left in an old one."""
@@ -161,7 +165,17 @@ class SampleFolder:
         return row
 
     def _write_png(self, path: str, array: np.ndarray) -> None:
-        write_atomic(bf.join(self._folder, path), encode_png(array))
+        self._write(bf.join(self._folder, path), encode_png(array))
+
+    def _write(self, path: str, data: bytes) -> None:
+        try:
+            write_atomic(path, data)
+        except (OSError, bf.Error) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(
+                f"--sample_dir: cannot write {path!r} ({reason}); the samples in manifest.jsonl are complete, and the "
+                "same command goes on from there"
+            ) from error
 
     def _read_tile(self, index: int) -> Tile:
         row = self._rows[index]
@@ -239,8 +253,8 @@ def _short_settings(settings: dict[str, Any]) -> str:
     """The settings that a title line has room for: no hashes, paths or nested ones."""
     shown = []
     for key, value in settings.items():
-        if key == "image_size" and isinstance(value, list):
-            value = " x ".join(map(str, value))
+        if isinstance(value, list) and key in ("image_size", "num_steps"):
+            value = (" x " if key == "image_size" else "+").join(map(str, value))
         if isinstance(value, (str, int, float)) and len(str(value)) <= 16:
             shown.append(f"{key} {value}")
     return "   ".join(shown)

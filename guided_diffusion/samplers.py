@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from math import sqrt
+from math import log, log1p, sqrt
 
 import torch
 from torch import Tensor
@@ -89,5 +89,36 @@ def ddim(
     return x
 
 
+def dpmpp_2m(
+    x: Tensor,
+    pairs: Iterable[Pair],
+    predict_x0: PredictX0,
+    clip: Callable[[Tensor], Tensor],
+    alpha_bar: Callable[[int], float],
+    noise: Callable[[int], Tensor],
+) -> Tensor:
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), on the clipped x0.
+
+    The first step and the one to the clean image are of first order, where this is DDIM.
+    """
+    x0_last, h_last = None, 0.0
+    for t, t_prev in pairs:
+        a, a_prev = alpha_bar(t), alpha_bar(t_prev)
+        x0 = target = clip(predict_x0(x, t))
+        if t_prev >= 0:  # else a_prev = 1: lambda is infinite, and only x0 counts
+            h = _lambda(a_prev) - _lambda(a)
+            if x0_last is not None:
+                target = x0 + h / (2 * h_last) * (x0 - x0_last)  # D of the paper, r = h_last / h
+            x0_last, h_last = x0, h
+        keep = sqrt((1 - a_prev) / (1 - a))  # sigma / sigma_last
+        x = keep * x + (sqrt(a_prev) - keep * sqrt(a)) * target
+    return x
+
+
+def _lambda(alpha_bar: float) -> float:
+    """log(alpha / sigma) of the paper, half the log-SNR; alpha_bar below 1."""
+    return (log(alpha_bar) - log1p(-alpha_bar)) / 2
+
+
 # DDPM (Ho et al. 2020, algorithm 2) with the variance of the pair is DDIM with eta = 1.
-SAMPLERS: dict[str, Sampler] = {"cold": cold, "ddim": ddim, "ddpm": partial(ddim, eta=1.0)}
+SAMPLERS: dict[str, Sampler] = {"cold": cold, "ddim": ddim, "ddpm": partial(ddim, eta=1.0), "dpmpp_2m": dpmpp_2m}

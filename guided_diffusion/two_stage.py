@@ -8,20 +8,22 @@ from torch import Tensor
 
 from .gaussian_diffusion import GaussianDiffusion
 from .masks import clip, clip_released
-from .respace import Pair, make_plan, released_plans, split_plan
+from .respace import NumSteps, Pair, log_snr, make_plan, released_plans, split_plan
 from .samplers import SAMPLERS, PredictX0
 
 HANDOFFS = ("paper", "released")
 
 
 def two_stage_plans(
-    num_timestep: int, step_inference: int, num_steps: int, handoff: str
+    diffusion: GaussianDiffusion, step_inference: int, num_steps: NumSteps, spacing: str, handoff: str
 ) -> tuple[list[Pair], list[Pair]]:
     """(large, small) plans. "paper": x_(step_inference - 1) crosses, at its own noise level. "released": the
-    released script's restart, full steps only (num_steps is not looked at)."""
+    released script's restart, full steps only (num_steps and spacing are not looked at)."""
+    T = diffusion.num_timestep
     if handoff == "released":
-        return released_plans(num_timestep, step_inference)
-    return split_plan(make_plan(num_timestep, num_steps, step_inference), step_inference)
+        return released_plans(T, step_inference)
+    levels = log_snr(diffusion.alphas_cumprod) if spacing == "logsnr" else None
+    return split_plan(make_plan(T, num_steps, step_inference, levels), step_inference)
 
 
 def two_stage_sample(
@@ -31,7 +33,8 @@ def two_stage_sample(
     small: PredictX0 | None,
     *,
     step_inference: int,
-    num_steps: int,
+    num_steps: NumSteps,
+    spacing: str = "uniform",
     sampler: str = "ddim",
     handoff: str = "paper",
     noise: Callable[[int], Tensor],
@@ -39,10 +42,11 @@ def two_stage_sample(
 ) -> Tensor:
     """Denoise x = x_(T-1), float32 [N, C, H, W], to x_start of the same shape.
 
-    The sampler runs once for each network that has steps, so a sampler's history starts afresh at the
-    hand-off. noise(t) gives standard normal noise like x, for stochastic samplers.
+    num_steps: over both networks, or (large, small), placed by spacing. The sampler runs once for each network
+    that has steps, so a sampler's history starts afresh at the hand-off. noise(t) gives standard normal noise like
+    x, for stochastic samplers. Raises InputError where the plan is impossible.
     """
-    plans = two_stage_plans(diffusion.num_timestep, step_inference, num_steps, handoff)
+    plans = two_stage_plans(diffusion, step_inference, num_steps, spacing, handoff)
     clip_x0 = clip_released if (sampler, handoff) == ("cold", "released") else clip
     for pairs, predict_x0 in zip(plans, (large, small), strict=True):
         if pairs:

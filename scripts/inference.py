@@ -13,18 +13,21 @@ import argparse
 import math
 import sys
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from guided_diffusion import dist_util  # noqa: E402
-from guided_diffusion.api import BATCH_SIZE, DEFAULT_SAMPLER, DEFAULT_STEPS, DefectGen  # noqa: E402
+from guided_diffusion.api import DEFAULT_SAMPLER, DEFAULT_SPACING, DEFAULT_STEPS, DefectGen  # noqa: E402
+from guided_diffusion.batches import parse_batch_size  # noqa: E402
 from guided_diffusion.errors import InputError, run_cli  # noqa: E402
 from guided_diffusion.file_io import ensure_writable  # noqa: E402
-from guided_diffusion.respace import Pair  # noqa: E402
+from guided_diffusion.respace import SPACINGS, Pair, parse_num_steps  # noqa: E402
 from guided_diffusion.sample_io import SampleFolder  # noqa: E402
 from guided_diffusion.samplers import SAMPLERS  # noqa: E402
 from guided_diffusion.two_stage import HANDOFFS  # noqa: E402
@@ -57,14 +60,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--num_samples", type=int, default=DEFAULT_NUM_SAMPLES, help=f"in all ({DEFAULT_NUM_SAMPLES})")
     add(
         "--batch_size",
-        type=int,
-        default=BATCH_SIZE,
-        help=f"per process ({BATCH_SIZE}); does not change samples",
+        default="auto",
+        metavar="N|auto",
+        help="per process (auto: as many as fit and pay); does not change samples",
     )
     add("--image_size", type=int, nargs=2, metavar=("H", "W"), help="pixels; default: as in training")
     add("--seed", type=int, default=0)
     add("--sampler", choices=tuple(SAMPLERS), default=DEFAULT_SAMPLER, help=f"({DEFAULT_SAMPLER})")
-    add("--num_steps", type=int, help=f"denoising steps over both networks ({DEFAULT_STEPS})")
+    add("--num_steps", metavar="N|A+B", help=f"denoising steps: in all, or large + small network ({DEFAULT_STEPS})")
+    add("--spacing", choices=SPACINGS, default=DEFAULT_SPACING, help=f"of the steps ({DEFAULT_SPACING})")
     add("--weights", choices=("ema", "model"), default="ema", help="(ema)")
     add("--handoff", choices=HANDOFFS, default="paper", help="released: the released script's restart (paper)")
     add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
@@ -75,11 +79,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    for flag in ("num_samples", "batch_size"):
-        if getattr(args, flag) < 1:
-            raise InputError(f"--{flag} {getattr(args, flag)}: must be at least 1")
+    if args.num_samples < 1:
+        raise InputError(f"--num_samples {args.num_samples}: must be at least 1")
+    args.batch_size = parse_batch_size(args.batch_size)
     if args.seed < 0:
         raise InputError(f"--seed {args.seed}: must be 0 or more")
+    if args.num_steps is not None:
+        args.num_steps = parse_num_steps(args.num_steps)
     device = dist_util.setup(args.device)
     try:
         return generate(args, device)
@@ -100,7 +106,12 @@ def generate(args: argparse.Namespace, device: torch.device) -> int:
         precision=args.precision,
     )
     settings = generator.check_settings(
-        args.step_inference, args.num_steps, args.sampler, args.handoff, args.image_size
+        args.step_inference,
+        args.num_steps,
+        sampler=args.sampler,
+        spacing=args.spacing,
+        handoff=args.handoff,
+        image_size=args.image_size,
     )
     folder = missing = None
     if dist_util.rank() == 0:
@@ -111,30 +122,81 @@ def generate(args: argparse.Namespace, device: torch.device) -> int:
             print(f"{args.num_samples - len(missing)} of {args.num_samples} samples are there already")
     missing = dist_util.broadcast_from_zero(missing)
 
+    share = math.ceil(len(missing) / dist_util.world_size())
+    batch_size = args.batch_size
+    if batch_size is None:
+        sizes = dist_util.gather_to_zero(generator.choose_batch_size(share, settings))
+        batch_size = dist_util.broadcast_from_zero(sizes and min(sizes))
     own = missing[dist_util.rank() :: dist_util.world_size()]
-    rounds = math.ceil(math.ceil(len(missing) / dist_util.world_size()) / args.batch_size)
-    with tqdm(total=rounds * settings["num_steps"], unit="step", disable=dist_util.rank() > 0) as bar:
-        for i in range(rounds):
-            part = own[i * args.batch_size : (i + 1) * args.batch_size]
-            batch = generator.generate(
-                part,
-                seed=args.seed,
-                batch_size=args.batch_size,
-                progress=lambda pairs: counted(pairs, bar),
-                **settings,
-            )
-            for indices, images, masks in dist_util.gather_to_zero((part, batch.images, batch.masks)) or ():
-                folder.add(indices, images, masks)
+    rounds = [own[i : i + batch_size] for i in range(0, share, batch_size)]
+    Rounds(generator, settings, args.seed, rounds, batch_size, folder).run()
     if folder:
         print(f"{args.num_samples} samples in {args.sample_dir}; look at {folder.write_contact_sheet()}")
     return 0
 
 
-def counted(pairs: Iterable[Pair], bar: tqdm) -> Iterator[Pair]:
-    """Pass the pairs on, moving the bar as each is done."""
-    for pair in pairs:
-        yield pair
-        bar.update()
+class Rounds:
+    """Generates samples in rounds; rank 0 writes each to its folder while the next one is computed.
+
+    All processes have the same number of rounds, at whose ends they meet. One whose memory turns out too small for a
+    round makes it in several batches.
+    """
+
+    def __init__(
+        self,
+        generator: DefectGen,
+        settings: dict,
+        seed: int,
+        rounds: list[list[int]],
+        batch_size: int,
+        folder: SampleFolder | None,
+    ):
+        self.generator, self.settings, self.seed, self.folder = generator, settings, seed, folder
+        self.rounds, self.batch_size = rounds, batch_size
+        self.steps = settings["num_steps"] if isinstance(settings["num_steps"], int) else sum(settings["num_steps"])
+        self.written: Future[None] = Future()  # the last round's
+        self.written.set_result(None)
+
+    def run(self) -> None:
+        total = len(self.rounds) * self.steps
+        with (
+            ThreadPoolExecutor(max_workers=1) as writer,
+            tqdm(total=total, unit="step", disable=dist_util.rank() > 0) as self.bar,
+        ):
+            for number, indices in enumerate(self.rounds, start=1):
+                self.later = self.rounds[number:]
+                batch = self.generator.generate(
+                    indices,
+                    seed=self.seed,
+                    batch_size=self.batch_size,
+                    progress=self.counted,
+                    on_out_of_memory=self.halved,
+                    **self.settings,
+                )
+                parts = dist_util.gather_to_zero((indices, batch.images, batch.masks))
+                if parts:
+                    self.written.result()  # at most one round waits to be written
+                    self.written = writer.submit(self.write, parts)
+            self.written.result()
+
+    def write(self, parts: list[tuple[list[int], np.ndarray, np.ndarray]]) -> None:
+        for indices, images, masks in parts:
+            self.folder.add(indices, images, masks)
+
+    def counted(self, pairs: Iterable[Pair]) -> Iterator[Pair]:
+        """Pass the pairs on, moving the bar as each is done."""
+        for pair in pairs:
+            yield pair
+            self.bar.update()
+            if self.written.done():
+                self.written.result()  # an error in writing ends the run now, not after the round
+
+    def halved(self, batch_size: int, left: int) -> None:
+        """Say so, and count the steps anew: `left` samples of this round are still to be made."""
+        tqdm.write(f"out of memory with {self.batch_size} images at a time; going on with {batch_size}")
+        self.batch_size = batch_size
+        counts = [left, *map(len, self.later)]
+        self.bar.total = self.bar.n + self.steps * sum(math.ceil(count / batch_size) for count in counts)
 
 
 def provenance(args: argparse.Namespace, generator: DefectGen, settings: dict) -> dict:

@@ -1,5 +1,7 @@
 """The generator in Python: keyed samples, settings, released checkpoints."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -22,7 +24,7 @@ def test_three_lines(gen):
     assert gen.generate(0, num_steps=5).images.shape == (0, 32, 32, 3)
 
 
-@pytest.mark.parametrize("sampler", ["cold", "ddim", "ddpm"])
+@pytest.mark.parametrize("sampler", ["cold", "ddim", "ddpm", "dpmpp_2m"])
 def test_samples_depend_on_seed_and_index_not_on_the_batch(gen, sampler):
     def run(indices, **options):
         return gen.generate(indices, num_steps=5, sampler=sampler, **options).images.astype(int)
@@ -36,6 +38,93 @@ def test_samples_depend_on_seed_and_index_not_on_the_batch(gen, sampler):
     assert np.abs(together[0] - together[1]).max() > 20
 
 
+@pytest.fixture
+def little_memory(gen):
+    """little_memory(n): batches of more than n images do not fit; the networks as they are at the end."""
+    hooks = []
+
+    def limit(most, error=torch.OutOfMemoryError("CUDA out of memory.")):  # noqa: B008
+        def refuse(module, arguments):
+            if len(arguments[0]) > most:
+                raise error
+
+        hooks.append(gen.small.model.register_forward_pre_hook(refuse))
+
+    yield limit
+    for hook in hooks:
+        hook.remove()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+    ids=["gpu", "cpu", "python"],
+)
+@pytest.mark.parametrize("batch_size", [8, "auto"])
+def test_a_batch_that_does_not_fit_is_halved_and_made_again(gen, little_memory, batch_size, error):
+    expected = gen.generate(7, num_steps=5, sampler="ddpm", batch_size=1)
+    little_memory(1, error)
+    said = []
+    batch = gen.generate(
+        7, num_steps=5, sampler="ddpm", batch_size=batch_size, on_out_of_memory=lambda *args: said.append(args)
+    )
+    assert said == [(3, 7), (1, 7)]
+    assert (batch.images == expected.images).all() and (batch.masks == expected.masks).all()
+
+
+def test_samples_made_before_the_memory_ran_out_are_kept(gen, little_memory):
+    expected = gen.generate(6, num_steps=5, batch_size=2).images
+    seen, said = [], []
+
+    def later(pairs):
+        """The memory shrinks with the third batch."""
+        seen.append(pairs)
+        if len(seen) == 5:
+            little_memory(1)
+        return pairs
+
+    images = gen.generate(
+        6, num_steps=5, batch_size=2, progress=later, on_out_of_memory=lambda *args: said.append(args)
+    ).images
+    assert said == [(1, 2)]
+    assert (images[:4] == expected[:4]).all() and np.abs(images.astype(int) - expected).max() <= 2
+
+
+def test_where_not_even_one_fits_it_says_what_to_do(gen, little_memory):
+    little_memory(0)
+    with pytest.raises(InputError, match="--image_size 32 32: not even one image .* memory of cpu; give a smaller"):
+        gen.generate(3, num_steps=5)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(gen, little_memory):
+    little_memory(1, RuntimeError("shape mismatch"))
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        gen.generate(3, num_steps=5, batch_size=3)
+    with pytest.raises(InputError, match="--batch_size 0: must be auto"):
+        gen.generate(3, num_steps=5, batch_size=0)
+
+
+@pytest.mark.parametrize("step_inference", [0, 1, 2, 400, 1000])
+@pytest.mark.parametrize("handoff", ["paper", "released"])
+def test_the_trial_for_measuring_memory_uses_every_network_that_takes_part(gen, step_inference, handoff, monkeypatch):
+    used = set()
+    hooks = [
+        network.model.register_forward_pre_hook(lambda module, arguments: used.add((module, len(arguments[0]))))
+        for network in (gen.large, gen.small)
+    ]
+    monkeypatch.setattr(guided_diffusion.api, "choose_batch_size", lambda run, *arguments: run(3) or arguments)
+    settings = gen.check_settings(step_inference, handoff=handoff)
+    assert gen.choose_batch_size(40, settings) == (40, gen.device, [32, 32])
+    for hook in hooks:
+        hook.remove()
+    networks = [gen.large] * (step_inference < 1000) + [gen.small] * (step_inference > 0)
+    assert used == {(network.model, 3) for network in networks}
+
+
 def test_other_sizes_and_the_multiple(gen):
     assert gen.generate(1, num_steps=4, image_size=(16, 24)).masks.shape == (1, 16, 24)
     with pytest.raises(InputError, match="15 x 16.*multiples of 2"):
@@ -46,6 +135,22 @@ def test_handoff_released_walks_all_steps(gen):
     assert gen.check_settings(400, handoff="released")["num_steps"] == 1000
     with pytest.raises(InputError, match="--num_steps 50: --handoff released walks all 1000 steps"):
         gen.check_settings(400, num_steps=50, handoff="released")
+
+
+def test_steps_in_all_or_by_network(gen):
+    settings = gen.check_settings(400, num_steps=(3, 2), spacing="logsnr")
+    assert settings["num_steps"] == [3, 2] and settings["spacing"] == "logsnr"
+    assert json.loads(json.dumps(settings)) == settings  # what a manifest holds is what was checked
+    assert gen.check_settings(400)["num_steps"] == guided_diffusion.api.DEFAULT_STEPS
+    assert gen.check_settings(400, handoff="released", spacing="logsnr")["spacing"] == "uniform"
+    by_network = gen.generate(1, num_steps=(3, 2), sampler="dpmpp_2m").images
+    assert (gen.generate(1, num_steps=5, sampler="dpmpp_2m").images == by_network).all()
+    assert (gen.generate(1, num_steps=(2, 3), sampler="dpmpp_2m").images != by_network).any()
+    assert (gen.generate(1, num_steps=(3, 2), sampler="dpmpp_2m", spacing="logsnr").images != by_network).any()
+    with pytest.raises(InputError, match=r"--num_steps 3\+2: --handoff released walks all 1000 steps"):
+        gen.check_settings(400, num_steps=(3, 2), handoff="released")
+    with pytest.raises(InputError, match=r"unknown --spacing 'logsnt' \(did you mean 'logsnr'"):
+        gen.check_settings(400, spacing="logsnt")
 
 
 def test_one_network_suffices_where_the_other_has_no_step(trained_pair):

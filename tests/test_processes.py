@@ -214,6 +214,38 @@ def test_two_processes_make_the_same_samples(
         assert tree(tmp_path) == tree(samples(1))
 
 
+# Runs a script as `python` would, but the second process has memory for two images only.
+SMALL_SECOND = """
+import runpy, sys
+import torch
+from guided_diffusion import dist_util
+from guided_diffusion.unet import UNet
+forward = UNet.forward
+
+def limited(self, x, t):
+    if len(x) > 2 and dist_util.rank() == 1:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+    return forward(self, x, t)
+
+UNet.forward = limited
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_process_with_less_memory_keeps_step_with_the_others(
+    samples: Callable, trained_pair: TrainedPair, repo: Path, tmp_path: Path
+) -> None:
+    """Rounds of 4 and 1 samples on each process, of which the second makes the first in two batches."""
+    (tmp_path / "probe.py").write_text(SMALL_SECOND)
+    command = arguments(trained_pair, tmp_path / "samples", 10, 4)
+    result = launch("torchrun", tmp_path / "probe.py", repo / "scripts" / "inference.py", *command)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count("out of memory with 4 images at a time; going on with 2") == 1
+    levels, pixels = sample_differences(tmp_path / "samples", samples(10))
+    assert levels <= 2 and pixels <= 0.001
+
+
 @pytest.mark.parametrize(
     "moment",
     [

@@ -163,6 +163,20 @@ def test_other_settings_are_refused_and_nothing_is_written(tmp_path, names, chan
     assert tree(tmp_path) == before
 
 
+def test_a_folder_from_before_there_was_a_choice_is_continued(tmp_path):
+    fill(SampleFolder(str(tmp_path), NAMES, SETTINGS), [0])
+    assert SampleFolder(str(tmp_path), NAMES, {**SETTINGS, "spacing": "uniform"}).missing(2) == [1]
+    with pytest.raises(InputError, match="spacing uniform, not logsnr"):
+        SampleFolder(str(tmp_path), NAMES, {**SETTINGS, "spacing": "logsnr"})
+
+
+def test_steps_by_network_come_back_from_the_manifest(tmp_path):
+    fill(SampleFolder(str(tmp_path), NAMES, {**SETTINGS, "num_steps": (12, 8)}), [0])
+    assert SampleFolder(str(tmp_path), NAMES, {**SETTINGS, "num_steps": [12, 8]}).missing(1) == []
+    with pytest.raises(InputError, match=r"num_steps \[12, 8\], not 20"):
+        SampleFolder(str(tmp_path), NAMES, {**SETTINGS, "num_steps": 20})
+
+
 def test_a_setting_that_is_gone_is_named(tmp_path):
     fill(SampleFolder(str(tmp_path), NAMES, {**SETTINGS, "eta": 0.5}), [0])
     with pytest.raises(InputError, match="eta 0.5, not unset"):
