@@ -3,7 +3,7 @@
 set -eu
 ROOT=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
 . "$ROOT/scripts/setup_env.sh"
-setup_env requirements.txt requirements-dev.txt
+setup_env requirements.txt requirements-eval.txt requirements-dev.txt
 
 cd "$ROOT"
 "$PYTHON" -m ruff check .

@@ -1,0 +1,1 @@
+"""Measuring what generated images are worth. Needs requirements-eval.txt; the rest of the package does not."""
