@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import blobfile as bf
 import numpy as np
 import torch
+from torch import Tensor
 
 from .batches import choose_batch_size, free_memory, is_out_of_memory, parse_batch_size
 from .checkpoint import Checkpoint, check_agreement, latest_checkpoint, load_checkpoint, load_weights
@@ -18,8 +20,9 @@ from .errors import InputError, unknown_name
 from .gaussian_diffusion import create_diffusion
 from .keyed_random import sample_noise
 from .precision import autocast, cast_weights, exact_float32
-from .respace import SPACINGS, NumSteps, Pair, check_step_inference, format_num_steps
+from .respace import SPACINGS, NumSteps, Pair, check_step_inference, format_num_steps, total_steps
 from .samplers import SAMPLERS, PredictX0, make_predict_x0
+from .tuning import PRECISIONS, compiled_for_batch, faster_precision
 from .two_stage import HANDOFFS, two_stage_plans, two_stage_sample
 from .unet import UNet, check_size
 
@@ -48,6 +51,7 @@ class Network:
     model: UNet
     path: str
     sha256: str
+    forward: Callable[[Tensor, Tensor], Tensor]  # the model, compiled or not
 
 
 class DefectGen:
@@ -76,18 +80,18 @@ class DefectGen:
         separate_channel_loss: bool | None = None,
         weights: str = "ema",
         device: str | torch.device = "auto",
-        precision: str = "fp32",
+        precision: str = "auto",
     ) -> DefectGen:
         """Load two checkpoint files (or work_dirs: their latest checkpoint).
 
         Configurations and num_defect are needed for released checkpoints, which carry none; so is
-        separate_channel_loss where such a network was trained with it. weights: "ema" or "model".
-        Raises InputError.
+        separate_channel_loss where such a network was trained with it. weights: "ema" or "model". precision:
+        "fp32", "bf16", or "auto": the faster one here, measured. Raises InputError.
         """
         if weights not in ("ema", "model"):
             raise InputError(unknown_name("--weights", weights, ("ema", "model")))
-        if precision not in ("fp32", "bf16"):
-            raise InputError(unknown_name("--precision", precision, ("fp32", "bf16")))
+        if precision not in (*PRECISIONS, "auto"):
+            raise InputError(unknown_name("--precision", precision, (*PRECISIONS, "auto")))
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         device = torch.device(device)
@@ -95,17 +99,19 @@ class DefectGen:
         def network(path: str | None, config: str | None, flag: str, patch: bool) -> Network | None:
             if path is None:
                 return None
-            loaded = _load_network(path, config, flag, patch, num_defect, separate_channel_loss, weights, device)
-            if precision == "bf16":
-                cast_weights(loaded.model)
-            return loaded
+            return _load_network(path, config, flag, patch, num_defect, separate_channel_loss, weights, device)
 
-        return cls(
+        networks = [
             network(large, large_config, "--large_recep", False),
             network(small, small_config, "--small_recep", True),
-            device,
-            precision,
-        )
+        ]
+        there = [network for network in networks if network]
+        if precision == "auto" and there:
+            precision = faster_precision(there[0].model, there[0].config, device)
+        if precision == "bf16":
+            for network in there:
+                cast_weights(network.model)
+        return cls(*networks, device, precision)
 
     @torch.no_grad()
     def generate(
@@ -164,6 +170,23 @@ class DefectGen:
             self._generate_batch(range(count), 0, short)
 
         return choose_batch_size(run, num_samples, self.device, settings["image_size"])
+
+    @torch.no_grad()
+    def expected_seconds(self, num_samples: int, batch_size: int, settings: dict) -> float:
+        """About how long so many samples take, from a few steps of one batch."""
+        steps = min(3, self.diffusion.num_timestep)
+        short = settings | {"handoff": "paper", "spacing": "uniform", "num_steps": steps}
+        start = time.perf_counter()
+        self._generate_batch(range(batch_size), 0, short)
+        each = (time.perf_counter() - start) / (steps * batch_size)
+        return each * num_samples * total_steps(settings["num_steps"])
+
+    def compile(self, batch_size: int) -> None:
+        """From now on let batches of this size run under torch.compile. The next one pays for compiling."""
+        for name in ("large", "small"):
+            network = getattr(self, name)
+            if network:
+                setattr(self, name, replace(network, forward=compiled_for_batch(network.model, batch_size)))
 
     def check_settings(
         self,
@@ -244,7 +267,7 @@ class DefectGen:
         )
 
     def _predict_x0(self, network: Network | None) -> PredictX0 | None:
-        return network and make_predict_x0(network.model, network.config, self.diffusion)
+        return network and make_predict_x0(network.forward, network.config, self.diffusion)
 
 
 def _load_network(
@@ -297,4 +320,4 @@ def _load_network(
     model.to_empty(device="cpu")
     load_weights(model, getattr(checkpoint, weights), file)
     model = model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
-    return Network(config, model, file, checkpoint.sha256)
+    return Network(config, model, file, checkpoint.sha256, forward=model)

@@ -45,6 +45,10 @@ def format_num_steps(num_steps: NumSteps) -> str:
     return str(num_steps) if isinstance(num_steps, int) else "+".join(map(str, num_steps))
 
 
+def total_steps(num_steps: NumSteps) -> int:
+    return num_steps if isinstance(num_steps, int) else sum(num_steps)
+
+
 def log_snr(alphas_cumprod: np.ndarray) -> np.ndarray:
     """log(alpha_bar / (1 - alpha_bar)) by timestep: float64 [T], falling."""
     return np.log(alphas_cumprod) - np.log1p(-alphas_cumprod)

@@ -12,6 +12,7 @@ import io
 import json
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import blobfile as bf
@@ -23,6 +24,7 @@ from .errors import InputError
 from .file_io import encode_png, read_bytes, remove_temporaries, write_atomic
 from .masks import colorize, overlay, present_types
 
+WRITERS = 8
 _FOLDERS = ("images", "masks", "masks_converted_dir")
 _SAMPLE_FILE = re.compile(r"(\d{6,})\.png")
 # What older manifests do not say, because there was no choice yet.
@@ -72,7 +74,8 @@ class SampleFolder:
             raise ValueError(f"mask index {masks.max()}, but there are {len(self._class_names)} types")
         if not self._prepared:
             self._prepare()
-        rows = [self._write_sample(int(i), *pair) for i, *pair in zip(indices, images, masks, strict=True)]
+        with ThreadPoolExecutor(WRITERS) as pool:  # a disk waits for several files as long as for one
+            rows = list(pool.map(self._write_sample, map(int, indices), images, masks))
         for row in rows:
             self._keep(row)
         self._write_manifest()
@@ -191,6 +194,13 @@ class SampleFolder:
             raise InputError(
                 f"{path}: is in manifest.jsonl but missing or damaged; remove its line there to make it anew"
             ) from error
+
+
+def recorded_settings(folder: str) -> dict[str, Any]:
+    """The settings of the samples in a folder; {} where there are none. Raises InputError as SampleFolder does."""
+    path = bf.join(folder, "manifest.jsonl")
+    rows = _read_manifest(path) if bf.exists(path) else iter(())
+    return next(rows, {"settings": {}})["settings"]
 
 
 def _listdir(folder: str) -> list[str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -17,12 +19,13 @@ from .estimate import estimate
 from .precision import autocast
 from .unet import create_model
 
+PRECISIONS = ("fp32", "bf16")
 WORTH = 1.05  # bf16 must be this much faster than float32 to be chosen
 MEASURED_STEPS, MEASURED_SECONDS = 3, 4.0  # after one to warm up; stops at whichever comes first
 MAX_FLOPS = 2e12  # of one measured step on the CPU; larger batches are measured in part
 # torch.compile by kind of device: how much faster a step was seen to become, and seconds to compile
 # (docs/performance.md; the GPU's are not measured yet, but low guesses).
-COMPILE_GAIN = {"cpu": 1.1, "cuda": 1.3}
+COMPILE_GAIN = {"cpu": 1.0, "cuda": 1.3}
 COMPILE_SECONDS = {"cpu": 120.0, "cuda": 120.0}
 COMPILE_PATIENCE = 2.0  # the time saved must be this many times the time spent
 
@@ -53,14 +56,14 @@ def settle(
     if earlier:
         precision = earlier.train.precision if precision == "auto" else precision
         compile_ = earlier.train.compile if compile_ == "auto" else compile_
-    costs = {p: measure_step(config, device, p) for p in (("fp32", "bf16") if precision == "auto" else (precision,))}
+    costs = {p: measure_step(config, device, p) for p in (PRECISIONS if precision == "auto" else (precision,))}
     if precision == "auto":
         gain = costs["fp32"].seconds / costs["bf16"].seconds
         precision = "bf16" if gain > WORTH else "fp32"
         reasons.append(f"precision          {precision} (a step in bf16 is {gain:.2f} times as fast as in fp32 here)")
     if compile_ == "auto":
-        seconds = costs[precision].seconds * (train.iterations - step)
-        compile_, reason = decide_compile(device, seconds)
+        pace = costs[precision].seconds
+        compile_, reason = decide_compile(device, lambda: pace * (train.iterations - step))
         reasons.append(f"torch.compile      {compile_} ({reason})")
     precision, compile_, cost, reasons = dist_util.broadcast_from_zero((precision, compile_, costs[precision], reasons))
     train = dataclasses.replace(train, precision=precision, compile=compile_)
@@ -77,19 +80,38 @@ def measure_step(config: Config, device: torch.device, precision: str) -> StepCo
         rows = max(1, min(batch, int(MAX_FLOPS / (3 * estimate(config).flops_per_image))))
     x = torch.randn(rows, config.model.in_channels, *size, device=device).to(memory_format=torch.channels_last)
     t = torch.zeros(rows, dtype=torch.int64, device=device)
-    seconds: list[float] = []
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    while not seconds or (len(seconds) <= MEASURED_STEPS and sum(seconds) < MEASURED_SECONDS):
-        start = time.perf_counter()
-        forward_backward(network, x, t, precision)
-        seconds.append(time.perf_counter() - start)
+    seconds = _median_seconds(lambda: forward_backward(network, x, t, precision))
     peak = None
     if device.type == "cuda":  # float32 moments and EMA join later
         parameters = sum(p.numel() for p in network.parameters())
         peak = torch.cuda.max_memory_allocated(device) + 3 * 4 * parameters
-    timed = sorted(seconds[1:] or seconds)
-    return StepCost(device.type, timed[len(timed) // 2] * config.data.bs_per_gpu / rows, peak)
+    return StepCost(device.type, seconds * config.data.bs_per_gpu / rows, peak)
+
+
+def _median_seconds(call: Callable[[], object]) -> float:
+    seconds: list[float] = []
+    while not seconds or (len(seconds) <= MEASURED_STEPS and sum(seconds) < MEASURED_SECONDS):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    timed = sorted(seconds[1:] or seconds)  # the first one warms up
+    return timed[len(timed) // 2]
+
+
+@torch.no_grad()
+def faster_precision(network: nn.Module, config: Config, device: torch.device) -> str:
+    """ "fp32" or "bf16", in which two images pass faster through a network that generates. Ranks follow rank 0."""
+    x = torch.randn(2, config.model.in_channels, *config.data.resolution, device=device)
+    x, t = x.to(memory_format=torch.channels_last), torch.zeros(2, dtype=torch.int64, device=device)
+
+    def forward(precision: str) -> None:
+        with autocast(device, precision):
+            network(x, t).sum().item()  # waits for the device
+
+    fp32, bf16 = (_median_seconds(partial(forward, precision)) for precision in PRECISIONS)
+    return dist_util.broadcast_from_zero("bf16" if fp32 / bf16 > WORTH else "fp32")
 
 
 def forward_backward(network: nn.Module, x: torch.Tensor, t: torch.Tensor, precision: str) -> None:
@@ -102,11 +124,14 @@ def forward_backward(network: nn.Module, x: torch.Tensor, t: torch.Tensor, preci
         torch.cuda.synchronize(x.device)
 
 
-def decide_compile(device: torch.device, seconds: float) -> tuple[str, str]:
-    """ "on" or "off" for work that takes so many seconds without compilation, and why."""
+def decide_compile(device: torch.device, work: Callable[[], float]) -> tuple[str, str]:
+    """ "on" or "off" for work that takes work() seconds without compilation, and why."""
+    if COMPILE_GAIN[device.type] <= 1:
+        return "off", "it makes nothing faster on the CPU"
     lacking = compiler_lacking(device)
     if lacking:
         return "off", lacking
+    seconds = work()
     cost = COMPILE_SECONDS[device.type]
     saved = seconds * (1 - 1 / COMPILE_GAIN[device.type])
     if saved > COMPILE_PATIENCE * cost:
@@ -121,6 +146,12 @@ def compiler_lacking(device: torch.device) -> str:
 
         return "" if has_triton() else "Triton is not installed or does not know this GPU"
     return "" if any(map(shutil.which, ("g++", "clang++"))) else "no C++ compiler (g++ or clang++) is installed"
+
+
+def compiled_for_batch(network: nn.Module, batch_size: int) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """network(x, t), under torch.compile for batches of this size only: each size costs a compilation of its own."""
+    fast = torch.compile(network)
+    return lambda x, t: (fast if len(x) == batch_size else network)(x, t)
 
 
 def compiled(network: nn.Module, config: Config, device: torch.device) -> nn.Module:

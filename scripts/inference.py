@@ -27,9 +27,10 @@ from guided_diffusion.api import DEFAULT_SAMPLER, DEFAULT_SPACING, DEFAULT_STEPS
 from guided_diffusion.batches import parse_batch_size  # noqa: E402
 from guided_diffusion.errors import InputError, run_cli  # noqa: E402
 from guided_diffusion.file_io import ensure_writable  # noqa: E402
-from guided_diffusion.respace import SPACINGS, Pair, parse_num_steps  # noqa: E402
-from guided_diffusion.sample_io import SampleFolder  # noqa: E402
+from guided_diffusion.respace import SPACINGS, Pair, parse_num_steps, total_steps  # noqa: E402
+from guided_diffusion.sample_io import SampleFolder, recorded_settings  # noqa: E402
 from guided_diffusion.samplers import SAMPLERS  # noqa: E402
+from guided_diffusion.tuning import PRECISIONS, compiler_lacking, decide_compile  # noqa: E402
 from guided_diffusion.two_stage import HANDOFFS  # noqa: E402
 
 DEFAULT_NUM_SAMPLES = 40  # as the released script draws
@@ -72,7 +73,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--weights", choices=("ema", "model"), default="ema", help="(ema)")
     add("--handoff", choices=HANDOFFS, default="paper", help="released: the released script's restart (paper)")
     add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
-    add("--precision", choices=("fp32", "bf16"), default="fp32", help="(fp32)")
+    add("--precision", choices=(*PRECISIONS, "auto"), default="auto", help="auto (default): the faster one, measured")
+    add("--compile", choices=("on", "off", "auto"), default="auto", help="torch.compile; auto: where it pays")
     add("--local_rank", "--local-rank", help=argparse.SUPPRESS)  # older launchers pass it; the environment knows
     return parser.parse_args(argv)
 
@@ -94,6 +96,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def generate(args: argparse.Namespace, device: torch.device) -> int:
+    precision = args.precision
+    if precision == "auto":  # a folder that is continued keeps its own
+        precision = recorded_settings(args.sample_dir).get("precision", "auto")
     generator = DefectGen.load(
         args.large_recep,
         args.small_recep,
@@ -103,7 +108,7 @@ def generate(args: argparse.Namespace, device: torch.device) -> int:
         separate_channel_loss=None if args.seperate_channel_loss is None else bool(args.seperate_channel_loss),
         weights=args.weights,
         device=device,
-        precision=args.precision,
+        precision=precision,
     )
     settings = generator.check_settings(
         args.step_inference,
@@ -127,12 +132,31 @@ def generate(args: argparse.Namespace, device: torch.device) -> int:
     if batch_size is None:
         sizes = dist_util.gather_to_zero(generator.choose_batch_size(share, settings))
         batch_size = dist_util.broadcast_from_zero(sizes and min(sizes))
+    if missing:
+        compile_networks(args.compile, generator, share, batch_size, settings)
     own = missing[dist_util.rank() :: dist_util.world_size()]
     rounds = [own[i : i + batch_size] for i in range(0, share, batch_size)]
     Rounds(generator, settings, args.seed, rounds, batch_size, folder).run()
     if folder:
         print(f"{args.num_samples} samples in {args.sample_dir}; look at {folder.write_contact_sheet()}")
     return 0
+
+
+def compile_networks(wish: str, generator: DefectGen, num_samples: int, batch_size: int, settings: dict) -> None:
+    """Compile the networks if that is wished, or pays for so many samples per process."""
+    if wish == "auto":
+        decision = decide_compile(
+            generator.device, lambda: generator.expected_seconds(num_samples, batch_size, settings)
+        )
+        wish, reason = dist_util.broadcast_from_zero(decision)
+        if dist_util.rank() == 0:
+            print(f"torch.compile {wish} ({reason})", flush=True)
+    elif wish == "on":
+        lacking = compiler_lacking(generator.device)
+        if lacking:
+            raise InputError(f"--compile on: {lacking}; install it or use --compile off")
+    if wish == "on":
+        generator.compile(batch_size)
 
 
 class Rounds:
@@ -153,7 +177,7 @@ class Rounds:
     ):
         self.generator, self.settings, self.seed, self.folder = generator, settings, seed, folder
         self.rounds, self.batch_size = rounds, batch_size
-        self.steps = settings["num_steps"] if isinstance(settings["num_steps"], int) else sum(settings["num_steps"])
+        self.steps = total_steps(settings["num_steps"])
         self.written: Future[None] = Future()  # the last round's
         self.written.set_result(None)
 
@@ -206,7 +230,7 @@ def provenance(args: argparse.Namespace, generator: DefectGen, settings: dict) -
         "seed": args.seed,
         **settings,
         "weights": args.weights,
-        "precision": args.precision,
+        "precision": generator.precision,
         "checkpoints": {name: network and network.sha256 for name, network in networks.items()},
         "class_names": list(generator.layout.class_names),
     }

@@ -13,7 +13,7 @@ from guided_diffusion import DefectGen, InputError
 
 @pytest.fixture(scope="module")
 def gen(trained_pair):
-    return DefectGen.load(str(trained_pair.large), str(trained_pair.small), device="cpu")
+    return DefectGen.load(str(trained_pair.large), str(trained_pair.small), device="cpu", precision="fp32")
 
 
 def test_three_lines(gen):
@@ -154,21 +154,23 @@ def test_steps_in_all_or_by_network(gen):
 
 
 def test_one_network_suffices_where_the_other_has_no_step(trained_pair):
-    large = DefectGen.load(str(trained_pair.large), None, device="cpu")
+    large = DefectGen.load(str(trained_pair.large), None, device="cpu", precision="fp32")
     assert len(large.generate(1, step_inference=0, num_steps=3).images) == 1
     with pytest.raises(InputError, match="--small_recep: missing, but --step_inference 400"):
         large.generate(1, step_inference=400, num_steps=5)
-    small = DefectGen.load(None, str(trained_pair.small), device="cpu")
+    small = DefectGen.load(None, str(trained_pair.small), device="cpu", precision="fp32")
     assert len(small.generate(1, step_inference=1000, num_steps=3).images) == 1
 
 
 def test_swapped_checkpoints_are_noticed(trained_pair):
     with pytest.raises(InputError, match="--large_recep .*patch-level network, which belongs to --small_recep"):
-        DefectGen.load(str(trained_pair.small), str(trained_pair.large), device="cpu")
+        DefectGen.load(str(trained_pair.small), str(trained_pair.large), device="cpu", precision="fp32")
 
 
 def test_ema_weights_are_sampled_unless_told_otherwise(trained_pair, gen):
-    raw = DefectGen.load(str(trained_pair.large), str(trained_pair.small), device="cpu", weights="model")
+    raw = DefectGen.load(
+        str(trained_pair.large), str(trained_pair.small), device="cpu", precision="fp32", weights="model"
+    )
     assert (raw.generate(1, num_steps=4).images != gen.generate(1, num_steps=4).images).any()
     ema = guided_diffusion.checkpoint.load_checkpoint(gen.large.path, "--large_recep").ema
     assert all(torch.equal(p, ema[name]) for name, p in gen.large.model.state_dict().items())
@@ -184,7 +186,7 @@ def test_released_checkpoints_sample_with_their_yaml(trained_pair, gen, tmp_path
         (tmp_path / f"{name}.yml").write_text(yaml.safe_dump(raw["config"]))
         paths[name] = str(tmp_path / f"{name}.pt")
     with pytest.raises(InputError, match="carries no configuration; name its YAML file with --large_recep_config"):
-        DefectGen.load(paths["large"], paths["small"], device="cpu")
+        DefectGen.load(paths["large"], paths["small"], device="cpu", precision="fp32")
     released = DefectGen.load(
         paths["large"],
         paths["small"],
@@ -192,6 +194,7 @@ def test_released_checkpoints_sample_with_their_yaml(trained_pair, gen, tmp_path
         small_config=str(tmp_path / "small.yml"),
         num_defect=3,
         device="cpu",
+        precision="fp32",
     )
     ours = gen.generate(2, num_steps=5)
     assert (released.generate(2, num_steps=5).images == ours.images).all()

@@ -73,7 +73,7 @@ class Bench:
         """inference.py on the trained pair, or on other checkpoints."""
         large, small = large or self._pair.large, small or self._pair.small
         arguments = ["--large_recep", large, "--small_recep", small, "--sample_dir", self.samples]
-        arguments += ["--num_samples", 2, "--num_steps", 4, *flags]
+        arguments += ["--num_samples", 2, "--num_steps", 4, "--precision", "fp32", *flags]
         return "inference.py", list(map(str, arguments))
 
     def data(self) -> Path:
@@ -657,7 +657,7 @@ def check_not_finite(result: subprocess.CompletedProcess[str], step: int) -> Non
     assert result.returncode == 2, result.stderr
     assert "Traceback" not in result.stderr
     line = result.stderr.splitlines()[-1]  # above it stands the progress bar
-    assert line.startswith("error: ") and f"not finite at step {step} " in line and "work" in line
+    assert line.startswith("error: ") and f"not finite at step {step};" in line and "work" in line
 
 
 def flat(command: Command) -> list[str]:

@@ -26,7 +26,7 @@ from guided_diffusion.sample_io import SampleFolder
 PAGES = sorted(ROOT.glob("docs/*.md")) + [page for page in [ROOT / "README.md"] if page.exists()]
 CONFIGS = sorted(ROOT.glob("configs/*.yml"))
 REFERENCE = (ROOT / "docs" / "configuration.md").read_text()
-SOURCES = sorted([*ROOT.glob("guided_diffusion/*.py"), *ROOT.glob("scripts/*.py")])
+SOURCES = sorted([*ROOT.glob("guided_diffusion/**/*.py"), *ROOT.glob("scripts/*.py")])
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
@@ -81,7 +81,7 @@ class Captured(Exception):
     """Carries the parser of a script out of its main()."""
 
 
-@pytest.mark.parametrize("script", ["train", "inference", "prepare_data"])
+@pytest.mark.parametrize("script", ["train", "inference", "prepare_data", "compare_samplers", "compare_precision", "benchmark"])
 def test_every_flag_is_there_with_its_default(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def capture(parser: argparse.ArgumentParser, *arguments: Any) -> None:
         raise Captured(parser)

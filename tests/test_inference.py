@@ -57,7 +57,8 @@ def generate(run_script: Callable, trained_pair: TrainedPair) -> Run:
 
     def run(folder: Path, *flags: object, prelude: str = "") -> subprocess.CompletedProcess:
         paths = ("--large_recep", trained_pair.large, "--small_recep", trained_pair.small, "--sample_dir", folder)
-        return run_script("inference.py", *paths, "--num_samples", 10, "--num_steps", "4+2", *flags, prelude=prelude)
+        fixed = ("--num_samples", 10, "--num_steps", "4+2", "--precision", "fp32")
+        return run_script("inference.py", *paths, *fixed, *flags, prelude=prelude)
 
     return run
 

@@ -155,13 +155,15 @@ def test_stopped_under_mpi_and_resumed_with_torchrun(training: Training, with_to
     assert_same_training(training.folder / "resumed", training.folder / "torchrun")
 
 
+FP32 = ("--precision", "fp32")  # "auto" could choose differently from run to run
+
 # Generating. ddpm, because it draws noise at every step.
 
 
 def arguments(pair: TrainedPair, folder: Path, num_samples: int, batch_size: int) -> list[str]:
     paths = ("--large_recep", pair.large, "--small_recep", pair.small, "--sample_dir", folder)
     counts = ("--num_samples", num_samples, "--batch_size", batch_size)
-    return list(map(str, (*paths, *counts, "--sampler", "ddpm", "--num_steps", 6, "--seed", 7)))
+    return list(map(str, (*paths, *counts, "--sampler", "ddpm", "--num_steps", 6, "--seed", 7, *FP32)))
 
 
 @pytest.fixture(scope="module")

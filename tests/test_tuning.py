@@ -19,6 +19,7 @@ def seconds(monkeypatch):
         tuning, "measure_step", lambda config, device, precision: StepCost("cpu", times[precision], None)
     )
     monkeypatch.setattr(tuning, "compiler_lacking", lambda device: "")
+    monkeypatch.setitem(tuning.COMPILE_GAIN, "cpu", 1.25)
     return times
 
 
@@ -48,7 +49,9 @@ def test_a_resumed_run_keeps_the_decisions_of_the_earlier_one(seconds):
 
 def test_without_a_compiler(monkeypatch):
     monkeypatch.setattr(tuning.shutil, "which", lambda name: None)
-    assert decide_compile(CPU, 1e9) == ("off", "no C++ compiler (g++ or clang++) is installed")
+    assert decide_compile(CPU, lambda: 1e9)[0] == "off"
+    monkeypatch.setitem(tuning.COMPILE_GAIN, "cpu", 1.25)
+    assert decide_compile(CPU, lambda: 1e9) == ("off", "no C++ compiler (g++ or clang++) is installed")
     with pytest.raises(CompileError, match="train.compile on: no C"):
         tuning.compiled(torch.nn.Identity(), tiny_config(), CPU)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..keyed_random import numpy_generator
-from ..respace import NumSteps, format_num_steps
+from ..respace import NumSteps, format_num_steps, total_steps
 from .kid import Resampling, interval, kid, kid_resampled
 
 FAMILIES = {"cold": "cold", "ddim": "ddim", "dpmpp_2m": "ddim", "ddpm": "ddpm"}  # sampler -> its reference's
@@ -39,7 +39,7 @@ class Cell:
 
     @property
     def total_steps(self) -> int:
-        return self.num_steps if isinstance(self.num_steps, int) else sum(self.num_steps)
+        return total_steps(self.num_steps)
 
 
 def reference_of(sampler: str, num_timestep: int, seed: int) -> Cell:
