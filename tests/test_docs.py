@@ -81,7 +81,9 @@ class Captured(Exception):
     """Carries the parser of a script out of its main()."""
 
 
-@pytest.mark.parametrize("script", ["train", "inference", "prepare_data", "compare_samplers", "compare_precision", "benchmark"])
+@pytest.mark.parametrize(
+    "script", ["train", "inference", "prepare_data", "compare_samplers", "compare_precision", "benchmark"]
+)
 def test_every_flag_is_there_with_its_default(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def capture(parser: argparse.ArgumentParser, *arguments: Any) -> None:
         raise Captured(parser)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TrainedPair
-from runs import tree
+from runs import sample_differences, tree
 
 # Calls of a network with more than `limit` images fail as on a GPU, where the expression `which` is true.
 LITTLE_MEMORY = """
@@ -157,3 +157,31 @@ def test_ctrl_c_lets_the_round_before_be_written(generate: Run, tmp_path: Path) 
     finish(generate(tmp_path / "samples", "--batch_size", 4))
     finish(generate(tmp_path / "plain", "--batch_size", 4))
     assert tree(tmp_path / "samples") == tree(tmp_path / "plain")
+
+
+def test_auto_precision_continues_a_folder_in_its_own(generate: Run, tmp_path: Path) -> None:
+    """Whatever is faster at the moment, samples of one folder are made alike."""
+    for precision in ("bf16", "fp32"):
+        folder = tmp_path / precision
+        assert generate(folder, "--precision", precision, "--num_samples", 2).returncode == 0
+        result = generate(folder, "--precision", "auto", "--num_samples", 3)
+        assert result.returncode == 0, result.stderr
+        rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+        assert [row["settings"]["precision"] for row in rows] == [precision] * 3
+
+
+def test_compiled_networks_make_the_same_samples(generate: Run, tmp_path: Path) -> None:
+    """Ten samples four at a time: two batches go through what torch.compile returns, the last one does not."""
+    count = """
+import torch
+torch.compile = lambda network: lambda x, t: print("compiled batch of", len(x)) or network(x, t)
+"""
+    assert generate(tmp_path / "plain", "--batch_size", 4).returncode == 0
+    result = generate(tmp_path / "fast", "--batch_size", 4, "--compile", "on", prelude=count)
+    assert result.returncode == 0, result.stderr
+    assert re.findall(r"compiled batch of (\d+)", result.stdout) == ["4"] * 12
+    assert sample_differences(tmp_path / "fast", tmp_path / "plain") == (0, 0.0)
+
+
+def test_compile_auto_says_what_it_decides(generate: Run, tmp_path: Path) -> None:
+    assert "torch.compile off (it makes nothing faster on the CPU)" in generate(tmp_path, "--num_samples", 1).stdout
