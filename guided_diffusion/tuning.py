@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from . import dist_util
+from .batches import free_memory, is_out_of_memory
 from .config import Config
 from .errors import InputError
 from .estimate import estimate
@@ -56,11 +58,20 @@ def settle(
     if earlier:
         precision = earlier.train.precision if precision == "auto" else precision
         compile_ = earlier.train.compile if compile_ == "auto" else compile_
-    costs = {p: measure_step(config, device, p) for p in (PRECISIONS if precision == "auto" else (precision,))}
     if precision == "auto":
-        gain = costs["fp32"].seconds / costs["bf16"].seconds
+        costs = {"bf16": measure_step(config, device, "bf16")}
+        try:
+            costs["fp32"] = measure_step(config, device, "fp32")
+            gain = costs["fp32"].seconds / costs["bf16"].seconds
+            reason = f"a step in bf16 is {gain:.2f} times as fast as in fp32 here"
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            gain, reason = math.inf, "fp32 does not fit into memory"
         precision = "bf16" if gain > WORTH else "fp32"
-        reasons.append(f"precision          {precision} (a step in bf16 is {gain:.2f} times as fast as in fp32 here)")
+        reasons.append(f"precision          {precision} ({reason})")
+    else:
+        costs = {precision: measure_step(config, device, precision)}
     if compile_ == "auto":
         pace = costs[precision].seconds
         compile_, reason = decide_compile(device, lambda: pace * (train.iterations - step))
@@ -81,6 +92,7 @@ def measure_step(config: Config, device: torch.device, precision: str) -> StepCo
     x = torch.randn(rows, config.model.in_channels, *size, device=device).to(memory_format=torch.channels_last)
     t = torch.zeros(rows, dtype=torch.int64, device=device)
     if device.type == "cuda":
+        free_memory()
         torch.cuda.reset_peak_memory_stats(device)
     seconds = _median_seconds(lambda: forward_backward(network, x, t, precision))
     peak = None

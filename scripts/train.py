@@ -16,6 +16,7 @@ import blobfile as bf  # noqa: E402
 import torch  # noqa: E402
 
 from guided_diffusion import dist_util  # noqa: E402
+from guided_diffusion.batches import is_out_of_memory  # noqa: E402
 from guided_diffusion.checkpoint import (  # noqa: E402
     Checkpoint,
     latest_checkpoint,
@@ -113,6 +114,13 @@ def main(argv: list[str] | None = None) -> int:
     device = dist_util.setup(args.device)
     try:
         return train(args, device)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"out of memory on {device}: set train.micro_batch 1, train.activation_checkpointing true or "
+            "train.precision bf16, which leave the training as it is, or lower data.bs_per_gpu or data.resolution"
+        ) from error
     finally:
         dist_util.cleanup()
 

@@ -643,6 +643,19 @@ def test_a_loss_that_diverges_keeps_the_last_good_checkpoint(bench: Bench, run_s
     assert tree(bench.work / "checkpoint") == before
 
 
+def test_training_that_does_not_fit_into_memory_is_one_line(bench: Bench, run_script: Callable) -> None:
+    prelude = """
+import torch
+from guided_diffusion.nn import AttentionBlock
+def forward(self, x):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+AttentionBlock.forward = forward
+"""
+    result = run_script(*flat(bench.train()), prelude=prelude)
+    check_one_line(result, "out of memory on cpu", "train.micro_batch 1", "train.activation_checkpointing")
+    assert not bench.work.exists()
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_update(bench: Bench, run_script: Callable) -> None:
     path = bench.checkpoint()
     content = torch.load(path)

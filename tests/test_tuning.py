@@ -31,6 +31,18 @@ def test_auto_precision_is_the_faster_one(seconds, bf16, chosen):
     assert f"precision          {chosen} (a step in bf16 is {2 / bf16:.2f} times as fast" in reasons[0]
 
 
+def test_auto_precision_where_fp32_does_not_fit(seconds, monkeypatch):
+    def measure(config, device, precision):
+        if precision == "fp32":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return StepCost("cpu", 1.0, None)
+
+    monkeypatch.setattr(tuning, "measure_step", measure)
+    config, cost, reasons = settle(tiny_config(**AUTO), CPU)
+    assert (config.train.precision, cost.seconds) == ("bf16", 1.0)
+    assert reasons[0] == "precision          bf16 (fp32 does not fit into memory)"
+
+
 def test_auto_compile_needs_a_run_that_earns_it_back(seconds):
     per_second_saved = 1 - 1 / tuning.COMPILE_GAIN["cpu"]
     enough = round(tuning.COMPILE_PATIENCE * tuning.COMPILE_SECONDS["cpu"] / per_second_saved)  # steps of 1 s
