@@ -107,6 +107,8 @@ class AttentionBlock(nn.Module):
         n, c, height, width = x.shape
         h = self.qkv(group_norm(self.norm, x).reshape(n, c, -1))  # [N, 3C, HW]
         h = h.reshape(n, self.num_heads, 3, c // self.num_heads, -1).transpose(-1, -2)
+        if x.device.type != "cpu" or not torch.is_grad_enabled():
+            h = h.contiguous()  # as the fused kernels want it; on the CPU their backward pass is slow
         q, k, v = h.unbind(2)  # each [N, heads, HW, C/heads]
         h = F.scaled_dot_product_attention(q, k, v)
         h = self.proj_out(h.transpose(-1, -2).reshape(n, c, -1))  # [N, C, HW]

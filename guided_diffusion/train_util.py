@@ -16,7 +16,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from . import dist_util
+from . import dist_util, heap
 from .checkpoint import Checkpoint, load_weights, save_checkpoint
 from .config import Config
 from .errors import InputError
@@ -55,6 +55,8 @@ class TrainLoop:
         if "auto" in (config.train.precision, config.train.compile):
             raise ValueError("settle the configuration first (tuning.settle)")
         exact_float32()
+        if device.type == "cpu":
+            heap.keep()
         self.config, self.work_dir, self.device = config, work_dir, device
         self.data, self.val_data = _hold(data, device), val_data and _hold(val_data, device)
         self.diffusion = create_diffusion(config)

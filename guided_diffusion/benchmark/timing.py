@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from .. import heap
 from ..batches import is_out_of_memory
 from ..errors import InputError
 
@@ -140,19 +141,21 @@ class Flags(NamedTuple):
     matmul_precision: str
     cudnn_tf32: bool
     cudnn_benchmark: bool
+    heap_kept: bool
 
     @classmethod
     def now(cls) -> Flags:
         cudnn = torch.backends.cudnn
-        return cls(torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark)
+        return cls(torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark, heap.keeps())
 
     def set(self) -> None:
         torch.set_float32_matmul_precision(self.matmul_precision)
         torch.backends.cudnn.allow_tf32 = self.cudnn_tf32
         torch.backends.cudnn.benchmark = self.cudnn_benchmark
+        heap.keep(self.heap_kept)
 
 
-DEFAULT_FLAGS = Flags("highest", True, False)  # as PyTorch starts
+DEFAULT_FLAGS = Flags("highest", True, False, False)  # as PyTorch starts
 
 
 def matrix_rates(clock: Clock, sizes: Sequence[int]) -> dict[str, float]:
