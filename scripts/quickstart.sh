@@ -26,7 +26,7 @@ train() { # train large|small
 generate() {
     LARGE_RECEP=$DEMO/large SMALL_RECEP=$DEMO/small LARGE_RECEP_CONFIG= SMALL_RECEP_CONFIG= \
         NUM_DEFECT= SAMPLE_DIR=$DEMO/samples NUM_SAMPLES=32 \
-        sh "$ROOT/inference.sh" --sampler ddim --num_steps 50 --precision bf16
+        sh "$ROOT/inference.sh"
 }
 
 stage "Set up Python" setup_env requirements.txt
@@ -44,7 +44,7 @@ Done. Look at the generated images, each beside its mask:
 
 Next, in $ROOT:
   more samples    LARGE_RECEP=work/demo/large SMALL_RECEP=work/demo/small SAMPLE_DIR=work/demo/samples \\
-                  NUM_SAMPLES=100 sh inference.sh --sampler ddim --num_steps 50 --precision bf16
+                  NUM_SAMPLES=100 sh inference.sh
   your own data   see README.md, then: DATA_DIR=your/data NUM_DEFECT=... sh train_large.sh
   start afresh    delete work/demo
 EOF
