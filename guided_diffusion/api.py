@@ -30,7 +30,6 @@ from .unet import UNet, check_size
 DEFAULT_STEPS = 20  # over both networks
 DEFAULT_SAMPLER = "dpmpp_2m"
 DEFAULT_SPACING = "logsnr"
-BATCH_SIZE = 16
 
 Progress = Callable[[list[Pair]], Iterable[Pair]]
 

@@ -34,7 +34,7 @@ import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from guided_diffusion import dist_util  # noqa: E402
-from guided_diffusion.api import BATCH_SIZE, DefectGen  # noqa: E402
+from guided_diffusion.api import DefectGen  # noqa: E402
 from guided_diffusion.errors import InputError, run_cli, unknown_name  # noqa: E402
 from guided_diffusion.evaluation.cells import CellStore  # noqa: E402
 from guided_diffusion.evaluation.features import DEFAULT_EXTRACTOR, EXTRACTORS, Extractor, load_extractor  # noqa: E402
@@ -57,6 +57,7 @@ from guided_diffusion.image_datasets import DefectDataset  # noqa: E402
 from guided_diffusion.keyed_random import numpy_generator  # noqa: E402
 from guided_diffusion.respace import SPACINGS, format_num_steps, parse_num_steps  # noqa: E402
 
+BATCH_SIZE = 16
 SHEET_SEEDS = 10  # columns of the contact sheet
 
 
