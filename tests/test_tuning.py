@@ -5,6 +5,7 @@ import torch
 from test_train_util import tiny_config
 
 from guided_diffusion import tuning
+from guided_diffusion.estimate import estimate
 from guided_diffusion.tuning import CompileError, StepCost, decide_compile, duration, expected, settle
 
 CPU = torch.device("cpu")
@@ -82,10 +83,17 @@ def test_a_failing_compiler_is_one_line(monkeypatch):
     assert str(error.value) == ("train.compile on: torch.compile failed (CppCompileError: no); set train.compile off")
 
 
-def test_measured_cost_grows_with_the_work():
-    small, large = (tiny_config(**{"data.resolution": r, "data.bs_per_gpu": 8}) for r in (16, 64))
-    costs = [tuning.measure_step(config, CPU, "fp32") for config in (small, large)]
-    assert costs[1].seconds > 2 * costs[0].seconds > 0 and costs[0].peak_bytes is None  # 16 times the pixels
+def test_a_step_is_the_median_after_one_to_warm_up_scaled_to_the_batch(monkeypatch):
+    """A clock that says 9, 1, 3 and 2 s; only a quarter of the batch is computed, as that is enough work."""
+    config = tiny_config(**{"data.bs_per_gpu": 8})
+    flops = 3 * estimate(config).flops_per_image
+    monkeypatch.setattr(tuning, "MAX_FLOPS", 2.5 * flops)
+    times, rows = iter([0, 9, 9, 10, 10, 13, 13, 15]), []
+    monkeypatch.setattr(tuning.time, "perf_counter", lambda: next(times))
+    monkeypatch.setattr(tuning, "MEASURED_SECONDS", 100)
+    monkeypatch.setattr(tuning, "forward_backward", lambda network, x, t, precision: rows.append((len(x), precision)))
+    assert tuning.measure_step(config, CPU, "bf16") == StepCost("cpu", 4 * 2.0, None)
+    assert rows == [(2, "bf16")] * 4
 
 
 def test_expected_time_and_memory():
