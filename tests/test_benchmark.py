@@ -299,7 +299,7 @@ def test_the_gpu_preset_runs_anywhere_when_tiny(run_script, tmp_path):
         first, *others = table["rows"]
         assert first["variant"] == "released" and set(first["ratios"]) == {1.0} and others
         for row in table["rows"]:
-            assert row["variant"] in result.stdout and 0 < row["share"] < 1.5
+            assert row["variant"] in result.stdout and row["share"] > 0
             assert row["images_per_s"] == pytest.approx(row["batch"] / row["seconds"]["median"])
     by_what = [table["what"] for table in found["tables"]]
     assert by_what.count("train") == 6 and by_what.count("generate") == 2
