@@ -22,7 +22,7 @@ from .keyed_random import sample_noise
 from .precision import autocast, cast_weights, exact_float32
 from .respace import SPACINGS, NumSteps, Pair, check_step_inference, format_num_steps, total_steps
 from .samplers import SAMPLERS, PredictX0, make_predict_x0
-from .tuning import PRECISIONS, compiled_for_batch, faster_precision
+from .tuning import PRECISIONS, faster_precision, noise_batch, try_compile
 from .two_stage import HANDOFFS, two_stage_plans, two_stage_sample
 from .unet import UNet, check_size
 
@@ -164,29 +164,48 @@ class DefectGen:
     @torch.no_grad()
     def choose_batch_size(self, num_samples: int, settings: dict) -> int:
         """What batch_size "auto" comes to for so many samples, with the settings that check_settings returned."""
-        short = settings | {"handoff": "paper", "spacing": "uniform", "num_steps": min(3, self.diffusion.num_timestep)}
 
         def run(count: int) -> None:
-            self._generate_batch(range(count), 0, short)
+            self._generate_batch(range(count), 0, self._short(settings))
 
         return choose_batch_size(run, num_samples, self.device, settings["image_size"])
 
-    @torch.no_grad()
     def expected_seconds(self, num_samples: int, batch_size: int, settings: dict) -> float:
-        """About how long so many samples take, from a few steps of one batch."""
-        steps = min(3, self.diffusion.num_timestep)
-        short = settings | {"handoff": "paper", "spacing": "uniform", "num_steps": steps}
-        start = time.perf_counter()
-        self._generate_batch(range(batch_size), 0, short)
-        each = (time.perf_counter() - start) / (steps * batch_size)
-        return each * num_samples * total_steps(settings["num_steps"])
+        """About how long so many samples take, from a few steps of one batch (of smaller ones if it does not fit)."""
+        short, count = self._short(settings), min(batch_size, num_samples)
+        for _ in range(2):  # the first one warms up
+            start = time.perf_counter()
+            self.generate(count, batch_size=batch_size, **short)
+            seconds = time.perf_counter() - start
+        return seconds / (count * short["num_steps"]) * num_samples * total_steps(settings["num_steps"])
 
-    def compile(self, batch_size: int) -> None:
-        """From now on let batches of this size run under torch.compile. The next one pays for compiling."""
-        for name in ("large", "small"):
-            network = getattr(self, name)
-            if network:
-                setattr(self, name, replace(network, forward=compiled_for_batch(network.model, batch_size)))
+    def _short(self, settings: dict) -> dict:
+        """The settings with as few steps as let each network run."""
+        return settings | {"handoff": "paper", "spacing": "uniform", "num_steps": min(3, self.diffusion.num_timestep)}
+
+    @torch.no_grad()
+    def compile(self, batch_size: int, image_size: Sequence[int] | None = None) -> None:
+        """From now on let batches of this size run under torch.compile; each size would cost a compilation of its own.
+
+        Where such a batch does not fit into memory nothing changes. Raises CompileError.
+        """
+        size = image_size or self.config.data.resolution
+
+        def fast(network: Network) -> Network:
+            x, t = noise_batch(network.config, batch_size, size, self.device)
+            with autocast(self.device, self.precision):
+                compiled = try_compile(network.model, lambda model: model(x, t), self.device)
+
+            def forward(x: Tensor, t: Tensor) -> Tensor:
+                return (compiled if len(x) == batch_size else network.model)(x, t)
+
+            return replace(network, forward=forward)
+
+        try:
+            self.large, self.small = (network and fast(network) for network in (self.large, self.small))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
 
     def check_settings(
         self,

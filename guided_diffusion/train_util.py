@@ -145,6 +145,7 @@ class TrainLoop:
         generator = torch_generator(self.device, "train", *key)
         t = torch.randint(self.diffusion.num_timestep, (len(x_start),), generator=generator, device=self.device)
         noise = torch.randn(x_start.shape, generator=generator, device=self.device)
+        noise = noise.to(memory_format=torch.channels_last)  # like x_start, or x_t takes neither's format
 
         losses = self._backward(x_start, t, noise)
         losses["grad_norm"] = self._clip_gradients()
@@ -162,8 +163,8 @@ class TrainLoop:
         cfg = self.config.train
         size = cfg.micro_batch or len(x_start)
         parts = []
-        for part in torch.arange(len(x_start)).split(size):
-            rows = slice(part[0].item(), part[-1].item() + 1)
+        for start in range(0, len(x_start), size):
+            rows = slice(start, start + size)
             last = rows.stop == len(x_start)  # ranks exchange their gradients once
             with nullcontext() if last or dist_util.world_size() == 1 else self.network.no_sync():
                 with autocast(self.device, cfg.precision):

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -83,14 +83,13 @@ def settle(
 
 def measure_step(config: Config, device: torch.device, precision: str) -> StepCost:
     """Forward and backward pass of a fresh network on noise, at the configuration's batch."""
-    size, train = config.data.resolution, config.train
+    train = config.train
     batch = rows = train.micro_batch or config.data.bs_per_gpu
     network = create_model(config).to(device, memory_format=torch.channels_last)
     network.activation_checkpointing = train.activation_checkpointing
     if device.type == "cpu":
         rows = max(1, min(batch, int(MAX_FLOPS / (3 * estimate(config).flops_per_image))))
-    x = torch.randn(rows, config.model.in_channels, *size, device=device).to(memory_format=torch.channels_last)
-    t = torch.zeros(rows, dtype=torch.int64, device=device)
+    x, t = noise_batch(config, rows, config.data.resolution, device)
     if device.type == "cuda":
         free_memory()
         torch.cuda.reset_peak_memory_stats(device)
@@ -115,8 +114,7 @@ def _median_seconds(call: Callable[[], object]) -> float:
 @torch.no_grad()
 def faster_precision(network: nn.Module, config: Config, device: torch.device) -> str:
     """ "fp32" or "bf16", in which two images pass faster through a network that generates. Ranks follow rank 0."""
-    x = torch.randn(2, config.model.in_channels, *config.data.resolution, device=device)
-    x, t = x.to(memory_format=torch.channels_last), torch.zeros(2, dtype=torch.int64, device=device)
+    x, t = noise_batch(config, 2, config.data.resolution, device)
 
     def forward(precision: str) -> None:
         with autocast(device, precision):
@@ -160,29 +158,40 @@ def compiler_lacking(device: torch.device) -> str:
     return "" if any(map(shutil.which, ("g++", "clang++"))) else "no C++ compiler (g++ or clang++) is installed"
 
 
-def compiled_for_batch(network: nn.Module, batch_size: int) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """network(x, t), under torch.compile for batches of this size only: each size costs a compilation of its own."""
+def try_compile(network: nn.Module, run: Callable[[nn.Module], object], device: torch.device) -> nn.Module:
+    """The network under torch.compile, once run(it) has made it compile.
+
+    Raises CompileError if something is lacking or fails; running out of memory is passed on.
+    """
+    lacking = compiler_lacking(device)
+    if lacking:
+        raise CompileError(f"torch.compile: {lacking}; install it, or turn it off (train.compile off, --compile off)")
     fast = torch.compile(network)
-    return lambda x, t: (fast if len(x) == batch_size else network)(x, t)
+    try:
+        run(fast)
+    except Exception as error:  # what a compiler raises has no common type
+        if is_out_of_memory(error):
+            raise
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise CompileError(
+            f"torch.compile: failed ({reason}); turn it off (train.compile off, --compile off)"
+        ) from error
+    return fast
 
 
 def compiled(network: nn.Module, config: Config, device: torch.device) -> nn.Module:
-    """The network under torch.compile, compiled for training at this batch. Raises CompileError if that fails."""
-    lacking = compiler_lacking(device)
-    if lacking:
-        raise CompileError(f"train.compile on: {lacking}; install it or set train.compile off")
-    network_ = torch.compile(network)
+    """The network compiled for training at this configuration's batch. Raises as try_compile does."""
     batch = config.train.micro_batch or config.data.bs_per_gpu
-    x = torch.randn(batch, config.model.in_channels, *config.data.resolution, device=device)
-    t = torch.zeros(batch, dtype=torch.int64, device=device)
-    try:
-        forward_backward(network_, x.to(memory_format=torch.channels_last), t, config.train.precision)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # what a compiler raises has no common type
-        reason = str(error).strip().splitlines()[0]
-        raise CompileError(f"train.compile on: torch.compile failed ({reason}); set train.compile off") from error
-    return network_
+    x, t = noise_batch(config, batch, config.data.resolution, device)
+    return try_compile(network, lambda fast: forward_backward(fast, x, t, config.train.precision), device)
+
+
+def noise_batch(
+    config: Config, batch: int, size: Sequence[int], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """x float32 [batch, C, height, width] and t int64 [batch] as a network gets them, to measure or compile with."""
+    x = torch.randn(batch, config.model.in_channels, *size, device=device).to(memory_format=torch.channels_last)
+    return x, torch.zeros(batch, dtype=torch.int64, device=device)
 
 
 def expected(config: Config, cost: StepCost, step: int) -> str:

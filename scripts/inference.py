@@ -30,7 +30,7 @@ from guided_diffusion.file_io import ensure_writable  # noqa: E402
 from guided_diffusion.respace import SPACINGS, Pair, parse_num_steps, total_steps  # noqa: E402
 from guided_diffusion.sample_io import SampleFolder, recorded_settings  # noqa: E402
 from guided_diffusion.samplers import SAMPLERS  # noqa: E402
-from guided_diffusion.tuning import PRECISIONS, compiler_lacking, decide_compile  # noqa: E402
+from guided_diffusion.tuning import PRECISIONS, CompileError, decide_compile  # noqa: E402
 from guided_diffusion.two_stage import HANDOFFS  # noqa: E402
 
 DEFAULT_NUM_SAMPLES = 40  # as the released script draws
@@ -142,21 +142,25 @@ def generate(args: argparse.Namespace, device: torch.device) -> int:
     return 0
 
 
-def compile_networks(wish: str, generator: DefectGen, num_samples: int, batch_size: int, settings: dict) -> None:
-    """Compile the networks if that is wished, or pays for so many samples per process."""
-    if wish == "auto":
+def compile_networks(asked: str, generator: DefectGen, num_samples: int, batch_size: int, settings: dict) -> None:
+    """Compile the networks if that is asked for, or pays for so many samples per process."""
+    wish, main_rank = asked, dist_util.rank() == 0
+    if asked == "auto":
         decision = decide_compile(
             generator.device, lambda: generator.expected_seconds(num_samples, batch_size, settings)
         )
         wish, reason = dist_util.broadcast_from_zero(decision)
-        if dist_util.rank() == 0:
+        if main_rank:
             print(f"torch.compile {wish} ({reason})", flush=True)
-    elif wish == "on":
-        lacking = compiler_lacking(generator.device)
-        if lacking:
-            raise InputError(f"--compile on: {lacking}; install it or use --compile off")
-    if wish == "on":
-        generator.compile(batch_size)
+    if wish == "off":
+        return
+    try:
+        generator.compile(batch_size, settings["image_size"])
+    except CompileError as error:
+        if asked == "on":
+            raise
+        if main_rank:
+            print(f"going on without torch.compile ({error})", flush=True)
 
 
 class Rounds:

@@ -179,9 +179,44 @@ torch.compile = lambda network: lambda x, t: print("compiled batch of", len(x)) 
     assert generate(tmp_path / "plain", "--batch_size", 4).returncode == 0
     result = generate(tmp_path / "fast", "--batch_size", 4, "--compile", "on", prelude=count)
     assert result.returncode == 0, result.stderr
-    assert re.findall(r"compiled batch of (\d+)", result.stdout) == ["4"] * 12
+    trials, steps = 2, 12  # one of each network, then six of both batches
+    assert re.findall(r"compiled batch of (\d+)", result.stdout) == ["4"] * (trials + steps)
     assert sample_differences(tmp_path / "fast", tmp_path / "plain") == (0, 0.0)
 
 
 def test_compile_auto_says_what_it_decides(generate: Run, tmp_path: Path) -> None:
     assert "torch.compile off (it makes nothing faster on the CPU)" in generate(tmp_path, "--num_samples", 1).stdout
+
+
+BROKEN_COMPILER = """
+import torch
+from guided_diffusion import tuning
+def broken(x, t):
+    raise AssertionError("no kernel for that")
+torch.compile = lambda network: broken
+tuning.COMPILE_GAIN["cpu"], tuning.COMPILE_SECONDS["cpu"] = 2.0, 0.0
+"""
+
+
+def test_a_compiler_that_fails_is_one_line_or_done_without(generate: Run, tmp_path: Path) -> None:
+    asked = generate(tmp_path / "on", "--compile", "on", prelude=BROKEN_COMPILER)
+    assert asked.returncode == 2 and asked.stderr.splitlines()[-1].startswith("error: torch.compile: failed (no kernel")
+    result = generate(tmp_path / "auto", prelude=BROKEN_COMPILER)
+    assert result.returncode == 0, result.stderr
+    assert "torch.compile on (expected to save" in result.stdout
+    assert "going on without torch.compile (torch.compile: failed (no kernel for that)" in result.stdout
+    assert generate(tmp_path / "plain", "--compile", "off").returncode == 0
+    assert sample_differences(tmp_path / "auto", tmp_path / "plain") == (0, 0.0)
+
+
+def test_compile_auto_survives_a_batch_that_does_not_fit(generate: Run, tmp_path: Path) -> None:
+    """Neither the time estimate nor the trial may end the run; what does not fit is halved as ever."""
+    prelude = LITTLE_MEMORY.format(limit=2, which="True") + BROKEN_COMPILER.replace(": broken", ": network")
+    result = generate(tmp_path / "small", "--batch_size", 8, prelude=prelude)
+    assert result.returncode == 0, result.stderr
+    assert "torch.compile on (expected to save" in result.stdout
+    assert len(json_lines(tmp_path / "small")) == 10
+
+
+def json_lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]

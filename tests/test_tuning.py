@@ -65,7 +65,7 @@ def test_without_a_compiler(monkeypatch):
     assert decide_compile(CPU, lambda: 1e9)[0] == "off"
     monkeypatch.setitem(tuning.COMPILE_GAIN, "cpu", 1.25)
     assert decide_compile(CPU, lambda: 1e9) == ("off", "no C++ compiler (g++ or clang++) is installed")
-    with pytest.raises(CompileError, match="train.compile on: no C"):
+    with pytest.raises(CompileError, match="torch.compile: no C"):
         tuning.compiled(torch.nn.Identity(), tiny_config(), CPU)
 
 
@@ -80,7 +80,9 @@ def test_a_failing_compiler_is_one_line(monkeypatch):
     monkeypatch.setattr(tuning, "compiler_lacking", lambda device: "")
     with pytest.raises(CompileError) as error:
         tuning.compiled(torch.nn.Identity(), tiny_config(), CPU)
-    assert str(error.value) == ("train.compile on: torch.compile failed (CppCompileError: no); set train.compile off")
+    assert str(error.value) == (
+        "torch.compile: failed (CppCompileError: no); turn it off (train.compile off, --compile off)"
+    )
 
 
 def test_a_step_is_the_median_after_one_to_warm_up_scaled_to_the_batch(monkeypatch):
