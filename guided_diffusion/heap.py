@@ -12,7 +12,7 @@ _keeps = False
 
 def keep(wish: bool = True) -> None:
     """Keep freed memory. A training step on the CPU allocates what the last one freed; without this the system maps
-    and clears every page anew, 6 to 9% of a step. Does nothing where the C library is not glibc.
+    and clears every page anew, 5 to 9% of a step's CPU time. Does nothing where the C library is not glibc.
     """
     global _keeps
     try:
