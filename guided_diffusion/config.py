@@ -104,7 +104,9 @@ class DataConfig:
     num_workers: int = 0  # accepted for released files; without effect, the set is held in memory
     label_map: Mapping[str, int] | None = None  # type name: index 1..N in the masks
     background: bool | None = None  # a background channel in the joint tensor? default: yes
-    fit: str = "resize"  # resize: stretch to resolution; random_crop: crops at native resolution
+    fit: str = "resize"  # resize: stretch to resolution; random_crop: windows of that size
+    crop_from: int | tuple[int, ...] = ()  # pixels images are stretched to before windows are cut; (): their own size
+    crop_defect: float = 0.0  # share of the windows that are placed so that they hold a defect; the others: anywhere
     flip: str = "none"  # none, horizontal, vertical or both
     val_dir: str | None = None  # held-out images for the validation loss
 
@@ -114,10 +116,17 @@ class DataConfig:
         _at_least("data.bs_per_gpu", self.bs_per_gpu, 1)
         if self.num_image_train is not None:
             _at_least("data.num_image_train", self.num_image_train, 1)
-        size = (self.resolution,) * 2 if isinstance(self.resolution, int) else self.resolution
-        if len(size) not in (0, 2) or any(side < 1 for side in size):
-            raise InputError(f"data.resolution: {list(size)} must be one number or [height, width]")
-        object.__setattr__(self, "resolution", tuple(size))
+        for key in ("resolution", "crop_from"):
+            value = getattr(self, key)
+            size = (value,) * 2 if isinstance(value, int) else value
+            if len(size) not in (0, 2) or any(side < 1 for side in size):
+                raise InputError(f"data.{key}: {list(size)} must be one number or [height, width]")
+            object.__setattr__(self, key, tuple(size))
+        if not 0 <= self.crop_defect <= 1:
+            raise InputError(f"data.crop_defect: {self.crop_defect} must be in [0, 1]")
+        if self.fit != "random_crop" and (self.crop_from or self.crop_defect):
+            key = "crop_from" if self.crop_from else "crop_defect"
+            raise InputError(f"data.{key}: only with data.fit random_crop; set that, or remove {key}")
         if self.label_map is not None:
             indices = list(self.label_map.values())
             if sorted(indices) != list(range(1, len(indices) + 1)):

@@ -204,6 +204,11 @@ def _resolve(config: Config, num_defect: int | None) -> Config:
             f"data.resolution: {size[0]} x {size[1]} must be a multiple of {multiple} "
             f"({len(model.channel_mult)} levels in model.channel_mult)"
         )
+    if data.crop_from and any(large < small for large, small in zip(data.crop_from, size, strict=True)):
+        raise InputError(
+            f"data.crop_from: {data.crop_from[0]} x {data.crop_from[1]} is smaller than data.resolution, "
+            f"{size[0]} x {size[1]}, the size of the windows"
+        )
     if config.train.separate_channel_loss and config.diffusion.parameterization != "x0":
         raise InputError("separate_channel_loss works with diffusion.parameterization x0 only")
     return dataclasses.replace(

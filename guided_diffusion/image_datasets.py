@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
+from .config import Config
 from .errors import InputError
 from .file_io import read_bytes
 from .keyed_random import numpy_generator
@@ -31,7 +32,8 @@ EXIF_ORIENTATION = 0x0112
 class DefectDataset:
     """Images uint8 [3, H, W] and their index masks uint8 [H, W], all on one device, with their names.
 
-    With fit "resize" all are of `resolution` (H, W); with "random_crop" of their own size, at least that.
+    With fit "resize" all are of `resolution` (H, W); with "random_crop" of their own size, at least that, or of
+    `crop_from`.
     """
 
     images: list[Tensor]
@@ -39,6 +41,7 @@ class DefectDataset:
     names: list[str]
     resolution: tuple[int, int]
     fit: Fit = "resize"
+    crop_defect: float = 0.0  # share of the crops that hold a defect for certain
 
     @classmethod
     def load(
@@ -48,11 +51,14 @@ class DefectDataset:
         resolution: tuple[int, int],
         *,
         fit: Fit = "resize",
+        crop_from: Sequence[int] = (),
+        crop_defect: float = 0.0,
         num_image_train: int | None = None,
         progress: bool = True,
     ) -> "DefectDataset":
         """Read the data set at `root` for `num_defect` types at `resolution` (H, W) pixels.
 
+        fit, crop_from, crop_defect: as in config.DataConfig.
         num_image_train: take only the first so many images of each type folder; in a flat layout an image is
         taken while any type in its mask has fewer than so many. progress: a bar where there are many files.
         Raises InputError naming the file for whatever is wrong with the layout, an image or a mask.
@@ -61,7 +67,7 @@ class DefectDataset:
         if num_image_train is not None:
             samples = first_of_each_folder(samples, num_image_train)
         taken: Counter[int] = Counter()  # images per type, flat layouts only
-        dataset = cls([], [], [], resolution, fit)
+        dataset = cls([], [], [], resolution, fit, crop_defect)
         quiet = not progress or len(samples) <= SHOW_PROGRESS_ABOVE
         for sample in tqdm(samples, desc="reading images", unit="image", disable=quiet):
             image, mask = read_pair(sample, num_defect)
@@ -70,7 +76,7 @@ class DefectDataset:
                 if all(taken[index] >= num_image_train for index in types):
                     continue
                 taken.update(types)
-            image, mask = _fit_to(image, mask, resolution, fit)
+            image, mask = _fit_to(image, mask, resolution, fit, tuple(crop_from))
             dataset.images.append(torch.from_numpy(image).permute(2, 0, 1).contiguous())
             dataset.masks.append(torch.from_numpy(mask))
             stem = stem_of(sample.image)
@@ -78,6 +84,23 @@ class DefectDataset:
         if not any(mask.any() for mask in dataset.masks):
             raise InputError(f"{root}: all index masks are empty, so there is nothing to learn; check them")
         return dataset
+
+    @classmethod
+    def as_trained(
+        cls, root: str, config: Config, *, num_image_train: int | None = None, progress: bool = True
+    ) -> "DefectDataset":
+        """Read the data set at `root` as a training of this configuration sees it. Raises as `load`."""
+        data = config.data
+        return cls.load(
+            root,
+            config.layout.num_defect,
+            data.resolution,
+            fit=data.fit,
+            crop_from=data.crop_from,
+            crop_defect=data.crop_defect,
+            num_image_train=num_image_train,
+            progress=progress,
+        )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -99,8 +122,7 @@ class DefectDataset:
         if self.fit == "random_crop":
             height, width = self.resolution
             for i, mask in enumerate(masks):
-                top = int(rng.integers(0, mask.shape[0] - height + 1))
-                left = int(rng.integers(0, mask.shape[1] - width + 1))
+                top, left = self._place_crop(mask, rng)
                 images[i] = images[i][:, top : top + height, left : left + width]
                 masks[i] = mask[top : top + height, left : left + width]
         image_batch, mask_batch = torch.stack(images), torch.stack(masks)
@@ -109,6 +131,17 @@ class DefectDataset:
             image_batch = torch.where(chosen[:, None, None, None], image_batch.flip(axis), image_batch)
             mask_batch = torch.where(chosen[:, None, None], mask_batch.flip(axis), mask_batch)
         return image_batch, mask_batch
+
+    def _place_crop(self, mask: Tensor, rng: np.random.Generator) -> tuple[int, int]:
+        """Top and left of a window in `mask` [H, W]: anywhere, or anywhere around one of its defect pixels."""
+        ranges = [[0, side - window] for side, window in zip(mask.shape, self.resolution, strict=True)]
+        if self.crop_defect and rng.random() < self.crop_defect and mask.any():
+            places = mask.nonzero()
+            place = places[int(rng.integers(len(places)))].tolist()
+            for i, (at, window) in enumerate(zip(place, self.resolution, strict=True)):
+                ranges[i] = [max(0, at - window + 1), min(ranges[i][1], at)]
+        top, left = (int(rng.integers(low, high + 1)) for low, high in ranges)
+        return top, left
 
 
 def epoch_indices(num_samples: int, batch_size: int, step: int, rank: int, world_size: int, seed: int) -> np.ndarray:
@@ -145,6 +178,12 @@ def read_pair(sample: Sample, num_defect: int) -> tuple[np.ndarray, np.ndarray]:
     mask = read_index_mask(sample.mask, num_defect)
     check_same_size(sample.image, image, sample.mask, mask.shape[1], mask.shape[0])
     return to_rgb(image, sample.image), mask
+
+
+def read_image(path: str, size: Sequence[int] = ()) -> np.ndarray:
+    """uint8 [H, W, 3] of an image file, stretched to `size` (H, W) if given. Raises InputError as open_image does."""
+    image = to_rgb(open_image(path), path)
+    return _resize_image(image, tuple(size)) if size else image
 
 
 def open_image(path: str) -> Image.Image:
@@ -221,18 +260,25 @@ def check_same_size(image_path: str, image: Image.Image, mask_path: str, width: 
 
 
 def _fit_to(
-    image: np.ndarray, mask: np.ndarray, resolution: tuple[int, int], fit: Fit
+    image: np.ndarray, mask: np.ndarray, resolution: tuple[int, int], fit: Fit, crop_from: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bring a pair to `resolution`, or for random crops up to it by the least factor that lets them fit."""
+    """Bring a pair to `resolution`; for random crops to `crop_from`, or up by the least factor that lets them fit."""
     height, width = mask.shape
-    if fit == "random_crop":
+    if crop_from:
+        target = crop_from
+    elif fit == "random_crop":
         factor = max(resolution[0] / height, resolution[1] / width, 1)
         target = (max(resolution[0], round(height * factor)), max(resolution[1], round(width * factor)))
     else:
         target = resolution
     if target == (height, width):
         return image, mask
-    size = (target[1], target[0])
-    resized = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)  # Pillow's own is antialiased
     # Nearest, so that no label appears that was not there.
-    return np.array(resized), np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+    small = Image.fromarray(mask).resize((target[1], target[0]), Image.Resampling.NEAREST)
+    return _resize_image(image, target), np.array(small)
+
+
+def _resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [H, W, 3] stretched to (height, width)."""
+    height, width = size
+    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))  # antialiased

@@ -64,6 +64,16 @@ def find_samples(root: str) -> list[Sample]:
     return samples
 
 
+def find_good(root: str) -> list[str]:
+    """The defect-free images of the data set at `root`, in natural order: those in type folders called `good`.
+
+    Raises InputError where `root` is missing or holds no layout or several.
+    """
+    image_root, _ = _find_folder_pair(root)
+    folders = [bf.join(image_root, name) for name in list_folder(image_root)[1] if is_good(name)]
+    return [path for folder in folders for path in by_stem(folder, list_folder(folder)[0]).values()]
+
+
 def read_label_map(root: str) -> dict[str, int] | None:
     """The label map {type name: index from 1} in `<root>/dataset.json`, or None where there is none.
 

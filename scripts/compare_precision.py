@@ -59,13 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     runs = {f"{precision} {seed}": (seed, precision) for seed in seeds for precision in PRECISIONS}
     configs = {name: make_config(args, *run) for name, run in runs.items()}
     first = next(iter(configs.values()))
-    data = DefectDataset.load(
-        args.data_dir,
-        first.layout.num_defect,
-        first.data.resolution,
-        fit=first.data.fit,
-        num_image_train=first.data.num_image_train,
-    )
+    data = DefectDataset.as_trained(args.data_dir, first, num_image_train=first.data.num_image_train)
     ensure_writable(args.out, "--out")
     path = bf.join(args.out, "curves.json")
     found = read_json(path) if bf.exists(path) else {}

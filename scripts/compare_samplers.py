@@ -150,8 +150,7 @@ def choices(flag: str, text: str, known: Iterable[str]) -> list[str]:
 
 def read_real(args: argparse.Namespace, generator: DefectGen) -> tuple[np.ndarray, list[str]]:
     """Real images uint8 [N, H, W, 3] as the networks were trained on them, and the group of each."""
-    data = generator.config.data
-    dataset = DefectDataset.load(args.real, generator.layout.num_defect, tuple(data.resolution), fit=data.fit)
+    dataset = DefectDataset.as_trained(args.real, generator.config)
     images, _ = dataset.batch(np.arange(len(dataset)), numpy_generator("real images"))  # one crop of each, if crops
     groups = read_groups(args.real_groups, dataset.names) if args.real_groups else dataset.names
     if len(set(groups)) < 2:

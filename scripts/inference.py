@@ -25,6 +25,7 @@ from tqdm import tqdm  # noqa: E402
 from guided_diffusion import dist_util  # noqa: E402
 from guided_diffusion.api import DEFAULT_SAMPLER, DEFAULT_SPACING, DEFAULT_STEPS, DefectGen  # noqa: E402
 from guided_diffusion.batches import parse_batch_size  # noqa: E402
+from guided_diffusion.config import DataConfig  # noqa: E402
 from guided_diffusion.errors import InputError, run_cli  # noqa: E402
 from guided_diffusion.file_io import ensure_writable  # noqa: E402
 from guided_diffusion.respace import SPACINGS, Pair, parse_num_steps, total_steps  # noqa: E402
@@ -237,7 +238,15 @@ def provenance(args: argparse.Namespace, generator: DefectGen, settings: dict) -
         "precision": generator.precision,
         "checkpoints": {name: network and network.sha256 for name, network in networks.items()},
         "class_names": list(generator.layout.class_names),
+        **crops(generator.config.data),
     }
+
+
+def crops(data: DataConfig) -> dict:
+    """What the samples show, where the networks were trained on windows of images: evaluate.py cuts the same."""
+    if data.fit != "random_crop":
+        return {}
+    return {"crops": {"crop_from": list(data.crop_from), "crop_defect": data.crop_defect}}
 
 
 if __name__ == "__main__":

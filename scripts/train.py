@@ -133,14 +133,7 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
     layout = config.layout
 
     def load(root: str, first: int | None) -> DefectDataset:
-        return DefectDataset.load(
-            root,
-            layout.num_defect,
-            config.data.resolution,
-            fit=config.data.fit,
-            num_image_train=first,
-            progress=main_rank,
-        )
+        return DefectDataset.as_trained(root, config, num_image_train=first, progress=main_rank)
 
     data = load(config.data.dir, config.data.num_image_train)
     val_data = load(config.data.val_dir, None) if config.data.val_dir else None

@@ -142,3 +142,27 @@ def test_shipped_pairs_can_hand_off(repo, pair):
     )
     assert large.diffusion == small.diffusion and large.layout == small.layout
     assert large.data.resolution == small.data.resolution
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"fit": "random_crop", "crop_from": 48}, ["crop_from", "48 x 48", "64 x 64"]),
+        ({"fit": "random_crop", "crop_from": [128]}, ["crop_from", "[height, width]"]),
+        ({"fit": "random_crop", "crop_defect": 1.5}, ["crop_defect", "1.5"]),
+        ({"crop_from": 128}, ["crop_from", "random_crop"]),
+        ({"crop_defect": 0.5}, ["crop_defect", "random_crop"]),
+    ],
+)
+def test_crop_keys_are_checked(repo, data, words):
+    overrides = {f"data.{key}": value for key, value in data.items()}
+    with pytest.raises(InputError) as caught:
+        load_config(str(repo / "configs/demo_large.yml"), 3, overrides)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_crop_keys_survive_a_round_trip(repo):
+    overrides = {"data.fit": "random_crop", "data.crop_from": 128, "data.crop_defect": 0.8}
+    config = load_config(str(repo / "configs/demo_large.yml"), 3, overrides)
+    assert config.data.crop_from == (128, 128) and config.data.crop_defect == 0.8
+    assert load_config(config.to_dict()) == config

@@ -157,6 +157,45 @@ def test_random_crops_are_joint_native_and_fit(tmp_path):
     assert all(int(rows.max() - rows.min()) == 7 for rows in images[:, 0])
 
 
+def test_crops_around_defects(tmp_path):
+    """One defect pixel in 40 x 24: with crop_defect 1 all windows hold it, and all that hold it occur."""
+    mask = np.zeros((40, 24), np.uint8)
+    mask[2, 20] = 2
+    image = np.random.default_rng(0).integers(0, 256, (40, 24, 3), dtype=np.uint8)
+    save_pair(tmp_path, "a", image, mask)
+    data = load(tmp_path, fit="random_crop", crop_defect=1.0)
+    images, masks = data.batch(np.zeros(400, np.int64), np.random.default_rng(1))
+    assert (masks == 2).sum(dim=(1, 2)).tolist() == [1] * 400
+    places = {tuple((mask == 2).nonzero()[0].tolist()) for mask in masks}
+    # The window's top may be 0..2 (the border is near) and its left 13..16: the pixel is then at these places in it.
+    assert places == {(row, column) for row in (0, 1, 2) for column in (4, 5, 6, 7)}
+    for window, at in zip(images, masks, strict=True):
+        row, column = (at == 2).nonzero()[0].tolist()
+        assert np.array_equal(window.permute(1, 2, 0).numpy()[row, column], image[2, 20])
+    share = load(tmp_path, fit="random_crop", crop_defect=0.5).batch(np.zeros(2000, np.int64), np.random.default_rng(1))
+    anywhere = 12 / (33 * 17)  # windows that hold the pixel among all
+    expected = 0.5 + 0.5 * anywhere
+    assert abs((share[1] == 2).any(dim=2).any(dim=1).float().mean() - expected) < 4 * np.sqrt(expected / 2000)
+
+
+def test_crops_out_of_stretched_images(tmp_path):
+    save_pair(tmp_path, "a", grey(10, 30), some_mask(10, 30))
+    data = load(tmp_path, fit="random_crop", crop_from=(16, 12))
+    assert data.images[0].shape == (3, 16, 12) and data.masks[0].shape == (16, 12)
+    assert data.batch(np.array([0]), np.random.default_rng(0))[1].shape == (1, 8, 8)
+
+
+def test_without_the_new_keys_crops_are_what_they_were(tmp_path):
+    """Windows come from the same two draws per image as before crop_defect."""
+    save_pair(tmp_path, "a", np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8), some_mask(20, 30))
+    data = load(tmp_path, fit="random_crop")
+    images, _ = data.batch(np.zeros(5, np.int64), np.random.default_rng(7))
+    draws = np.random.default_rng(7)
+    for image in images:
+        top, left = int(draws.integers(0, 13)), int(draws.integers(0, 23))
+        assert torch.equal(image, data.images[0][:, top : top + 8, left : left + 8])
+
+
 @pytest.mark.parametrize(("flip", "kinds"), [("none", 1), ("horizontal", 2), ("vertical", 2), ("both", 4)])
 def test_flips_are_joint_and_as_asked(tmp_path, flip, kinds):
     mask = np.random.default_rng(3).integers(0, 4, (8, 8), dtype=np.uint8)

@@ -12,15 +12,16 @@ from ..file_io import read_bytes, read_json
 from ..layouts import stem_of
 
 
-def read_groups(path: str, names: Sequence[str]) -> list[str]:
+def read_groups(path: str, names: Sequence[str], flag: str = "--real_groups") -> list[str]:
     """The group of each image, `names` being "<type>/<stem>" or "<stem>" as in DefectDataset.
 
     The file is CSV with rows `file,group`; or JSON {file: group}; or a JSON split file, {"files": {file: {"tile":
     group}}}. A file may be named with folders and suffix; type and stem count, the stem alone where it occurs once.
-    Raises InputError where the file is none of these or leaves an image of `names` without a group.
+    flag: how the user named the file. Raises InputError where the file is none of these or leaves an image of `names`
+    without a group.
     """
     known: dict[str, str | None] = {}  # None: the stem alone does not tell
-    for file, group in _read_pairs(path):
+    for file, group in _read_pairs(path, flag):
         folders, stem = file.split("/")[:-1], stem_of(file)
         known[stem] = group if known.get(stem, group) == group else None
         if folders:
@@ -29,21 +30,19 @@ def read_groups(path: str, names: Sequence[str]) -> list[str]:
     for name in names:
         group = known.get(name) or known.get(name.rpartition("/")[2])
         if group is None:
-            raise InputError(
-                f"--real_groups {path}: names no group for the image {name}, or several; add <type>/<file>"
-            )
+            raise InputError(f"{flag} {path}: names no group for the image {name}, or several; add <type>/<file>")
         groups.append(group)
     return groups
 
 
-def _read_pairs(path: str) -> Iterable[tuple[str, str]]:
+def _read_pairs(path: str, flag: str) -> Iterable[tuple[str, str]]:
     """(file, group) for each entry of the file."""
     try:
         content = _read_json(path) if path.endswith(".json") else _read_csv(path)
     except OSError as error:
-        raise InputError(f"--real_groups {path}: cannot be read ({error.strerror or error})") from error
+        raise InputError(f"{flag} {path}: cannot be read ({error.strerror or error})") from error
     if content is None:
-        raise InputError(f"--real_groups {path}: should hold rows 'file,group' (CSV) or {{file: group}} (JSON)")
+        raise InputError(f"{flag} {path}: should hold rows 'file,group' (CSV) or {{file: group}} (JSON)")
     return content
 
 
