@@ -36,13 +36,13 @@ from tqdm import tqdm  # noqa: E402
 from guided_diffusion import dist_util  # noqa: E402
 from guided_diffusion.api import DefectGen  # noqa: E402
 from guided_diffusion.errors import InputError, run_cli, unknown_name  # noqa: E402
+from guided_diffusion.evaluation.bootstrap import LEVEL  # noqa: E402
 from guided_diffusion.evaluation.cells import CellStore  # noqa: E402
 from guided_diffusion.evaluation.features import DEFAULT_EXTRACTOR, EXTRACTORS, Extractor, load_extractor  # noqa: E402
 from guided_diffusion.evaluation.groups import read_groups  # noqa: E402
 from guided_diffusion.evaluation.row_sheet import Row, draw_row_sheet  # noqa: E402
 from guided_diffusion.evaluation.sampler_comparison import (  # noqa: E402
     FAMILIES,
-    LEVEL,
     NUM_RESAMPLES,
     Cell,
     Judge,

@@ -13,13 +13,22 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from guided_diffusion.errors import InputError
 from guided_diffusion.evaluation import features as features_module
+from guided_diffusion.evaluation.bootstrap import (
+    Resampling,
+    halves,
+    interval,
+    jackknife_interval,
+    mean_interval,
+    share_interval,
+)
 from guided_diffusion.evaluation.features import Extractor, load_extractor
+from guided_diffusion.evaluation.fidelity import measure_fidelity
 from guided_diffusion.evaluation.groups import read_groups
-from guided_diffusion.evaluation.kid import Resampling, interval, kernel, kid, kid_resampled
+from guided_diffusion.evaluation.kid import kernel, kid, kid_resampled
 from guided_diffusion.evaluation.torchvision_import import import_torchvision
 
 
@@ -169,6 +178,71 @@ def test_interval() -> None:
     assert interval(np.arange(101.0), 0.9) == pytest.approx((5, 95))
 
 
+def test_the_interval_of_a_mean_is_that_of_its_groups() -> None:
+    """Against the textbook's standard error of a mean over groups; values that are no number do not count."""
+    values, groups = rng().normal(5, 2, 200), np.arange(200) // 4
+    values += np.repeat(rng(1).normal(0, 3, 50), 4)
+    result = mean_interval(values, groups)
+    means = values.reshape(50, 4).mean(axis=1)
+    half = 1.96 * means.std(ddof=1) / np.sqrt(50)
+    assert result["value"] == pytest.approx(means.mean())
+    assert result["interval"] == pytest.approx([means.mean() - half, means.mean() + half], abs=0.1 * half)
+    with_gaps = np.concatenate([values, [np.nan] * 3])
+    assert mean_interval(with_gaps, [*groups, 7, 8, 99]) == result == mean_interval(values, groups)
+    assert mean_interval([1, 3], ["a", "b"])["interval"] == [1, 3]
+    assert mean_interval([1, 3], ["a", "a"]) == {"value": 2, "interval": None}
+    with pytest.raises(ValueError, match="no value"):
+        mean_interval([np.nan], ["a"])
+
+
+def test_the_interval_of_a_share_is_wilsons() -> None:
+    """By the figures of Newcombe 1998, table I (81 of 263, 0 of 20), and where all agree no wider claim than due."""
+    assert share_interval(np.arange(263) < 81, range(263))["interval"] == pytest.approx([0.2553, 0.3662], abs=1e-4)
+    assert share_interval([False] * 20, range(20))["interval"] == pytest.approx([0, 0.1611], abs=1e-4)
+    assert share_interval([True] * 20, range(20))["interval"] == pytest.approx([0.8389, 1], abs=1e-4)
+    flags = np.arange(60) % 4 == 0
+    in_groups = share_interval(np.repeat(flags, 5), np.arange(300) // 5)  # five copies of each: as sure as without
+    assert in_groups["interval"] == pytest.approx(share_interval(flags, range(60))["interval"], abs=0.01)
+    assert share_interval([False] * 20, [0, 1] * 10)["interval"] == pytest.approx([0, 0.6576], abs=1e-3)
+    assert share_interval([True, False], ["a", "a"]) == {"value": 0.5, "interval": None}
+
+
+def test_the_interval_of_a_share_holds_it_as_often_as_it_says() -> None:
+    draws, held = rng(9), {"alone": [], "in groups": []}
+    for _ in range(300):
+        low, high = share_interval(draws.random(80) < 0.06, range(80))["interval"]
+        held["alone"].append(low < 0.06 < high)
+        chances = np.repeat(draws.beta(1, 3, 25), 4)  # groups differ in their share, 1/4 in the mean
+        low, high = share_interval(draws.random(100) < chances, np.arange(100) // 4)["interval"]
+        held["in groups"].append(low < 0.25 < high)
+    assert np.mean(held["alone"]) > 0.91 and np.mean(held["in groups"]) > 0.91
+
+
+def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
+    x, y = rng().normal(20, 2, 30), rng(1).normal(3, 1, 90)
+    without = [Resampling.leave_out(range(len(z)), rng()).weights for z in (x, y)]
+    left_out = [weights @ z / weights.sum(axis=1) for weights, z in zip(without, (x, y), strict=True)]
+    half = 1.959964 * np.sqrt(x.var(ddof=1) / 30 + y.var(ddof=1) / 90)
+    value = x.mean() - y.mean()
+    assert jackknife_interval(value, *left_out) == pytest.approx([value - half, value + half])
+    assert jackknife_interval(0.01, *left_out)[0] == 0
+
+
+def test_leaving_out_takes_whole_groups_and_bounded_work() -> None:
+    few = Resampling.leave_out(["a", "b", "a", "c"], rng()).weights
+    assert sorted(map(tuple, few)) == [(0, 1, 0, 1), (1, 0, 1, 1), (1, 1, 1, 0)]
+    many = Resampling.leave_out(np.arange(1_000) // 2, rng()).weights
+    assert many.shape == (100, 1_000) and (many.sum(axis=0) == 99).all() and (many[:, ::2] == many[:, 1::2]).all()
+
+
+def test_halves_are_apart_by_group_and_of_one_size() -> None:
+    groups = [f"tile {number}" for number in (1, 1, 1, 1, 2, 2, 3, 3, 4, 4, 4, 5)]
+    one, other = halves(groups, 0)
+    assert sorted([*one, *other]) == list(range(12)) and len(one) == 6
+    assert not {groups[i] for i in one} & {groups[i] for i in other}
+    assert any(set(halves(range(20), seed)[0]) != set(halves(range(20), 0)[0]) for seed in (1, 2))
+
+
 # --- features ----------------------------------------------------------------------------------------------------
 
 
@@ -224,19 +298,19 @@ def test_provenance_tells_name_and_weights(extractor: Extractor) -> None:
 
 def test_images_are_prepared_as_pillow_does_it() -> None:
     """Enlarged and reduced: bicubic with antialiasing, stretched to a square, then normalised."""
-    plain = Extractor("plain", "", torch.nn.Identity(), 40, (0.5, 0.4, 0.3), (0.5, 0.2, 0.1), torch.device("cpu"))
+    plain = Extractor("plain", "", torch.nn.Identity(), (), 40, (0.5, 0.4, 0.3), (0.5, 0.2, 0.1), torch.device("cpu"))
     for shape in ((16, 24, 3), (100, 70, 3)):
         smooth = rng().integers(0, 256, (4, 4, 3), np.uint8)
         image = np.asarray(Image.fromarray(smooth).resize(shape[1::-1], Image.Resampling.BICUBIC))
         expected = np.asarray(Image.fromarray(image).resize((40, 40), Image.Resampling.BICUBIC))
-        ours = plain.prepare(image[None])[0].permute(1, 2, 0).numpy() * (0.5, 0.2, 0.1) + (0.5, 0.4, 0.3)
+        ours = plain.prepare(image[None], 40)[0].permute(1, 2, 0).numpy() * (0.5, 0.2, 0.1) + (0.5, 0.4, 0.3)
         np.testing.assert_allclose(ours * 255, expected, atol=2)
     with pytest.raises(ValueError, match="expected uint8"):
         plain(np.zeros((2, 3, 8, 8), np.uint8))
 
 
 def test_blur_and_noise_raise_kid(extractor: Extractor) -> None:
-    """Drawn discs: two halves are alike; worse and worse ones are further and further."""
+    """Drawn discs: the interval of two halves holds 0; worse and worse ones are further and further."""
 
     def discs(seed: int) -> np.ndarray:
         draws, images = rng(seed), np.empty((12, 48, 48, 3), np.uint8)
@@ -247,11 +321,19 @@ def test_blur_and_noise_raise_kid(extractor: Extractor) -> None:
             image[:] = np.where(inside[..., None], draws.integers(0, 90, 3), draws.integers(150, 255, 3))
         return images
 
-    real, ours = discs(0), discs(1)
+    def blurred(images: np.ndarray, radius: float) -> np.ndarray:
+        return np.stack([np.array(Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius))) for image in images])
+
+    real, ours = extractor(discs(0)), discs(1)
     noise = rng(2).normal(size=ours.shape)
     noisy = [np.clip(ours + strength * noise, 0, 255).astype(np.uint8) for strength in (20, 60)]
-    values = [kid(extractor(images), extractor(real)) for images in (ours, *noisy)]
-    assert abs(values[0]) < 0.5 * values[1] < 0.5 * values[2]
+    alike, *worse = (
+        measure_fidelity(extractor(images), real, range(12))["kid"]
+        for images in (ours, *noisy, blurred(ours, 1.5), blurred(ours, 4))
+    )
+    assert alike["interval"][0] < 0 < alike["interval"][1]
+    for little, much in (worse[:2], worse[2:]):
+        assert alike["value"] < 0.5 * little["value"] < 0.5 * much["value"] and much["interval"][0] > 0
 
 
 def test_never_another_extractor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,33 +353,72 @@ def test_never_another_extractor(monkeypatch: pytest.MonkeyPatch) -> None:
         load_extractor("efficientnet_lite0")
 
 
-def test_inception_is_named_or_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "features"), [("inception", 2048), ("vgg16", 16)])
+def test_downloaded_weights_are_named_or_refused(
+    name: str, features: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """No download here: without one it says where the weights belong; with (random) weights there it uses them."""
     try:
         import_torchvision()
     except ImportError:
         pytest.skip("torchvision is not installed")
-    from torchvision.models import Inception_V3_Weights, inception_v3
+    from torchvision import models
 
+    real_vgg16 = models.vgg16
+
+    def narrow_vgg16(**options) -> torch.nn.Module:
+        """With 16 hidden features, not 4,096 in half a gigabyte of weights."""
+        with torch.device("meta"):
+            network = real_vgg16(**options)
+        for place, layer in ((0, torch.nn.Linear(25_088, 16)), (3, torch.nn.Linear(16, 16)), (6, torch.nn.Identity())):
+            network.classifier[place] = layer
+        network.features.to_empty(device="cpu").apply(
+            lambda module: module.reset_parameters() if hasattr(module, "reset_parameters") else None
+        )
+        return network
+
+    monkeypatch.setattr(models, "vgg16", narrow_vgg16)
+    build, options, kind = {
+        "inception": (models.inception_v3, {"transform_input": True}, models.Inception_V3_Weights),
+        "vgg16": (models.vgg16, {}, models.VGG16_Weights),
+    }[name]
+    weights = kind.IMAGENET1K_V1
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
 
     def offline(*args, **keywords):
         raise URLError("no network")
 
-    monkeypatch.setattr(Inception_V3_Weights, "get_state_dict", offline)
-    with pytest.raises(
-        InputError, match="could not be downloaded .*no network.*inception_v3_google-.*, or name another"
-    ):
-        load_extractor("inception")
+    monkeypatch.setattr(kind, "get_state_dict", offline)
+    file = tmp_path / "checkpoints" / Path(weights.url).name
+    with pytest.raises(InputError, match=f"could not be downloaded .*no network.*{file.name}, or name another"):
+        load_extractor(name)
 
-    state = inception_v3(init_weights=False, transform_input=True).state_dict()
-    file = tmp_path / "checkpoints" / Path(Inception_V3_Weights.IMAGENET1K_V1.url).name
+    state = build(init_weights=False, **options).state_dict()
     file.parent.mkdir()
     file.write_bytes(b"weights")
-    monkeypatch.setattr(Inception_V3_Weights, "get_state_dict", lambda *args, **keywords: state)
-    inception = load_extractor("inception")
-    assert inception.name == "inception" and len(inception.sha256) == 64
-    assert inception(rng().integers(0, 256, (2, 30, 30, 3), np.uint8)).shape == (2, 2048)
+    monkeypatch.setattr(kind, "get_state_dict", lambda *args, **keywords: state)
+    extractor = load_extractor(name)
+    assert extractor.name == name and len(extractor.sha256) == 64
+    images = rng().integers(0, 256, (2, 30, 30, 3), np.uint8)
+    assert extractor(images).shape == (2, features)
+    layers = extractor.layers(images)
+    assert len(layers) == 5 and all(len(layer) == 2 and layer.isfinite().all() for layer in layers)
+    sides = [layer.shape[-1] for layer in layers]
+    assert sides == sorted(sides, reverse=True) and sides[0] > 40 and sides[-1] < 7
+
+
+def test_layers_are_what_timm_shows_at_each_stride(extractor: Extractor) -> None:
+    images = rng().integers(0, 256, (2, 64, 48, 3), np.uint8)
+    layers = extractor.layers(images)
+    assert [tuple(layer.shape[1:]) for layer in layers] == [
+        (channels, 96 // stride, 96 // stride) for channels, stride in ((16, 2), (24, 4), (40, 8), (112, 16), (320, 32))
+    ]
+    with torch.no_grad():
+        expected = extractor.network.forward_intermediates(extractor.prepare(images, 96), intermediates_only=True)
+    for ours, theirs in zip(layers, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert not extractor.network.blocks[0]._forward_hooks
+    assert extractor.layers(np.zeros((1, 300, 40, 3), np.uint8))[0].shape[-1] == extractor.size // 2
 
 
 # --- groups ------------------------------------------------------------------------------------------------------

@@ -15,12 +15,12 @@ import numpy as np
 
 from ..keyed_random import numpy_generator
 from ..respace import NumSteps, format_num_steps, total_steps
-from .kid import Resampling, interval, kid, kid_resampled
+from .bootstrap import LEVEL, Resampling, interval
+from .kid import kid, kid_resampled
 
 FAMILIES = {"cold": "cold", "ddim": "ddim", "dpmpp_2m": "ddim", "ddpm": "ddpm"}  # sampler -> its reference's
 MARGIN_SAMPLER = "ddim"
 NUM_RESAMPLES = 5_000
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)
