@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# What tests/test_report_browser.py needs besides: Chromium with its driver, and an environment of its own, .venv-browser,
+# that sees the packages of the project's Python and adds selenium. Then run:
+#
+#   .venv-browser/bin/python -m pytest tests/test_report_browser.py
+set -eu
+ROOT=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
+. "$ROOT/scripts/setup_env.sh"
+
+if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; then
+    [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null ||
+        fail "no chromium and chromedriver here: install them (Debian's packages are chromium and chromium-driver)"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver
+fi
+
+setup_env requirements.txt requirements-eval.txt requirements-dev.txt
+venv=$ROOT/.venv-browser
+[ -x "$venv/bin/python" ] || "$PYTHON" -m venv "$venv"
+echo '*' >"$venv/.gitignore"
+site='import sysconfig; print(sysconfig.get_path("purelib"))'
+"$PYTHON" -c "$site" >"$("$venv/bin/python" -c "$site")/project.pth"
+"$venv/bin/python" -m pip install -qq --disable-pip-version-check selenium==4.51.0
+echo "ready: $venv/bin/python -m pytest $ROOT/tests/test_report_browser.py"
