@@ -50,7 +50,7 @@ class SampleFolder:
         self._lines: dict[int, str] = {}  # the rows as JSON, made once each
         self._prepared = False
         if bf.exists(self._manifest):
-            for row in _read_manifest(self._manifest):
+            for row in read_manifest(self._manifest):
                 self._check_settings(row["settings"])
                 self._keep(row)
         else:
@@ -199,7 +199,7 @@ class SampleFolder:
 def recorded_settings(folder: str) -> dict[str, Any]:
     """The settings of the samples in a folder; {} where there are none. Raises InputError as SampleFolder does."""
     path = bf.join(folder, "manifest.jsonl")
-    rows = _read_manifest(path) if bf.exists(path) else iter(())
+    rows = read_manifest(path) if bf.exists(path) else iter(())
     return next(rows, {"settings": {}})["settings"]
 
 
@@ -222,7 +222,7 @@ def _type_folders(class_names: Sequence[str]) -> dict[str, str]:
     return folders
 
 
-def _read_manifest(path: str) -> Iterator[dict[str, Any]]:
+def read_manifest(path: str) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(read_bytes(path).decode("utf-8", "replace").split("\n"), start=1):
         if not line.strip():
             continue
