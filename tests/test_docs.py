@@ -25,13 +25,13 @@ from guided_diffusion.sample_io import SampleFolder
 
 PAGES = sorted(ROOT.glob("docs/*.md")) + [page for page in [ROOT / "README.md"] if page.exists()]
 CONFIGS = sorted(ROOT.glob("configs/*.yml"))
-REFERENCE = (ROOT / "docs" / "configuration.md").read_text()
+REFERENCE = "".join((ROOT / "docs" / f"{page}.md").read_text() for page in ("configuration", "evaluation"))
 SOURCES = sorted([*ROOT.glob("guided_diffusion/**/*.py"), *ROOT.glob("scripts/*.py")])
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
 def section(heading: str) -> str:
-    """The text of docs/configuration.md below a heading, down to the next."""
+    """The text of the reference pages below a heading, down to the next."""
     found = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#+ |\Z)", REFERENCE, re.S | re.M)
     assert found, f"no heading {heading!r}"
     return found[1]
@@ -82,22 +82,29 @@ class Captured(Exception):
 
 
 @pytest.mark.parametrize(
-    "script", ["train", "inference", "prepare_data", "compare_samplers", "compare_precision", "benchmark"]
+    "command",
+    ["train", "inference", "prepare_data", "compare_samplers", "compare_precision", "benchmark"]
+    + [f"evaluate {name}" for name in ("quality", "lift", "sweep", "report")]
+    + ["curate"],
 )
-def test_every_flag_is_there_with_its_default(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_flag_is_there_with_its_default(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def capture(parser: argparse.ArgumentParser, *arguments: Any) -> None:
         raise Captured(parser)
 
+    script, _, subcommand = command.partition(" ")
     spec = importlib.util.spec_from_file_location(f"script_{script}", ROOT / "scripts" / f"{script}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", capture)
     with pytest.raises(Captured) as caught:
         module.main([])
-    actions = [a for a in caught.value.args[0]._actions if a.option_strings and a.help != argparse.SUPPRESS]
+    parser = caught.value.args[0]
+    if subcommand:
+        parser = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices[subcommand]
+    actions = [a for a in parser._actions if a.option_strings and a.help != argparse.SUPPRESS]
     flags = {action.option_strings[0]: action for action in actions if action.dest != "help"}
 
-    text = section(f"scripts/{script}.py")
+    text = section(f"scripts/{script}.py {subcommand}".strip())
     rows = table(text)
     assert set(rows) == set(flags)
     for flag, action in flags.items():
