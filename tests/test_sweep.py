@@ -25,7 +25,9 @@ from guided_diffusion.errors import InputError
 from guided_diffusion.evaluation import lift, sweep, sweep_checkpoints, sweep_measures
 from guided_diffusion.evaluation.bootstrap import Resampling, interval
 from guided_diffusion.evaluation.features import Extractor
+from guided_diffusion.evaluation.image_sets import View, class_names_of, read_samples, read_whole, read_windows
 from guided_diffusion.evaluation.kid import kid, kid_resampled
+from guided_diffusion.evaluation.sample_scores import score_samples
 from guided_diffusion.evaluation.sweep_report import draw_plot, draw_sheet, markdown
 from guided_diffusion.evaluation.sweep_rule import (
     CHECKPOINT_RULE,
@@ -265,6 +267,15 @@ def features_of(extractor: Extractor, folder: Path) -> np.ndarray:
     return extractor(np.stack([np.asarray(Image.open(file)) for file in sorted((folder / "images").iterdir())]))
 
 
+def copies_in(extractor: Extractor, folder: Path, root: Path) -> float:
+    """The share of near-copies that evaluate.py quality would name."""
+    names = class_names_of(str(root))
+    view = View((32, 32))
+    real, train = read_windows(str(root), names, view), read_whole(str(root), names, view)
+    rows = score_samples(read_samples(str(folder), names), train, real, extractor).rows
+    return float(np.mean([row["nearest_train"]["copy"] for row in rows]))
+
+
 def test_a_sweep_over_steps(
     arguments: dict, pair: TrainedPair, stubs: Extractor, demo_data: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -301,13 +312,35 @@ def test_a_sweep_over_steps(
         assert set(point["types"]) == {
             name for k, name in enumerate(result["class_names"], 1) if (masks[point["name"]] == k).any()
         }
-        assert 0 <= values["copies"] <= 1 and values["diversity"] > 0
+        assert values["copies"] == copies_in(stubs, out / point["folder"], demo_data) and values["diversity"] > 0
     assert result["counts"] == {"samples": 8, "real_images": 12, "real_groups": 12, "train_images": 12}
     assert result["provenance"]["weights_sha256"] == "0" * 64 and result["reference"]["agreement"] == 0.5
     assert result["provenance"]["checkpoints"]["large"] == generator.large.sha256
     assert result["settings"]["num_steps"] == 4 and result["settings"]["view"]["size"] == [32, 32]
     chosen = next(p for p in points if p["name"] == result["recommendation"]["name"])
     assert not chosen["beaten"] and result["recommendation"]["at"] == chosen["at"]
+
+
+def test_copies_of_training_images_are_counted(
+    arguments: dict, run_script: Callable, demo_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate = DefectGen.generate
+    train = DefectDataset.load(str(demo_data), 3, (32, 32)).images
+
+    def copying(self: DefectGen, indices: list[int], *args: Any, **keywords: Any) -> Any:
+        batch = generate(self, indices, *args, **keywords)
+        for image, index in zip(batch.images, indices, strict=True):
+            if keywords["step_inference"] == 20 and index < 5:
+                image[:] = train[index].permute(1, 2, 0).numpy()[:, ::-1]
+        return batch
+
+    monkeypatch.setattr(DefectGen, "generate", copying)
+    assert run_script("draw_demo_data.py", tmp_path / "held_out", "--size", 32, "--seed", 1).returncode == 0
+    result = run(arguments | {"real": tmp_path / "held_out", "no_agreement": True, "steps": "0,20"})
+    shares = [point["values"]["copies"] for point in result["points"]]
+    assert [share["value"] for share in shares] == [0, 5 / 8]
+    assert shares[0]["interval"][1] > 0 and shares[1]["interval"][0] > 0.2
+    assert result["counts"]["real_images"] == 24
 
 
 def test_points_are_resampled_together(arguments: dict, stubs: Extractor, demo_data: Path) -> None:

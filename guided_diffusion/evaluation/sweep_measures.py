@@ -21,8 +21,9 @@ from .features import load_extractor
 from .fidelity import measure_fidelity
 from .image_sets import ImageSet, View, class_names_of, read_good, read_whole, read_windows
 from .kid import kid, kid_resampled
+from .memorization import nearest_whole
 from .perceptual import distances, embed, within_memory
-from .sample_scores import Limits, score_samples
+from .sample_scores import Limits
 from .seen import LEAST_IMAGES
 from .sweep_rule import Estimate
 
@@ -144,8 +145,8 @@ class Bench:
         )
         estimates["diversity"] = self._diversity(samples.images)
         if self.args.train:
-            rows = score_samples(samples, self.whole, self.real, self.extractor, limits=self.limits).rows
-            estimates["copies"] = self._share([row["nearest_train"]["copy"] for row in rows])
+            matches = nearest_whole(samples.images, self.whole.images, device=self.device)
+            estimates["copies"] = self._share([match.distance < self.limits.copy.value for match in matches])
         if not self.args.no_agreement:
             estimates["agreement"] = self._mean(agreement(self.segmenter, samples))
         estimates["empty"] = self._share((samples.masks == 0).all(axis=(1, 2)))
