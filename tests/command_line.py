@@ -86,6 +86,7 @@ def _run(request: dict) -> int:
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
     sys.argv = request["argv"]
     sys.path[0] = str(Path(sys.argv[0]).parent)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background ignores it
     try:
         exec(request["prelude"], {})
         runpy.run_path(sys.argv[0], run_name="__main__")

@@ -78,7 +78,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def flags(folder: Path) -> list[str]:
     sets = ["--samples", f"ours={folder / 'ours'}", "--samples", f"shuffled={folder / 'shuffled'}"]
-    limits = ["--steps", 30, "--batch_size", 4, "--seeds", 2, "--jobs", 1, "--verdict_arm", "ours_x2"]
+    limits = ["--steps", 20, "--batch_size", 3, "--seeds", 4, "--jobs", 1, "--verdict_arm", "ours_x2"]
     arms = ["--ratios", 2, "--counts", "", "--baselines", "repeat"]
     return ["--train", folder / "train", "--val", folder / "val", *sets, *limits, *arms, "--out", folder / "out"]
 
@@ -103,13 +103,13 @@ def test_repeating_is_no_lift_and_shuffled_masks_are_worse(result: dict) -> None
 @needs_packages
 def test_what_is_written(result: dict, folder: Path) -> None:
     out = folder / "out"
-    assert len(list((out / "runs").glob("*.json"))) == 4 * 2
+    assert len(list((out / "runs").glob("*.json"))) == 4 * 4
     assert result["counts"] == {
         "train": 4, "train_good": 2, "val": 10, "val_groups": 10, "val_good": 4,
-        "samples": {"ours": [10], "shuffled": [10]}, "seeds": 2,
+        "samples": {"ours": [10], "shuffled": [10]}, "seeds": 4,
     }  # fmt: skip
     for arm in result["arms"].values():
-        assert arm["extra"] == {"real": 0, "repeat": 4, "synthetic": 8}[arm["kind"]] and arm["trainings"] == 2
+        assert arm["extra"] == {"real": 0, "repeat": 4, "synthetic": 8}[arm["kind"]] and arm["trainings"] == 4
         assert np.mean(arm["by_seed"]) == pytest.approx(arm["miou"]["value"])
         per_type = [arm["per_type"][name]["iou"]["value"] for name in NAMES]
         assert np.mean(per_type) == pytest.approx(arm["miou"]["value"])
@@ -137,7 +137,7 @@ def test_a_run_that_was_cut_off_goes_on(result: dict, flags: list[str], folder: 
     after = [json.loads(path.read_text()) for path in (lost, untested)]
     assert [{**found, "seconds": 0} for found in after] == [{**found, "seconds": 0} for found in before]
     trained = {path.name for path, time in segmenters.items() if path.stat().st_mtime_ns != time}
-    assert len(segmenters) == 8 and trained == {path.name for path in runs.glob("ours_x2_run0_seed1_*.pt")}
+    assert len(segmenters) == 16 and trained == {path.name for path in runs.glob("ours_x2_run0_seed1_*.pt")}
     again = json.loads((tmp_path / "out" / "lift.json").read_text())
     assert again["arms"] == result["arms"] and again["verdict"] == result["verdict"]
 
@@ -223,7 +223,7 @@ def test_what_is_missing_is_said(folder: Path, tmp_path: Path) -> None:
         "--steps", 1, "--batch_size", 2, "--seeds", 1, "--jobs", 1, "--baselines", "", "--no_good",
     )  # fmt: skip
     found = json.loads((tmp_path / "out" / "lift.json").read_text())
-    assert found["notes"][1:] == [
+    assert found["notes"][2:] == [
         "--val shows no bright: left out of all means.",
         "The samples of synthetic show no bright.",
         "No defect-free images in training.",

@@ -89,18 +89,19 @@ def test_bootstrap_is_the_plain_one() -> None:
     runs = Bootstrap.run_weights(2, 15, "set")
     seen = set()
     for b in range(16):
+        drawn_runs, drawn_seeds = (1, 2) if b else (2, 3)
         image_counts = bootstrap.images[b]
         assert image_counts[0] == image_counts[1]  # of one group
         chosen = np.repeat(np.arange(4), image_counts[:4].astype(int))
         chosen_good = np.repeat(np.arange(2), image_counts[4:].astype(int))
         mious, alarms = [], []
-        for r in np.repeat(range(2), np.round(runs[b] * 2).astype(int)):
-            for s in np.repeat(range(3), np.round(bootstrap.seeds[b] * 3).astype(int)):
+        for r in np.repeat(range(2), np.round(runs[b] * drawn_runs).astype(int)):
+            for s in np.repeat(range(3), np.round(bootstrap.seeds[b] * drawn_seeds).astype(int)):
                 pooled = outcomes[r][s].pixels[chosen].sum(axis=0)[1:].astype(float)
                 union = pooled[:, 1] + pooled[:, 2] - pooled[:, 0]
                 mious.append(np.mean([pooled[k, 0] / union[k] for k in range(TYPES) if pooled[k, 2]] or [np.nan]))
                 alarms.append(np.mean(outcomes[r][s].good[chosen_good] >= 10 + s) if len(chosen_good) else np.nan)
-        assert len(mious) == 6
+        assert len(mious) == drawn_runs * drawn_seeds
         np.testing.assert_allclose(found["miou"][b], np.mean(mious))
         np.testing.assert_allclose(found["false_positive_rate"][b], np.mean(alarms))
         seen.add((tuple(runs[b]), tuple(bootstrap.seeds[b])))
@@ -115,6 +116,13 @@ def test_calibration_keeps_false_alarms_within_their_share() -> None:
         least = calibrate(pixels, share)
         assert np.mean(pixels >= least) <= share < np.mean(pixels >= least - 1) + 1e-9
     assert calibrate(np.zeros(10, int), 0.05) == 1
+
+
+def test_seeds_spread_as_their_mean_does() -> None:
+    """The variance over resamples is that of a mean of so few seeds: s^2 / n, with n - 1 in s^2."""
+    values = np.array([3.0, 5.0, 4.0, 9.0, 1.0])
+    means = Bootstrap.draw(["a", "b"], 5, 40_000).seeds[1:] @ values
+    assert means.var() == pytest.approx(values.var(ddof=1) / 5, rel=0.03)
 
 
 def test_estimates_are_percentiles_in_percent() -> None:

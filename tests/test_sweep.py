@@ -144,7 +144,7 @@ def test_the_difference_is_a_paired_one() -> None:
 
 
 def result_of(points: list[Point], kind: str = "steps", **reference: float) -> dict[str, Any]:
-    series = SimpleNamespace(rule=STEP_RULE)
+    series = SimpleNamespace(rule=STEP_RULE, checkpoints=[])
     samples = {p.name: SimpleNamespace(masks=np.array([[0, 1]]), class_names=("pit", "stain")) for p in points}
     concluded = sweep.conclude(series, points, samples, ["a note"])
     return {"kind": kind, "axis": "step_inference", "reference": reference, **concluded}
@@ -169,11 +169,12 @@ def test_the_table_says_what_is_recommended_and_what_was_dropped() -> None:
 
 @pytest.mark.parametrize("kind", ["steps", "checkpoints"])
 def test_the_plot_is_drawn(kind: str) -> None:
-    points = made_up([0, 400, 1000], **{m.key: [0.5, 0.6, 9.0] for m in MEASURES if m.key != "agreement"})
+    keys = ["kid", "diversity", "types"] if kind == "steps" else list(KEYS)
+    points = made_up([0, 400, 1000], **{key: [0.5, 0.6, 9.0] for key in keys})
     for point, value in zip(points, (0.5, None, 0.6), strict=True):
         point.estimates["agreement"] = Estimate(value)  # undefined, and without interval
     picture = Image.open(io.BytesIO(draw_plot(result_of(points, kind, diversity=0.5, agreement=0.4))))
-    assert picture.width > 1500 and picture.height > 700
+    assert picture.width > 1500 and picture.height > 500
     red = (np.asarray(picture.convert("RGB")) == (209, 73, 91)).all(axis=2)
     assert red.sum() > 200  # the mark of the recommended one
 
@@ -432,7 +433,12 @@ def test_a_sweep_over_checkpoints(
     rows = [line.split(",") for line in (work / "progress.csv").read_text().splitlines()]
     logged = {int(row[0]): float(row[rows[0].index("val")]) for row in rows[1:]}
     assert {p["at"]: p["values"]["held_out_loss"]["value"] for p in result["points"]} == logged
-    assert "held-out loss: progress.csv (its data.val_dir)" in result["notes"]
+    assert result["notes"][-2:] == [
+        f"S={S} at every point, this network alone",
+        "held-out loss: progress.csv (its data.val_dir)",
+    ]
+    last = result["recommendation"]["at"] == 4
+    assert result["recommendation"]["sentence"].endswith("longer training may do better still.") == last
 
     # Without a log it is computed, here on the set that the training used.
     copied = tmp_path / "copied"

@@ -162,8 +162,10 @@ def main(args: argparse.Namespace) -> None:
     workers = args.jobs or (len(os.sched_getaffinity(0)) if device.type == "cpu" else 1)
     run_jobs(jobs, data, protocol, folder, workers, str(device))
     results = {job: read_json(bf.join(folder, job.file)) for job in jobs}
+    if args.seeds < FULL["seeds"]:
+        notes.insert(0, f"Intervals over {args.seeds} seeds are too narrow: take {FULL['seeds']} or more.")
     if args.quick:
-        notes.insert(0, "A first look only: with so few steps and seeds, scores are low and intervals rough.")
+        notes.insert(0, "A first look only: with few steps scores are low.")
     settings = {
         **{k: v for k, v in vars(args).items() if isinstance(v, str | int | float | list | None)},
         "view": asdict(data.view),

@@ -70,6 +70,7 @@ from .image_sets import (
 )
 from .labels import measure_labels
 from .quality_tables import markdown
+from .sample_scores import notes as notes_on_copies
 from .sample_scores import score_samples
 from .seen import LEAST_IMAGES, compare, compare_halves, look, look_inside, sources
 
@@ -218,7 +219,7 @@ def measure(
         "pictures": {"closest_pairs": "closest_pairs.png"},
         "notes": [],
     }
-    result["notes"] = notes(result)
+    result["notes"] = [*notes(result), *notes_on_copies(scores.thresholds)]
     return result, scores.rows, picture
 
 

@@ -192,7 +192,7 @@ def notes(thresholds: dict[str, Any]) -> list[str]:
     if copy["far_out"]:
         lines.append(
             f"{len(copy['far_out'])} of {copy['images']} {copy['calibrated_on']} are like training images and were "
-            f"left out, such as {copy['far_out'][0]}: are they of the same object? Then give them one group."
+            f"left out, such as {copy['far_out'][0]}; where they show the same object, remove them from --real."
         )
     missed = [kind for kind, share in copy["planted_found"].items() if share < LEAST_FOUND]
     if missed:

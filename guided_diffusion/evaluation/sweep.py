@@ -115,6 +115,8 @@ def main(args: argparse.Namespace) -> None:
         losses, source = held_out_losses(args.checkpoints, series.checkpoints, args.real, device)
         for estimates, loss in zip(measured.values(), losses, strict=True):
             estimates["held_out_loss"] = Estimate(loss)
+        S = series.stops[0].cell.step_inference
+        notes.append(f"S={S} at every point, " + (f"with {args.other}" if args.other else "this network alone"))
         notes.append(f"held-out loss: {source}")
     points = [Point(stop.cell.name, stop.at, stop.label, measured[stop.cell.name]) for stop in series.stops]
     result = {
@@ -185,6 +187,9 @@ def conclude(series: Series, points: list[Point], samples: dict[str, ImageSet], 
     """What sweep.json says of the points, once they are judged by the rule."""
     found = recommend(points, series.rule)
     measures = [measure for measure in MEASURES if measure.key in points[0].estimates]
+    sentence = found.sentence
+    if series.checkpoints and found.point is points[-1]:
+        sentence += " It is the last checkpoint: longer training may do better still."
     return {
         "class_names": list(next(iter(samples.values())).class_names),
         "notes": notes,
@@ -205,7 +210,7 @@ def conclude(series: Series, points: list[Point], samples: dict[str, ImageSet], 
             "name": found.point.name,
             "at": found.point.at,
             "separated": found.separated,
-            "sentence": found.sentence,
+            "sentence": sentence,
             "rule": series.rule.text,
             "default": series.rule.default,
             "looks_at": [*series.rule.stages, *series.rule.ties],

@@ -102,7 +102,7 @@ class Bench:
             copies if args.train else "near-copies were not measured: --train was not given",
             "agreement was not measured: --no_agreement"
             if args.no_agreement
-            else f"agreement with a segmenter trained on {self.whole.folder}",
+            else f"agreement with a segmenter trained on {self.whole.folder}, which knows images like those best",
             "the best is the best of these points, and nothing is corrected for their number",
         ]
 

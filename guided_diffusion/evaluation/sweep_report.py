@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SHEET_SEEDS = 10  # columns of the sheet
 COLUMNS = 4  # of the small plots
+CHARACTER = 8, 16  # pixels, of labels
 _INK, _LINE, _MARK, _GREY = "#222222", "#3b6ea5", "#d1495b", "#999999"
 # Measures whose axes begin at 0, and how far they reach at least.
 FROM_ZERO = {"precision": 0.1, "density": 0.1, "coverage": 0.1, "recall": 0.1, "copies": 5, "empty": 5, "types": 1}
@@ -29,7 +30,7 @@ Images = Mapping[str, tuple[np.ndarray, np.ndarray]]  # by the point's name: ima
 def markdown(result: Mapping[str, Any]) -> str:
     """The whole of sweep.md: recommendation, rule, table, notes."""
     measures, points = result["measures"], result["points"]
-    head = [result["axis"], *(f"{m['title']} ({'-' if m['better'] == 'lower' else '+'})" for m in measures)]
+    head = [result["axis"], *map(_title, measures)]
     lines = [head, ["---", *["---:"] * len(measures)]]
     for point in points:
         chosen = point["name"] == result["recommendation"]["name"]
@@ -43,6 +44,10 @@ def markdown(result: Mapping[str, Any]) -> str:
         "In brackets the 95% interval; (-) lower is better, (+) higher. x: dropped for this, as shown to be worse.\n\n"
         f"Rule: {result['recommendation']['rule']}\n\n{notes}"
     )
+
+
+def _title(measure: Mapping[str, Any]) -> str:
+    return f"{measure['title']} ({'-' if measure['better'] == 'lower' else '+'})"
 
 
 def _cell(value: Mapping[str, Any], measure: Mapping[str, Any]) -> str:
@@ -78,7 +83,7 @@ def draw_plot(result: Mapping[str, Any]) -> bytes:
     for axes in panels[len(measures) :]:
         axes.axis("off")
     sentence = textwrap.fill(result["recommendation"]["sentence"], 170)
-    how = "bold: what the rule looks at; x: dropped for this; dotted: real images in the samples' place"
+    how = "(-) lower is better, (+) higher; bold: what the rule looks at; x: dropped for this; dotted: real images"
     figure.suptitle(f"{TITLES[result['kind']]}: {sentence}\n{how}", fontsize=12, x=0.01, ha="left")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
@@ -93,7 +98,7 @@ def _draw_trade_off(axes: Axes, result: Mapping[str, Any]) -> None:
     x, y = ([point["values"][key]["value"] for point in points] for key in ("kid", "diversity"))
     x = [value * scale for value in x]
     axes.plot(x, y, "-", color=_LINE, lw=1, alpha=0.5)
-    for number, (point, at_x, at_y) in enumerate(zip(points, x, y, strict=True)):
+    for point, at_x, at_y in zip(points, x, y, strict=True):
         mark = point["name"] == chosen
         bars = {}
         for bar, key, factor, middle in (("xerr", "kid", scale, at_x), ("yerr", "diversity", 1, at_y)):
@@ -103,17 +108,50 @@ def _draw_trade_off(axes: Axes, result: Mapping[str, Any]) -> None:
         colour = _MARK if mark else _GREY if point["beaten"] else _LINE
         axes.errorbar(at_x, at_y, **bars, fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.4)
         axes.plot(at_x, at_y, "*" if mark else "o", ms=20 if mark else 7, color=colour, zorder=3)
-        side = {"xytext": (9, 5), "ha": "left"} if number % 2 else {"xytext": (-9, 5), "ha": "right"}
-        ink = _MARK if mark else _INK
-        axes.annotate(point["label"], (at_x, at_y), textcoords="offset points", color=ink, zorder=4, **side)
     real = result["reference"].get("diversity")
     if real is not None:
         axes.axhline(real, color=_INK, ls=":", lw=1)
         axes.annotate("real images", (0.99, real), (0, 3), ("axes fraction", "data"), "offset points", ha="right")
     axes.set_xlabel("KID x 1000 to held-out real images (to the left: more faithful)")
     axes.set_ylabel("mean pairwise perceptual distance (upwards: more diverse)")
+    axes.margins(x=0.2)
+    _label(axes, points, np.stack([x, y], axis=1), chosen)
     axes.set_title("star: recommended; grey: shown to be worse; bars: 95% of each alone", fontsize=10, loc="left")
     _plain(axes)
+
+
+def _label(axes: Axes, points: Sequence[Mapping[str, Any]], places: np.ndarray, chosen: str) -> None:
+    """Labels beside points at `places` [N, 2], where they cover neither another point nor a label that is there."""
+    axes.figure.figure.draw_without_rendering()  # or the limits of the axes are not known yet
+    pixels = axes.transData.transform(places)
+    boxes = [(x - 6, x + 6, y - 6, y + 6) for x, y in pixels]  # left, right, low, high
+    for number, (point, (x, y)) in enumerate(zip(points, pixels, strict=True)):
+        width = CHARACTER[0] * len(point["label"])
+        tried = []
+        for rise in (0, 1, -1, 2, -2, 3):
+            for side in (1, -1):
+                middle = y + rise * CHARACTER[1]
+                left = x + 16 if side > 0 else x - 16 - width
+                tried.append((side, (left, left + width, middle - CHARACTER[1] / 2, middle + CHARACTER[1] / 2)))
+        others = boxes[:number] + boxes[number + 1 :]
+        side, box = min(tried, key=lambda place: sum(_overlap(place[1], other) for other in others))
+        boxes.append(box)
+        axes.annotate(
+            point["label"],
+            places[number],
+            (side * 12, ((box[2] + box[3]) / 2 - y) * 72 / axes.figure.dpi),
+            textcoords="offset points",
+            ha="left" if side > 0 else "right",
+            va="center",
+            color=_MARK if point["name"] == chosen else _INK,
+            zorder=4,
+        )
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
+    """Area that two boxes share, each (left, right, low, high)."""
+    width, height = (min(one[i + 1], other[i + 1]) - max(one[i], other[i]) for i in (0, 2))
+    return max(0.0, width) * max(0.0, height)
 
 
 def _draw_measure(axes: Axes, result: Mapping[str, Any], measure: Mapping[str, Any]) -> None:
@@ -138,9 +176,9 @@ def _draw_measure(axes: Axes, result: Mapping[str, Any], measure: Mapping[str, A
     if real is not None:
         axes.axhline(real * measure["scale"], color=_INK, ls=":", lw=1)
     weight = "bold" if measure["key"] in result["recommendation"]["looks_at"] else "normal"
-    axes.set_title(f"{measure['title']} ({measure['better']} is better)", fontsize=10, loc="left", fontweight=weight)
+    axes.set_title(_title(measure), fontsize=10, loc="left", fontweight=weight)
     if measure["key"] in FROM_ZERO:
-        axes.set_ylim(0, max(axes.get_ylim()[1], FROM_ZERO[measure["key"]]))
+        axes.set_ylim(0, 1.05 * max(axes.get_ylim()[1], FROM_ZERO[measure["key"]]))
     if even:
         axes.set_xticks(places, [str(point["at"]) for point in points], fontsize=8)
     _plain(axes)
