@@ -163,7 +163,7 @@ def main(args: argparse.Namespace) -> None:
     run_jobs(jobs, data, protocol, folder, workers, str(device))
     results = {job: read_json(bf.join(folder, job.file)) for job in jobs}
     if args.seeds < FULL["seeds"]:
-        notes.insert(0, f"Intervals over {args.seeds} seeds are too narrow: take {FULL['seeds']} or more.")
+        notes.insert(0, f"Intervals over so few seeds ({args.seeds}) are rough: take {FULL['seeds']} or more.")
     if args.quick:
         notes.insert(0, "A first look only: with few steps scores are low.")
     settings = {
