@@ -1,20 +1,24 @@
 """Defect-Gen: few-shot generation of defect images with aligned per-type masks, large and small network in turn."""
 
-from .api import DefectGen, GeneratedBatch
-from .config import Config
-from .config_file import load_config
-from .errors import InputError
-from .gaussian_diffusion import GaussianDiffusion, create_diffusion
-from .unet import UNet, create_model
+import importlib
+from typing import Any
 
-__all__ = [
-    "Config",
-    "DefectGen",
-    "GaussianDiffusion",
-    "GeneratedBatch",
-    "InputError",
-    "UNet",
-    "create_diffusion",
-    "create_model",
-    "load_config",
-]
+_HOMES = {
+    "Config": "config",
+    "DefectGen": "api",
+    "GaussianDiffusion": "gaussian_diffusion",
+    "GeneratedBatch": "api",
+    "InputError": "errors",
+    "UNet": "unet",
+    "create_diffusion": "gaussian_diffusion",
+    "create_model": "unet",
+    "load_config": "config_file",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: preparing data needs no torch, in each of its processes."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

@@ -4,28 +4,26 @@ Reading needs no type names: an index mask holds 0 for background and 1..num_def
 """
 
 import functools
-import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
 from .config import Config
 from .errors import InputError
-from .file_io import read_bytes
+from .image_files import open_image, resize_image, resize_mask, to_rgb
+from .index_masks import read_pair
 from .keyed_random import numpy_generator
-from .layouts import Sample, find_samples, stem_of
+from .layouts import Sample, find_samples
 
 Fit = Literal["resize", "random_crop"]
 Flip = Literal["none", "horizontal", "vertical", "both"]
 SHOW_PROGRESS_ABOVE = 200  # files
-EXIF_ORIENTATION = 0x0112
 
 
 @dataclass
@@ -54,16 +52,18 @@ class DefectDataset:
         crop_from: Sequence[int] = (),
         crop_defect: float = 0.0,
         num_image_train: int | None = None,
+        label_map: Mapping[str, int] | None = None,
         progress: bool = True,
     ) -> "DefectDataset":
         """Read the data set at `root` for `num_defect` types at `resolution` (H, W) pixels.
 
         fit, crop_from, crop_defect: as in config.DataConfig.
         num_image_train: take only the first so many images of each type folder; in a flat layout an image is
-        taken while any type in its mask has fewer than so many. progress: a bar where there are many files.
+        taken while any type in its mask has fewer than so many. label_map: the indices of types that folders or
+        annotations name, None: the data set's own. progress: a bar where there are many files.
         Raises InputError naming the file for whatever is wrong with the layout, an image or a mask.
         """
-        samples = find_samples(root)
+        samples = find_samples(root, label_map)
         if num_image_train is not None:
             samples = first_of_each_folder(samples, num_image_train)
         taken: Counter[int] = Counter()  # images per type, flat layouts only
@@ -79,8 +79,7 @@ class DefectDataset:
             image, mask = _fit_to(image, mask, resolution, fit, tuple(crop_from))
             dataset.images.append(torch.from_numpy(image).permute(2, 0, 1).contiguous())
             dataset.masks.append(torch.from_numpy(mask))
-            stem = stem_of(sample.image)
-            dataset.names.append(f"{sample.folder}/{stem}" if sample.folder else stem)
+            dataset.names.append(sample.name)
         if not any(mask.any() for mask in dataset.masks):
             raise InputError(f"{root}: all index masks are empty, so there is nothing to learn; check them")
         return dataset
@@ -99,6 +98,7 @@ class DefectDataset:
             crop_from=data.crop_from,
             crop_defect=data.crop_defect,
             num_image_train=num_image_train,
+            label_map=data.label_map,
             progress=progress,
         )
 
@@ -172,91 +172,10 @@ def first_of_each_folder(samples: Sequence[Sample], count: int) -> list[Sample]:
     return kept
 
 
-def read_pair(sample: Sample, num_defect: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image uint8 [H, W, 3] and index mask uint8 [H, W] of a sample. Raises InputError if they do not fit."""
-    image = open_image(sample.image)
-    mask = read_index_mask(sample.mask, num_defect)
-    check_same_size(sample.image, image, sample.mask, mask.shape[1], mask.shape[0])
-    return to_rgb(image, sample.image), mask
-
-
 def read_image(path: str, size: Sequence[int] = ()) -> np.ndarray:
     """uint8 [H, W, 3] of an image file, stretched to `size` (H, W) if given. Raises InputError as open_image does."""
     image = to_rgb(open_image(path), path)
-    return _resize_image(image, tuple(size)) if size else image
-
-
-def open_image(path: str) -> Image.Image:
-    """A fully decoded image file, in its own mode and pixel order (an EXIF rotation is not applied).
-
-    Raises InputError where the file cannot be read or decoded.
-    """
-    try:
-        image = Image.open(io.BytesIO(read_bytes(path)))
-        image.load()
-    except UnidentifiedImageError as error:
-        raise InputError(f"{path}: is not an image; replace or remove it") from error
-    except Exception as error:  # what a decoder raises on damaged data is not limited to OSError
-        raise InputError(f"{path}: unreadable or truncated image ({error}); replace or remove it") from error
-    return image
-
-
-def to_rgb(image: Image.Image, path: str) -> np.ndarray:
-    """uint8 [H, W, 3] of an image of any usual mode; 16-bit grey is scaled to 8, transparency dropped."""
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise InputError(f"{path}: holds grey levels outside 0..65535; save it as 8-bit")
-        grey = np.round(values / 257).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
-    if image.mode == "F":
-        raise InputError(f"{path}: holds floating-point grey levels of unknown range; save it as 8-bit")
-    return np.array(image.convert("RGB"))
-
-
-def read_index_mask(path: str, num_defect: int) -> np.ndarray:
-    """Index mask uint8 [H, W], values 0..num_defect, of a grey, palette (its indices), 16-bit or 1-bit file.
-
-    Raises InputError for any other kind of file and for values above num_defect.
-    """
-    image = open_image(path)
-    if image.format == "JPEG":
-        raise InputError(f"{path}: is a JPEG, whose compression alters the indices; save masks as PNG")
-    if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
-        raise InputError(
-            f"{path}: has mode {image.mode}, but an index mask has one channel with values 0..{num_defect}: "
-            "an RGB mask? Point to the index masks, or convert colours to indices first"
-        )
-    mask = np.asarray(image)
-    values = np.unique(mask).astype(np.int64)
-    wrong = values[(values < 0) | (values > num_defect)]
-    if len(wrong):
-        guess = _looks_like(values, num_defect)
-        raise InputError(f"{path}: holds value {wrong[0]}, but num_defect is {num_defect}: {guess}")
-    return mask.astype(np.uint8)
-
-
-def _looks_like(values: np.ndarray, num_defect: int) -> str:
-    """A guess at what a mask with these values is, and the remedy."""
-    if set(values.tolist()) <= {0, 255}:
-        return "a 0/255 mask? scripts/prepare_data.py turns these into index masks"
-    if len(values) <= 32 and values[0] >= 0 and values[-1] <= 64:
-        return f"more types than said? Set num_defect to {values[-1]} or more, or correct the mask"
-    return f"a soft or coloured mask? An index mask holds 0..{num_defect} only; threshold or convert it first"
-
-
-def check_same_size(image_path: str, image: Image.Image, mask_path: str, width: int, height: int) -> None:
-    """Raise InputError unless the mask's width and height are those of its image."""
-    if image.size == (width, height):
-        return
-    rotated = image.getexif().get(EXIF_ORIENTATION, 1) > 4 and image.size == (height, width)
-    remedy = "redraw the mask at the size of the image"
-    if rotated:
-        remedy = "the mask follows the EXIF rotation in the image, so save the image rotated, without it"
-    raise InputError(
-        f"{mask_path}: mask is {width} x {height} pixels, but its image {image_path} is "
-        f"{image.width} x {image.height}; {remedy}"
-    )
+    return resize_image(image, size) if size else image
 
 
 def _fit_to(
@@ -273,12 +192,4 @@ def _fit_to(
         target = resolution
     if target == (height, width):
         return image, mask
-    # Nearest, so that no label appears that was not there.
-    small = Image.fromarray(mask).resize((target[1], target[0]), Image.Resampling.NEAREST)
-    return _resize_image(image, target), np.array(small)
-
-
-def _resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 [H, W, 3] stretched to (height, width)."""
-    height, width = size
-    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))  # antialiased
+    return resize_image(image, target), resize_mask(mask, target)

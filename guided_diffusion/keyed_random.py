@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:  # where only numpy's generator is wanted, torch need not be loaded
+    import torch
+    from torch import Tensor
 
 Key = int | str
 
@@ -26,6 +29,8 @@ def numpy_generator(*key: Key) -> np.random.Generator:
 
 
 def torch_generator(device: torch.device | str, *key: Key) -> torch.Generator:
+    import torch
+
     return torch.Generator(device).manual_seed(key_to_seed(*key))
 
 
@@ -34,5 +39,7 @@ def sample_noise(seed: int, indices: Sequence[int], t: int, shape: Sequence[int]
 
     Drawn on the CPU, so that every device gets the same.
     """
+    import torch
+
     rows = [torch.randn(*shape, generator=torch_generator("cpu", "sample", seed, i, t)) for i in indices]
     return torch.stack(rows).to(device)

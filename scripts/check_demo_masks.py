@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from draw_demo_data import LABEL_MAP, tint_rule  # noqa: E402
 
 from guided_diffusion.errors import run_cli  # noqa: E402
-from guided_diffusion.image_datasets import read_pair  # noqa: E402
+from guided_diffusion.index_masks import read_pair  # noqa: E402
 from guided_diffusion.layouts import find_samples  # noqa: E402
 
 

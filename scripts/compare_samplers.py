@@ -39,7 +39,6 @@ from guided_diffusion.errors import InputError, run_cli, unknown_name  # noqa: E
 from guided_diffusion.evaluation.bootstrap import LEVEL  # noqa: E402
 from guided_diffusion.evaluation.cells import CellStore  # noqa: E402
 from guided_diffusion.evaluation.features import DEFAULT_EXTRACTOR, EXTRACTORS, Extractor, load_extractor  # noqa: E402
-from guided_diffusion.evaluation.groups import read_groups  # noqa: E402
 from guided_diffusion.evaluation.row_sheet import Row, draw_row_sheet  # noqa: E402
 from guided_diffusion.evaluation.sampler_comparison import (  # noqa: E402
     FAMILIES,
@@ -53,6 +52,7 @@ from guided_diffusion.evaluation.sampler_comparison import (  # noqa: E402
     table_cells,
 )
 from guided_diffusion.file_io import encode_png, ensure_writable, read_json, write_atomic, write_json  # noqa: E402
+from guided_diffusion.groups import read_groups  # noqa: E402
 from guided_diffusion.image_datasets import DefectDataset  # noqa: E402
 from guided_diffusion.keyed_random import numpy_generator  # noqa: E402
 from guided_diffusion.respace import SPACINGS, format_num_steps, parse_num_steps  # noqa: E402

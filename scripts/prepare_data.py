@@ -1,233 +1,314 @@
 #!/usr/bin/env python3
-"""Turn folders of photographs with binary masks, one folder per defect type, into a training data set.
+"""Turn a labelled defect data set of any usual layout into a training data set.
 
-SOURCE holds <Type>/<stem>.jpg + <Type>/<stem>.png, or <Type>/Imgs/... as the magnetic tile data set does. OUT
-gets test/<type>/<stem>.png, converted_ground_truth/<type>/<stem>.png (index masks) and dataset.json with the
-label map. SOURCE is only read; running it again writes only what is missing or has changed.
+    python scripts/prepare_data.py bottle data/bottle                         # MVTec AD, found by its folders
+    python scripts/prepare_data.py photos data/parts --val_fraction 0.2 --group_regex '(part\\d+)'
+    python scripts/prepare_data.py DIR data/parts --colormap crack=255,0,0 hole=0,255,0
+
+OUT gets test/ (images), converted_ground_truth/ (index masks) and dataset.json (label map, sources, types, sizes,
+hashes); with a split one such folder per part, OUT/train, OUT/val. SOURCE is only read. Everything is checked before
+anything is written; run again, it goes on where it stopped and writes what is missing or has changed.
+docs/data.md shows the layouts.
 """
 
+from __future__ import annotations
+
 import argparse
+import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import blobfile as bf
-import numpy as np
-from tqdm import tqdm
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from guided_diffusion.errors import InputError, run_cli, unknown_name
-from guided_diffusion.file_io import is_cloud, read_json
-from guided_diffusion.image_datasets import check_same_size, open_image, to_rgb
-from guided_diffusion.layouts import (
-    GOOD,
-    by_stem,
-    check_label_map,
-    complete_pairs,
-    is_good,
-    list_folder,
-    natural_key,
-    stem_of,
-    write_released,
+import blobfile as bf  # noqa: E402
+
+from guided_diffusion.errors import InputError, run_cli, unknown_name  # noqa: E402
+from guided_diffusion.file_io import is_cloud  # noqa: E402
+from guided_diffusion.index_masks import DrawingRule  # noqa: E402
+from guided_diffusion.layouts import FORMATS, Dataset, Options, Sample, TypeMasks, read_layout  # noqa: E402
+from guided_diffusion.layouts.mask_values import MAX_PLAUSIBLE_INDEX  # noqa: E402
+from guided_diffusion.parallel import default_workers, parallel_map  # noqa: E402
+from guided_diffusion.partition import find_groups, listed_parts, parts_of  # noqa: E402
+from guided_diffusion.preparation import Job, Recipe, write_prepared  # noqa: E402
+from guided_diffusion.shaping import FITS  # noqa: E402
+from guided_diffusion.split_file import (  # noqa: E402
+    SplitFile,
+    parse_colormap,
+    parse_label_map,
+    read_split,
+    relative_to,
 )
-
-DEFAULT_PART = "train5"
-DEFECT_FREE_FOLDERS = (GOOD, "free")
+from guided_diffusion.survey import HASH_BITS, Facts, alike, facts_of  # noqa: E402
 
 
-@dataclass(frozen=True)
-class BinaryPair:
-    """A photograph, the mask that says where its defect is (None if there is no mask), and the type."""
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="folder of the data set")
+    add("out", metavar="OUT", help="folder for the training data set")
+    add(
+        "--format",
+        choices=("auto", *FORMATS),
+        default="auto",
+        help="layout of SOURCE (default auto)",
+    )
+    add("--label_map", metavar="MAP", help="crack,hole or crack=1,hole=2 or a JSON file (default: what SOURCE tells)")
+    add("--mask_values", choices=("auto", "index", "binary", "colour"), default="auto", help="what mask files hold")
+    add("--mask_threshold", type=int, default=127, help="defective is a mask value above this (default 127)")
+    add(
+        "--colormap",
+        nargs="+",
+        default=[],
+        metavar="NAME=R,G,B",
+        help="types of colours or grey levels",
+    )
+    add("--priority", default="", metavar="TYPES", help="types that win where masks overlap, the first most (a,b,c)")
+    add("--line_width", type=int, default=10, help="pixels, of lines drawn in labelme (default 10)")
+    add("--type_regex", metavar="REGEX", help="its first group, searched in a file's stem, is the type")
+    add("--shots", type=int, metavar="N", help="OUT/train: the first N images of each type; OUT/val: the rest")
+    add("--val_fraction", type=float, metavar="F", help="OUT/val: this share of each type; OUT/train: the rest")
+    add("--split", metavar="FILE", help="JSON or CSV of parts (default SOURCE/split.json, if there)")
+    add("--part", metavar="NAME", nargs="+", help="take these parts of the split only, together into OUT")
+    add("--group_regex", metavar="REGEX", help="images whose path gives the same first group show one part")
+    add("--group_csv", metavar="FILE", help="rows image,group: images of one group show one part")
+    add("--seed", type=int, default=0, help="of --val_fraction and of the tiles without defects (default 0)")
+    add("--keep_good", action="store_true", help="take defect-free images too, without masks")
+    add("--fit", choices=FITS, help="bring images to --size: stretch, crop around the defects, or pad")
+    add("--size", type=int, nargs="+", metavar="PX", help="height and width for --fit; one number for both")
+    add("--tile", type=int, metavar="PX", help="cut images into square tiles of this side")
+    add("--overlap", type=int, default=0, metavar="PX", help="of neighbouring tiles, at least (default 0)")
+    add(
+        "--keep_empty",
+        type=float,
+        default=0.1,
+        metavar="F",
+        help="share of tiles without defects kept (default 0.1)",
+    )
+    add("--workers", type=int, default=0, help="processes (default 0: one per CPU)")
+    return parser.parse_args(argv)
 
-    image: str
-    mask: str | None
-    type: str
+
+def check_args(args: argparse.Namespace) -> None:
+    """Raise InputError for flags that are out of range or exclude each other."""
+    ranges = {
+        "mask_threshold": (0, 254),
+        "line_width": (1, 1000),
+        "keep_empty": (0, 1),
+        "workers": (0, 1024),
+        "shots": (1, None),
+        "tile": (8, None),
+        "overlap": (0, None),
+        "seed": (0, None),
+    }
+    for name, (low, high) in ranges.items():
+        value = getattr(args, name)
+        if value is not None and not (low <= value and (high is None or value <= high)):
+            raise InputError(f"--{name}: {value} is not in {low}..{'' if high is None else high}")
+    if args.val_fraction is not None and not 0 < args.val_fraction < 1:
+        raise InputError(f"--val_fraction: {args.val_fraction} is not between 0 and 1")
+    splits = [f"--{name}" for name in ("shots", "val_fraction", "split") if getattr(args, name) is not None]
+    if len(splits) > 1:
+        raise InputError(f"{' and '.join(splits)}: exclude each other; give one")
+    if args.part and splits and splits != ["--split"]:
+        raise InputError(f"--part: goes with a split file, not with {splits[0]}; leave one out")
+    if args.group_regex and args.group_csv:
+        raise InputError("--group_regex and --group_csv: exclude each other; give one")
+    if bool(args.fit) != bool(args.size):
+        raise InputError("--fit and --size: go together, as in --fit pad --size 256")
+    if args.size and (len(args.size) > 2 or min(args.size) < 8):
+        raise InputError(f"--size: {args.size} should be one or two numbers, height and width, from 8")
+    if args.fit and args.tile:
+        raise InputError("--fit and --tile: exclude each other; give one")
+    if args.overlap and (args.tile is None or args.overlap >= args.tile):
+        raise InputError(f"--overlap: {args.overlap} needs a --tile that is larger")
+    for name in ("group_regex", "type_regex"):
+        pattern = getattr(args, name)
+        try:
+            if pattern is not None and not re.compile(pattern).groups:
+                raise InputError(f"--{name}: {pattern!r} has no group; put what matters in parentheses")
+        except re.error as error:
+            raise InputError(f"--{name}: {pattern!r} is no regular expression ({error})") from error
+    if is_cloud(args.source) == is_cloud(args.out):
+        inner, outer = (path if is_cloud(path) else str(Path(path).resolve()) for path in (args.out, args.source))
+        if f"{inner.rstrip('/')}/".startswith(f"{outer.rstrip('/')}/"):
+            raise InputError(f"OUT {args.out}: lies in SOURCE, which is never written to; name a folder outside it")
 
 
-def find_binary_pairs(source: str) -> dict[str, BinaryPair]:
-    """All pairs in the type folders of `source`, by image path relative to it, in natural order.
+def find(args: argparse.Namespace) -> tuple[Dataset, SplitFile | None]:
+    """What SOURCE holds, and its split file."""
+    path = args.split or bf.join(args.source, "split.json")
+    split = None
+    if bf.exists(path) and args.shots is None and args.val_fraction is None:
+        split = read_split(path)
+    elif args.split:
+        raise InputError(f"--split: there is no split file {path}; name one that is there")
+    label_map = parse_label_map(args.label_map) if args.label_map else split and split.label_map
+    options = Options(label_map, parse_colormap(args.colormap) or None, args.mask_values, args.type_regex)
+    data = read_layout(args.source, options, format=args.format)
+    data.check()
+    return data, split
 
-    Raises InputError where there are none, for a mask without image, and for two images of one stem.
+
+def survey(args: argparse.Namespace, data: Dataset, samples: Sequence[Sample], rule: DrawingRule) -> list[Facts]:
+    """Read every sample once, so that whatever is wrong shows before anything is written. Raises InputError.
+
+    Completes the label map of a data set that does not name its types.
     """
-    if not bf.isdir(source):
-        raise InputError(f"SOURCE {source}: is not a folder; name one that holds a folder per defect type")
-    folders = list_folder(source)[1]
-    if complete_pairs(folders):
-        raise InputError(f"SOURCE {source}: is in a layout that training reads as it is (--data_dir)")
-    pairs = {}
-    for folder in folders:
-        inner = f"{folder}/Imgs" if "Imgs" in list_folder(bf.join(source, folder))[1] else folder
-        name = type_of_folder(folder)
-        for pair in _pairs_of_folder(bf.join(source, inner), name):
-            pairs[f"{inner}/{bf.basename(pair.image)}"] = pair
-    if not pairs:
-        raise InputError(f"SOURCE {source}: holds no <Type>/<stem>.jpg + <Type>/<stem>.png nor <Type>/Imgs/ of these")
-    return pairs
+    num_defect = len(data.label_map) if data.label_map else MAX_PLAUSIBLE_INDEX
+    look = partial(facts_of, num_defect=num_defect, rule=rule)
+    facts = list(parallel_map(look, samples, workers=args.workers, description="checking"))
+    problems = [fact.problem for fact in facts if fact.problem]
+    if problems:
+        more = f" ({len(problems) - 1} more: scripts/check_data.py lists them)" if len(problems) > 1 else ""
+        raise InputError(problems[0] + more)
+    if data.label_map is None:
+        highest = max((max(fact.types, default=0) for fact in facts if fact.types), default=0)
+        data.label_map = {f"defect_{index}": index for index in range(1, highest + 1)}
+    check_not_all_empty(samples, facts, rule.mask_threshold)
+    return facts
 
 
-def type_of_folder(folder: str) -> str:
-    """Type name of a folder: lower case, without MT_; `good` for folders of defect-free images."""
-    name = folder.lower().removeprefix("mt_")
-    return GOOD if name in DEFECT_FREE_FOLDERS else name
+def check_not_all_empty(samples: Sequence[Sample], facts: Sequence[Facts], threshold: int) -> None:
+    """Raise InputError where all masks of a type folder, or of the whole set, are empty."""
+    by_folder: dict[str | None, list[tuple[Sample, Facts]]] = {}
+    for sample, fact in zip(samples, facts, strict=True):
+        if sample.mask is not None:
+            by_folder.setdefault(sample.folder, []).append((sample, fact))
+    for folder, found in by_folder.items():
+        if not any(fact.types for _, fact in found):
+            sample = found[0][0]
+            what = f"all masks of {folder}" if folder else "all masks here"
+            remedy = "is empty; check them"
+            if isinstance(sample.mask, TypeMasks):
+                remedy = f"is nowhere above --mask_threshold {threshold}; 0/1 masks need --mask_threshold 0"
+            raise InputError(f"{sample.mask.path}: like {what}, {remedy}")
 
 
-def _pairs_of_folder(folder: str, name: str) -> Iterator[BinaryPair]:
-    files = list_folder(folder)[0]
-    masks = by_stem(folder, (file for file in files if file.lower().endswith(".png")))
-    images = by_stem(folder, (file for file in files if not file.lower().endswith(".png")))
-    if is_good(name):  # needs no masks, so a PNG that goes with no other file is a photograph
-        images = {**masks, **images}
-        masks = {}
-    for stem in masks:
-        if stem not in images:
-            raise InputError(f"{masks[stem]}: no image ({stem}.jpg) beside this mask; add it or remove the mask")
-    for stem in sorted(images, key=natural_key):
-        yield BinaryPair(images[stem], masks.get(stem), name)
+def report_leaks(parts: Sequence[str | None], sources: Sequence[str], facts: Sequence[Facts]) -> None:
+    """Warn of images in different parts that look alike."""
+    places = {part: [place for place, own in enumerate(parts) if own == part] for part in dict.fromkeys(parts) if part}
+    lines = []
+    for (part, ours), (other, theirs) in combinations(places.items(), 2):
+        hashes = ([facts[place].perceptual_hash for place in side] for side in (ours, theirs))
+        pairs = alike(*hashes)
+        if pairs:
+            i, j, bits = pairs[0]
+            nearest = f"{sources[ours[i]]} and {sources[theirs[j]]}, {bits} of {HASH_BITS} bits"
+            lines.append(f"  {part} and {other}: {len(pairs)} pairs; the nearest: {nearest}")
+    if lines:
+        print("warning: images in different parts look alike")
+        print("\n".join(lines))
+        print("  if they show one part, keep them together: --group_regex, --group_csv, or group in the split file")
 
 
-def select_part(pairs: dict[str, BinaryPair], split: Any, path: str, parts: Sequence[str]) -> list[BinaryPair]:
-    """The pairs that `split`, read from `path`, assigns to one of `parts`, with the types it gives them."""
-    files = split.get("files") if isinstance(split, dict) else None
-    if not isinstance(files, dict) or not all(
-        isinstance(entry, dict) and isinstance(entry.get("type"), str) for entry in files.values()
-    ):
-        raise InputError(f"{path}: should hold 'files': {{image path: {{'type': ..., 'part': ...}}}}")
-    known = {str(entry.get("part")) for entry in files.values()}
-    for part in parts:
-        if part not in known:
-            raise InputError(f"--part: {unknown_name('part', part, known)} in {path}")
-    chosen = []
-    for image, entry in files.items():
-        if entry.get("part") in parts:
-            if image not in pairs:
-                raise InputError(f"{path}: lists {image}, which SOURCE does not hold; correct either")
-            chosen.append(replace(pairs[image], type=entry["type"]))
-    return sorted(chosen, key=lambda pair: (natural_key(pair.type), natural_key(stem_of(pair.image))))
+def report_overlaps(facts: Sequence[Facts], label_map: Mapping[str, int], priority: str) -> None:
+    images, pixels = Counter(), Counter()
+    for fact in facts:
+        images.update(fact.overlaps.keys())
+        pixels.update(fact.overlaps)
+    names = {index: name for name, index in label_map.items()}
+    for (low, high), count in pixels.items():
+        rule = f"decided by --priority {priority}" if priority else "the last drawn wins; --priority decides otherwise"
+        print(f"overlap: {names[low]} and {names[high]} in {images[low, high]} images, {count:,} pixels ({rule})")
 
 
-def choose_pairs(
-    source: str, split_path: str | None, parts: Sequence[str] | None
-) -> tuple[list[BinaryPair], dict[str, int], list[str] | None]:
-    """The pairs to convert, the label map, and the parts taken (None without a split file).
-
-    Without `split_path`, SOURCE/split.json counts where it is there; without any, the types that occur are
-    numbered from 1 in order of name. Raises InputError where the split file does not fit the images.
-    """
-    found = find_binary_pairs(source)
-    path = split_path or bf.join(source, "split.json")
-    if not bf.exists(path):
-        if split_path or parts:
-            flag = "--split" if split_path else "--part"
-            raise InputError(f"{flag}: there is no split file {path}; name one that is there with --split")
-        pairs = list(found.values())
-        types = sorted({pair.type for pair in pairs if not is_good(pair.type)}, key=natural_key)
-        return pairs, {name: index for index, name in enumerate(types, 1)}, None
-    parts = list(parts or [DEFAULT_PART])
-    print(f"{path}: taking part {', '.join(parts)}")
-    split = read_json(path)
-    pairs = select_part(found, split, path, parts)
-    label_map = check_label_map(split.get("label_map"), path)
-    for pair in pairs:
-        if not is_good(pair.type) and pair.type not in label_map:
-            raise InputError(f"{path}: {unknown_name('type', pair.type, label_map)} for {pair.image}")
-        if "/" in pair.type or pair.type.startswith("."):
-            raise InputError(f"{path}: type {pair.type!r} cannot name a folder; rename it")
-    return pairs, label_map, parts
-
-
-def read_binary_pair(pair: BinaryPair, label: int, mask_threshold: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Image uint8 [H, W] (grey files) or [H, W, 3], and index mask uint8 [H, W], None for defect-free images.
-
-    The index mask holds `label` where the mask's brightest channel, 0..255, is above the threshold, else 0.
-    Raises InputError for unreadable files and for a mask of another size than its image.
-    """
-    image = open_image(pair.image)
-    pixels = np.array(image) if image.mode == "L" else to_rgb(image, pair.image)
-    if pair.mask is None or is_good(pair.type):
-        return pixels, None
-    mask = to_rgb(open_image(pair.mask), pair.mask).max(axis=2)
-    check_same_size(pair.image, image, pair.mask, mask.shape[1], mask.shape[0])
-    return pixels, np.where(mask > mask_threshold, label, 0).astype(np.uint8)
-
-
-def check_pairs(pairs: Sequence[BinaryPair], mask_threshold: int) -> int:
-    """Read every pair once, so that whatever is wrong shows before anything is written.
-
-    Returns how many defect images have an empty mask. Raises InputError for a type of which all are empty.
-    """
-    empty: Counter[str] = Counter()
-    for pair in tqdm(pairs, desc="checking", unit="image", disable=None):
-        if pair.mask is None and not is_good(pair.type):
-            raise InputError(f"{pair.image}: no mask ({stem_of(pair.image)}.png) beside this image; add it")
-        mask = read_binary_pair(pair, 1, mask_threshold)[1]
-        empty[pair.type] += mask is not None and not mask.any()
-    for name, count in empty.items():
-        if count and count == sum(pair.type == name for pair in pairs):
-            example = next(pair.mask for pair in pairs if pair.type == name)
-            raise InputError(
-                f"{example}: like all masks of {name}, nowhere above --mask_threshold {mask_threshold}; "
-                "0/1 masks need --mask_threshold 0"
-            )
-    return empty.total()
+def report_part(out: str, records: Sequence[Mapping[str, Any]], written: int) -> None:
+    """One line on what a folder holds now."""
+    counts = Counter(name for record in records for name in record.get("types", ()))
+    good = sum("mask" not in record for record in records)
+    empty = sum("mask" in record and not record["types"] for record in records)
+    shown = [f"{name} {count}" for name, count in counts.items()]
+    shown += [f"defect-free {good}"] * bool(good) + [f"empty mask {empty}"] * bool(empty)
+    print(f"{out}: {len(records)} images ({', '.join(shown)}), {written or 'no'} files written")
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", metavar="SOURCE", help="folder that holds one folder per defect type")
-    parser.add_argument("out", metavar="OUT", help="folder for the data set")
-    parser.add_argument("--split", metavar="FILE", help="JSON of parts and types (default SOURCE/split.json)")
-    parser.add_argument(
-        "--part", metavar="NAME", nargs="+", help=f"parts of the split to take (default {DEFAULT_PART})"
-    )
-    parser.add_argument(
-        "--mask_threshold", type=int, default=127, help="defective is a mask value above this (default 127)"
-    )
-    parser.add_argument("--keep_good", action="store_true", help="take defect-free images too, without masks")
-    args = parser.parse_args(argv)
-    if not 0 <= args.mask_threshold <= 254:
-        raise InputError(f"--mask_threshold: {args.mask_threshold} is not in 0..254")
-    _check_apart(args.source, args.out)
-
-    pairs, label_map, parts = choose_pairs(args.source, args.split, args.part)
-    good = sum(is_good(pair.type) for pair in pairs)
-    if not args.keep_good:
-        pairs = [pair for pair in pairs if not is_good(pair.type)]
-    if not pairs:
-        raise InputError(f"SOURCE {args.source}: all {good} images are defect-free; --keep_good takes them")
-    names = [f"{pair.type}/{stem_of(pair.image)}" for pair in pairs]
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
+    args = parse_args(argv)
+    check_args(args)
+    args.workers = args.workers or default_workers()
+    data, split = find(args)
+    everything = data.samples + data.good
+    sources = [relative_to(sample.image, args.source) for sample in everything]
+    names = [sample.name for sample in everything]
+    groups = find_groups(names, sources, args.group_regex, args.group_csv)
+    parts = listed_parts(split, args.part, everything, sources, groups)
+    if split:
+        print(f"{split.path}: parts {', '.join(split.parts)}")
+    taken = [
+        place
+        for place, sample in enumerate(everything)
+        if (sample.mask or args.keep_good) and (parts is None or parts[place] is not None)
+    ]
+    if not taken:
+        raise InputError(f"SOURCE {args.source}: all that is asked for is defect-free; --keep_good takes it")
+    samples, sources, groups = ([values[place] for place in taken] for values in (everything, sources, groups))
+    if twice := [name for name, count in Counter(sample.name for sample in samples).items() if count > 1]:
         raise InputError(f"SOURCE {args.source}: two images would become {twice[0]}.png; rename one")
-    empty = check_pairs(pairs, args.mask_threshold)
+    rule = DrawingRule(args.mask_threshold, args.line_width)
+    if args.priority:
+        rule = replace(rule, priority=parse_priority(args.priority, data))
+    facts = survey(args, data, samples, rule)
+    chosen = (
+        [parts[place] for place in taken]
+        if parts
+        else parts_of(samples, facts, groups, shots=args.shots, val_fraction=args.val_fraction, seed=args.seed)
+    )
+    report_leaks(chosen, sources, facts)
+    report_overlaps(facts, data.label_map, args.priority)
 
-    progress = tqdm(pairs, desc="writing", unit="image", disable=None)
-    contents = (read_binary_pair(pair, label_map.get(pair.type, 0), args.mask_threshold) for pair in progress)
-    source = {
-        "prepared_from": bf.basename(args.source.rstrip("/")),
-        "parts": parts,
-        "mask_threshold": args.mask_threshold,
-    }
-    written = write_released(args.out, names, contents, label_map, source)
+    size = tuple(args.size * 2)[:2] if args.size else None
+    recipe = Recipe(
+        data.label_map, rule, args.fit, size, args.tile, args.overlap, args.keep_empty if args.tile else 0.0, args.seed
+    )
+    source = {"prepared_from": bf.basename(args.source.rstrip("/")), "format": data.format, **made_how(recipe)}
+    for part in dict.fromkeys(chosen):
+        if part is None:
+            continue
+        places = [place for place, own in enumerate(chosen) if own == part]
+        jobs = [Job(samples[place], sources[place], groups[place]) for place in places]
+        out = bf.join(args.out, part) if part else args.out
+        about = {
+            "source": source,
+            "split": {"part": part or ", ".join(args.part or ["all"]), "by": split_by(args, split)},
+        }
+        report_part(out, *write_prepared(out, jobs, recipe, about, workers=args.workers))
+    print("label map: " + ", ".join(f"{name} {index}" for name, index in data.label_map.items()))
+    if left := sum(part is None for part in chosen):
+        print(f"left out: {left} images that show a part of another side of the split, but are not wanted there")
+    if data.good and not args.keep_good:
+        print(f"left out: {len(data.good)} defect-free images (--keep_good takes them)")
+    for note in data.notes:
+        print(f"note: {note}")
 
-    counts = ", ".join(f"{name} {count}" for name, count in Counter(pair.type for pair in pairs).items())
-    print(f"{args.out}: {len(pairs)} images ({counts}), {written or 'no'} files written")
-    print("label map: " + ", ".join(f"{name} {index}" for name, index in label_map.items()))
-    if good and not args.keep_good:
-        print(f"left out: {good} defect-free images (--keep_good takes them)")
-    if empty:
-        print(f"note: {empty} defect images have an empty mask")
+
+def parse_priority(text: str, data: Dataset) -> tuple[int, ...]:
+    """--priority: type names, the most important first, as indices."""
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in (data.label_map or {}):
+            raise InputError(f"--priority: {unknown_name('type', name, data.label_map or {})}")
+    return tuple(data.label_map[name] for name in names)
 
 
-def _check_apart(source: str, out: str) -> None:
-    """Refuse to write into the source."""
-    if is_cloud(source) != is_cloud(out):
-        return
-    inside, outside = (path if is_cloud(path) else str(Path(path).resolve()) for path in (out, source))
-    if f"{inside.rstrip('/')}/".startswith(f"{outside.rstrip('/')}/"):
-        raise InputError(f"OUT {out}: lies in SOURCE, which is never written to; name a folder outside it")
+def made_how(recipe: Recipe) -> dict[str, Any]:
+    """The recipe for dataset.json, without what stands elsewhere in it."""
+    values = {"mask_threshold": recipe.rule.mask_threshold, **asdict(recipe)}
+    return {key: value for key, value in values.items() if key not in ("label_map", "rule")}
+
+
+def split_by(args: argparse.Namespace, split: SplitFile | None) -> str:
+    """How the split was made, for dataset.json."""
+    if split:
+        return bf.basename(split.path)
+    if args.shots is not None:
+        return f"shots {args.shots}"
+    return f"val_fraction {args.val_fraction}, seed {args.seed}" if args.val_fraction is not None else "layout"
 
 
 if __name__ == "__main__":

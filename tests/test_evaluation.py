@@ -27,9 +27,9 @@ from guided_diffusion.evaluation.bootstrap import (
 )
 from guided_diffusion.evaluation.features import Extractor, load_extractor
 from guided_diffusion.evaluation.fidelity import measure_fidelity
-from guided_diffusion.evaluation.groups import read_groups
 from guided_diffusion.evaluation.kid import kernel, kid, kid_resampled
 from guided_diffusion.evaluation.torchvision_import import import_torchvision
+from guided_diffusion.groups import read_groups
 
 
 def rng(seed: int = 0) -> np.random.Generator:

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from guided_diffusion.errors import InputError
-from guided_diffusion.image_datasets import DefectDataset, epoch_indices, read_index_mask
+from guided_diffusion.image_datasets import DefectDataset, epoch_indices
+from guided_diffusion.index_masks import read_index_mask
 
 
 def save_pair(root, stem, image, mask, folder="", suffix=".png", **options):

@@ -18,7 +18,7 @@ def touch(root, *names):
 
 def relative(root, samples):
     strip = len(str(root)) + 1
-    return [(s.image[strip:], s.mask[strip:], s.folder) for s in samples]
+    return [(s.image[strip:], s.mask.path[strip:], s.folder) for s in samples]
 
 
 def test_released_layout(tmp_path):

@@ -15,6 +15,7 @@ from guided_diffusion.image_datasets import DefectDataset
 from guided_diffusion.layouts import find_samples, read_label_map
 from scripts.prepare_data import main
 
+PARTS = {"train5": 25, "dev": 64, "report": 59, "unused": 92, "train_good": 55, "report_good": 42}
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "prepare_data.py"
 
 
@@ -67,10 +68,12 @@ def tiles(tmp_path):
 
 
 def test_split_file_part_and_label_map(run, tiles, tmp_path):
-    result = run("tiles", "out")
+    result = run("tiles", "out", "--keep_good")
     assert result.returncode == 0, result.stderr
-    assert "taking part train5" in result.stdout
-    out = tmp_path / "out"
+    assert "out/train5: 4 images (crack 2, hole 2)" in result.stdout
+    assert "out/dev: 2 images (crack 1, hole 1)" in result.stdout
+    assert "out/train_good: 3 images (defect-free 3)" in result.stdout
+    out = tmp_path / "out" / "train5"
     assert read_label_map(str(out)) == {"hole": 1, "crack": 2}
     names = [Path(sample.image).relative_to(out).as_posix() for sample in find_samples(str(out))]
     assert names == [f"test/{name}/exp{index}.png" for name in ("crack", "hole") for index in (1, 2)]
@@ -86,7 +89,7 @@ def test_running_again_changes_nothing_and_mends_what_is_broken(run, tiles, tmp_
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.*")}
     assert "no files written" in run("tiles", "out").stdout
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.*")}
-    (tmp_path / "out/test/hole/exp1.png").unlink()
+    (tmp_path / "out/train5/test/hole/exp1.png").unlink()
     assert "1 files written" in run("tiles", "out").stdout
     assert source_before == {path: path.read_bytes() for path in tiles.rglob("*.*")}
 
@@ -189,7 +192,7 @@ def test_bad_folders(run, tiles, tmp_path, source, out):
 
 
 def test_output_is_never_mixed_with_another_set(run, tiles, tmp_path):
-    run("tiles", "out")
+    run("tiles", "out", "--part", "train5")
     result = run("tiles", "out", "--part", "dev")
     assert result.returncode == 2 and "another data set" in result.stderr
 
@@ -199,7 +202,7 @@ def test_works_as_a_program_from_any_folder(tiles, tmp_path):
         command = [sys.executable, str(SCRIPT), *arguments]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
 
-    good = run_program("tiles", "out")
+    good = run_program("tiles", "out", "--part", "train5")
     assert good.returncode == 0 and "4 images (crack 2, hole 2)" in good.stdout, good.stderr
     bad = run_program("tiles", "other", "--part", "none")
     assert bad.returncode == 2 and bad.stderr.startswith("error: --part") and bad.stderr.count("\n") == 1
@@ -209,16 +212,21 @@ def test_real_magnetic_tiles(run, shared_dir, tmp_path):
     source = shared_dir / "data" / "magnetic_tile"
     if not source.is_dir():
         pytest.skip("the shared magnetic tile photographs are not here")
-    result = run(source, "out")
+    result = run(source, "out", "--keep_good")
     assert result.returncode == 0, result.stderr
+    for part, count in PARTS.items():
+        assert f"out/{part}: {count} images" in result.stdout
+    assert "dev and train5: 9 pairs" in result.stdout  # tile 30 is tile 27, 28 and 29
+    assert "report and train5" not in result.stdout
     split = json.loads((source / "split.json").read_text())
-    label_map = read_label_map(str(tmp_path / "out"))
+    out = tmp_path / "out" / "train5"
+    label_map = read_label_map(str(out))
     assert label_map == {"blowhole": 1, "break": 2, "crack": 3, "fray": 4, "uneven": 5}
-    samples = find_samples(str(tmp_path / "out"))
+    samples = find_samples(str(out))
     assert [sample.folder for sample in samples] == [name for name in sorted(label_map) for _ in range(5)]
     pixels = {Path(path).stem: entry["defect_pixels"] for path, entry in split["files"].items()}
     for sample in samples:
-        mask = np.array(Image.open(sample.mask))
+        mask = np.array(Image.open(sample.mask.path))
         assert set(np.unique(mask)) <= {0, label_map[sample.folder]}
-        assert np.count_nonzero(mask) == pixels[Path(sample.mask).stem]
-    assert len(DefectDataset.load(str(tmp_path / "out"), 5, (64, 64))) == 25
+        assert np.count_nonzero(mask) == pixels[Path(sample.mask.path).stem]
+    assert len(DefectDataset.load(str(out), 5, (64, 64))) == 25

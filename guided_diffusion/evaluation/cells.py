@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ..api import DefectGen
 from ..errors import InputError
 from ..file_io import read_json, write_json
-from ..image_datasets import read_pair
+from ..index_masks import read_pair
 from ..layouts import find_samples
 from ..respace import Pair, total_steps
 from ..sample_io import SampleFolder

@@ -13,11 +13,12 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..image_datasets import DefectDataset, read_image, read_pair
+from ..groups import read_groups
+from ..image_datasets import DefectDataset, read_image
+from ..index_masks import read_pair
 from ..keyed_random import numpy_generator
 from ..layouts import find_good, find_samples, read_label_map, stem_of
 from ..sample_io import recorded_settings
-from .groups import read_groups
 
 SHOW_PROGRESS_ABOVE = 200  # files
 

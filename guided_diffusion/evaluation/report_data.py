@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..file_io import read_bytes
-from ..image_datasets import read_pair
+from ..index_masks import read_pair
 from ..layouts import Sample, find_samples, stem_of
 from ..masks import present_types
 from .image_sets import SHOW_PROGRESS_ABOVE, View, class_names_of, common_class_names, read_whole, view_of_samples

@@ -7,9 +7,9 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..errors import InputError
-from ..file_io import read_bytes, read_json
-from ..layouts import stem_of
+from .errors import InputError
+from .file_io import read_bytes, read_json
+from .layouts import stem_of
 
 
 def read_groups(path: str, names: Sequence[str], flag: str = "--real_groups") -> list[str]:

@@ -1,0 +1,249 @@
+"""From what a layout tells to pixels: an image and its index mask, whatever the mask was drawn with."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from .errors import InputError
+from .image_files import open_image, to_rgb, turned_like
+from .layouts.mask_values import MAX_PLAUSIBLE_INDEX, grey_levels, is_grey_ramp, looks_like_photograph
+from .layouts.model import BACKGROUND, ColourMask, IndexMask, Sample, Shape, Shapes, TypeMasks
+
+POINT_RADIUS = 5  # pixels, as labelme draws points
+
+
+@dataclass(frozen=True)
+class DrawingRule:
+    """How masks are drawn.
+
+    mask_threshold: defective is a grey level above it, 0..255. line_width: of labelme's lines, in pixels.
+    priority: type indices, the most important first; where types overlap they win in this order, types not among them
+    lose, and among equals the last drawn wins.
+    """
+
+    mask_threshold: int = 127
+    line_width: int = 10
+    priority: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """image: uint8 [H, W] of grey files, else [H, W, 3]. mask: uint8 [H, W], None for defect-free images.
+    overlaps: pixels that two types claim, by (lower, higher) index."""
+
+    image: np.ndarray
+    mask: np.ndarray | None
+    overlaps: Counter[tuple[int, int]] = field(default_factory=Counter)
+
+
+def read_pair(sample: Sample, num_defect: int, rule: DrawingRule | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Image uint8 [H, W, 3] and index mask uint8 [H, W] of a sample that has one. Raises as read_labelled."""
+    found = read_labelled(sample, num_defect, rule)
+    image = found.image
+    return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image, found.mask
+
+
+def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule | None = None) -> Labelled:
+    """A sample's image and index mask, values 0..num_defect.
+
+    Raises InputError where a file cannot be read, the mask is of another size than the image or not what it should be,
+    or image and mask look swapped.
+    """
+    rule = rule or DrawingRule()
+    image = open_image(sample.image)
+    overlaps: Counter[tuple[int, int]] = Counter()
+    mask = None
+    if isinstance(sample.mask, IndexMask):
+        mask = read_index_mask(sample.mask.path, num_defect)
+    elif isinstance(sample.mask, ColourMask):
+        mask = read_colour_mask(sample.mask)
+    elif isinstance(sample.mask, TypeMasks):
+        layers = [(i, path, partial(read_binary_mask, path, rule.mask_threshold)) for i, path in sample.mask.files]
+        mask = _compose(layers, rule.priority, overlaps)
+    elif isinstance(sample.mask, Shapes):
+        size = sample.mask.size or (image.height, image.width)
+        image = turned_like(image, sample.image, size, sample.mask.path, upright=True)
+        path, width = sample.mask.path, rule.line_width
+        layers = [(shape.index, path, partial(draw_shape, shape, size, width, path)) for shape in sample.mask.shapes]
+        mask = _compose([layer for layer in layers if layer[0] >= 0], rule.priority, overlaps)
+    if mask is not None:
+        if not isinstance(sample.mask, Shapes):
+            image = turned_like(image, sample.image, mask.shape, sample.mask.path, upright=False)
+        if mask.max(initial=0) > num_defect:
+            raise InputError(f"{sample.mask.path}: draws type {mask.max()}, but num_defect is {num_defect}")
+    pixels = np.array(image) if image.mode == "L" else to_rgb(image, sample.image)
+    if isinstance(sample.mask, TypeMasks) and _is_black_and_white(pixels):
+        raise InputError(f"{sample.image}: is black and white only; is it swapped with its mask {sample.mask.path}?")
+    return Labelled(pixels, mask, overlaps)
+
+
+def read_index_mask(path: str, num_defect: int) -> np.ndarray:
+    """Index mask uint8 [H, W], values 0..num_defect, of a grey, palette (its indices), 16-bit or 1-bit file.
+
+    Raises InputError for any other kind of file and for values above num_defect.
+    """
+    image = open_image(path)
+    if image.format == "JPEG":
+        raise InputError(f"{path}: is a JPEG, whose compression alters the indices; save masks as PNG")
+    if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
+        raise InputError(
+            f"{path}: has mode {image.mode}, but an index mask has one channel with values 0..{num_defect}: "
+            "an RGB mask? Point to the index masks, or convert colours to indices first (scripts/prepare_data.py "
+            "--colormap)"
+        )
+    mask = np.asarray(image)
+    values = np.flatnonzero(np.bincount(mask.ravel())) if mask.dtype == np.uint8 else np.unique(mask).astype(np.int64)
+    wrong = values[(values < 0) | (values > num_defect)]
+    if len(wrong):
+        guess = _looks_like(values)
+        raise InputError(f"{path}: holds value {wrong[0]}, but num_defect is {num_defect}: {guess}")
+    return mask.astype(np.uint8)
+
+
+def _looks_like(values: np.ndarray) -> str:
+    """A guess at what a mask with these values is, and the remedy."""
+    if set(values.tolist()) <= {0, 255}:
+        return "a 0/255 mask? scripts/prepare_data.py turns these into index masks"
+    if len(values) <= 32 and values[0] >= 0 and values[-1] <= MAX_PLAUSIBLE_INDEX:
+        return f"more types than said? Set num_defect to {values[-1]} or more, or correct the mask"
+    return "a soft or coloured mask? An index mask holds one small number per type; threshold or convert it first"
+
+
+def read_binary_mask(path: str, threshold: int) -> np.ndarray:
+    """Where a mask file is defective, bool [H, W]: grey level above the threshold, palette index above 0, or white.
+
+    Raises InputError where it is a photograph, or carries the mask in its transparency.
+    """
+    image = open_image(path)
+    if image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "F"):
+        raise InputError(f"{path}: has mode {image.mode}, but a mask is black and white; save it as 8-bit grey")
+    if image.mode == "P" and not is_grey_ramp(image):
+        return np.asarray(image) > 0
+    if looks_like_photograph(image):
+        raise InputError(f"{path}: looks like a photograph rather than a mask; is it swapped with its image?")
+    levels = grey_levels(image)
+    if image.mode in ("RGBA", "LA") and levels.min() == levels.max():
+        raise InputError(f"{path}: carries the mask in its transparency; save it in black and white")
+    return levels > threshold
+
+
+def read_colour_mask(mask: ColourMask) -> np.ndarray:
+    """Index mask uint8 [H, W] of a file whose colours are types; black is background unless it names a type.
+
+    Raises InputError for a colour that has no type.
+    """
+    image = open_image(mask.path)
+    if image.format == "JPEG":
+        raise InputError(f"{mask.path}: is a JPEG, whose compression alters the colours; save masks as PNG")
+    pixels = np.asarray(image.convert("RGB")).astype(np.uint32)
+    codes = (pixels[..., 0] << 16) | (pixels[..., 1] << 8) | pixels[..., 2]
+    table = {0: 0} | {(r << 16) | (g << 8) | b: index for (r, g, b), index in mask.colours.items()}
+    found, inverse, counts = np.unique(codes, return_inverse=True, return_counts=True)
+    for code, count in zip(found.tolist(), counts.tolist(), strict=True):
+        if code not in table:
+            colour = ",".join(str(code >> shift & 255) for shift in (16, 8, 0))
+            raise InputError(
+                f"{mask.path}: {count} pixels have the colour {colour}, which --colormap does not name; name it, or "
+                "draw without soft edges"
+            )
+    return np.array([table[code] for code in found.tolist()], np.uint8)[inverse].reshape(codes.shape)
+
+
+def _compose(
+    layers: Sequence[tuple[int, str, Callable[[], np.ndarray]]],
+    priority: Sequence[int],
+    overlaps: Counter[tuple[int, int]],
+) -> np.ndarray:
+    """Index mask of layers (type index, file, what draws it as bool [H, W]); the later and more important cover others.
+
+    Notes in `overlaps` which pixels two types claim. Raises InputError where layers differ in size.
+    """
+    rank = {index: len(priority) - i for i, index in enumerate(priority)}
+    mask: np.ndarray | None = None
+    for index, path, draw in sorted(layers, key=lambda layer: rank.get(layer[0], 0)):  # a stable sort
+        layer = draw()
+        mask = np.zeros(layer.shape, np.uint8) if mask is None else mask
+        if layer.shape != mask.shape:
+            raise InputError(f"{path}: is of another size than the other masks of its image; draw them alike")
+        covered = np.bincount(mask[layer], minlength=256)
+        for other in np.flatnonzero(covered[1:]) + 1:
+            if other != index and index != BACKGROUND:
+                overlaps[tuple(sorted((int(other), index)))] += int(covered[other])
+        mask[layer] = index
+    return mask
+
+
+def draw_shape(shape: Shape, size: tuple[int, int], line_width: int, path: str) -> np.ndarray:
+    """bool [H, W] of a shape, `size` = (H, W). Raises InputError naming `path` where its RLE or bitmap is broken."""
+    if shape.kind == "rings":
+        return _draw_rings(shape.data, size)
+    if shape.kind == "rle":
+        return _decode_rle(shape.data, size, path)
+    canvas = Image.new("1", (size[1], size[0]))
+    draw = ImageDraw.Draw(canvas)
+    if shape.kind == "bitmap":
+        x, y, text = shape.data
+        try:
+            bitmap = Image.open(io.BytesIO(base64.b64decode(text))).convert("L")
+        except (OSError, ValueError, binascii.Error) as error:
+            raise InputError(f"{path}: holds a broken bitmap ({error}); draw that shape again") from error
+        canvas.paste(bitmap.point(lambda level: 255 * (level > 0)).convert("1"), (round(x), round(y)))
+        return np.array(canvas)
+    points = list(shape.data)
+    if shape.kind == "polygon":
+        draw.polygon(points, outline=1, fill=1)
+    elif shape.kind == "rectangle":
+        (x1, y1), (x2, y2) = points[:2]
+        draw.rectangle((min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)), outline=1, fill=1)
+    elif shape.kind in ("circle", "point"):
+        x, y = points[0]
+        radius = POINT_RADIUS if shape.kind == "point" else math.dist(points[0], points[1])
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=1, fill=1)
+    else:
+        draw.line(points, fill=1, width=line_width)
+    return np.array(canvas)
+
+
+def _draw_rings(rings: Sequence[Sequence[float]], size: tuple[int, int]) -> np.ndarray:
+    """COCO's polygons, united: as pycocotools draws them."""
+    tool = _pycocotools()
+    return tool.decode(tool.merge(tool.frPyObjects([list(ring) for ring in rings], *size))).astype(bool)
+
+
+def _decode_rle(data: dict, size: tuple[int, int], path: str) -> np.ndarray:
+    """COCO's run lengths: counts by columns, background first, as a list or compressed to text."""
+    if tuple(data["size"]) != size:
+        raise InputError(f"{path}: holds an RLE of size {list(data['size'])} for an image of {list(size)}; correct it")
+    counts = data["counts"]
+    if isinstance(counts, str):
+        try:
+            return _pycocotools().decode({"size": list(size), "counts": counts.encode()}).astype(bool)
+        except (ValueError, UnicodeError) as error:
+            raise InputError(f"{path}: holds a broken RLE ({error}); export it again") from error
+    if not all(isinstance(count, int) and count >= 0 for count in counts) or sum(counts) != size[0] * size[1]:
+        raise InputError(f"{path}: holds an RLE that does not add up to {size[0]} x {size[1]} pixels; export it again")
+    runs = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+    return runs.reshape(size[1], size[0]).T
+
+
+def _pycocotools():
+    try:
+        from pycocotools import mask
+    except ImportError as error:
+        raise InputError("COCO annotations need the package pycocotools: pip install pycocotools") from error
+    return mask
+
+
+def _is_black_and_white(image: np.ndarray) -> bool:
+    """Whether an image holds 0 and 255 and nothing else: a mask."""
+    return bool(image.min() == 0 and image.max() == 255 and ((image == 0) | (image == 255)).all())

@@ -1,0 +1,190 @@
+"""From samples in any layout to data sets in the released one: converted in parallel, and continued after a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import blobfile as bf
+
+from . import shaping
+from .errors import InputError
+from .file_io import ensure_writable, read_bytes, write_json
+from .image_files import open_image
+from .index_masks import DrawingRule, read_labelled
+from .layouts import DATASET_FILE, UNFINISHED_FILE, ColourMask, IndexMask, Sample, Shapes, TypeMasks
+from .layouts.released import check_no_strangers, clear_temporaries, read_records, write_pair
+from .parallel import parallel_map
+
+NOTE_EVERY = 10.0  # seconds between notes of what is done
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides, beside its files, what becomes of a sample.
+
+    fit: one of shaping.FITS, with size (H, W). tile: side of square tiles, with overlap in pixels and the share
+    `keep_empty` of tiles without a defect. Neither: images keep their size.
+    """
+
+    label_map: Mapping[str, int]
+    rule: DrawingRule = field(default_factory=DrawingRule)
+    fit: str | None = None
+    size: tuple[int, int] | None = None
+    tile: int | None = None
+    overlap: int = 0
+    keep_empty: float = 0.1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A sample to convert. source: its path for the record. group: of images that show one part.
+
+    former: what a run before noted of it.
+    """
+
+    sample: Sample
+    source: str
+    group: str | None = None
+    former: tuple[dict[str, Any], ...] = ()
+
+
+def write_prepared(
+    root: str, jobs: Sequence[Job], recipe: Recipe, about: Mapping[str, Any], *, workers: int
+) -> tuple[list[dict[str, Any]], int]:
+    """Write a data set in the released layout: its records, and how many files had to be written.
+
+    about: what stands in dataset.json beside label_map and images; another run must say the same to go on in `root`.
+    While the set is incomplete, UNFINISHED_FILE stands in it, so that nothing trains on it. Raises InputError where
+    `root` holds something else, or a file in it was changed by hand.
+    """
+    content = json.loads(json.dumps({"label_map": dict(recipe.label_map), **about}))
+    former, finished = read_records(root)
+    _check_same(root, former, content)
+    names = [job.sample.name for job in jobs]
+    expected = {f"{name}.png" for name in names} | {_file(record) for record in former.get("images", [])}
+    if not (recipe.tile and former):  # where tiles were cut off, not all are noted
+        check_no_strangers(root, expected)
+    ensure_writable(root, "OUT")
+    clear_temporaries(root, names)
+    by_source: dict[str, list[dict[str, Any]]] = {}
+    for record in former.get("images", []):
+        by_source.setdefault(record.get("source", ""), []).append(record)
+    jobs = [replace(job, former=tuple(by_source.get(job.source, ()))) for job in jobs]
+
+    marker = bf.join(root, UNFINISHED_FILE)
+    noted = time.monotonic()
+    write_json(marker, {**content, "images": former.get("images", [])})
+    records: list[dict[str, Any]] = []
+    written = 0
+    convert_here = partial(convert, root, recipe)
+    for job, (new, count) in zip(
+        jobs, parallel_map(convert_here, jobs, workers=workers, description=f"writing {root}"), strict=True
+    ):
+        records += new
+        written += count
+        by_source.pop(job.source, None)
+        if time.monotonic() - noted > NOTE_EVERY:
+            left = [record for records_of in by_source.values() for record in records_of]
+            write_json(marker, {**content, "images": records + left})
+            noted = time.monotonic()
+    content["images"] = records
+    if not finished or former != content:
+        write_json(bf.join(root, DATASET_FILE), content)
+        written += 1
+    bf.remove(marker)
+    return records, written
+
+
+def convert(root: str, recipe: Recipe, job: Job) -> tuple[list[dict[str, Any]], int]:
+    """Write what becomes of one sample unless it is there: its records, and how many files were written."""
+    sample = job.sample
+    key = _key(sample, recipe)
+    current = [record for record in job.former if record.get("key") == key]
+    if current and all(_is_there(root, record) for record in current):
+        return [_with_group(record, job.group) for record in current], 0
+    num_defect = len(recipe.label_map)
+    found = read_labelled(sample, num_defect, recipe.rule)
+    image, mask = found.image, found.mask
+    if recipe.fit:
+        pieces = [("", *shaping.fit(image, mask, recipe.size, recipe.fit))]
+    elif recipe.tile:
+        draw = f"{recipe.seed} {sample.name}"
+        pieces = shaping.tiles(image, mask, recipe.tile, recipe.overlap, recipe.keep_empty, draw)
+    else:
+        pieces = [("", image, mask)]
+    records, written = [], 0
+    for ending, piece, piece_mask in pieces:
+        record, new = write_pair(root, sample.name + ending, piece, piece_mask, recipe.label_map)
+        record |= {"source": job.source, "key": key}
+        records.append(_with_group(record, job.group))
+        written += new
+    return records, written
+
+
+def _key(sample: Sample, recipe: Recipe) -> str:
+    """A hash of all that decides what becomes of a sample."""
+    digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
+    digest.update(read_bytes(sample.image))
+    mask = sample.mask
+    if isinstance(mask, Shapes):
+        digest.update(repr((mask.shapes, mask.size)).encode())
+    elif isinstance(mask, TypeMasks):
+        for index, path in mask.files:
+            digest.update(str(index).encode() + read_bytes(path))
+    elif isinstance(mask, (IndexMask, ColourMask)):
+        digest.update(read_bytes(mask.path))
+        digest.update(repr(sorted(mask.colours.items())).encode() if isinstance(mask, ColourMask) else b"")
+    return digest.hexdigest()
+
+
+def _is_there(root: str, record: Mapping[str, Any]) -> bool:
+    """Whether the files of a record hold what was written. Raises InputError where they are other, whole images."""
+    for kind in ("image", "mask"):
+        if kind not in record:
+            continue
+        path = bf.join(root, record[kind])
+        if not bf.exists(path):
+            return False
+        if hashlib.sha256(read_bytes(path)).hexdigest() != record.get(f"{kind}_sha256"):
+            try:
+                open_image(path)
+            except InputError:
+                return False
+            raise InputError(
+                f"{path}: was changed after it was prepared; move it away to have it made anew, or name another OUT"
+            )
+    return True
+
+
+def _with_group(record: Mapping[str, Any], group: str | None) -> dict[str, Any]:
+    kept = {key: value for key, value in record.items() if key != "group"}
+    return kept if group is None else {**kept, "group": group}
+
+
+def _file(record: Mapping[str, Any]) -> str:
+    """A record's file below test/."""
+    return str(record.get("image", "")).partition("/")[2]
+
+
+def _check_same(root: str, former: Mapping[str, Any], content: Mapping[str, Any]) -> None:
+    """Refuse to go on in a folder that was prepared in another way."""
+    if not former:
+        return
+    for key, value in content.items():
+        if former.get(key) != value:
+            raise InputError(
+                f"{root}: already holds files of another data set: its {key} is {_short(former.get(key))}, not "
+                f"{_short(value)}; name another OUT or remove this one"
+            )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 120 else text[:117] + "..."
