@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-import blobfile as bf
 import numpy as np
 import torch
 from torch import Tensor
 
 from .batches import choose_batch_size, free_memory, is_out_of_memory, parse_batch_size
-from .checkpoint import Checkpoint, check_agreement, latest_checkpoint, load_checkpoint, load_weights
+from .checkpoint import Checkpoint, check_agreement, find_checkpoint, load_checkpoint, load_weights
 from .config import Config
 from .config_file import load_config
 from .errors import InputError, unknown_name
@@ -299,11 +298,7 @@ def _load_network(
     weights: str,
     device: torch.device,
 ) -> Network:
-    file = path
-    if bf.isdir(path):
-        file = latest_checkpoint(path)
-        if file is None:
-            raise InputError(f"{flag} {path}: no checkpoint in this folder; train first, or name a checkpoint file")
+    file = find_checkpoint(path, flag)
     checkpoint: Checkpoint = load_checkpoint(file, flag)
     config = checkpoint.config
     separate = separate_channel_loss  # released files have no key for it, so it is an argument for them

@@ -74,6 +74,16 @@ def latest_checkpoint(work_dir: str) -> str | None:
     return bf.join(folder, f"diffusion_{max(steps):06d}.pt") if steps else None
 
 
+def find_checkpoint(path: str, flag: str) -> str:
+    """A checkpoint file that the user named: the path itself, or of a work_dir the latest. Raises InputError."""
+    if not bf.isdir(path):
+        return path
+    file = latest_checkpoint(path)
+    if file is None:
+        raise InputError(f"{flag} {path}: no checkpoint in this folder; train first, or name a checkpoint file")
+    return file
+
+
 def _steps(folder: str) -> list[int]:
     return [int(m[1]) for m in map(_FILE_NAME.fullmatch, bf.listdir(folder)) if m]
 
@@ -131,8 +141,8 @@ def _optimizer_step(optimizer: Mapping[str, Any] | None) -> int:
     return max((int(s["step"]) for s in states.values() if "step" in s), default=0)
 
 
-# What two networks must share to exchange x_t, and what a resumed one must keep.
-_SHARED = ("diffusion.schedule", "diffusion.num_timestep", "diffusion.parameterization", "model.in_channels")
+# What two networks must share to exchange x_t, and what a resumed one must keep; and background and label map.
+_SHARED = ("diffusion.schedule", "diffusion.num_timestep", "diffusion.parameterization")
 
 
 def config_values(config: Config, keys: tuple[str, ...]) -> dict[str, Any]:

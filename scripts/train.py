@@ -19,6 +19,7 @@ from guided_diffusion import dist_util  # noqa: E402
 from guided_diffusion.batches import is_out_of_memory  # noqa: E402
 from guided_diffusion.checkpoint import (  # noqa: E402
     Checkpoint,
+    find_checkpoint,
     latest_checkpoint,
     load_checkpoint,
     same_network,
@@ -27,6 +28,7 @@ from guided_diffusion.config import Config  # noqa: E402
 from guided_diffusion.config_file import load_config, parse_override, read_sections  # noqa: E402
 from guided_diffusion.errors import InputError, run_cli  # noqa: E402
 from guided_diffusion.estimate import describe, estimate  # noqa: E402
+from guided_diffusion.extend import extend_types  # noqa: E402
 from guided_diffusion.file_io import ensure_writable, remove_temporaries  # noqa: E402
 from guided_diffusion.image_datasets import DefectDataset  # noqa: E402
 from guided_diffusion.layouts import find_samples, read_label_map  # noqa: E402
@@ -53,6 +55,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="1: RGB by MSE, masks by cross-entropy; 0: MSE on all channels (overrides the YAML)",
     )
     add("--resume", default="auto", help="auto (default): the latest checkpoint in work_dir; a file; or none")
+    add(
+        "--extend_types",
+        metavar="CKPT",
+        help="start from this checkpoint (or work_dir: its latest) of a network that knows fewer types",
+    )
     add("--seed", type=int, help="overrides train.seed")
     add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     add("--dry_run", action="store_true", help="print what the training would be and cost; touch nothing")
@@ -89,6 +96,11 @@ def resolve_config(args: argparse.Namespace) -> Config:
 def find_resume(args: argparse.Namespace, config: Config) -> Checkpoint | None:
     """The checkpoint to go on from, if any; its network must be the configuration's."""
     latest = latest_checkpoint(args.work_dir)
+    if args.extend_types and args.extend_types in (args.work_dir, latest):
+        raise InputError(
+            f"--extend_types {args.extend_types}: lies in --work_dir, whose training would go on; name a new folder as "
+            "--work_dir"
+        )
     if args.resume == "none":
         if latest:
             raise InputError(
@@ -103,11 +115,27 @@ def find_resume(args: argparse.Namespace, config: Config) -> Checkpoint | None:
     return checkpoint
 
 
+def find_warm_start(args: argparse.Namespace, config: Config) -> Checkpoint | None:
+    """The weights that a new training starts from, if any, made to fit the configuration's types if asked to."""
+    if not args.extend_types:
+        return load_checkpoint(config.model.ckpt, "model.ckpt") if config.model.ckpt else None
+    if config.model.ckpt:
+        raise InputError(
+            f"--extend_types and model.ckpt ({config.model.ckpt}): a training starts from one; drop the other"
+        )
+    path = find_checkpoint(args.extend_types, "--extend_types")
+    return extend_types(load_checkpoint(path, "--extend_types"), config, args.config)
+
+
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     if args.dry_run:
-        config, cost, reasons = settle(resolve_config(args), dist_util.choose_device(args.device))
+        config = resolve_config(args)
+        warm = find_warm_start(args, config) if args.extend_types else None
+        config, cost, reasons = settle(config, dist_util.choose_device(args.device))
         print_prospect(config, cost, reasons, step=0)
+        if warm:
+            print(f"starting from {warm.path}", flush=True)
         return 0
     if not args.work_dir:
         raise InputError("--work_dir: missing; name the folder for checkpoints, logs and previews")
@@ -131,14 +159,14 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
     if not config.data.dir:
         raise InputError("--data_dir: missing; name the training set (or set data.params.dir in the YAML)")
     layout = config.layout
+    resume = find_resume(args, config)
+    warm = None if resume else find_warm_start(args, config)
 
     def load(root: str, first: int | None) -> DefectDataset:
         return DefectDataset.as_trained(root, config, num_image_train=first, progress=main_rank)
 
     data = load(config.data.dir, config.data.num_image_train)
     val_data = load(config.data.val_dir, None) if config.data.val_dir else None
-    resume = find_resume(args, config)
-    warm = load_checkpoint(config.model.ckpt, "model.ckpt") if config.model.ckpt and not resume else None
     step = resume.step if resume else 0
     if step >= config.train.iterations:
         if main_rank:
@@ -159,6 +187,8 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
         print(f"configuration      {bf.join(args.work_dir, 'config.yml')}", flush=True)
         if resume:
             print(f"going on from {resume.path}, step {step}", flush=True)
+        if warm:
+            print(f"starting from {warm.path}", flush=True)
     try:
         _ = loop.network  # compiles it, if that is to be
     except CompileError as error:

@@ -368,6 +368,63 @@ def warm_start_other_width(bench: Bench) -> Command:
     return bench.train(**{"model.ckpt": str(bench.checkpoint()), "model.model_channels": 64})
 
 
+FOUR_TYPES = {"scratch": 1, "stain": 2, "pit": 3, "dent": 4}
+
+
+def extend(bench: Bench, path: object, **changes: Any) -> Command:
+    return bench.train("--extend_types", path, **{"data.label_map": FOUR_TYPES, **changes})
+
+
+@case("--extend_types", "nowhere.pt", "no such checkpoint file")
+def extension_missing(bench: Bench) -> Command:
+    return extend(bench, "nowhere.pt")
+
+
+@case("--extend_types", "empty", "no checkpoint in this folder")
+def extension_of_an_empty_folder(bench: Bench) -> Command:
+    (bench.folder / "empty").mkdir()
+    return extend(bench, bench.folder / "empty")
+
+
+@case("--extend_types", "diffusion_000004.pt", "no new type", "{scratch: 1, stain: 2, pit: 3}", "model.ckpt")
+def extension_without_a_new_type(bench: Bench) -> Command:
+    return bench.train("--extend_types", bench.checkpoint())
+
+
+@case(
+    "diffusion_000004.pt", "{scratch: 1, stain: 2, pit: 3}", "config.yml", "masks too: {scratch: 1, stain: 2, pit: 3,"
+)
+def extension_of_other_numbers(bench: Bench) -> Command:
+    label_map = {"dent": 1, "pit": 2, "scratch": 3, "stain": 4}
+    return extend(bench, bench.checkpoint(), **{"data.label_map": label_map})
+
+
+@case("diffusion_000004.pt", "config.yml", "disagree in model.model_channels", "32 against 64")
+def extension_of_other_width(bench: Bench) -> Command:
+    return extend(bench, bench.checkpoint(), **{"model.model_channels": 64})
+
+
+@case("diffusion_000004.pt", "config.yml", "disagree in model.patch", "False against True")
+def extension_of_the_other_network(bench: Bench) -> Command:
+    bench.config.write_text(yaml.safe_dump(tiny_config("small", **{"data.label_map": FOUR_TYPES})))
+    return extend(bench, bench.checkpoint())
+
+
+@case("released.pt", "another architecture", "time_embed.0.weight", "[128, 32]", "[256, 64]")
+def extension_of_a_released_one_of_other_width(bench: Bench) -> Command:
+    return extend(bench, released(bench), **{"model.model_channels": 64})
+
+
+@case("--extend_types and model.ckpt", "other.pt", "drop")
+def extension_and_warm_start(bench: Bench) -> Command:
+    return extend(bench, bench.checkpoint(), **{"model.ckpt": "other.pt"})
+
+
+@case("--extend_types", "lies in --work_dir", "name a new folder")
+def extension_in_place(bench: Bench) -> Command:
+    return extend(bench, bench.work_dir())
+
+
 class Bomb:
     """Unpickling this would create the file `touched`."""
 
@@ -394,6 +451,11 @@ def test_the_bomb_is_one(tmp_path: Path) -> None:
 @case("--resume", "bomb.pt", "could run code")
 def resume_with_code(bench: Bench) -> Command:
     return bench.train("--resume", bomb(bench, raw=False))
+
+
+@case("--extend_types", "bomb.pt", "could run code")
+def extension_with_code(bench: Bench) -> Command:
+    return extend(bench, bomb(bench, raw=False))
 
 
 @case("model.ckpt", "bomb.pt", "could run code")
@@ -521,8 +583,8 @@ def networks_disagree_in_parameterization(bench: Bench) -> Command:
     return bench.generate(small=bench.untrained(**{"diffusion.parameterization": "eps"}))
 
 
-@case("untrained_small.pt", "disagree in model.in_channels", "7 against 6")
-def networks_disagree_in_channels(bench: Bench) -> Command:
+@case("untrained_small.pt", "disagree in data.label_map", "scratch, stain, pit against scratch, stain;")
+def networks_know_other_numbers_of_types(bench: Bench) -> Command:
     return bench.generate(small=bench.untrained(label_map={"scratch": 1, "stain": 2}))
 
 
