@@ -4,7 +4,6 @@ Reading needs no type names: an index mask holds 0 for background and 1..num_def
 """
 
 import functools
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -19,7 +18,8 @@ from .errors import InputError
 from .image_files import open_image, resize_image, resize_mask, to_rgb
 from .index_masks import read_pair
 from .keyed_random import numpy_generator
-from .layouts import Sample, find_samples
+from .layouts import find_samples
+from .splits import FirstShots
 
 Fit = Literal["resize", "random_crop"]
 Flip = Literal["none", "horizontal", "vertical", "both"]
@@ -64,18 +64,15 @@ class DefectDataset:
         Raises InputError naming the file for whatever is wrong with the layout, an image or a mask.
         """
         samples = find_samples(root, label_map)
-        if num_image_train is not None:
-            samples = first_of_each_folder(samples, num_image_train)
-        taken: Counter[int] = Counter()  # images per type, flat layouts only
+        shots = FirstShots(num_image_train) if num_image_train is not None else None
+        if shots:  # what folders tell need not be read
+            samples = [sample for sample in samples if sample.folder is None or shots.takes(sample.folder, ())]
         dataset = cls([], [], [], resolution, fit, crop_defect)
         quiet = not progress or len(samples) <= SHOW_PROGRESS_ABOVE
         for sample in tqdm(samples, desc="reading images", unit="image", disable=quiet):
             image, mask = read_pair(sample, num_defect)
-            if num_image_train is not None and sample.folder is None:
-                types = set(np.unique(mask).tolist()) - {0}
-                if all(taken[index] >= num_image_train for index in types):
-                    continue
-                taken.update(types)
+            if shots and sample.folder is None and not shots.takes(None, np.unique(mask[mask > 0]).tolist()):
+                continue
             image, mask = _fit_to(image, mask, resolution, fit, tuple(crop_from))
             dataset.images.append(torch.from_numpy(image).permute(2, 0, 1).contiguous())
             dataset.masks.append(torch.from_numpy(mask))
@@ -159,17 +156,6 @@ def epoch_indices(num_samples: int, batch_size: int, step: int, rank: int, world
 @functools.lru_cache(maxsize=8)
 def _permutation(num_samples: int, seed: int, epoch: int) -> np.ndarray:
     return numpy_generator("order", seed, epoch).permutation(num_samples)
-
-
-def first_of_each_folder(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """The first `count` samples of each type folder, and all that lie in none."""
-    seen: Counter[str | None] = Counter()
-    kept = []
-    for sample in samples:
-        seen[sample.folder] += 1
-        if sample.folder is None or seen[sample.folder] <= count:
-            kept.append(sample)
-    return kept
 
 
 def read_image(path: str, size: Sequence[int] = ()) -> np.ndarray:

@@ -73,17 +73,18 @@ def by_fraction(items: Sequence[Item], fraction: float, seed: int) -> list[str |
     numpy_generator("split", seed).shuffle(order)
     kinds = {group: Counter(kind for item in own for kind in _kinds(item)) for group, own in groups.items()}
     totals: Counter = sum(kinds.values(), Counter())
+    left = Counter(kind for own in kinds.values() for kind in own)  # groups of each kind that train
     held: set[str] = set()
     for kind in sorted(totals, key=lambda kind: (totals[kind], str(kind))):
         own = [group for group in order if kinds[group][kind]]
         count = sum(kinds[group][kind] for group in own if group in held)
         for group in own:
-            left = sum(group not in held for group in own)
             missing = fraction * totals[kind] - count
-            if group in held or left < 2 or missing <= 0:
+            if group in held or missing <= 0 or any(left[other] < 2 for other in kinds[group]):
                 continue
             if kinds[group][kind] <= 2 * missing or count == 0:  # nearer to the target with it than without
                 held.add(group)
+                left.subtract(kinds[group].keys())
                 count += kinds[group][kind]
     return [VAL if item.group in held else TRAIN for item in items]
 
