@@ -49,7 +49,7 @@ def listed_parts(
                 groups[place] = str(entry["group"])
     if not wanted:
         return parts
-    known = {part for part in parts if part}
+    known = {part for part, sample in zip(parts, samples, strict=True) if part and (split or sample.mask)}
     if not known:
         raise InputError("--part: SOURCE has no parts; give a split file with --split")
     for part in wanted:

@@ -46,7 +46,7 @@ class Recipe:
 class Job:
     """A sample to convert. source: its path for the record. group: of images that show one part.
 
-    former: what a run before noted of it.
+    former: what a run before noted of it, if its files are all there.
     """
 
     sample: Sample
@@ -74,8 +74,12 @@ def write_prepared(
     ensure_writable(root, "OUT")
     clear_temporaries(root, names)
     by_source: dict[str, list[dict[str, Any]]] = {}
-    for record in former.get("images", []):
-        by_source.setdefault(record.get("source", ""), []).append(record)
+    lost: set[str] = set()
+    there = parallel_map(partial(_is_there, root), former.get("images", []), workers=workers, description="comparing")
+    for record, whole in zip(former.get("images", []), there, strict=True):
+        by_source.setdefault(record["source"], []).append(record)
+        lost.update(() if whole else (record["source"],))
+    by_source = {source: records for source, records in by_source.items() if source not in lost}
     jobs = [replace(job, former=tuple(by_source.get(job.source, ()))) for job in jobs]
 
     marker = bf.join(root, UNFINISHED_FILE)
@@ -106,9 +110,8 @@ def convert(root: str, recipe: Recipe, job: Job) -> tuple[list[dict[str, Any]], 
     """Write what becomes of one sample unless it is there: its records, and how many files were written."""
     sample = job.sample
     key = _key(sample, recipe)
-    current = [record for record in job.former if record.get("key") == key]
-    if current and all(_is_there(root, record) for record in current):
-        return [_with_group(record, job.group) for record in current], 0
+    if job.former and all(record["key"] == key for record in job.former):
+        return [_with_group(record, job.group) for record in job.former], 0
     num_defect = len(recipe.label_map)
     found = read_labelled(sample, num_defect, recipe.rule)
     image, mask = found.image, found.mask

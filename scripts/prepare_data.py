@@ -235,8 +235,10 @@ def main(argv: list[str] | None = None) -> None:
     data, split = find(args)
     everything = data.samples + data.good
     sources = [relative_to(sample.image, args.source) for sample in everything]
-    names = [sample.name for sample in everything]
-    groups = find_groups(names, sources, args.group_regex, args.group_csv)
+    count = len(everything if args.keep_good else data.samples)  # the good ones come last
+    names = [sample.name for sample in everything[:count]]
+    groups = find_groups(names, sources[:count], args.group_regex, args.group_csv)
+    groups += [None] * (len(everything) - count)
     parts = listed_parts(split, args.part, everything, sources, groups)
     if split:
         print(f"{split.path}: parts {', '.join(split.parts)}")
