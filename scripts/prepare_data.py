@@ -168,10 +168,24 @@ def survey(args: argparse.Namespace, data: Dataset, samples: Sequence[Sample], r
         more = f" ({len(problems) - 1} more: scripts/check_data.py lists them)" if len(problems) > 1 else ""
         raise InputError(problems[0] + more)
     if data.label_map is None:
-        highest = max((max(fact.types, default=0) for fact in facts if fact.types), default=0)
-        data.label_map = {f"defect_{index}": index for index in range(1, highest + 1)}
+        data.label_map = label_map_of_values(samples, facts)
     check_not_all_empty(samples, facts, rule.mask_threshold)
     return facts
+
+
+def label_map_of_values(samples: Sequence[Sample], facts: Sequence[Facts]) -> dict[str, int]:
+    """Names for the indices that occur, where nobody gives any. Raises InputError where they are not 1..N."""
+    first: dict[int, Sample] = {}
+    for sample, fact in zip(samples, facts, strict=True):
+        for index in fact.types or ():
+            first.setdefault(index, sample)
+    for index in sorted(first):
+        if index > 1 and index - 1 not in first:
+            raise InputError(
+                f"{first[index].mask.path}: holds value {index}, but no mask holds {index - 1}: a stray value, or a type "
+                "that does not occur? Correct it, or name all types with --label_map"
+            )
+    return {f"defect_{index}": index for index in sorted(first)}
 
 
 def check_not_all_empty(samples: Sequence[Sample], facts: Sequence[Facts], threshold: int) -> None:

@@ -67,3 +67,30 @@ def test_overlay_colours_defects_and_leaves_the_rest():
 
 def test_present_types_counts_pixels():
     assert present_types(np.array([[0, 2], [2, 0]]), ("a", "b", "c")) == {"b": 2}
+
+
+# Machado, Oliveira, Fernandes, "A physiologically-based model for simulation of color vision deficiency" (2009),
+# severity 1.0, on linear RGB.
+SEEN_BY = {
+    "everyone": np.eye(3),
+    "protanopes": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopes": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopes": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+
+
+def cielab(linear):
+    """CIE 1976 L*a*b* (D65) of linear RGB [N, 3] in [0, 1]."""
+    to_xyz = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+    xyz = linear @ np.transpose(to_xyz) / [0.95047, 1.0, 1.08883]
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)
+
+
+@pytest.mark.parametrize("eyes", SEEN_BY)
+def test_the_first_eight_colours_differ_for_colour_blind_readers(eyes):
+    srgb = palette(8) / 255
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    lab = cielab(np.clip(linear @ np.transpose(SEEN_BY[eyes]), 0, 1))
+    distance = np.linalg.norm(lab[:, None] - lab[None], axis=2) + np.diag(np.full(9, np.inf))
+    assert distance.min() > 15  # 2.3 is just noticeable
