@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import base64
-import binascii
-import io
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import combinations
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from .errors import InputError
-from .image_files import open_image, to_rgb, turned_like
+from .image_files import decode_image, open_image, to_rgb, turned_like
 from .layouts.mask_values import MAX_PLAUSIBLE_INDEX, grey_levels, is_grey_ramp, looks_like_photograph
 from .layouts.model import BACKGROUND, ColourMask, IndexMask, Sample, Shape, Shapes, TypeMasks
 
@@ -71,8 +70,9 @@ def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule | None = No
         layers = [(i, path, partial(read_binary_mask, path, rule.mask_threshold)) for i, path in sample.mask.files]
         mask = _compose(layers, rule.priority, overlaps)
     elif isinstance(sample.mask, Shapes):
-        size = sample.mask.size or (image.height, image.width)
-        image = turned_like(image, sample.image, size, sample.mask.path, upright=True)
+        drawn = sample.mask
+        image = turned_like(image, sample.image, drawn.size, drawn.path, upright=drawn.upright)
+        size = (image.height, image.width)
         path, width = sample.mask.path, rule.line_width
         layers = [(shape.index, path, partial(draw_shape, shape, size, width, path)) for shape in sample.mask.shapes]
         mask = _compose([layer for layer in layers if layer[0] >= 0], rule.priority, overlaps)
@@ -168,18 +168,27 @@ def _compose(
 
     Notes in `overlaps` which pixels two types claim. Raises InputError where layers differ in size.
     """
-    rank = {index: len(priority) - i for i, index in enumerate(priority)}
+    rank = np.zeros(256, np.uint8)
+    for place, index in enumerate(priority):
+        rank[index] = len(priority) - place
+    rank[BACKGROUND] = 0
     mask: np.ndarray | None = None
-    for index, path, draw in sorted(layers, key=lambda layer: rank.get(layer[0], 0)):  # a stable sort
+    claims: dict[int, np.ndarray] = {}  # bool [H, W] by type: where some layer draws it
+    for index, path, draw in layers:
         layer = draw()
-        mask = np.zeros(layer.shape, np.uint8) if mask is None else mask
-        if layer.shape != mask.shape:
+        if mask is None:
+            mask = np.zeros(layer.shape, np.uint8)
+        elif layer.shape != mask.shape:
             raise InputError(f"{path}: is of another size than the other masks of its image; draw them alike")
-        covered = np.bincount(mask[layer], minlength=256)
-        for other in np.flatnonzero(covered[1:]) + 1:
-            if other != index and index != BACKGROUND:
-                overlaps[tuple(sorted((int(other), index)))] += int(covered[other])
-        mask[layer] = index
+        if index == BACKGROUND:  # cuts a hole into all that is drawn so far
+            mask[layer] = BACKGROUND
+            claims = {other: claim & ~layer for other, claim in claims.items()}
+        else:
+            mask[layer & (rank[mask] <= rank[index])] = index
+            claims[index] = claims[index] | layer if index in claims else layer
+    for pair in combinations(sorted(claims), 2):
+        if count := np.count_nonzero(claims[pair[0]] & claims[pair[1]]):
+            overlaps[pair] = count
     return mask
 
 
@@ -194,17 +203,17 @@ def draw_shape(shape: Shape, size: tuple[int, int], line_width: int, path: str) 
     if shape.kind == "bitmap":
         x, y, text = shape.data
         try:
-            bitmap = Image.open(io.BytesIO(base64.b64decode(text))).convert("L")
-        except (OSError, ValueError, binascii.Error) as error:
-            raise InputError(f"{path}: holds a broken bitmap ({error}); draw that shape again") from error
+            bitmap = decode_image(base64.b64decode(text), path).convert("L")
+        except ValueError as error:  # of base64, or an InputError
+            raise InputError(f"{path}: holds a mask shape whose bitmap is broken; draw that shape again") from error
         canvas.paste(bitmap.point(lambda level: 255 * (level > 0)).convert("1"), (round(x), round(y)))
         return np.array(canvas)
     points = list(shape.data)
     if shape.kind == "polygon":
         draw.polygon(points, outline=1, fill=1)
     elif shape.kind == "rectangle":
-        (x1, y1), (x2, y2) = points[:2]
-        draw.rectangle((min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)), outline=1, fill=1)
+        xs, ys = zip(*points, strict=True)  # two corners, or all four
+        draw.rectangle((min(xs), min(ys), max(xs), max(ys)), outline=1, fill=1)
     elif shape.kind in ("circle", "point"):
         x, y = points[0]
         radius = POINT_RADIUS if shape.kind == "point" else math.dist(points[0], points[1])
@@ -216,8 +225,12 @@ def draw_shape(shape: Shape, size: tuple[int, int], line_width: int, path: str) 
 
 def _draw_rings(rings: Sequence[Sequence[float]], size: tuple[int, int]) -> np.ndarray:
     """COCO's polygons, united: as pycocotools draws them."""
-    tool = _pycocotools()
-    return tool.decode(tool.merge(tool.frPyObjects([list(ring) for ring in rings], *size))).astype(bool)
+    try:
+        from pycocotools import mask as tool
+    except ImportError as error:
+        raise InputError("COCO's polygons need the package pycocotools: pip install pycocotools") from error
+    united = tool.merge(tool.frPyObjects([list(ring) for ring in rings], *size))
+    return _from_runs(_decompress(united["counts"].decode()), size)
 
 
 def _decode_rle(data: dict, size: tuple[int, int], path: str) -> np.ndarray:
@@ -226,22 +239,42 @@ def _decode_rle(data: dict, size: tuple[int, int], path: str) -> np.ndarray:
         raise InputError(f"{path}: holds an RLE of size {list(data['size'])} for an image of {list(size)}; correct it")
     counts = data["counts"]
     if isinstance(counts, str):
-        try:
-            return _pycocotools().decode({"size": list(size), "counts": counts.encode()}).astype(bool)
-        except (ValueError, UnicodeError) as error:
-            raise InputError(f"{path}: holds a broken RLE ({error}); export it again") from error
-    if not all(isinstance(count, int) and count >= 0 for count in counts) or sum(counts) != size[0] * size[1]:
+        counts = _decompress(counts)
+    if (
+        not counts
+        or not all(isinstance(count, int) and count >= 0 for count in counts)
+        or sum(counts) != size[0] * size[1]
+    ):
         raise InputError(f"{path}: holds an RLE that does not add up to {size[0]} x {size[1]} pixels; export it again")
-    runs = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
-    return runs.reshape(size[1], size[0]).T
+    return _from_runs(counts, size)
 
 
-def _pycocotools():
-    try:
-        from pycocotools import mask
-    except ImportError as error:
-        raise InputError("COCO annotations need the package pycocotools: pip install pycocotools") from error
-    return mask
+def _from_runs(counts: Sequence[int], size: tuple[int, int]) -> np.ndarray:
+    """bool [H, W] of runs that add up to it, by columns, background first."""
+    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(size[1], size[0]).T
+
+
+def _decompress(text: str) -> list[int] | None:
+    """Run lengths from COCO's text; None where it is broken (pycocotools would read and write beyond its memory).
+
+    Each is a signed number in groups of five bits, the lowest first, on which a sixth says that more follow; from the
+    third on it is what it exceeds the last but one by.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64 or shift > 60:
+            return None
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+        value = shift = 0
+    return None if shift else counts
 
 
 def _is_black_and_white(image: np.ndarray) -> bool:

@@ -182,8 +182,8 @@ def label_map_of_values(samples: Sequence[Sample], facts: Sequence[Facts]) -> di
     for index in sorted(first):
         if index > 1 and index - 1 not in first:
             raise InputError(
-                f"{first[index].mask.path}: holds value {index}, but no mask holds {index - 1}: a stray value, or a type "
-                "that does not occur? Correct it, or name all types with --label_map"
+                f"{first[index].mask.path}: holds value {index}, but no mask holds {index - 1}: a stray value, or a "
+                "type that does not occur? Correct it, or name all types with --label_map"
             )
     return {f"defect_{index}": index for index in sorted(first)}
 

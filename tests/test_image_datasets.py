@@ -77,15 +77,18 @@ def test_images_of_every_kind_become_rgb(tmp_path, picture, suffix, expected):
     assert load(tmp_path).images[0][:, 4, 4].tolist() == expected
 
 
-def test_exif_rotation_is_left_alone_and_hinted_at(tmp_path):
+def test_exif_rotation_is_followed_where_the_mask_follows_it(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6
-    wide = Image.fromarray(grey(4, 8))
-    save_pair(tmp_path / "raw", "a", wide, some_mask(4, 8), suffix=".jpg", exif=exif)
-    assert load(tmp_path / "raw", resolution=(4, 8)).masks[0].shape == (4, 8)
-    save_pair(tmp_path / "turned", "a", wide, some_mask(8, 4), suffix=".jpg", exif=exif)
+    exif[0x0112] = 6  # shown turned by 90 degrees clockwise
+    wide = np.random.default_rng(0).integers(0, 256, (4, 8, 3), dtype=np.uint8)
+    for folder, mask in (("raw", some_mask(4, 8)), ("turned", some_mask(8, 4)), ("mirrored", some_mask(4, 8))):
+        exif[0x0112] = 2 if folder == "mirrored" else 6
+        save_pair(tmp_path / folder, "a", Image.fromarray(wide), mask, exif=exif)
+    assert (load(tmp_path / "raw", resolution=(4, 8)).images[0].permute(1, 2, 0).numpy() == wide).all()
+    turned = load(tmp_path / "turned", resolution=(8, 4)).images[0].permute(1, 2, 0).numpy()
+    assert (turned == np.rot90(wide, -1)).all()
     with pytest.raises(InputError, match="EXIF"):
-        load(tmp_path / "turned")
+        load(tmp_path / "mirrored")
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,8 @@ def test_spaces_and_unicode_in_names(tmp_path):
         ([], ["holds no data set", "test/ + converted_ground_truth/", "images/ + masks_converted_dir/"]),
         (["test/hole/1.png"], ["test/", "no converted_ground_truth/"]),
         (["mask/1.png"], ["mask/", "no image/"]),
-        (["images/1.png", "masks/1.png"], ["no masks_converted_dir/"]),
+        (["images/1.png", "masked/1.png"], ["no masks_converted_dir/"]),
+        (["image/1.png", "mask/1.png", "images/1.png", "masks/1.png"], ["more than one data set", "images/ + masks/"]),
         (["bottle/image/1.png", "bottle/mask/1.png"], ["did you mean", "bottle?"]),
         (
             ["image/1.png", "mask/1.png", "test/1.png", "converted_ground_truth/1.png"],

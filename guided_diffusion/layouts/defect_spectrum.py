@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 
+COLOUR_FOLDERS = {"rgb_mask", "rbg_mask"}  # both spellings occur
 TYPES = {
     "DS-DAGM": "scratch texture crush color dirty",
     "bottle": "broken_large broken_small contamination",
@@ -25,7 +27,13 @@ TYPES = {
 }
 
 
-def label_map_of(root: str) -> dict[str, int] | None:
-    """The label map of the Defect Spectrum object whose folder `root` is, by its name; None for any other."""
-    names = TYPES.get(os.path.basename(os.path.abspath(root) if "://" not in root else root.rstrip("/")))
+def label_map_of(root: str, folders: Collection[str]) -> dict[str, int] | None:
+    """The label map of the Defect Spectrum object whose folder `root` is, by its name; None for any other.
+
+    folders: those in it. It must lie in DS-* or synthetic_*, be DS-* or hold colour masks, as Defect Spectrum does.
+    """
+    path = root.rstrip("/") if "://" in root else os.path.abspath(root)
+    home, name = (os.path.basename(part) for part in (os.path.dirname(path), path))
+    published = home.startswith(("DS-", "synthetic_")) or name.startswith("DS-") or COLOUR_FOLDERS & set(folders)
+    names = TYPES.get(name) if published else None
     return {name: index for index, name in enumerate(names.split(), 1)} if names else None

@@ -3,13 +3,14 @@
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import blobfile as bf
 
 from ..errors import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+PARTS = ("train", "val", "valid", "validation", "test")
 GOOD = "good"  # the type folder of defect-free images, which have no mask
 
 
@@ -40,7 +41,17 @@ def is_good(folder: str) -> bool:
 
 def stem_of(path: str) -> str:
     """File name without folder and suffix, its accents composed (some systems store them apart)."""
-    return unicodedata.normalize("NFC", os.path.splitext(bf.basename(path))[0])
+    return unicodedata.normalize("NFC", os.path.splitext(os.path.basename(path))[0])  # blobfile's is slow
+
+
+def name_of(stem: str, prefix: str | None, stems: Mapping[str, int]) -> str:
+    """A sample's name: its stem, after `prefix` where several have that stem (counted in `stems`)."""
+    return f"{prefix}_{stem}" if prefix and stems[stem] > 1 else stem
+
+
+def part_in(name: str) -> str | None:
+    """The part (train, val, ...) that a folder or file is called after, as train2017 or instances_train.json."""
+    return next((word for word in re.findall("[a-z]+", name.lower()) if word in PARTS), None)
 
 
 def by_stem(folder: str, files: Iterable[str], problems: list[str]) -> dict[str, str]:

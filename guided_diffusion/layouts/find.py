@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import blobfile as bf
@@ -10,13 +12,14 @@ import blobfile as bf
 from ..errors import InputError, unknown_name
 from ..file_io import read_json
 from .coco import find_coco, read_coco
-from .files import list_folder
+from .files import list_folder, natural_key
 from .folder_pairs import INDEX_PAIRS, OPEN_PAIRS, check_incomplete, complete, read_index_pair, read_open_pair
 from .labelme import is_labelme, read_labelme
 from .model import Dataset, Options, Sample
 from .typed_folders import DAGM_CLASS, DAGM_PARTS, read_dagm, read_flat, read_mvtec, read_type_folders
 
 DATASET_FILE = "dataset.json"
+TRAIN = "train"
 UNFINISHED_FILE = "dataset.unfinished.json"  # stands in its place while the data set is being written
 READERS = {
     "mvtec": read_mvtec,
@@ -45,37 +48,52 @@ def read_layout(root: str, options: Options | None = None, *, format: str = "aut
     if bf.exists(bf.join(root, UNFINISHED_FILE)):
         raise InputError(f"{root}: its preparation did not finish; run scripts/prepare_data.py again, it goes on")
     if options.label_map is None and (own := _own_label_map(root)):
-        options = Options(own, options.colormap, options.mask_values, options.type_regex)
-    format = detect(root) if format == "auto" else format
+        options = replace(options, label_map=own)
+    data = _read(root, detect(root) if format == "auto" else format, options)
+    for samples in (data.samples, data.good):
+        samples.sort(key=_order)
+        for first, second in pairwise(samples):
+            if first.name == second.name:
+                data.problems.append(f"{second.image}: has the same type and stem as {first.image}; rename one")
+    data.label_map = data.label_map or None
+    if not (data.samples or data.good or data.problems):
+        data.problems.append(f"{root}: holds no images of format {data.format}; see docs/data.md")
+    return data
+
+
+def _order(sample: Sample) -> tuple:
+    """Those in no type folder first, then by folder and name: the order in which the released layout lists them."""
+    return (sample.folder is not None, natural_key(sample.folder or ""), natural_key(sample.name))
+
+
+def _read(root: str, format: str, options: Options) -> Dataset:
     folders = list_folder(root)[1]
     if format in READERS:
         if format == "mvtec" and not {"test", "ground_truth"} <= set(folders):
             raise InputError(
                 f"{root}: holds no test/ and ground_truth/, so it is not MVTec AD; choose another --format"
             )
-        data = READERS[format](root, options)
-    elif format == "images_masks":
+        return READERS[format](root, options)
+    if format == "images_masks":
         pairs = complete(OPEN_PAIRS, folders)
         if not pairs:
             known = ", ".join(f"{images}/ + {masks}/" for images, masks in OPEN_PAIRS)
             raise InputError(f"{root}: holds none of {known}; choose another --format")
-        data = read_open_pair(root, *pairs[0], options)
-    else:
-        pair = next(pair for pair in INDEX_PAIRS if pair[0] == format)
-        if not complete([pair], folders):
-            raise InputError(f"{root}: holds no {pair[1]}/ and {pair[2]}/; choose another --format")
-        data = read_index_pair(root, *pair, options)
-    if not (data.samples or data.good or data.problems):
-        data.problems.append(f"{root}: holds no images of format {format}; see docs/data.md")
-    return data
+        return read_open_pair(root, *pairs[0], options)
+    pair = next(pair for pair in INDEX_PAIRS if pair[0] == format)
+    if not complete([pair], folders):
+        raise InputError(f"{root}: holds no {pair[1]}/ and {pair[2]}/; choose another --format")
+    return read_index_pair(root, *pair, options)
 
 
 def detect(root: str) -> str:
     """The format of the data set at `root`, one of FORMATS. Raises InputError where there is none, or several."""
-    files, folders = list_folder(root)
+    folders = list_folder(root)[1]
     index_pairs = complete(INDEX_PAIRS, folders)
-    if len(index_pairs) > 1:
-        found = ", ".join(f"{images}/ + {masks}/" for _, images, masks in index_pairs)
+    taken = {images for _, images, _ in index_pairs}
+    open_pairs = [("images_masks", *pair) for pair in complete(OPEN_PAIRS, folders) if pair[0] not in taken]
+    if len(index_pairs + open_pairs) > 1:
+        found = ", ".join(f"{images}/ + {masks}/" for _, images, masks in index_pairs + open_pairs)
         raise InputError(f"{root}: holds more than one data set ({found}); give each its own folder")
     if index_pairs:
         return index_pairs[0][0]
@@ -87,10 +105,11 @@ def detect(root: str) -> str:
         inside = list_folder(inner)[1]
         if complete(INDEX_PAIRS, inside) or _strong(inner, inside) in ("mvtec", "coco", "dagm"):
             raise InputError(f"{root}: holds no data set itself; did you mean {inner}?")
-    if folders and _has_pair(read_type_folders, root):
-        return "type_folders"
-    if files and _has_pair(read_flat, root):
-        return "flat"
+    loose = [name for name in ("type_folders", "flat") if READERS[name](root, Options()).samples]
+    if len(loose) > 1:
+        raise InputError(f"{root}: holds images beside their masks, and folders of such; give each its own folder")
+    if loose:
+        return loose[0]
     known = ", ".join(f"{images}/ + {masks}/" for _, images, masks in INDEX_PAIRS)
     raise InputError(
         f"{root}: holds no data set (looked for {known}, MVTec AD, COCO, DAGM, labelme, images/ + masks/ and folders "
@@ -113,27 +132,31 @@ def _strong(root: str, folders: list[str]) -> str | None:
     return "labelme" if is_labelme(root) else None
 
 
-def _has_pair(reader: Any, root: str) -> bool:
-    """Whether a reader of loose layouts finds an image with its mask."""
-    return bool(reader(root, Options()).samples)
-
-
 def find_samples(root: str, label_map: Mapping[str, int] | None = None) -> list[Sample]:
     """Every image of the data set at `root` with a mask, by type folder and name in natural order.
 
-    label_map: the indices of types that folders or annotations name; None: the data set's own. Raises InputError as
-    read_layout, and where a file does not fit or there is no sample.
+    Of a layout with parts (train, val) these are the ones that train. label_map: the indices of types that folders or
+    annotations name; None: the data set's own. Raises InputError as read_layout, and where a file does not fit or there
+    is no sample.
     """
     data = read_layout(root, Options(label_map))
     data.check()
     if not data.samples:
         raise InputError(f"{root}: holds defect-free images only; add some with defects")
-    return data.samples
+    return _training_part(data.samples, data)
+
+
+def _training_part(samples: list[Sample], data: Dataset) -> list[Sample]:
+    """Those of the samples that are for training: all, unless the layout has a part of that name."""
+    if all(sample.part != TRAIN for sample in data.samples):
+        return samples
+    return [sample for sample in samples if sample.part == TRAIN]
 
 
 def find_good(root: str) -> list[str]:
     """The defect-free images of the data set at `root`, in natural order. Raises InputError as read_layout."""
-    return [sample.image for sample in read_layout(root).good]
+    data = read_layout(root)
+    return [sample.image for sample in _training_part(data.good, data)]
 
 
 def read_label_map(root: str) -> dict[str, int] | None:

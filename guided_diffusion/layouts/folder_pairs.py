@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import blobfile as bf
 
 from ..errors import InputError
 from .defect_spectrum import label_map_of
-from .files import by_stem, is_good, list_folder, natural_key, stem_of
+from .files import PARTS, by_stem, is_good, list_folder, name_of, natural_key, stem_of
 from .mask_values import TypedMasks, type_in_name
 from .model import Dataset, IndexMask, Options, Sample
 
@@ -20,7 +21,6 @@ INDEX_PAIRS = (
 )
 # Image folder and folder of masks that may be anything.
 OPEN_PAIRS = (("images", "masks"), ("imgs", "masks"), ("img_dir", "ann_dir"))
-PARTS = ("train", "val", "valid", "validation", "test")
 COLOUR_MASK_ENDINGS = ("_rgb_mask", "_rbg_mask")
 INDEX_ENDINGS = ("", "_mask")
 OPEN_ENDINGS = ("", "_mask", "_label", "_gt", "_seg")
@@ -32,16 +32,21 @@ def complete(pairs: Sequence[tuple[str, ...]], folders: Sequence[str]) -> list[t
 
 
 def read_index_pair(root: str, name: str, images: str, masks: str, options: Options) -> Dataset:
-    """Images with index masks, in type folders or flat. Type folders called `good` hold defect-free images."""
+    """Images with index masks: flat, in type folders, or in parts (train, val). `good` holds defect-free images."""
     data = Dataset(root, name)
-    label_map = options.label_map or (label_map_of(root) if name != "released" else None)
+    label_map = options.label_map or label_map_of(root, list_folder(root)[1])
     data.label_map = dict(label_map) if label_map else None
-    for folder, image_folder, mask_folder in _folders(bf.join(root, images), bf.join(root, masks)):
-        if folder and is_good(folder):
-            data.good += good_of(image_folder, folder, data.problems)
-            continue
-        found = pair_by_name(image_folder, mask_folder, INDEX_ENDINGS, folder, data.problems)
-        data.samples += [Sample(image, IndexMask(mask), folder) for image, mask in found]
+    found = _read_folders(bf.join(root, images), bf.join(root, masks), INDEX_ENDINGS, data)
+    if options.colormap or options.mask_values in ("binary", "colour"):  # not what this layout holds, says the user
+        typed = TypedMasks(options, data.problems)
+        for image, mask, folder, part in found:
+            typed.add(image, [(folder or "defect", mask)], folder, part)
+        data.samples, data.label_map = typed.samples()
+        return data
+    stems = Counter(stem_of(image) for image, *_ in found)
+    for image, mask, folder, part in found:
+        name = name_of(stem_of(image), part, stems) if part else ""
+        data.samples.append(Sample(image, IndexMask(mask), folder, name, part))
     if not data.samples and not data.problems:
         data.problems.append(f"{bf.join(root, images)}: holds no images with defects; add some")
     return data
@@ -52,22 +57,31 @@ def read_open_pair(root: str, images: str, masks: str, options: Options) -> Data
     per type."""
     data = Dataset(root, "images_masks")
     image_root, mask_root = bf.join(root, images), bf.join(root, masks)
-    image_folders, mask_folders = list_folder(image_root)[1], list_folder(mask_root)[1]
-    typed = TypedMasks(root, options, data.problems)
-    if mask_folders and not image_folders:
+    mask_files, mask_folders = list_folder(mask_root)
+    typed = TypedMasks(options, data.problems)
+    if mask_folders and not mask_files and not list_folder(image_root)[1]:
         _read_folder_per_type(image_root, mask_root, mask_folders, data, typed)
         return data
-    for folder, image_folder, mask_folder in _folders(image_root, mask_root):
-        if folder and is_good(folder):
-            data.good += good_of(image_folder, folder, data.problems)
-            continue
-        part = folder if folder and folder.lower() in PARTS else None
-        folder = None if part else folder
-        for image, mask in pair_by_name(image_folder, mask_folder, OPEN_ENDINGS, folder or part, data.problems):
-            named = folder or (type_in_name(image, options.type_regex, data.problems) if options.type_regex else None)
-            typed.add(image, [(named or "defect", mask)], folder, part)
+    for image, mask, folder, part in _read_folders(image_root, mask_root, OPEN_ENDINGS, data):
+        named = folder or (type_in_name(image, options.type_regex, data.problems) if options.type_regex else None)
+        typed.add(image, [(named or "defect", mask)], folder, part)
     data.samples, data.label_map = typed.samples()
     return data
+
+
+def _read_folders(
+    image_root: str, mask_root: str, endings: Sequence[str], data: Dataset
+) -> list[tuple[str, str, str | None, str | None]]:
+    """(image, mask, type folder, part) of the pairs in the two folders and in the folders in them; notes the good."""
+    found = []
+    for folder, images, masks in _folders(image_root, mask_root):
+        if folder and is_good(folder):
+            data.good += good_of(images, folder, data.problems)
+            continue
+        part = folder.lower() if folder and folder.lower() in PARTS else None
+        for image, mask in pair_by_name(images, masks, endings, folder, data.problems):
+            found.append((image, mask, None if part else folder, part))
+    return found
 
 
 def _read_folder_per_type(
@@ -76,7 +90,7 @@ def _read_folder_per_type(
     """images/x.png with masks/<type>/x.png for each type that it shows; without any it is defect-free."""
     images = by_stem(image_root, list_folder(image_root)[0], data.problems)
     found: dict[str, list[tuple[str, str]]] = {stem: [] for stem in images}
-    for name in types:
+    for name in (name for name in types if not is_good(name)):
         folder = bf.join(mask_root, name)
         masks = by_stem(folder, list_folder(folder)[0], data.problems)
         for stem, mask in masks.items():

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-import math
+from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import blobfile as bf
 
 from ..errors import InputError
 from ..file_io import read_json
-from .files import by_stem, list_folder, stem_of
-from .model import BACKGROUND, IGNORED, Dataset, Options, Sample, Shape, Shapes, number_types
+from .files import PARTS, by_stem, list_folder, name_of, stem_of
+from .model import BACKGROUND, IGNORED, Dataset, Options, Sample, Shape, Shapes, is_coordinate, number_types
 
 POINTS = {"polygon": 3, "rectangle": 2, "circle": 2, "point": 1, "line": 2, "linestrip": 2, "mask": 2}  # at least
 SPECIAL = {"_background_": BACKGROUND, "__ignore__": IGNORED}  # labelme's own
 
 
+@dataclass(frozen=True)
+class _Annotated:
+    """A labelme file in `folder`; what it says of its image, and its shapes by label."""
+
+    path: str
+    folder: str
+    image_path: str  # often out of date
+    embeds: bool
+    size: tuple[int, int] | None
+    shapes: tuple[tuple[str, Shape], ...]
+
+
 def is_labelme(root: str) -> bool:
     """Whether some JSON file in `root`, or in a folder in it, has labelme's shapes. Looks at the first of each."""
-    for folder in (root, *(bf.join(root, name) for name in list_folder(root)[1])):
-        files = list_folder(folder, (".json",))[0]
-        for name in files[:3]:
+    for folder in _folders(root):
+        for name in list_folder(folder, (".json",))[0][:3]:
             try:
                 content = read_json(bf.join(folder, name))
             except (InputError, OSError):
@@ -30,69 +42,105 @@ def is_labelme(root: str) -> bool:
     return False
 
 
+def _folders(root: str) -> list[str]:
+    return [root, *(bf.join(root, name) for name in list_folder(root)[1])]
+
+
 def read_labelme(root: str, options: Options) -> Dataset:
     """The annotated images in `root` and in the folders in it; a file without shapes is a defect-free image.
 
-    An image belongs to the JSON file of its stem, else to the one whose imagePath names it; one that lies nowhere is
-    taken from the file, if it embeds it. Images without a JSON file are left out, with a note.
+    An image belongs to the JSON file of its stem; one that has none, to the file that names it (see _find_image). One
+    that lies nowhere is taken from the file that embeds it. Images without a JSON file are left out, with a note.
     """
     data = Dataset(root, "labelme")
-    found: list[tuple[str, str, str | None, dict[str, Any]]] = []
-    for folder_name in (None, *list_folder(root)[1]):
-        folder = bf.join(root, folder_name) if folder_name else root
-        images = by_stem(folder, list_folder(folder)[0], data.problems)
-        left = dict(images)
-        for name in list_folder(folder, (".json",))[0]:
-            path = bf.join(folder, name)
-            content = _content(path, data)
-            if content is None:
-                continue
-            image = images.get(stem_of(name)) or images.get(_image_stem(content))
-            if image is None and content.get("imageData"):
-                image = path
-            if image is None:
-                data.problems.append(f"{path}: no image of that name beside it; add it or remove the file")
-                continue
-            if left.pop(stem_of(image), None) is None and image != path:
-                data.problems.append(f"{image}: annotated twice, the second time in {path}; remove one")
-                continue
-            found.append((image, path, folder_name, content))
-        if left and len(left) < len(images):
-            data.notes.append(f"{len(left)} images in {folder} have no JSON file beside them: left out")
-    labels = {shape["label"] for _, _, _, content in found for shape in content["shapes"]} - set(SPECIAL)
-    data.label_map = number_types(labels, options.label_map, root, data.problems)
-    for image, path, folder, content in found:
-        indices = {**SPECIAL, **data.label_map}
-        shapes = tuple(
-            _shape(shape, indices[shape["label"]]) for shape in content["shapes"] if shape["label"] in indices
-        )
-        sizes = content.get("imageHeight"), content.get("imageWidth")
-        size = sizes if all(isinstance(side, int) for side in sizes) else None
-        mask = Shapes(path, shapes, size) if any(shape.index > 0 for shape in shapes) else None
-        (data.samples if mask else data.good).append(Sample(image, mask, folder))
+    files = _match(root, data)
+    labels = {label: file.path for file in files.values() for label, _ in file.shapes if label not in SPECIAL}
+    data.label_map = number_types(labels, options.label_map, data.problems)
+    indices = {**SPECIAL, **data.label_map}
+    stems = Counter(map(stem_of, files))
+    for image, file in files.items():
+        shapes = tuple(Shape(indices[label], s.kind, s.data) for label, s in file.shapes if label in indices)
+        mask = Shapes(file.path, shapes, file.size, upright=True) if any(shape.index > 0 for shape in shapes) else None
+        folder = bf.dirname(image)
+        inside = bf.basename(folder) if folder.rstrip("/") != root.rstrip("/") else None
+        part = inside.lower() if inside and inside.lower() in PARTS else None
+        sample = Sample(image, mask, None, name_of(stem_of(image), part or inside, stems), part)
+        (data.samples if mask else data.good).append(sample)
     return data
 
 
-def _image_stem(content: dict[str, Any]) -> str:
-    return stem_of(str(content.get("imagePath") or "").replace("\\", "/"))
+def _match(root: str, data: Dataset) -> dict[str, _Annotated]:
+    """The labelme file of each image, by the image's path (the file's own, where it embeds the image)."""
+    images = {folder: by_stem(folder, list_folder(folder)[0], data.problems) for folder in _folders(root)}
+    left = {path for paths in images.values() for path in paths.values()}
+    matched: dict[str, _Annotated] = {}
+    strays: list[_Annotated] = []
+    for folder in images:
+        for name in list_folder(folder, (".json",))[0]:
+            file = _open(bf.join(folder, name), folder, data.problems)
+            image = images[folder].get(stem_of(name))
+            if file and image in left:
+                left.remove(image)
+                matched[image] = file
+            elif file:
+                strays.append(file)
+    for file in strays:
+        beside = images[file.folder]
+        if image := _find_image(file, images, left):
+            left.discard(image)
+            matched[image] = file
+        elif taken := beside.get(stem_of(file.path)) or beside.get(stem_of(file.image_path)):
+            data.problems.append(f"{file.path}: annotates {taken}, as {matched[taken].path} does; remove one")
+        else:
+            data.problems.append(f"{file.path}: no image of that name beside it; add it or remove the file")
+    if left:
+        data.notes.append(f"{len(left)} images in {root} have no JSON file beside them: left out")
+    return matched
 
 
-def _content(path: str, data: Dataset) -> dict[str, Any] | None:
-    """A labelme file's content, its shapes checked; None, and a problem, where it is none."""
+def _find_image(file: _Annotated, images: dict[str, dict[str, str]], left: set[str]) -> str | None:
+    """Which of the images `left` is meant by a file without one beside it.
+
+    The one that its imagePath ends in, the one of that name beside it, the one that it embeds, or the only one of its
+    stem anywhere.
+    """
+    named, stem = stem_of(file.image_path), stem_of(file.path)
+    for paths in images.values():
+        exact = paths.get(named)
+        if exact in left and file.image_path.endswith("/" + "/".join(exact.split("/")[-2:])):
+            return exact
+    if images[file.folder].get(named) in left:
+        return images[file.folder][named]
+    if file.embeds:
+        return file.path
+    elsewhere = [paths[stem] for paths in images.values() if stem in paths]
+    return elsewhere[0] if len(elsewhere) == 1 and elsewhere[0] in left else None
+
+
+def _open(path: str, folder: str, problems: list[str]) -> _Annotated | None:
+    """A labelme file, its shapes checked; None, and a problem, where it is none."""
     try:
         content = read_json(path)
     except InputError as error:
-        data.problems.append(str(error))
+        problems.append(str(error))
         return None
     shapes = content.get("shapes") if isinstance(content, dict) else None
     if not isinstance(shapes, list):
-        data.problems.append(f"{path}: has no list 'shapes', so it is no labelme file; correct or remove it")
+        problems.append(f"{path}: has no list 'shapes', so it is no labelme file; correct or remove it")
         return None
     for number, shape in enumerate(shapes):
         if wrong := _wrong(shape):
-            data.problems.append(f"{path}: shapes[{number}] {wrong}; correct it in labelme")
+            problems.append(f"{path}: shapes[{number}] {wrong}; correct it in labelme")
             return None
-    return content
+    size = content.get("imageHeight"), content.get("imageWidth")
+    return _Annotated(
+        path,
+        folder,
+        str(content.get("imagePath") or "").replace("\\", "/"),
+        bool(content.get("imageData")),
+        size if all(isinstance(side, int) for side in size) else None,
+        tuple((shape["label"], _shape(shape)) for shape in shapes),
+    )
 
 
 def _wrong(shape: Any) -> str | None:
@@ -100,7 +148,7 @@ def _wrong(shape: Any) -> str | None:
     if not isinstance(shape, dict) or not isinstance(shape.get("label"), str) or not shape["label"]:
         return "has no label"
     kind, points = shape.get("shape_type") or "polygon", shape.get("points")
-    if kind not in POINTS:
+    if not isinstance(kind, str) or kind not in POINTS:
         return f"is a {kind!r}, known are {', '.join(POINTS)}"
     if not isinstance(points, list) or not all(_is_point(point) for point in points):
         return "has no list of points [x, y]"
@@ -112,16 +160,13 @@ def _wrong(shape: Any) -> str | None:
 
 
 def _is_point(point: Any) -> bool:
-    return (
-        isinstance(point, list)
-        and len(point) == 2
-        and all(isinstance(value, (int, float)) and math.isfinite(value) for value in point)
-    )
+    return isinstance(point, list) and len(point) == 2 and all(map(is_coordinate, point))
 
 
-def _shape(shape: dict[str, Any], index: int) -> Shape:
+def _shape(shape: dict[str, Any]) -> Shape:
+    """A checked shape, not numbered yet."""
     kind = shape.get("shape_type") or "polygon"
     points = tuple((float(x), float(y)) for x, y in shape["points"])
     if kind == "mask":
-        return Shape(index, "bitmap", (*points[0], shape["mask"]))
-    return Shape(index, kind, points)
+        return Shape(IGNORED, "bitmap", (*points[0], shape["mask"]))
+    return Shape(IGNORED, kind, points)

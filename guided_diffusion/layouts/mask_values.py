@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..errors import InputError
 from ..image_files import open_image
-from .files import natural_key, stem_of
+from .files import name_of, natural_key, stem_of
 from .model import ColourMask, IndexMask, Options, Sample, TypeMasks, number_types
 
 LOOKED_AT = 24  # files, evenly spread
@@ -23,8 +23,8 @@ NEAR = 32  # grey levels from black or white that compression explains
 class TypedMasks:
     """Images with mask files of named types, gathered until the types are known and can be numbered."""
 
-    def __init__(self, root: str, options: Options, problems: list[str]):
-        self._root, self._options, self._problems = root, options, problems
+    def __init__(self, options: Options, problems: list[str]):
+        self._options, self._problems = options, problems
         self._found: list[tuple[str, list[tuple[str, str]], str | None, str | None]] = []
 
     def add(self, image: str, masks: list[tuple[str, str]], folder: str | None, part: str | None) -> None:
@@ -37,10 +37,12 @@ class TypedMasks:
         Where the kind of the masks cannot be told or their colours have no names, that is a problem and there are none.
         """
         options = self._options
+        if not self._found:
+            return [], None
         one_each = all(len(masks) == 1 for _, masks, _, _ in self._found)
         try:
             paths = [path for _, masks, _, _ in self._found for _, path in masks]
-            types = {name for _, masks, _, _ in self._found for name, _ in masks}
+            types = {name: path for _, masks, _, _ in self._found for name, path in masks}
             kind = kind_of_masks(paths, options, len(types)) if one_each else "binary"
             colours = _colour_table(paths, options) if kind == "colour" else {}
         except InputError as error:
@@ -50,7 +52,7 @@ class TypedMasks:
         if kind == "colour":
             label_map = _label_map_of_colours(options)
         elif kind == "binary":
-            label_map = number_types(types, options.label_map, self._root, self._problems)
+            label_map = number_types(types, options.label_map, self._problems)
         samples = []
         stems = Counter(stem_of(image) for image, *_ in self._found)
         for image, masks, folder, part in self._found:
@@ -60,8 +62,9 @@ class TypedMasks:
                 mask = ColourMask(masks[0][1], colours)
             else:
                 mask = TypeMasks(tuple((label_map[name], path) for name, path in masks if name in label_map))
-            stem = stem_of(image)
-            name = f"{part}_{stem}" if part and stems[stem] > 1 else ""
+                if not mask.files:
+                    continue
+            name = name_of(stem_of(image), part, stems) if part else ""
             samples.append(Sample(image, mask, folder, name, part))
         return samples, label_map
 
@@ -75,32 +78,53 @@ def kind_of_masks(paths: Sequence[str], options: Options, num_named: int) -> str
         return options.mask_values
     if options.colormap:
         return "colour"
-    levels: set[int] = set()
-    jpeg = False
-    for path in _spread(paths):
-        try:
-            image = open_image(path)
-        except InputError:
-            continue  # told when it is read
-        if looks_like_photograph(image):
-            continue
-        if image.mode == "P" and not is_grey_ramp(image):
-            return "index"
-        if is_colourful(image):
-            return "colour"
-        jpeg = jpeg or image.format == "JPEG"
-        levels |= set(np.unique(grey_levels(image)).tolist())
-    near_ends = all(level <= NEAR or level >= 255 - NEAR for level in levels)
-    if levels <= {0, 1} and num_named > 1:
+    files, levels = _look_at(paths, undecided={0, 1} if num_named > 1 else {0})
+    if "colour" in files:
+        return "colour"
+    if files == {"photograph"}:
+        raise InputError(f"{paths[0]}: looks like a photograph rather than a mask; is it swapped with its image?")
+    top = max(levels, default=0)
+    if (num_named > 1 and top == 1) or (top == 255 and levels <= {0, 255}):
         return "binary"
-    if not jpeg and max(levels, default=0) <= MAX_PLAUSIBLE_INDEX:
+    if "palette" in files or ("jpeg" not in files and top <= MAX_PLAUSIBLE_INDEX):
         return "index"
-    if jpeg or near_ends or len(levels) > FEW_LEVELS:
+    if "jpeg" in files and top <= MAX_PLAUSIBLE_INDEX:
+        raise InputError(f"{paths[0]}: is a JPEG, and all levels are low: type indices? Save masks as PNG")
+    both_ends = 255 in levels and any(255 - NEAR <= level < 255 for level in levels)
+    near_ends = all(level <= NEAR or level >= 255 - NEAR for level in levels)
+    if "jpeg" in files or (near_ends and both_ends) or len(levels) > FEW_LEVELS:
         return "binary"
     raise InputError(
         f"{paths[0]}: these masks hold the grey levels {', '.join(map(str, sorted(levels)))}: types, or soft edges? "
         "Say --mask_values binary, or name them as in --colormap crack=128 hole=255 (scripts/prepare_data.py)"
     )
+
+
+def _look_at(paths: Sequence[str], undecided: set[int]) -> tuple[set[str], set[int]]:
+    """What LOOKED_AT of the files are, "photograph", "colour", "palette", "jpeg", "grey", and their levels or indices.
+
+    While these are all `undecided`, more files are looked at. Raises InputError for coloured JPEG files.
+    """
+    kinds: set[str] = set()
+    levels: set[int] = set()
+    for number, path in enumerate(_spread(paths)):
+        if "colour" in kinds or (number >= LOOKED_AT and not levels <= undecided):
+            break
+        try:
+            image = open_image(path)
+        except InputError:
+            continue  # told when it is read
+        if looks_like_photograph(image):
+            kinds.add("photograph")
+        elif is_colourful(image):
+            if image.format == "JPEG":
+                raise InputError(f"{path}: is a JPEG, whose compression alters the colours; save masks as PNG")
+            kinds.add("colour")
+        else:
+            palette = image.mode == "P" and not is_grey_ramp(image)
+            kinds.add("palette" if palette else "jpeg" if image.format == "JPEG" else "grey")
+            levels |= set(np.unique(np.asarray(image) if palette else grey_levels(image)).tolist())
+    return kinds, levels
 
 
 def grey_levels(image: Image.Image) -> np.ndarray:
@@ -162,13 +186,17 @@ def type_in_name(path: str, regex: str | None, problems: list[str]) -> str | Non
 def _colour_table(paths: Sequence[str], options: Options) -> Mapping[tuple[int, int, int], int]:
     if not options.colormap:
         seen: dict[tuple[int, ...], str] = {}
-        for path in _spread(paths):
+        for number, path in enumerate(_spread(paths)):
+            if number >= LOOKED_AT and seen:
+                break
             for colour in np.unique(np.asarray(open_image(path).convert("RGB")).reshape(-1, 3), axis=0)[:32]:
-                seen.setdefault(tuple(colour.tolist()), path)
-        colours = [colour for colour in sorted(seen) if any(colour)]
+                if colour.any():
+                    seen.setdefault(tuple(colour.tolist()), path)
+        colours = sorted(seen) or [(0, 0, 0)]
         shown = " ".join(f"NAME{k}=" + ",".join(map(str, colour)) for k, colour in enumerate(colours[:6], 1))
+        path = seen.get(colours[0], paths[0])
         raise InputError(
-            f"{seen[colours[0]]}: is an RGB mask, whose colours mean nothing by themselves; name them, as in "
+            f"{path}: is an RGB mask, whose colours mean nothing by themselves; name them, as in "
             f"scripts/prepare_data.py --colormap {shown}{' ...' if len(colours) > 6 else ''}"
         )
     label_map = _label_map_of_colours(options)
@@ -180,7 +208,7 @@ def _label_map_of_colours(options: Options) -> dict[str, int]:
     names = [name for name in options.colormap or {} if name != "background"]
     if options.label_map:
         unknown: list[str] = []
-        number_types(names, options.label_map, "--colormap", unknown)
+        number_types(dict.fromkeys(names, "--colormap"), options.label_map, unknown)
         if unknown:
             raise InputError(unknown[0])
         return dict(options.label_map)
@@ -188,5 +216,7 @@ def _label_map_of_colours(options: Options) -> dict[str, int]:
 
 
 def _spread(paths: Sequence[str]) -> list[str]:
+    """The paths, with LOOKED_AT that are evenly spread over them first."""
     paths = sorted(set(paths), key=natural_key)
-    return [paths[i] for i in np.linspace(0, len(paths) - 1, min(len(paths), LOOKED_AT)).round().astype(int)]
+    first = [paths[i] for i in np.linspace(0, len(paths) - 1, min(len(paths), LOOKED_AT)).round().astype(int)]
+    return first + sorted(set(paths) - set(first), key=natural_key)

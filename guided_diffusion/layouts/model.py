@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InputError, unknown_name
 from .files import natural_key, stem_of
 
+COORDINATE_LIMIT = 1e5  # pixels; what lies further out is damage, and would take for ever to draw
 BACKGROUND = 0
 IGNORED = -1  # a shape that is drawn nowhere
 
@@ -54,11 +55,15 @@ class Shape:
 
 @dataclass(frozen=True)
 class Shapes:
-    """Annotations of one image in the JSON file `path`, drawn in order. size: (H, W) of that image, where known."""
+    """Annotations of one image in the JSON file `path`, drawn in order.
+
+    size: (H, W) of that image, where known. upright: they were drawn on the image as EXIF says that it is to be shown.
+    """
 
     path: str
     shapes: tuple[Shape, ...]
     size: tuple[int, int] | None
+    upright: bool = False
 
 
 Mask = IndexMask | TypeMasks | ColourMask | Shapes
@@ -122,17 +127,20 @@ class Dataset:
             raise InputError(self.problems[0] + (f" ({more} more: scripts/check_data.py lists them)" if more else ""))
 
 
-def number_types(
-    types: Iterable[str], given: Mapping[str, int] | None, source: str, problems: list[str]
-) -> dict[str, int]:
-    """The label map for these type names: `given`, or 1, 2, ... in natural order of the names.
+def is_coordinate(value: Any) -> bool:
+    """Whether a value from a JSON file can be a pixel position: a finite number, not absurdly far from the image."""
+    return isinstance(value, (int, float)) and abs(value) <= COORDINATE_LIMIT
 
-    A type that `given` lacks is noted as a problem of `source` and left out.
+
+def number_types(types: Mapping[str, str], given: Mapping[str, int] | None, problems: list[str]) -> dict[str, int]:
+    """The label map for `types`, {name: where it was found}: `given`, or 1, 2, ... in natural order of the names.
+
+    A type that `given` lacks is noted as a problem of where it was found, and left out.
     """
-    types = sorted(set(types), key=natural_key)
+    names = sorted(types, key=natural_key)
     if given is None:
-        return {name: index for index, name in enumerate(types, 1)}
-    for name in types:
+        return {name: index for index, name in enumerate(names, 1)}
+    for name in names:
         if name not in given:
-            problems.append(f"{source}: {unknown_name('type', name, given)}; correct it or the label map")
+            problems.append(f"{types[name]}: {unknown_name('type', name, given)}; correct it or the label map")
     return dict(given)

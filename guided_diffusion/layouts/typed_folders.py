@@ -21,8 +21,9 @@ def read_mvtec(root: str, options: Options) -> Dataset:
     data = Dataset(root, "mvtec")
     tests, truths = bf.join(root, "test"), bf.join(root, "ground_truth")
     test_types, truth_types = list_folder(tests)[1], list_folder(truths)[1]
-    types = {name for name in (*test_types, *truth_types) if not is_good(name)}
-    data.label_map = number_types(types, options.label_map, root, data.problems)
+    types = {name: bf.join(truths, name) for name in truth_types} | {name: bf.join(tests, name) for name in test_types}
+    types = {name: folder for name, folder in types.items() if not is_good(name)}
+    data.label_map = number_types(types, options.label_map, data.problems)
     for name in sorted(types, key=natural_key):
         images = bf.join(tests, name) if name in test_types else None
         masks = bf.join(truths, name) if name in truth_types else None
@@ -43,7 +44,7 @@ def read_dagm(root: str, options: Options) -> Dataset:
     data = Dataset(root, "dagm")
     own = [name for name in list_folder(root)[1] if DAGM_CLASS.fullmatch(name)]
     classes = {name.lower(): bf.join(root, name) for name in own} or {_class_of(root): root}
-    data.label_map = number_types(classes, options.label_map, root, data.problems)
+    data.label_map = number_types(classes, options.label_map, data.problems)
     for name, folder in classes.items():
         for part in DAGM_PARTS:
             images = bf.join(folder, part)
@@ -83,20 +84,21 @@ def read_type_folders(root: str, options: Options) -> Dataset:
         inner = bf.join(root, folder)
         if "Imgs" in list_folder(inner)[1]:
             inner = bf.join(inner, "Imgs")
-        open_pair = complete(OPEN_PAIRS, list_folder(inner)[1])
+        inside = list_folder(inner)[1]
+        open_pair = complete(OPEN_PAIRS, inside)
         if is_good(name):
-            inner = bf.join(inner, open_pair[0][0]) if open_pair else inner
-            data.good += [Sample(path, None, GOOD) for path in _photographs(inner, data.problems)]
+            images = next((bf.join(inner, images) for images, _ in OPEN_PAIRS if images in inside), inner)
+            data.good += [Sample(path, None, GOOD) for path in _apart(images, data.problems)[0].values()]
         elif open_pair:
             images, masks = (bf.join(inner, part) for part in open_pair[0])
             found += [(name, *pair) for pair in pair_by_name(images, masks, OPEN_ENDINGS, None, data.problems)]
         else:
             found += [(name, *pair) for pair in pairs_beside(inner, data.problems)]
-    types = {name for name, _, _ in found}
-    data.label_map = number_types(types, options.label_map, root, data.problems)
+    types = {name: image for name, image, _ in found}
+    data.label_map = number_types(types, options.label_map, data.problems)
     data.samples = [
         Sample(image, TypeMasks(((data.label_map[name], mask),)), name)
-        for name, image, mask in sorted(found, key=lambda item: natural_key(item[0]))
+        for name, image, mask in found
         if name in data.label_map
     ]
     return data
@@ -105,7 +107,7 @@ def read_type_folders(root: str, options: Options) -> Dataset:
 def read_flat(root: str, options: Options) -> Dataset:
     """Images and masks (x.png + x_mask.png, or x.jpg + x.png) in one folder, the type in the file name."""
     data = Dataset(root, "flat")
-    typed = TypedMasks(root, options, data.problems)
+    typed = TypedMasks(options, data.problems)
     for image, mask in pairs_beside(root, data.problems, alone=GOOD):
         name = type_in_name(image, options.type_regex, data.problems)
         if name and is_good(name):
@@ -130,30 +132,35 @@ def pairs_beside(folder: str, problems: list[str], alone: str | None = None) -> 
     x_mask.png belongs to x.*; x.png to x.jpg or any other suffix. An image without a mask is a problem, unless `alone`
     is in its name: then its mask is None.
     """
+    images, masks, any_photograph = _apart(folder, problems)
+    pairs = []
+    for stem, image in images.items():
+        if stem in masks or (alone and alone in stem.lower()):
+            pairs.append((image, masks.pop(stem, None)))
+        elif stem.lower().endswith(OPEN_ENDINGS[1:]) or (any_photograph and image.lower().endswith(".png")):
+            problems.append(f"{image}: no image for this mask beside it; add it or remove the mask")
+        else:
+            problems.append(f"{image}: no mask ({stem}.png or {stem}_mask.png) beside this image; add it")
+    problems += [f"{mask}: no image for this mask beside it; add it or remove the mask" for mask in masks.values()]
+    return pairs
+
+
+def _apart(folder: str, problems: list[str]) -> tuple[dict[str, str], dict[str, str], bool]:
+    """Images and masks in one folder, {the image's stem: path} each, and whether some image is other than PNG."""
     files = list_folder(folder)[0]
     stems = {stem_of(name) for name in files}
     owners = {name: _owner(stem_of(name), stems) for name in files}
-    marked = [name for name in files if owners[name]]
-    plain = [name for name in files if not owners[name]]
-    photographs = {stem_of(name) for name in plain if not name.lower().endswith(".png")}
-    beside = [name for name in plain if name.lower().endswith(".png") and stem_of(name) in photographs]
-    images = by_stem(folder, (name for name in plain if name not in beside), problems)
+    photographs = {stem_of(name) for name in files if not owners[name] and not name.lower().endswith(".png")}
+    for name in files:
+        if not owners[name] and name.lower().endswith(".png") and stem_of(name) in photographs:
+            owners[name] = stem_of(name)
+    images = by_stem(folder, (name for name in files if not owners[name]), problems)
     masks: dict[str, str] = {}
-    for name in (*marked, *beside):
-        path, stem = bf.join(folder, name), owners[name] or stem_of(name)
-        if stem in masks:
-            problems.append(f"{bf.join(folder, images[stem])}: two masks for this image, {masks[stem]} and {path}")
-        masks.setdefault(stem, path)
-    pairs = []
-    lonely_masks = not masks and all(name.lower().endswith(".png") for name in files)
-    for stem, image in images.items():
-        if stem in masks or (alone and alone in stem.lower()):
-            pairs.append((image, masks.get(stem)))
-        elif image.lower().endswith(".png") and photographs and not lonely_masks:
-            problems.append(f"{image}: no image ({stem}.jpg) beside this mask; add it or remove the mask")
-        else:
-            problems.append(f"{image}: no mask ({stem}.png or {stem}_mask.png) beside this image; add it")
-    return pairs
+    for name in (name for name in files if owners[name]):
+        path, stem = bf.join(folder, name), owners[name]
+        if masks.setdefault(stem, path) != path:
+            problems.append(f"{images.get(stem, stem)}: two masks for this image, {masks[stem]} and {path}; remove one")
+    return images, masks, bool(photographs)
 
 
 def _owner(stem: str, stems: set[str]) -> str | None:
@@ -162,16 +169,3 @@ def _owner(stem: str, stems: set[str]) -> str | None:
         if stem.lower().endswith(end) and stem[: -len(end)] in stems:
             return stem[: -len(end)]
     return None
-
-
-def _photographs(folder: str, problems: list[str]) -> list[str]:
-    """Defect-free images: they need no masks, so a PNG that goes with no other file is a photograph too."""
-    files = list_folder(folder)[0]
-    others = {stem_of(name) for name in files if not name.lower().endswith(".png")}
-    stems = {stem_of(name) for name in files}
-    kept = [
-        name
-        for name in files
-        if not (name.lower().endswith(".png") and stem_of(name) in others) and not _owner(stem_of(name), stems)
-    ]
-    return list(by_stem(folder, kept, problems).values())
