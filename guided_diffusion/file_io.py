@@ -19,6 +19,7 @@ from PIL import Image
 from .errors import InputError
 
 TEMPORARY_PREFIX = ".tmp-"
+PNG_COMPRESSION = 3  # of zlib: a photograph takes a third of the time of the usual 6, and 1% more bytes
 
 
 def is_cloud(path: str) -> bool:
@@ -112,7 +113,7 @@ def encode_png(array: np.ndarray) -> bytes:
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
         raise ValueError(f"expected uint8 [H, W] or [H, W, 3], got {array.dtype} {list(array.shape)}")
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(array)).save(buffer, format="PNG")
+    Image.fromarray(np.ascontiguousarray(array)).save(buffer, format="PNG", compress_level=PNG_COMPRESSION)
     return buffer.getvalue()
 
 
