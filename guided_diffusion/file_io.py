@@ -95,6 +95,22 @@ def ensure_writable(folder: str, flag: str) -> None:
         ) from error
 
 
+def write_if_changed(path: str, data: bytes) -> bool:
+    """Write `data` atomically unless the file holds it already; returns whether it was written."""
+    if bf.exists(path) and read_bytes(path) == data:
+        return False
+    write_atomic(path, data)
+    return True
+
+
+def lies_in(path: str, folder: str) -> bool:
+    """Whether `path` is `folder` or lies below it."""
+    if is_cloud(path) != is_cloud(folder):
+        return False
+    inner, outer = (place if is_cloud(place) else os.path.realpath(place) for place in (path, folder))
+    return f"{inner.rstrip('/')}/".startswith(f"{outer.rstrip('/')}/")
+
+
 def write_json(path: str, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())

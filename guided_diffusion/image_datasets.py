@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from .config import Config
 from .errors import InputError
-from .image_files import open_image, resize_image, resize_mask, to_rgb
+from .image_files import open_image, resize_image, resize_mask, to_rgb, trained_size
 from .index_masks import read_pair
 from .keyed_random import numpy_generator
 from .layouts import find_samples
@@ -167,15 +167,8 @@ def read_image(path: str, size: Sequence[int] = ()) -> np.ndarray:
 def _fit_to(
     image: np.ndarray, mask: np.ndarray, resolution: tuple[int, int], fit: Fit, crop_from: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bring a pair to `resolution`; for random crops to `crop_from`, or up by the least factor that lets them fit."""
-    height, width = mask.shape
-    if crop_from:
-        target = crop_from
-    elif fit == "random_crop":
-        factor = max(resolution[0] / height, resolution[1] / width, 1)
-        target = (max(resolution[0], round(height * factor)), max(resolution[1], round(width * factor)))
-    else:
-        target = resolution
-    if target == (height, width):
+    """A pair stretched to the size that training holds it in."""
+    target = trained_size(mask.shape, resolution, fit, crop_from)
+    if target == mask.shape:
         return image, mask
     return resize_image(image, target), resize_mask(mask, target)

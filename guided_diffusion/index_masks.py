@@ -46,10 +46,11 @@ class Labelled:
 
 
 def read_pair(sample: Sample, num_defect: int, rule: DrawingRule | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Image uint8 [H, W, 3] and index mask uint8 [H, W] of a sample that has one. Raises as read_labelled."""
+    """Image uint8 [H, W, 3] and index mask uint8 [H, W], all 0 for defect-free images. Raises as read_labelled."""
     found = read_labelled(sample, num_defect, rule)
-    image = found.image
-    return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image, found.mask
+    image, mask = found.image, found.mask
+    image = np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
+    return image, np.zeros(image.shape[:2], np.uint8) if mask is None else mask
 
 
 def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule | None = None) -> Labelled:

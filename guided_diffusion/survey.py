@@ -39,16 +39,20 @@ class Facts:
 def facts_of(sample: Sample, num_defect: int, rule: DrawingRule) -> Facts:
     """Read a sample and take its facts. Raises nothing that is due to its files: that is in `problem`."""
     try:
-        found = read_labelled(sample, num_defect, rule)
-        return Facts(
-            size=found.image.shape[:2],
-            types=None if found.mask is None else count_types(found.mask),
-            overlaps=dict(found.overlaps),
-            sha256=hashlib.sha256(read_bytes(sample.image)).hexdigest(),
-            perceptual_hash=perceptual_hash(found),
-        )
+        return facts_from(sample, read_labelled(sample, num_defect, rule))
     except InputError as error:
         return Facts(problem=str(error))
+
+
+def facts_from(sample: Sample, found: Labelled) -> Facts:
+    """The facts of a sample that has been read."""
+    return Facts(
+        size=found.image.shape[:2],
+        types=None if found.mask is None else count_types(found.mask),
+        overlaps=dict(found.overlaps),
+        sha256=hashlib.sha256(read_bytes(sample.image)).hexdigest(),
+        perceptual_hash=perceptual_hash(found),
+    )
 
 
 def count_types(mask: np.ndarray) -> dict[int, int]:

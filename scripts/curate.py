@@ -30,6 +30,7 @@ import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from guided_diffusion import dist_util  # noqa: E402
+from guided_diffusion.class_names import common_class_names  # noqa: E402
 from guided_diffusion.errors import InputError, run_cli  # noqa: E402
 from guided_diffusion.evaluation.agreement import agreement, train_agreement_segmenter  # noqa: E402
 from guided_diffusion.evaluation.curation import (  # noqa: E402
@@ -44,7 +45,6 @@ from guided_diffusion.evaluation.features import DEFAULT_EXTRACTOR, EXTRACTORS, 
 from guided_diffusion.evaluation.image_sets import (  # noqa: E402
     ImageSet,
     View,
-    common_class_names,
     read_good,
     read_samples,
     read_whole,

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import blobfile as bf  # noqa: E402
 
 from guided_diffusion.errors import InputError, run_cli, unknown_name  # noqa: E402
-from guided_diffusion.file_io import is_cloud  # noqa: E402
+from guided_diffusion.file_io import lies_in  # noqa: E402
 from guided_diffusion.index_masks import DrawingRule  # noqa: E402
 from guided_diffusion.layouts import FORMATS, Dataset, Options, Sample, TypeMasks, read_layout  # noqa: E402
 from guided_diffusion.layouts.mask_values import MAX_PLAUSIBLE_INDEX  # noqa: E402
@@ -134,10 +134,8 @@ def check_args(args: argparse.Namespace) -> None:
                 raise InputError(f"--{name}: {pattern!r} has no group; put what matters in parentheses")
         except re.error as error:
             raise InputError(f"--{name}: {pattern!r} is no regular expression ({error})") from error
-    if is_cloud(args.source) == is_cloud(args.out):
-        inner, outer = (path if is_cloud(path) else str(Path(path).resolve()) for path in (args.out, args.source))
-        if f"{inner.rstrip('/')}/".startswith(f"{outer.rstrip('/')}/"):
-            raise InputError(f"OUT {args.out}: lies in SOURCE, which is never written to; name a folder outside it")
+    if lies_in(args.out, args.source):
+        raise InputError(f"OUT {args.out}: lies in SOURCE, which is never written to; name a folder outside it")
 
 
 def find(args: argparse.Namespace) -> tuple[Dataset, SplitFile | None]:
@@ -198,10 +196,12 @@ def check_not_all_empty(samples: Sequence[Sample], facts: Sequence[Facts], thres
         if not any(fact.types for _, fact in found):
             sample = found[0][0]
             what = f"all masks of {folder}" if folder else "all masks here"
-            remedy = "is empty; check them"
-            if isinstance(sample.mask, TypeMasks):
-                remedy = f"is nowhere above --mask_threshold {threshold}; 0/1 masks need --mask_threshold 0"
-            raise InputError(f"{sample.mask.path}: like {what}, {remedy}")
+            if not isinstance(sample.mask, TypeMasks):
+                raise InputError(f"{sample.mask.path}: is empty, like {what}; check them")
+            raise InputError(
+                f"{sample.mask.path}: like {what}, is nowhere above --mask_threshold {threshold}; 0/1 masks need "
+                "--mask_threshold 0"
+            )
 
 
 def report_leaks(parts: Sequence[str | None], sources: Sequence[str], facts: Sequence[Facts]) -> None:

@@ -26,6 +26,7 @@ from guided_diffusion.checkpoint import (  # noqa: E402
 )
 from guided_diffusion.config import Config  # noqa: E402
 from guided_diffusion.config_file import load_config, parse_override, read_sections  # noqa: E402
+from guided_diffusion.data_check import training_warnings  # noqa: E402
 from guided_diffusion.errors import InputError, run_cli  # noqa: E402
 from guided_diffusion.estimate import describe, estimate  # noqa: E402
 from guided_diffusion.extend import extend_types  # noqa: E402
@@ -183,6 +184,7 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
             f"{len(data)} images, types: {', '.join(layout.class_names)}; "
             f"{dist_util.world_size()} process(es) on {device.type}, batch {config.data.bs_per_gpu} each"
         )
+        print("".join(f"{line}\n" for line in training_warnings(data, layout.class_names)), end="")
         print_prospect(config, cost, reasons, step)
         print(f"configuration      {bf.join(args.work_dir, 'config.yml')}", flush=True)
         if resume:

@@ -15,12 +15,11 @@ import numpy as np
 import pytest
 import yaml
 from command_line import ROOT
-from PIL import Image
 
 from guided_diffusion import load_config
 from guided_diffusion.config import SECTIONS
 from guided_diffusion.config_file import parse_override
-from guided_diffusion.layouts import check_label_map, find_samples, read_label_map
+from guided_diffusion.layouts import check_label_map
 from guided_diffusion.sample_io import SampleFolder
 
 PAGES = sorted(ROOT.glob("docs/*.md")) + [page for page in [ROOT / "README.md"] if page.exists()]
@@ -83,7 +82,16 @@ class Captured(Exception):
 
 @pytest.mark.parametrize(
     "command",
-    ["train", "inference", "prepare_data", "compare_samplers", "compare_precision", "benchmark"]
+    [
+        "train",
+        "inference",
+        "prepare_data",
+        "check_data",
+        "export_data",
+        "compare_samplers",
+        "compare_precision",
+        "benchmark",
+    ]
     + [f"evaluate {name}" for name in ("quality", "lift", "sweep", "report")]
     + ["curate"],
 )
@@ -232,22 +240,3 @@ def test_the_manifests_fields_are_there(tmp_path: Path) -> None:
     for path in tmp_path.rglob("*"):
         name = path.relative_to(tmp_path).parts[0]
         assert name in text
-
-
-def test_python_snippets_for_data_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    binary = np.zeros((20, 24), np.uint8)
-    binary[4:9, 4:9] = 255
-    for name in ("cut", "hole"):
-        for file in (f"test/{name}/000.png", f"ground_truth/{name}/000_mask.png"):
-            path = tmp_path / "bottle" / file
-            path.parent.mkdir(parents=True)
-            Image.fromarray(binary).save(path)
-    counting, converting = blocks(ROOT / "docs" / "data.md", "python")
-    exec(converting, {})
-    assert [sample.folder for sample in find_samples("data/bottle")] == ["cut", "hole"]
-    assert read_label_map("data/bottle") == {"cut": 1, "hole": 2}
-    exec(counting.replace('"data"', '"data/bottle"').replace("(64, 64)", "(20, 24)"), {})
-    assert capsys.readouterr().out.splitlines()[:2] == [f"type {k}: pixels per image [25]" for k in (1, 2)]

@@ -167,3 +167,30 @@ def test_sha256_is_of_the_whole_file(tmp_path):
     content = os.urandom(3 * (1 << 20) + 17)
     file_io.write_atomic(str(tmp_path / "file.bin"), content)
     assert file_io.sha256_file(str(tmp_path / "file.bin")) == hashlib.sha256(content).hexdigest()
+
+
+def test_write_if_changed(tmp_path):
+    path = tmp_path / "folder" / "file"
+    assert file_io.write_if_changed(str(path), b"new")
+    before = path.stat().st_mtime_ns
+    assert not file_io.write_if_changed(str(path), b"new")
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == (b"new", before)
+    assert file_io.write_if_changed(str(path), b"newer")
+    assert path.read_bytes() == b"newer"
+
+
+@pytest.mark.parametrize(
+    ("path", "folder", "expected"),
+    [
+        ("a", "a/", True),
+        ("a/b", "a", True),
+        ("a/../a/b", "./a", True),
+        ("a", "a/b", False),
+        ("ab", "a", False),
+        ("gs://x/a/b", "gs://x/a", True),
+        ("gs://x/ab", "gs://x/a", False),
+        ("gs://x/a", ".", False),
+    ],
+)
+def test_lies_in(path, folder, expected):
+    assert file_io.lies_in(path, folder) is expected

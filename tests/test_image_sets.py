@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from guided_diffusion.class_names import common_class_names
 from guided_diffusion.errors import InputError
 from guided_diffusion.evaluation.image_sets import (
     View,
-    common_class_names,
     read_good,
     read_samples,
     read_whole,

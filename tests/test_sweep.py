@@ -21,11 +21,12 @@ from runs import QUICK, tree
 from torch import nn
 
 from guided_diffusion.api import DefectGen
+from guided_diffusion.class_names import class_names_of
 from guided_diffusion.errors import InputError
 from guided_diffusion.evaluation import lift, sweep, sweep_checkpoints, sweep_measures
 from guided_diffusion.evaluation.bootstrap import Resampling, interval
 from guided_diffusion.evaluation.features import Extractor
-from guided_diffusion.evaluation.image_sets import View, class_names_of, read_samples, read_whole, read_windows
+from guided_diffusion.evaluation.image_sets import View, read_samples, read_whole, read_windows
 from guided_diffusion.evaluation.kid import kid, kid_resampled
 from guided_diffusion.evaluation.sample_scores import score_samples
 from guided_diffusion.evaluation.sweep_report import draw_plot, draw_sheet, markdown

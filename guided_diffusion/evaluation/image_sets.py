@@ -17,7 +17,7 @@ from ..groups import read_groups
 from ..image_datasets import DefectDataset, read_image
 from ..index_masks import read_pair
 from ..keyed_random import numpy_generator
-from ..layouts import find_good, find_samples, read_label_map, stem_of
+from ..layouts import find_good, find_samples, stem_of
 from ..sample_io import recorded_settings
 
 SHOW_PROGRESS_ABOVE = 200  # files
@@ -90,37 +90,6 @@ def view_of_samples(folder: str, size: tuple[int, int]) -> View:
     return View(size, True, tuple(crops["crop_from"]), float(crops["crop_defect"]))
 
 
-def class_names_of(folder: str) -> tuple[str, ...] | None:
-    """The types of a data set or sample folder, by their index; None where neither manifest nor dataset.json tells."""
-    names = recorded_settings(folder).get("class_names")
-    if names:
-        return tuple(names)
-    label_map = read_label_map(folder)
-    return label_map and tuple(sorted(label_map, key=label_map.get))
-
-
-def common_class_names(folders: dict[str, str]) -> tuple[str, ...]:
-    """The types that all these folders agree on, `folders` being {flag: folder}.
-
-    Folders that do not tell are passed over. Raises InputError where two differ or none tells.
-    """
-    known = {flag: names for flag, folder in folders.items() if (names := class_names_of(folder))}
-    if not known:
-        flag, folder = next(iter(folders.items()))
-        raise InputError(
-            f"{flag} {folder}: no manifest.jsonl or dataset.json says which types its masks hold; add "
-            'dataset.json with {"label_map": {"<type>": 1, ...}}'
-        )
-    first = next(iter(known))
-    for flag, names in known.items():
-        if names != known[first]:
-            raise InputError(
-                f"{flag} {folders[flag]}: its types are {', '.join(names)}, but those of {first} {folders[first]} are "
-                f"{', '.join(known[first])}; use sets with the same label map"
-            )
-    return known[first]
-
-
 def read_samples(folder: str, class_names: tuple[str, ...], flag: str = "--samples") -> ImageSet:
     """All samples in `folder`, in the order of their names, as arrays; each is a group of its own.
 
@@ -191,9 +160,9 @@ def read_good(root: str, class_names: tuple[str, ...], view: View, *, groups: st
 
     groups: as in read_whole, None: each image by itself. Raises InputError where one cannot be read.
     """
-    files = find_good(root)
-    images = [read_image(file, view.whole_size) for file in _progress(files, "reading defect-free images")]
-    names = [f"good/{stem_of(file)}" for file in files]
+    samples = find_good(root)
+    images = [read_image(s.image, view.whole_size) for s in _progress(samples, "reading defect-free images")]
+    names = [sample.name for sample in samples]
     own = read_groups(groups, names, "--groups") if groups and names else list(names)
     masks = [np.zeros(image.shape[:2], np.uint8) for image in images]
     return ImageSet(images, masks, names, own, class_names, root)

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..class_names import common_class_names
 from ..errors import InputError
 from .arms import BASELINES
-from .image_sets import ImageSet, View, common_class_names, read_good, read_samples, read_whole, view_of_samples
+from .image_sets import ImageSet, View, read_good, read_samples, read_whole, view_of_samples
 
 _NAME_CHARACTERS = set(string.ascii_letters + string.digits + "_-")
 

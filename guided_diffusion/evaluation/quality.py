@@ -50,6 +50,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .. import dist_util
+from ..class_names import common_class_names
 from ..errors import InputError
 from ..file_io import encode_png, ensure_writable, write_atomic, write_json
 from ..sample_io import recorded_settings
@@ -61,7 +62,6 @@ from .fidelity import DENSITY_NEIGHBOURS, PRECISION_NEIGHBOURS
 from .image_sets import (
     ImageSet,
     View,
-    common_class_names,
     read_good,
     read_samples,
     read_whole,

@@ -12,12 +12,13 @@ import blobfile as bf
 import numpy as np
 from tqdm import tqdm
 
+from ..class_names import class_names_of, common_class_names
 from ..errors import InputError
 from ..file_io import read_bytes
 from ..index_masks import read_pair
 from ..layouts import Sample, find_samples, stem_of
 from ..masks import present_types
-from .image_sets import SHOW_PROGRESS_ABOVE, View, class_names_of, common_class_names, read_whole, view_of_samples
+from .image_sets import SHOW_PROGRESS_ABOVE, View, read_whole, view_of_samples
 from .report_pictures import TRIAL, Album, choose_encoding, mask_data_uri
 
 COMMANDS = ("quality", "lift", "sweep")

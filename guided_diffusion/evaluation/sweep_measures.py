@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from ..api import DefectGen
+from ..class_names import class_names_of
 from ..config import DataConfig
 from ..errors import InputError
 from ..keyed_random import numpy_generator
@@ -19,7 +20,7 @@ from .agreement import agreement, train_agreement_segmenter
 from .bootstrap import NUM_RESAMPLES, Resampling, mean_of_pairs, resampled_mean_of_pairs, share_interval
 from .features import load_extractor
 from .fidelity import measure_fidelity
-from .image_sets import ImageSet, View, class_names_of, read_good, read_whole, read_windows
+from .image_sets import ImageSet, View, read_good, read_whole, read_windows
 from .kid import kid, kid_resampled
 from .memorization import nearest_whole
 from .perceptual import distances, embed, within_memory

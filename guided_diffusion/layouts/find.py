@@ -153,10 +153,10 @@ def _training_part(samples: list[Sample], data: Dataset) -> list[Sample]:
     return [sample for sample in samples if sample.part == TRAIN]
 
 
-def find_good(root: str) -> list[str]:
+def find_good(root: str) -> list[Sample]:
     """The defect-free images of the data set at `root`, in natural order. Raises InputError as read_layout."""
     data = read_layout(root)
-    return [sample.image for sample in _training_part(data.good, data)]
+    return _training_part(data.good, data)
 
 
 def read_label_map(root: str) -> dict[str, int] | None:

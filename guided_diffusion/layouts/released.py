@@ -10,7 +10,7 @@ import blobfile as bf
 import numpy as np
 
 from ..errors import InputError
-from ..file_io import encode_png, ensure_writable, read_bytes, read_json, remove_temporaries, write_atomic, write_json
+from ..file_io import encode_png, ensure_writable, read_json, remove_temporaries, write_if_changed, write_json
 from .files import list_folder
 from .find import DATASET_FILE, UNFINISHED_FILE
 
@@ -55,23 +55,19 @@ def write_pair(
     """Write one sample's files unless they are there with the same content: its record for dataset.json, and how many
     were written."""
     record: dict[str, Any] = {"image": f"{IMAGES}/{name}.png", "size": list(image.shape[:2])}
-    written = _write_if_changed(root, record, "image", encode_png(image))
+    written = _write(root, record, "image", encode_png(image))
     if mask is not None:
         record["mask"] = f"{MASKS}/{name}.png"
-        written += _write_if_changed(root, record, "mask", encode_png(mask))
+        written += _write(root, record, "mask", encode_png(mask))
         counts = np.bincount(mask.ravel(), minlength=256)
         record["types"] = {label: int(counts[index]) for label, index in label_map.items() if counts[index]}
     return record, written
 
 
-def _write_if_changed(root: str, record: dict[str, Any], key: str, data: bytes) -> bool:
+def _write(root: str, record: dict[str, Any], key: str, data: bytes) -> bool:
     """Write `data` to the record's file and note its hash; returns whether the file did not hold it already."""
-    path = bf.join(root, record[key])
     record[f"{key}_sha256"] = hashlib.sha256(data).hexdigest()
-    if bf.exists(path) and read_bytes(path) == data:
-        return False
-    write_atomic(path, data)
-    return True
+    return write_if_changed(bf.join(root, record[key]), data)
 
 
 def clear_temporaries(root: str, names: Iterable[str]) -> None:
