@@ -3,10 +3,10 @@
 
     python scripts/export_data.py work/samples work/coco --format coco --real data --val data_held_out
 
-SAMPLES is a sample folder or any data set that training reads. --real joins the training part, --val becomes the
-validation part; names, and where the format can say it a field, tell generated from real. Everything is only read but
-OUT, which must be empty or hold an earlier export of the same files: that is brought up to date. docs/export.md has a
-section per format.
+SAMPLES is a sample folder, or any data set that training reads, whose images are then marked as real. --real joins the
+training part, --val becomes the validation part; names, and where the format can say it a field, tell generated from
+real. Everything is only read but OUT, which must be empty or hold an earlier export of the same files: that is brought
+up to date. docs/export.md has a section per format.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ def main(argv: list[str] | None = None) -> None:
     settings = {flag: getattr(args, flag) for flag in ("samples", "real", "val", "keep_good", "segmentation", "object")}
     written = write_export(args.out, args.format, form, export, {"settings": settings, "counts": count(export)})
 
+    if all(record.origin != "gen" for record in export.records):
+        print(f"note: {args.samples} has no manifest.jsonl, so its images are marked as real")
     print(f"{args.out}: {summary(export)}, {written or 'no'} files written")
     for note in form.notes(export):
         print(f"note: {note}")

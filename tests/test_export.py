@@ -233,7 +233,12 @@ def test_without_held_out_images(sets: Sets, tmp_path: Path, capsys: pytest.Capt
 def test_any_data_set_can_be_the_samples(sets: Sets, tmp_path: Path) -> None:
     main([sets.real, str(tmp_path / "out"), "--format", "defect_spectrum"])
     masks = read_defect_spectrum(tmp_path / "out")
-    assert set(masks) == {name.replace("real_", "gen_") for name in sets.masks if name.startswith("real_")}
+    assert set(masks) == {name for name in sets.masks if name.startswith("real_")}  # nobody says that it is generated
+    main([sets.real, str(tmp_path / "hf"), "--format", "hf"])
+    card = (tmp_path / "hf/README.md").read_text()
+    assert "synthetic" not in card and {
+        json.loads(line)["source"] for line in (tmp_path / "hf/train/metadata.jsonl").open()
+    } == {"real"}
 
 
 def test_names_are_safe_and_differ() -> None:

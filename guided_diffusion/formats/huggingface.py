@@ -60,7 +60,7 @@ def _card(export: Export) -> bytes:
     head = {
         "license": "unknown",
         "task_categories": ["image-segmentation"],
-        "tags": ["synthetic", "defects", "industrial-inspection"],
+        "tags": ["synthetic"] * _any_generated(export) + ["defects", "industrial-inspection"],
         "size_categories": [next((name for limit, name in _SIZES if total < limit), "1M<n<10M")],
         "configs": [
             {
@@ -69,18 +69,19 @@ def _card(export: Export) -> bytes:
             }
         ],
     }
-    body = [_introduction(export), _columns(export), _types(export), _generation(export)]
+    body = [_introduction(export), _columns(export), _types(export)]
+    body += [_generation(export)] if _any_generated(export) else []
     return "\n".join(["---", yaml.safe_dump(head, sort_keys=False) + "---\n", "\n\n".join(body), ""]).encode()
 
 
 def _introduction(export: Export) -> str:
     count = Counter(record.source for record in export.records)
-    lines = [
-        "# Images of defects with masks",
-        "",
-        f"{count['generated']:,} of these images are **synthetic**: generated together with their masks by Defect-Gen, "
-        "a pair of diffusion models. They show no real object.",
-    ]
+    lines = ["# Images of defects with masks", ""]
+    if count["generated"]:
+        lines.append(
+            f"{count['generated']:,} of these images are **synthetic**: generated together with their masks by "
+            "Defect-Gen, a pair of diffusion models. They show no real object."
+        )
     if count["real"]:
         lines.append(f"{count['real']:,} are real images.")
     lines.append("The column `source` says which is which. The licence is for the publisher to fill in.")
@@ -112,6 +113,10 @@ def _types(export: Export) -> str:
         count = Counter(record.origin for record in export.records if name in record.types)
         lines.append(f"| {name} | {count['gen']:,} | {count['real']:,} | {count['val']:,} |")
     return "\n".join(lines)
+
+
+def _any_generated(export: Export) -> bool:
+    return any(record.origin == "gen" for record in export.records)
 
 
 def _generation(export: Export) -> str:

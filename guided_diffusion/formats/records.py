@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,12 +15,11 @@ from tqdm import tqdm
 from ..class_names import common_class_names
 from ..errors import InputError
 from ..index_masks import read_pair
-from ..layouts import Sample, find_good, find_samples, stem_of
+from ..layouts import Sample, find_good, find_samples, read_layout, stem_of
 from ..masks import present_types
 from ..sample_io import read_manifest, recorded_settings
 
 Origin = Literal["gen", "real", "val"]
-_FLAGS: dict[Origin, str] = {"gen": "SAMPLES", "real": "--real", "val": "--val"}
 
 
 @dataclass(frozen=True)
@@ -80,51 +80,57 @@ class Export:
 def read_export(samples: str, real: str | None, val: str | None, *, keep_good: bool, **options: str) -> Export:
     """Read every image and mask once, so that whatever is wrong shows before anything is written.
 
-    keep_good: take the defect-free images of `real` and `val` too. options: further fields of Export.
-    Raises InputError.
+    samples: a sample folder; or another data set, whose images are real ones. keep_good: take the defect-free images
+    of real data sets too. options: further fields of Export. Raises InputError.
     """
-    folders: dict[Origin, str] = {"gen": samples} | ({"real": real} if real else {}) | ({"val": val} if val else {})
-    for origin, folder in folders.items():
+    folders = {"SAMPLES": samples} | ({"--real": real} if real else {}) | ({"--val": val} if val else {})
+    for flag, folder in folders.items():
         if not bf.isdir(folder):
-            raise InputError(f"{_FLAGS[origin]} {folder}: is not a folder; name a sample folder or a data set")
-    class_names = common_class_names({_FLAGS[origin]: folder for origin, folder in folders.items()})
-    records: list[Record] = []
-    for origin, folder in folders.items():
-        records += _read_records(origin, folder, class_names, keep_good and origin != "gen")
+            raise InputError(f"{flag} {folder}: is not a folder; name a sample folder or a data set")
+    class_names = common_class_names(folders)
+    origins: dict[str, Origin] = {
+        "SAMPLES": "gen" if is_generated(samples) else "real",
+        "--real": "real",
+        "--val": "val",
+    }
+    found = [
+        (flag, sample, seed, index)
+        for flag, folder in folders.items()
+        for sample, seed, index in _find(flag, folder, keep_good and origins[flag] != "gen")
+    ]
+    names = safe_names(f"{origins[flag]}_{sample.name}" for flag, sample, _, _ in found)
+    numbers: Counter[Origin] = Counter()
+    records = []
+    progress = tqdm(found, "checking", unit="image", disable=None)
+    for name, (flag, sample, seed, index) in zip(names, progress, strict=True):
+        origin = origins[flag]
+        mask = read_pair(sample, len(class_names))[1]
+        number = numbers[origin] if index is None else index
+        numbers[origin] += 1
+        records.append(Record(name, origin, number, sample, mask.shape, present_types(mask, class_names), seed))
+    with_defects = {flag for (flag, *_), record in zip(found, records, strict=True) if record.types}
+    for flag in folders.keys() - with_defects:
+        raise InputError(f"{flag} {folders[flag]}: no mask holds a defect, so there is nothing to export; check them")
     return Export(records, class_names, recorded_settings(samples), **options)
 
 
-def _read_records(origin: Origin, folder: str, class_names: Sequence[str], keep_good: bool) -> list[Record]:
-    manifest = _manifest(folder) if origin == "gen" else {}
+def is_generated(folder: str) -> bool:
+    """Whether the images of a folder are known to be generated: by a manifest, or the layout of Defect Spectrum's."""
+    return bool(recorded_settings(folder)) or read_layout(folder).format == "synthetic"
+
+
+def _find(flag: str, folder: str, keep_good: bool) -> list[tuple[Sample, int | None, int | None]]:
+    """The samples in a folder, with seed and index where a manifest tells; what that does not list is left out, being
+    the rest of a run that was cut off."""
+    manifest = _manifest(folder)
     try:
-        found = list(find_samples(folder))
-        if manifest:  # what it does not list is the rest of a run that was cut off
-            found = [sample for sample in found if stem_of(sample.image) in manifest]
-        found += find_good(folder) if keep_good else []
+        found = list(find_samples(folder)) + (find_good(folder) if keep_good else [])
     except InputError as error:
-        raise InputError(f"{_FLAGS[origin]} {error}") from error
-    names = safe_names(f"{origin}_{item.name}" for item in found)
-    records = []
-    progress = tqdm(found, f"checking {folder}", unit="image", disable=None)
-    for number, (name, item) in enumerate(zip(names, progress, strict=True)):
-        mask = read_pair(item, len(class_names))[1]
-        row = manifest.get(stem_of(item.image), {})
-        records.append(
-            Record(
-                name,
-                origin,
-                row.get("index", number),
-                item,
-                mask.shape,
-                present_types(mask, class_names),
-                row.get("seed"),
-            )
-        )
-    if not any(record.types for record in records):
-        raise InputError(
-            f"{_FLAGS[origin]} {folder}: no mask holds a defect, so there is nothing to export; check them"
-        )
-    return records
+        raise InputError(f"{flag} {error}") from error
+    if not manifest:
+        return [(sample, None, None) for sample in found]
+    rows = [(sample, manifest.get(stem_of(sample.image))) for sample in found]
+    return [(sample, row.get("seed"), row["index"]) for sample, row in rows if row]
 
 
 def safe_names(names: Iterable[str]) -> list[str]:
