@@ -17,10 +17,7 @@ import argparse
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +27,13 @@ import blobfile as bf  # noqa: E402
 
 from guided_diffusion.errors import InputError, run_cli, unknown_name  # noqa: E402
 from guided_diffusion.file_io import lies_in  # noqa: E402
+from guided_diffusion.first_look import survey  # noqa: E402
 from guided_diffusion.index_masks import DrawingRule  # noqa: E402
-from guided_diffusion.layouts import FORMATS, Dataset, Options, Sample, TypeMasks, read_layout  # noqa: E402
-from guided_diffusion.layouts.mask_values import MAX_PLAUSIBLE_INDEX  # noqa: E402
-from guided_diffusion.parallel import default_workers, parallel_map  # noqa: E402
+from guided_diffusion.layouts import FORMATS, Dataset, Options, read_layout  # noqa: E402
+from guided_diffusion.parallel import default_workers  # noqa: E402
 from guided_diffusion.partition import find_groups, listed_parts, parts_of  # noqa: E402
 from guided_diffusion.preparation import Job, Recipe, write_prepared  # noqa: E402
+from guided_diffusion.prepare_report import report_leaks, report_overlaps, report_part, report_straddling  # noqa: E402
 from guided_diffusion.shaping import FITS  # noqa: E402
 from guided_diffusion.split_file import (  # noqa: E402
     SplitFile,
@@ -44,7 +42,6 @@ from guided_diffusion.split_file import (  # noqa: E402
     read_split,
     relative_to,
 )
-from guided_diffusion.survey import HASH_BITS, Facts, alike, facts_of  # noqa: E402
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -153,95 +150,6 @@ def find(args: argparse.Namespace) -> tuple[Dataset, SplitFile | None]:
     return data, split
 
 
-def survey(args: argparse.Namespace, data: Dataset, samples: Sequence[Sample], rule: DrawingRule) -> list[Facts]:
-    """Read every sample once, so that whatever is wrong shows before anything is written. Raises InputError.
-
-    Completes the label map of a data set that does not name its types.
-    """
-    num_defect = len(data.label_map) if data.label_map else MAX_PLAUSIBLE_INDEX
-    look = partial(facts_of, num_defect=num_defect, rule=rule)
-    facts = list(parallel_map(look, samples, workers=args.workers, description="checking"))
-    problems = [fact.problem for fact in facts if fact.problem]
-    if problems:
-        more = f" ({len(problems) - 1} more: scripts/check_data.py lists them)" if len(problems) > 1 else ""
-        raise InputError(problems[0] + more)
-    if data.label_map is None:
-        data.label_map = label_map_of_values(samples, facts)
-    check_not_all_empty(samples, facts, rule.mask_threshold)
-    return facts
-
-
-def label_map_of_values(samples: Sequence[Sample], facts: Sequence[Facts]) -> dict[str, int]:
-    """Names for the indices that occur, where nobody gives any. Raises InputError where they are not 1..N."""
-    first: dict[int, Sample] = {}
-    for sample, fact in zip(samples, facts, strict=True):
-        for index in fact.types or ():
-            first.setdefault(index, sample)
-    for index in sorted(first):
-        if index > 1 and index - 1 not in first:
-            raise InputError(
-                f"{first[index].mask.path}: holds value {index}, but no mask holds {index - 1}: a stray value, or a "
-                "type that does not occur? Correct it, or name all types with --label_map"
-            )
-    return {f"defect_{index}": index for index in sorted(first)}
-
-
-def check_not_all_empty(samples: Sequence[Sample], facts: Sequence[Facts], threshold: int) -> None:
-    """Raise InputError where all masks of a type folder, or of the whole set, are empty."""
-    by_folder: dict[str | None, list[tuple[Sample, Facts]]] = {}
-    for sample, fact in zip(samples, facts, strict=True):
-        if sample.mask is not None:
-            by_folder.setdefault(sample.folder, []).append((sample, fact))
-    for folder, found in by_folder.items():
-        if not any(fact.types for _, fact in found):
-            sample = found[0][0]
-            what = f"all masks of {folder}" if folder else "all masks here"
-            if not isinstance(sample.mask, TypeMasks):
-                raise InputError(f"{sample.mask.path}: is empty, like {what}; check them")
-            raise InputError(
-                f"{sample.mask.path}: like {what}, is nowhere above --mask_threshold {threshold}; 0/1 masks need "
-                "--mask_threshold 0"
-            )
-
-
-def report_leaks(parts: Sequence[str | None], sources: Sequence[str], facts: Sequence[Facts]) -> None:
-    """Warn of images in different parts that look alike."""
-    places = {part: [place for place, own in enumerate(parts) if own == part] for part in dict.fromkeys(parts) if part}
-    lines = []
-    for (part, ours), (other, theirs) in combinations(places.items(), 2):
-        hashes = ([facts[place].perceptual_hash for place in side] for side in (ours, theirs))
-        pairs = alike(*hashes)
-        if pairs:
-            i, j, bits = pairs[0]
-            nearest = f"{sources[ours[i]]} and {sources[theirs[j]]}, {bits} of {HASH_BITS} bits"
-            lines.append(f"  {part} and {other}: {len(pairs)} pairs; the nearest: {nearest}")
-    if lines:
-        print("warning: images in different parts look alike")
-        print("\n".join(lines))
-        print("  if they show one part, keep them together: --group_regex, --group_csv, or group in the split file")
-
-
-def report_overlaps(facts: Sequence[Facts], label_map: Mapping[str, int], priority: str) -> None:
-    images, pixels = Counter(), Counter()
-    for fact in facts:
-        images.update(fact.overlaps.keys())
-        pixels.update(fact.overlaps)
-    names = {index: name for name, index in label_map.items()}
-    for (low, high), count in pixels.items():
-        rule = f"decided by --priority {priority}" if priority else "the last drawn wins; --priority decides otherwise"
-        print(f"overlap: {names[low]} and {names[high]} in {images[low, high]} images, {count:,} pixels ({rule})")
-
-
-def report_part(out: str, records: Sequence[Mapping[str, Any]], written: int) -> None:
-    """One line on what a folder holds now."""
-    counts = Counter(name for record in records for name in record.get("types", ()))
-    good = sum("mask" not in record for record in records)
-    empty = sum("mask" in record and not record["types"] for record in records)
-    shown = [f"{name} {count}" for name, count in counts.items()]
-    shown += [f"defect-free {good}"] * bool(good) + [f"empty mask {empty}"] * bool(empty)
-    print(f"{out}: {len(records)} images ({', '.join(shown)}), {written or 'no'} files written")
-
-
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     check_args(args)
@@ -269,18 +177,19 @@ def main(argv: list[str] | None = None) -> None:
     rule = DrawingRule(args.mask_threshold, args.line_width)
     if args.priority:
         rule = replace(rule, priority=parse_priority(args.priority, data))
-    facts = survey(args, data, samples, rule)
+    facts, label_map = survey(samples, data.label_map, rule, workers=args.workers)
     chosen = (
         [parts[place] for place in taken]
         if parts
         else parts_of(samples, facts, groups, shots=args.shots, val_fraction=args.val_fraction, seed=args.seed)
     )
+    report_straddling(chosen, groups)
     report_leaks(chosen, sources, facts)
-    report_overlaps(facts, data.label_map, args.priority)
+    report_overlaps(facts, label_map, args.priority)
 
     size = tuple(args.size * 2)[:2] if args.size else None
     recipe = Recipe(
-        data.label_map, rule, args.fit, size, args.tile, args.overlap, args.keep_empty if args.tile else 0.0, args.seed
+        label_map, rule, args.fit, size, args.tile, args.overlap, args.keep_empty if args.tile else 0.0, args.seed
     )
     source = {"prepared_from": bf.basename(args.source.rstrip("/")), "format": data.format, **made_how(recipe)}
     for part in dict.fromkeys(chosen):
@@ -294,7 +203,7 @@ def main(argv: list[str] | None = None) -> None:
             "split": {"part": part or ", ".join(args.part or ["all"]), "by": split_by(args, split)},
         }
         report_part(out, *write_prepared(out, jobs, recipe, about, workers=args.workers))
-    print("label map: " + ", ".join(f"{name} {index}" for name, index in data.label_map.items()))
+    print("label map: " + ", ".join(f"{name} {index}" for name, index in label_map.items()))
     if left := sum(part is None for part in chosen):
         print(f"left out: {left} images that show a part of another side of the split, but are not wanted there")
     if data.good and not args.keep_good:
@@ -314,8 +223,9 @@ def parse_priority(text: str, data: Dataset) -> tuple[int, ...]:
 
 def made_how(recipe: Recipe) -> dict[str, Any]:
     """The recipe for dataset.json, without what stands elsewhere in it."""
-    values = {"mask_threshold": recipe.rule.mask_threshold, **asdict(recipe)}
-    return {key: value for key, value in values.items() if key not in ("label_map", "rule")}
+    values = asdict(recipe)
+    del values["label_map"]
+    return {**values.pop("rule"), **values}
 
 
 def split_by(args: argparse.Namespace, split: SplitFile | None) -> str:
