@@ -62,11 +62,16 @@ def embedded_image(data: bytes, path: str) -> bytes:
 
 
 def to_rgb(image: Image.Image, path: str) -> np.ndarray:
-    """uint8 [H, W, 3] of an image of any usual mode; 16-bit grey is scaled to 8, transparency dropped."""
+    """uint8 [H, W, 3] of an image of any usual mode; 16-bit grey is scaled to 8, transparency dropped.
+
+    Raises InputError for grey levels of a range that cannot be told.
+    """
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise InputError(f"{path}: holds grey levels outside 0..65535; save it as 8-bit")
+        if 0 < values.max() <= 255:
+            raise InputError(f"{path}: is 16-bit, but its levels reach {values.max()} only; save it as 8-bit")
         grey = np.round(values / 257).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
     if image.mode == "F":
@@ -100,30 +105,29 @@ def trained_size(
     return max(resolution[0], round(height * factor)), max(resolution[1], round(width * factor))
 
 
-def turned_like(image: Image.Image, path: str, size: tuple[int, int], mask_path: str, *, upright: bool) -> Image.Image:
-    """The image in the orientation in which its mask of `size` = (height, width) was drawn.
+def turned_like(
+    image: Image.Image, path: str, size: tuple[int, int] | None, mask_path: str, *, upright: bool
+) -> Image.Image:
+    """The image in the orientation in which its mask of `size` = (height, width), None if unknown, was drawn.
 
     Programs differ in whether they follow an orientation in EXIF, and the mask does not say. Its size does, for quarter
     turns of images that are not square; `upright` says that the labelling program is known to follow EXIF. Raises
     InputError where it cannot be told or the sizes differ.
     """
     orientation = image.getexif().get(EXIF_ORIENTATION, UPRIGHT)
-    turned = orientation in range(2, 9)
-    as_stored = (image.height, image.width) == size
-    if not turned:
-        if as_stored:
-            return image
-    else:
-        as_shown = (image.width, image.height) == size if orientation in QUARTER_TURNS else as_stored
-        if as_shown and (upright or not as_stored):
-            return ImageOps.exif_transpose(image)
-        if as_stored and not as_shown:
-            return image
-        if as_stored:
-            raise InputError(
-                f"{path}: carries an EXIF orientation, and {mask_path} does not tell whether it follows it; save the "
-                "image the way up that the mask has, without EXIF"
-            )
+    stored = (image.height, image.width)
+    shown = stored[::-1] if orientation in QUARTER_TURNS else stored
+    fits_stored, fits_shown = size in (None, stored), size in (None, shown)
+    turned = orientation in range(UPRIGHT + 1, 9)
+    if fits_shown and turned and (upright or not fits_stored):
+        return ImageOps.exif_transpose(image)
+    if fits_stored and not (fits_shown and turned):
+        return image
+    if fits_stored:
+        raise InputError(
+            f"{path}: carries an EXIF orientation, and {mask_path} does not tell whether it follows it; save the "
+            "image the way up that the mask has, without EXIF"
+        )
     raise InputError(
         f"{mask_path}: mask is {size[1]} x {size[0]} pixels, but its image {path} is {image.width} x {image.height}; "
         "redraw the mask at the size of the image"
