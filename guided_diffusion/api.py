@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .batches import choose_batch_size, free_memory, is_out_of_memory, parse_batch_size
 from .checkpoint import Checkpoint, check_agreement, find_checkpoint, load_checkpoint, load_weights
+from .conditioning import DEFAULT_MARGIN, Held, check_held
 from .config import Config
 from .config_file import load_config
 from .errors import InputError, unknown_name
@@ -124,6 +125,9 @@ class DefectGen:
         spacing: str = DEFAULT_SPACING,
         handoff: str = "paper",
         image_size: tuple[int, int] | None = None,
+        masks: np.ndarray | None = None,
+        backgrounds: np.ndarray | None = None,
+        margin: int = DEFAULT_MARGIN,
         batch_size: int | str = "auto",
         progress: Progress = lambda pairs: pairs,
         on_out_of_memory: Callable[[int, int], None] = lambda batch_size, left: None,
@@ -133,18 +137,22 @@ class DefectGen:
         A sample is a function of (seed, its index) and the settings: not of batch size or order. step_inference
         S: the large network denoises t >= S, the small one t < S. num_steps: over both networks, or (large, small);
         default 20, all of them with handoff "released". image_size: (height, width), default that of the training.
+        masks: index masks uint8 [M, H, W] that samples must have, sample i the mask i modulo M. backgrounds:
+        photographs uint8 [M, H, W, 3] that these masks' defects are drawn into; what is further than `margin` pixels
+        from a defect comes out as it was.
         batch_size: how many at a time; "auto": see choose_batch_size. A batch that does not fit into memory is halved
         and made again, after on_out_of_memory(new batch size, samples left to make). progress wraps the list of
         steps of each network and batch, such as tqdm. Raises InputError.
         """
         settings = self.check_settings(step_inference, num_steps, sampler, spacing, handoff, image_size)
+        held = check_held(masks, backgrounds, margin, settings["image_size"], self.layout.num_defect)
         indices = range(num_samples) if isinstance(num_samples, int) else num_samples
         batch_size = parse_batch_size(batch_size) or self.choose_batch_size(len(indices), settings)
         results, done = [], 0
         while done < len(indices):
             part = indices[done : done + batch_size]
             try:
-                results.append(self._generate_batch(part, seed, settings, progress))
+                results.append(self._generate_batch(part, seed, settings, progress, held))
                 done += len(part)
                 continue
             except (RuntimeError, MemoryError) as error:
@@ -253,7 +261,12 @@ class DefectGen:
         }
 
     def _generate_batch(
-        self, indices: Sequence[int], seed: int, settings: dict, progress: Progress = lambda pairs: pairs
+        self,
+        indices: Sequence[int],
+        seed: int,
+        settings: dict,
+        progress: Progress = lambda pairs: pairs,
+        held: Held | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """uint8 images [N, H, W, 3] and index masks [N, H, W] of N sample indices, all at once."""
         shape = (self.layout.num_channels, *settings["image_size"])
@@ -272,6 +285,7 @@ class DefectGen:
                 sampler=settings["sampler"],
                 handoff=settings["handoff"],
                 noise=noise,
+                known=held and held.of(indices, self.layout, self.device),
                 progress=progress,
             )
         return self.layout.decode(x)

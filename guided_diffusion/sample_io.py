@@ -60,9 +60,16 @@ class SampleFolder:
         """The indices among 0..num_samples-1 of which there is no sample yet, ascending."""
         return [index for index in range(num_samples) if index not in self._rows]
 
-    def add(self, indices: Sequence[int], images: np.ndarray, masks: np.ndarray) -> None:
+    def add(
+        self,
+        indices: Sequence[int],
+        images: np.ndarray,
+        masks: np.ndarray,
+        conditions: Sequence[dict[str, str]] | None = None,
+    ) -> None:
         """Write samples: uint8 images [N, H, W, 3] and uint8 index masks [N, H, W], N = len(indices).
 
+        conditions: the files that each was held to, {"mask": name, "background": name}, for the manifest.
         Raises ValueError where these do not fit together or a mask has an index without a type, and InputError where
         a file cannot be written.
         """
@@ -76,8 +83,8 @@ class SampleFolder:
             self._prepare()
         with ThreadPoolExecutor(WRITERS) as pool:  # a disk waits for several files as long as for one
             rows = list(pool.map(self._write_sample, map(int, indices), images, masks))
-        for row in rows:
-            self._keep(row)
+        for row, condition in zip(rows, conditions or [None] * len(rows), strict=True):
+            self._keep(row if condition is None else {**row, "condition": condition})
         self._write_manifest()
 
     def write_contact_sheet(self, max_samples: int = 64) -> str:

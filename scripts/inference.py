@@ -25,9 +25,12 @@ from tqdm import tqdm  # noqa: E402
 from guided_diffusion import dist_util  # noqa: E402
 from guided_diffusion.api import DEFAULT_SAMPLER, DEFAULT_SPACING, DEFAULT_STEPS, DefectGen  # noqa: E402
 from guided_diffusion.batches import parse_batch_size  # noqa: E402
+from guided_diffusion.condition_files import Conditions, bank_conditions, read_conditions  # noqa: E402
+from guided_diffusion.conditioning import DEFAULT_MARGIN  # noqa: E402
 from guided_diffusion.config import DataConfig  # noqa: E402
 from guided_diffusion.errors import InputError, run_cli  # noqa: E402
 from guided_diffusion.file_io import ensure_writable  # noqa: E402
+from guided_diffusion.mask_bank import MaskBank  # noqa: E402
 from guided_diffusion.respace import SPACINGS, Pair, parse_num_steps, total_steps  # noqa: E402
 from guided_diffusion.sample_io import SampleFolder, recorded_settings  # noqa: E402
 from guided_diffusion.samplers import SAMPLERS  # noqa: E402
@@ -59,7 +62,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         choices=(0, 1),
         help="whether a released checkpoint was trained with it; ours say so themselves",
     )
-    add("--num_samples", type=int, default=DEFAULT_NUM_SAMPLES, help=f"in all ({DEFAULT_NUM_SAMPLES})")
+    add("--num_samples", type=int, help=f"in all ({DEFAULT_NUM_SAMPLES}; with --masks one for each)")
     add(
         "--batch_size",
         default="auto",
@@ -73,6 +76,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--spacing", choices=SPACINGS, default=DEFAULT_SPACING, help=f"of the steps ({DEFAULT_SPACING})")
     add("--weights", choices=("ema", "model"), default="ema", help="(ema)")
     add("--handoff", choices=HANDOFFS, default="paper", help="released: the released script's restart (paper)")
+    add("--masks", metavar="DIR|bank", help="index masks that samples must have; bank: new ones like the training's")
+    add("--types_per_image", type=int, default=1, help="with --masks bank (1)")
+    add("--bank_data", metavar="DIR", help="data set for --masks bank (default: the large network's training set)")
+    add("--background", metavar="DIR", help="photographs to draw the defects of --masks into")
+    add("--margin", type=int, default=DEFAULT_MARGIN, help=f"pixels around a defect drawn anew ({DEFAULT_MARGIN})")
     add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     add("--precision", choices=(*PRECISIONS, "auto"), default="auto", help="auto (default): the faster one, measured")
     add("--compile", choices=("on", "off", "auto"), default="auto", help="torch.compile; auto: where it pays")
@@ -82,7 +90,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    if args.num_samples < 1:
+    if args.num_samples is not None and args.num_samples < 1:
         raise InputError(f"--num_samples {args.num_samples}: must be at least 1")
     args.batch_size = parse_batch_size(args.batch_size)
     if args.seed < 0:
@@ -119,9 +127,13 @@ def generate(args: argparse.Namespace, device: torch.device) -> int:
         handoff=args.handoff,
         image_size=args.image_size,
     )
+    conditions = find_conditions(args, generator, settings)
+    args.num_samples = args.num_samples or (len(conditions) if conditions else DEFAULT_NUM_SAMPLES)
     folder = missing = None
     if dist_util.rank() == 0:
-        folder = SampleFolder(args.sample_dir, generator.layout.class_names, provenance(args, generator, settings))
+        folder = SampleFolder(
+            args.sample_dir, generator.layout.class_names, provenance(args, generator, settings, conditions)
+        )
         ensure_writable(args.sample_dir, "--sample_dir")
         missing = folder.missing(args.num_samples)
         if len(missing) < args.num_samples:
@@ -137,10 +149,39 @@ def generate(args: argparse.Namespace, device: torch.device) -> int:
         compile_networks(args.compile, generator, share, batch_size, settings)
     own = missing[dist_util.rank() :: dist_util.world_size()]
     rounds = [own[i : i + batch_size] for i in range(0, share, batch_size)]
-    Rounds(generator, settings, args.seed, rounds, batch_size, folder).run()
+    Rounds(generator, settings, args.seed, rounds, batch_size, folder, conditions).run()
     if folder:
         print(f"{args.num_samples} samples in {args.sample_dir}; look at {folder.write_contact_sheet()}")
     return 0
+
+
+def find_conditions(args: argparse.Namespace, generator: DefectGen, settings: dict) -> Conditions | None:
+    """What --masks and --background hold the samples to, if they are given."""
+    if args.margin < 0:
+        raise InputError(f"--margin {args.margin}: must be 0 or more")
+    num_defect, size = generator.layout.num_defect, settings["image_size"]
+    if args.masks != "bank" and (args.bank_data or args.types_per_image != 1):
+        raise InputError(f"{'--bank_data' if args.bank_data else '--types_per_image'}: goes with --masks bank only")
+    if args.masks == "bank":
+        if not 1 <= args.types_per_image <= num_defect:
+            raise InputError(f"--types_per_image {args.types_per_image}: must be from 1 to {num_defect}")
+        root = args.bank_data or generator.config.data.dir
+        if not root:
+            raise InputError("--masks bank: the checkpoint names no training set; give --bank_data")
+        return bank_conditions(
+            MaskBank.from_training_set(root, generator.config),
+            args.background,
+            args.margin,
+            seed=args.seed,
+            count=args.num_samples or DEFAULT_NUM_SAMPLES,
+            types_per_image=args.types_per_image,
+            size=size,
+        )
+    if args.masks:
+        return read_conditions(args.masks, args.background, args.margin, num_defect, size)
+    if args.background:
+        raise InputError("--background: needs --masks, which say where the defects go")
+    return None
 
 
 def compile_networks(asked: str, generator: DefectGen, num_samples: int, batch_size: int, settings: dict) -> None:
@@ -179,9 +220,10 @@ class Rounds:
         rounds: list[list[int]],
         batch_size: int,
         folder: SampleFolder | None,
+        conditions: Conditions | None,
     ):
         self.generator, self.settings, self.seed, self.folder = generator, settings, seed, folder
-        self.rounds, self.batch_size = rounds, batch_size
+        self.rounds, self.batch_size, self.conditions = rounds, batch_size, conditions
         self.steps = total_steps(settings["num_steps"])
         self.written: Future[None] = Future()  # the last round's
         self.written.set_result(None)
@@ -201,6 +243,7 @@ class Rounds:
                     progress=self.counted,
                     on_out_of_memory=self.halved,
                     **self.settings,
+                    **(self.conditions.arguments() if self.conditions else {}),
                 )
                 parts = dist_util.gather_to_zero((indices, batch.images, batch.masks))
                 if parts:
@@ -210,7 +253,8 @@ class Rounds:
 
     def write(self, parts: list[tuple[list[int], np.ndarray, np.ndarray]]) -> None:
         for indices, images, masks in parts:
-            self.folder.add(indices, images, masks)
+            names = self.conditions and [self.conditions.names[i % len(self.conditions)] for i in indices]
+            self.folder.add(indices, images, masks, names)
 
     def counted(self, pairs: Iterable[Pair]) -> Iterator[Pair]:
         """Pass the pairs on, moving the bar as each is done."""
@@ -228,7 +272,7 @@ class Rounds:
         self.bar.total = self.bar.n + self.steps * sum(math.ceil(count / batch_size) for count in counts)
 
 
-def provenance(args: argparse.Namespace, generator: DefectGen, settings: dict) -> dict:
+def provenance(args: argparse.Namespace, generator: DefectGen, settings: dict, conditions: Conditions | None) -> dict:
     """Everything that decides the samples, for the manifest."""
     networks = {"large": generator.large, "small": generator.small}
     return {
@@ -239,6 +283,7 @@ def provenance(args: argparse.Namespace, generator: DefectGen, settings: dict) -
         "checkpoints": {name: network and network.sha256 for name, network in networks.items()},
         "class_names": list(generator.layout.class_names),
         **crops(generator.config.data),
+        **(conditions.settings() if conditions else {}),
     }
 
 
