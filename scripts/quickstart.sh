@@ -45,6 +45,6 @@ Done. Look at the generated images, each beside its mask:
 Next, in $ROOT:
   more samples    LARGE_RECEP=work/demo/large SMALL_RECEP=work/demo/small SAMPLE_DIR=work/demo/samples \\
                   NUM_SAMPLES=100 sh inference.sh
-  your own data   see README.md, then: DATA_DIR=your/data NUM_DEFECT=... sh train_large.sh
+  your own data   see README.md; python scripts/prepare_data.py SOURCE data makes it ready for sh train_large.sh
   start afresh    delete work/demo
 EOF
