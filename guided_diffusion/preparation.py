@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -46,7 +46,7 @@ class Recipe:
 class Job:
     """A sample to convert. source: its path for the record. group: of images that show one part.
 
-    former: what a run before noted of it, if its files are all there.
+    former: what a run before noted of it, with the key None where a file is not there.
     """
 
     sample: Sample
@@ -55,55 +55,87 @@ class Job:
     former: tuple[dict[str, Any], ...] = ()
 
 
-def write_prepared(
-    root: str, jobs: Sequence[Job], recipe: Recipe, about: Mapping[str, Any], *, workers: int
-) -> tuple[list[dict[str, Any]], int]:
-    """Write a data set in the released layout: its records, and how many files had to be written.
+@dataclass(frozen=True)
+class Plan:
+    """A data set to be written into `root`.
+
+    content: dataset.json but for its images. former: the records of a run before, by source. finished: what
+    dataset.json holds already, {} where there is none.
+    """
+
+    root: str
+    jobs: Sequence[Job]
+    recipe: Recipe
+    content: Mapping[str, Any]
+    former: Mapping[str, Sequence[dict[str, Any]]]
+    finished: Mapping[str, Any]
+
+
+def plan_set(root: str, jobs: Sequence[Job], recipe: Recipe, about: Mapping[str, Any], *, workers: int) -> Plan:
+    """Look at what `root` holds, and write nothing yet.
 
     about: what stands in dataset.json beside label_map and images; another run must say the same to go on in `root`.
-    While the set is incomplete, UNFINISHED_FILE stands in it, so that nothing trains on it. Raises InputError where
-    `root` holds something else, or a file in it was changed by hand.
+    Raises InputError where it holds something else, or a file in it was changed by hand.
     """
     content = json.loads(json.dumps({"label_map": dict(recipe.label_map), **about}))
-    former, finished = read_records(root)
-    _check_same(root, former, content)
-    names = [job.sample.name for job in jobs]
-    expected = {f"{name}.png" for name in names} | {_file(record) for record in former.get("images", [])}
-    if not (recipe.tile and former):  # where tiles were cut off, not all are noted
+    found, finished = read_records(root)
+    _check_same(root, found, content)
+    records = found.get("images", [])
+    expected = {f"{job.sample.name}.png" for job in jobs} | {_file(record) for record in records}
+    if not (recipe.tile and found):  # where tiles were cut off, not all are noted
         check_no_strangers(root, expected)
-    ensure_writable(root, "OUT")
-    clear_temporaries(root, names)
-    by_source: dict[str, list[dict[str, Any]]] = {}
-    lost: set[str] = set()
-    there = parallel_map(partial(_is_there, root), former.get("images", []), workers=workers, description="comparing")
-    for record, whole in zip(former.get("images", []), there, strict=True):
-        by_source.setdefault(record["source"], []).append(record)
-        lost.update(() if whole else (record["source"],))
-    by_source = {source: records for source, records in by_source.items() if source not in lost}
-    jobs = [replace(job, former=tuple(by_source.get(job.source, ()))) for job in jobs]
+    there = parallel_map(partial(_is_there, root), records, workers=workers, description="comparing")
+    former: dict[str, list[dict[str, Any]]] = {}
+    for record, whole in zip(records, there, strict=True):
+        former.setdefault(record["source"], []).append(record if whole else {**record, "key": None})
+    jobs = [replace(job, former=tuple(former.get(job.source, ()))) for job in jobs]
+    return Plan(root, jobs, recipe, content, former, found if finished else {})
 
+
+def write_set(plan: Plan, *, workers: int) -> tuple[list[dict[str, Any]], int, int]:
+    """Write a data set in the released layout: its records, how many files had to be written, and how many removed,
+    because their source is gone or gives them no longer.
+
+    While the set is incomplete, UNFINISHED_FILE stands in it, so that nothing trains on it.
+    """
+    root, left = plan.root, dict(plan.former)
+    ensure_writable(root, "OUT")
+    clear_temporaries(root, [job.sample.name for job in plan.jobs])
     marker = bf.join(root, UNFINISHED_FILE)
+
+    def note(records: Sequence[Mapping[str, Any]]) -> None:
+        write_json(marker, {**plan.content, "images": [*records, *(record for own in left.values() for record in own)]})
+
+    note([])
     noted = time.monotonic()
-    write_json(marker, {**content, "images": former.get("images", [])})
     records: list[dict[str, Any]] = []
     written = 0
-    convert_here = partial(convert, root, recipe)
-    for job, (new, count) in zip(
-        jobs, parallel_map(convert_here, jobs, workers=workers, description=f"writing {root}"), strict=True
-    ):
+    results = parallel_map(
+        partial(convert, root, plan.recipe), plan.jobs, workers=workers, description=f"writing {root}"
+    )
+    for job, (new, count) in zip(plan.jobs, results, strict=True):
         records += new
         written += count
-        by_source.pop(job.source, None)
+        left.pop(job.source, None)
         if time.monotonic() - noted > NOTE_EVERY:
-            left = [record for records_of in by_source.values() for record in records_of]
-            write_json(marker, {**content, "images": records + left})
+            note(records)
             noted = time.monotonic()
-    content["images"] = records
-    if not finished or former != content:
+    formerly = [record for own in plan.former.values() for record in own]
+    gone = sorted({*_files(formerly)} - {*_files(records)})
+    gone = [path for path in gone if bf.exists(bf.join(root, path))]
+    for path in gone:
+        bf.remove(bf.join(root, path))
+    content = {**plan.content, "images": records}
+    if plan.finished != content:
         write_json(bf.join(root, DATASET_FILE), content)
         written += 1
     bf.remove(marker)
-    return records, written
+    return records, written, len(gone)
+
+
+def _files(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The files of records, below the data set's folder."""
+    return (record[kind] for record in records for kind in ("image", "mask") if kind in record)
 
 
 def convert(root: str, recipe: Recipe, job: Job) -> tuple[list[dict[str, Any]], int]:

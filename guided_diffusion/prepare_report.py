@@ -49,11 +49,14 @@ def report_overlaps(facts: Sequence[Facts], label_map: Mapping[str, int], priori
         print(f"overlap: {names[low]} and {names[high]} in {images[low, high]} images, {count:,} pixels ({rule})")
 
 
-def report_part(out: str, records: Sequence[Mapping[str, Any]], written: int) -> None:
+def report_part(out: str, records: Sequence[Mapping[str, Any]], written: int, removed: int) -> None:
     """One line on what a folder holds now."""
     counts = Counter(name for record in records for name in record.get("types", ()))
     good = sum("mask" not in record for record in records)
     empty = sum("mask" in record and not record["types"] for record in records)
     shown = [f"{name} {count}" for name, count in counts.items()]
     shown += [f"defect-free {good}"] * bool(good) + [f"empty mask {empty}"] * bool(empty)
-    print(f"{out}: {len(records)} images ({', '.join(shown)}), {written or 'no'} files written")
+    print(
+        f"{out}: {len(records)} images ({', '.join(shown)}), {written or 'no'} files written"
+        + f", {removed} removed" * bool(removed)
+    )

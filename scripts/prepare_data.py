@@ -7,7 +7,8 @@
 
 OUT gets test/ (images), converted_ground_truth/ (index masks) and dataset.json (label map, sources, types, sizes,
 hashes); with a split one such folder per part, OUT/train, OUT/val. SOURCE is only read. Everything is checked before
-anything is written; run again, it goes on where it stopped and writes what is missing or has changed.
+anything is written; run again, it goes on where it stopped, writes what is missing or has changed and removes what is
+gone from SOURCE.
 docs/data.md shows the layouts.
 """
 
@@ -32,7 +33,7 @@ from guided_diffusion.index_masks import DrawingRule  # noqa: E402
 from guided_diffusion.layouts import FORMATS, Dataset, Options, read_layout  # noqa: E402
 from guided_diffusion.parallel import default_workers  # noqa: E402
 from guided_diffusion.partition import find_groups, listed_parts, parts_of  # noqa: E402
-from guided_diffusion.preparation import Job, Recipe, write_prepared  # noqa: E402
+from guided_diffusion.preparation import Job, Recipe, plan_set, write_set  # noqa: E402
 from guided_diffusion.prepare_report import report_leaks, report_overlaps, report_part, report_straddling  # noqa: E402
 from guided_diffusion.shaping import FITS  # noqa: E402
 from guided_diffusion.split_file import (  # noqa: E402
@@ -192,6 +193,7 @@ def main(argv: list[str] | None = None) -> None:
         label_map, rule, args.fit, size, args.tile, args.overlap, args.keep_empty if args.tile else 0.0, args.seed
     )
     source = {"prepared_from": bf.basename(args.source.rstrip("/")), "format": data.format, **made_how(recipe)}
+    plans = []
     for part in dict.fromkeys(chosen):
         if part is None:
             continue
@@ -202,7 +204,9 @@ def main(argv: list[str] | None = None) -> None:
             "source": source,
             "split": {"part": part or ", ".join(args.part or ["all"]), "by": split_by(args, split)},
         }
-        report_part(out, *write_prepared(out, jobs, recipe, about, workers=args.workers))
+        plans.append(plan_set(out, jobs, recipe, about, workers=args.workers))
+    for plan in plans:  # all of them are looked at before the first is written
+        report_part(plan.root, *write_set(plan, workers=args.workers))
     print("label map: " + ", ".join(f"{name} {index}" for name, index in label_map.items()))
     if left := sum(part is None for part in chosen):
         print(f"left out: {left} images that show a part of another side of the split, but are not wanted there")

@@ -183,6 +183,46 @@ def test_a_changed_source_is_converted_anew(prepare, bottle):
     assert (np.asarray(Image.open(out / "converted_ground_truth/hole/part3_shot0.png")) == 2).all()
 
 
+def test_what_is_gone_from_the_source_goes_from_out(prepare, bottle):
+    _, out = prepare()
+    for path in bottle.glob("*/crack/part0_shot0*"):
+        path.unlink()
+    result, _ = prepare()
+    assert "11 images (crack 5, hole 6), 1 files written, 2 removed" in result.stdout
+    assert "crack/part0_shot0" not in names(out) and len(names(out)) == 11
+    assert "no files written" in prepare()[0].stdout
+
+
+def test_no_tile_of_a_former_mask_stays(prepare, bottle):
+    flags = ("--tile", 16, "--keep_empty", 0)
+    _, out = prepare(*flags)
+    before = {name for name in names(out) if name.startswith("hole/part3_shot0")}
+    mask = np.zeros((40, 60), np.uint8)
+    mask[38, 58] = 255
+    write(bottle / "ground_truth/hole/part3_shot0_mask.png", mask)
+    result, _ = prepare(*flags)
+    assert {n for n in names(out) if n.startswith("hole/part3_shot0")} == {
+        "hole/part3_shot0_y24_x44"
+    } and "removed" in result.stdout
+    assert len(before - {"hole/part3_shot0_y24_x44"}) > 0
+
+
+def test_an_image_that_changes_sides_is_on_one_only(prepare, bottle):
+    """With another image the first shots are others; what no longer trains must not stay among them."""
+    _, out = prepare("--shots", 3)
+    write(bottle / "test/crack/a.png", photograph((9, 9), (40, 60)))
+    write(bottle / "ground_truth/crack/a_mask.png", blob((9, 9), (40, 60)).astype(np.uint8) * 255)
+    prepare("--shots", 3)
+    train, val = (set(names(out / part)) for part in ("train", "val"))
+    assert "crack/a" in train and len(train) == 6 and not train & val and "crack/part1_shot0" in val
+
+
+def test_no_part_is_written_where_another_cannot_be(prepare, bottle, tmp_path):
+    write(tmp_path / "out/val/test/other/x.png", photograph(0, (8, 8)))
+    result, out = prepare("--shots", 3, status=2)
+    assert "another data set" in result.stderr and not (out / "train").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
