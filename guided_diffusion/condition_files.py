@@ -80,12 +80,12 @@ def bank_conditions(
     size: Sequence[int],
 ) -> Conditions:
     """Masks 0..count-1 of a bank, and photographs of --background in turn. Raises InputError as read_conditions."""
-    held = np.stack([bank.draw(seed, index, types_per_image) for index in range(count)])
-    if held.shape[1:] != tuple(size):
+    if bank.size != tuple(size):
         raise InputError(
-            f"--masks bank: makes masks of the training's {held.shape[1]} x {held.shape[2]}, but --image_size is "
+            f"--masks bank: makes masks of the training's {bank.size[0]} x {bank.size[1]}, but --image_size is "
             f"{size[0]} x {size[1]}; leave that out"
         )
+    held = np.stack([bank.draw(seed, index, types_per_image) for index in range(count)])
     about = {"masks": "bank", "sha256": bank.digest(), "types_per_image": types_per_image}
     names: list[dict[str, str]] = [{} for _ in range(count)]
     if backgrounds is None:

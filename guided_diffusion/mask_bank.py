@@ -53,6 +53,11 @@ class MaskBank:
             places[index] = _widened(masks.any(axis=0), mirrored)
         return cls(layers, places, mirrored)
 
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Height and width of its masks."""
+        return next(iter(self.places.values())).shape
+
     def draw(self, seed: int, index: int, types_per_image: int) -> np.ndarray:
         """Index mask uint8 [H, W] number `index`; a function of its arguments alone.
 
@@ -63,7 +68,7 @@ class MaskBank:
         types = sorted(self.layers)
         first = types.pop(_in_turn(seed, index, len(types)))
         others = rng.permutation(types)[: types_per_image - 1].tolist()
-        mask = np.zeros(self.places[first].shape, np.uint8)
+        mask = np.zeros(self.size, np.uint8)
         for type_ in (*others, first):
             mask[self._layer(type_, rng)] = type_
         return mask

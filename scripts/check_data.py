@@ -26,7 +26,7 @@ from guided_diffusion.data_check_duplicates import find_duplicates  # noqa: E402
 from guided_diffusion.data_check_facts import Record, View, candidate_sizes, look_at  # noqa: E402
 from guided_diffusion.data_check_report import as_text, summarize  # noqa: E402
 from guided_diffusion.errors import InputError, run_cli  # noqa: E402
-from guided_diffusion.file_io import ensure_writable, is_cloud, write_json  # noqa: E402
+from guided_diffusion.file_io import ensure_writable, is_cloud, lies_in, write_json  # noqa: E402
 from guided_diffusion.layouts import Dataset, Options, Sample, read_layout  # noqa: E402
 from guided_diffusion.layouts.mask_values import MAX_PLAUSIBLE_INDEX  # noqa: E402
 from guided_diffusion.parallel import default_workers, parallel_map  # noqa: E402
@@ -65,7 +65,8 @@ def main(argv: list[str] | None = None) -> int:
     out = args.out or f"{data.root if is_cloud(data.root) else os.path.abspath(data.root)}_check"
     for flag, path in (("--out", out), ("--json", args.json)):
         if path:
-            check_outside(flag, path, data.root)
+            if lies_in(path, data.root):
+                raise InputError(f"{flag} {path}: lies in {data.root}, which is only read; name a place outside it")
     ensure_writable(out, "--out")
     if args.json:
         ensure_writable(bf.dirname(args.json) or ".", "--json")
@@ -140,15 +141,6 @@ def read_plan(args: argparse.Namespace) -> tuple[Dataset, Plan]:
         data = DataConfig(resolution=overrides.get("data.resolution", model.image_size))
     view = View(data.resolution, data.fit, data.crop_from)
     return dataset, Plan(view, model.size_multiple, data.num_image_train, args.val_dir or data.val_dir)
-
-
-def check_outside(flag: str, path: str, root: str) -> None:
-    """Refuse to write into the data set."""
-    if is_cloud(path) != is_cloud(root):
-        return
-    inside, outside = (p if is_cloud(p) else str(Path(p).resolve()) for p in (path, root))
-    if f"{inside.rstrip('/')}/".startswith(f"{outside.rstrip('/')}/"):
-        raise InputError(f"{flag} {path}: lies in {root}, which is only read; name a place outside it")
 
 
 def look(samples: Sequence[Sample], num_defect: int | None, view: View, workers: int, what: str) -> list[Record]:

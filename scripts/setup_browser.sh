@@ -15,10 +15,6 @@ if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; the
 fi
 
 setup_env requirements.txt requirements-eval.txt requirements-dev.txt
-venv=$ROOT/.venv-browser
-[ -x "$venv/bin/python" ] || "$PYTHON" -m venv "$venv"
-echo '*' >"$venv/.gitignore"
-site='import sysconfig; print(sysconfig.get_path("purelib"))'
-"$PYTHON" -c "$site" >"$("$venv/bin/python" -c "$site")/project.pth"
+side_env .venv-browser
 "$venv/bin/python" -m pip install -qq --disable-pip-version-check selenium==4.51.0
 echo "ready: $venv/bin/python -m pytest $ROOT/tests/test_report_browser.py"

@@ -8,11 +8,7 @@ ROOT=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
 . "$ROOT/scripts/setup_env.sh"
 
 setup_env requirements.txt requirements-eval.txt requirements-dev.txt
-venv=$ROOT/.venv-consumers
-[ -x "$venv/bin/python" ] || "$PYTHON" -m venv "$venv"
-echo '*' >"$venv/.gitignore"
-site='import sysconfig; print(sysconfig.get_path("purelib"))'
-"$PYTHON" -c "$site" >"$("$venv/bin/python" -c "$site")/project.pth"
+side_env .venv-consumers
 # torch is named so that none of these brings another one. What reads the exports comes without its dependencies, which
 # ask for a second OpenCV among others; those that are used are named here.
 "$venv/bin/python" -m pip install -qq --disable-pip-version-check torch==2.13.0 \

@@ -2,6 +2,7 @@
 #
 #   setup_env FILE...    sets and exports PYTHON: a python with what these requirements files ask for.
 #     It is $PYTHON or the active environment's if that has it all; else .venv's, made where needed.
+#   side_env NAME        after setup_env: sets venv to an environment of its own, NAME, that sees PYTHON's packages.
 
 . "$ROOT/scripts/launch.sh"
 
@@ -73,4 +74,12 @@ setup_env() {
         rm -f "$unfinished"
     fi
     export PYTHON
+}
+
+side_env() {
+    venv=$ROOT/$1
+    [ -x "$venv/bin/python" ] || "$PYTHON" -m venv "$venv"
+    echo '*' >"$venv/.gitignore"
+    site='import sysconfig; print(sysconfig.get_path("purelib"))'
+    "$PYTHON" -c "$site" >"$("$venv/bin/python" -c "$site")/project.pth"
 }

@@ -148,40 +148,28 @@ def damaged(rng, layout, files):
     files[path] = bytes(data)
 
 
+MODES = (("P", "PNG"), ("RGBA", "PNG"), ("LA", "PNG"), ("CMYK", "TIFF"), ("F", "TIFF"), ("I;16", "PNG"))
+
+
+def in_another_mode(picture: Image.Image, mode: str, kind: str) -> bytes:
+    if mode == "I;16":
+        return encoded(Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16)), kind)
+    return encoded(picture.convert("L" if mode == "F" else picture.mode).convert(mode), kind)
+
+
 def image_mode(rng, layout, files):
     path = pick(rng, layout.images)
-    mode, kind = [
-        ("L", "PNG"),
-        ("P", "PNG"),
-        ("RGBA", "PNG"),
-        ("LA", "PNG"),
-        ("CMYK", "TIFF"),
-        ("F", "TIFF"),
-        ("I;16", "PNG"),
-    ][int(rng.integers(7))]
-    files[path] = encoded(
-        picture_of(files, path).convert("RGB").convert("L" if mode in ("F", "I;16") else mode).convert(mode), kind
-    )
+    mode, kind = (*MODES, ("L", "PNG"))[int(rng.integers(len(MODES) + 1))]
+    files[path] = in_another_mode(picture_of(files, path).convert("RGB"), mode, kind)
 
 
 def mask_mode(rng, layout, files):
     path = pick(rng, layout.masks)
     picture = picture_of(files, path)
-    mode, kind = [
-        ("P", "PNG"),
-        ("RGB", "PNG"),
-        ("RGBA", "PNG"),
-        ("LA", "PNG"),
-        ("CMYK", "TIFF"),
-        ("F", "TIFF"),
-        ("I;16", "PNG"),
-    ][int(rng.integers(7))]
+    mode, kind = (*MODES, ("RGB", "PNG"))[int(rng.integers(len(MODES) + 1))]
     if picture.mode == "RGB" and mode in ("P", "LA", "F", "I;16"):
         raise Skip  # would lose the colours
-    if mode == "I;16":
-        files[path] = encoded(Image.fromarray(np.asarray(picture).astype(np.uint16)), kind)
-    else:
-        files[path] = encoded(picture.convert(mode), kind)
+    files[path] = in_another_mode(picture, mode, kind)
 
 
 def sixteen_bits(rng, layout, files):
