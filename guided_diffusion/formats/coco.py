@@ -66,7 +66,7 @@ def _instances(export: Export, part: str) -> bytes:
                 }
             )
     content = {
-        "info": {"description": "generated images of defects; see export.json"},
+        "info": {"description": "images of defects; the field source says which are generated, export.json how"},
         "licenses": [],
         "categories": [
             {"id": index, "name": name, "supercategory": "defect", "color": colours[index]}
