@@ -22,8 +22,11 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     return f"unknown {kind} '{name}' ({hint})"
 
 
-def run_cli(main: Callable[[list[str] | None], int | None]) -> NoReturn:
-    """Run a script's main(); an InputError becomes one line on stderr and exit status 2."""
+def run_cli(main: Callable[[list[str] | None], int | None], leave: Callable[[int], NoReturn] = sys.exit) -> NoReturn:
+    """Run a script's main(); an InputError becomes one line on stderr and exit status 2.
+
+    leave: what ends the process, dist_util.leave where it may be one of several.
+    """
     try:
         status = main(None)
     except (InputError, bf.Error) as error:  # blobfile says which path of the user's it cannot use
@@ -33,4 +36,4 @@ def run_cli(main: Callable[[list[str] | None], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         status = 130
-    sys.exit(status or 0)
+    leave(status or 0)

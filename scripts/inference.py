@@ -97,11 +97,7 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"--seed {args.seed}: must be 0 or more")
     if args.num_steps is not None:
         args.num_steps = parse_num_steps(args.num_steps)
-    device = dist_util.setup(args.device)
-    try:
-        return generate(args, device)
-    finally:
-        dist_util.cleanup()
+    return generate(args, dist_util.setup(args.device))
 
 
 def generate(args: argparse.Namespace, device: torch.device) -> int:
@@ -295,4 +291,4 @@ def crops(data: DataConfig) -> dict:
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(main, dist_util.leave)

@@ -150,8 +150,6 @@ def main(argv: list[str] | None = None) -> int:
             f"out of memory on {device}: set train.micro_batch 1, train.activation_checkpointing true or "
             "train.precision bf16, which leave the training as it is, or lower data.bs_per_gpu or data.resolution"
         ) from error
-    finally:
-        dist_util.cleanup()
 
 
 def train(args: argparse.Namespace, device: torch.device) -> int:
@@ -208,4 +206,4 @@ def print_prospect(config: Config, cost: StepCost, reasons: list[str], step: int
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(main, dist_util.leave)
