@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -12,24 +13,24 @@ import torch
 from torch import Tensor
 
 from .batches import choose_batch_size, free_memory, is_out_of_memory, parse_batch_size
-from .checkpoint import Checkpoint, check_agreement, find_checkpoint, load_checkpoint, load_weights
-from .conditioning import DEFAULT_MARGIN, Held, check_held
-from .config import Config
-from .config_file import load_config
+from .checkpoint import check_agreement
+from .conditioning import DEFAULT_MARGIN, Held, Known, check_guided, check_held, known_photographs, parse_defects
 from .errors import InputError, unknown_name
 from .gaussian_diffusion import create_diffusion
 from .keyed_random import sample_noise
+from .network import Network, load_network
 from .precision import autocast, cast_weights, exact_float32
 from .respace import SPACINGS, NumSteps, Pair, check_step_inference, format_num_steps, total_steps
 from .samplers import SAMPLERS, PredictX0, make_predict_x0
 from .tuning import PRECISIONS, faster_precision, noise_batch, try_compile
 from .two_stage import HANDOFFS, two_stage_plans, two_stage_sample
-from .unet import UNet, check_size
+from .unet import check_size
 
 # As good as 1,000 steps, by KID: docs/performance.md
 DEFAULT_STEPS = 20  # over both networks
 DEFAULT_SAMPLER = "dpmpp_2m"
 DEFAULT_SPACING = "logsnr"
+DRAWS_AT_A_TIME = 8  # of masks for one photograph
 
 Progress = Callable[[list[Pair]], Iterable[Pair]]
 
@@ -41,17 +42,6 @@ class GeneratedBatch:
     images: np.ndarray
     masks: np.ndarray
     class_names: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Network:
-    """One trained network, ready to sample."""
-
-    config: Config
-    model: UNet
-    path: str
-    sha256: str
-    forward: Callable[[Tensor, Tensor], Tensor]  # the model, compiled or not
 
 
 class DefectGen:
@@ -99,7 +89,7 @@ class DefectGen:
         def network(path: str | None, config: str | None, flag: str, patch: bool) -> Network | None:
             if path is None:
                 return None
-            return _load_network(path, config, flag, patch, num_defect, separate_channel_loss, weights, device)
+            return load_network(path, config, flag, patch, num_defect, separate_channel_loss, weights, device)
 
         networks = [
             network(large, large_config, "--large_recep", False),
@@ -125,6 +115,8 @@ class DefectGen:
         spacing: str = DEFAULT_SPACING,
         handoff: str = "paper",
         image_size: tuple[int, int] | None = None,
+        defects: str | Sequence[str] | None = None,
+        guidance_scale: float = 1.0,
         masks: np.ndarray | None = None,
         backgrounds: np.ndarray | None = None,
         margin: int = DEFAULT_MARGIN,
@@ -137,15 +129,22 @@ class DefectGen:
         A sample is a function of (seed, its index) and the settings: not of batch size or order. step_inference
         S: the large network denoises t >= S, the small one t < S. num_steps: over both networks, or (large, small);
         default 20, all of them with handoff "released". image_size: (height, width), default that of the training.
+        defects: the types that samples are to show, for networks with class_cond: "crack", "crack,hole" (both), "none",
+        "balanced" (one type after the other), or several of these, sample i the i-th, modulo their number.
+        guidance_scale: how strongly networks with class_cond follow the types, see make_predict_x0.
         masks: index masks uint8 [M, H, W] that samples must have, sample i the mask i modulo M. backgrounds:
         photographs uint8 [M, H, W, 3] that these masks' defects are drawn into; what is further than `margin` pixels
-        from a defect comes out as it was.
+        from a defect comes out as it was. Networks with class_cond are told the types of the masks.
         batch_size: how many at a time; "auto": see choose_batch_size. A batch that does not fit into memory is halved
         and made again, after on_out_of_memory(new batch size, samples left to make). progress wraps the list of
         steps of each network and batch, such as tqdm. Raises InputError.
         """
-        settings = self.check_settings(step_inference, num_steps, sampler, spacing, handoff, image_size)
-        held = check_held(masks, backgrounds, margin, settings["image_size"], self.layout.num_defect)
+        settings = self.check_settings(
+            step_inference, num_steps, sampler, spacing, handoff, image_size, defects, guidance_scale
+        )
+        names = self.layout.class_names
+        held = check_held(masks, backgrounds, margin, settings.get("defects"), settings["image_size"], names)
+        check_guided(settings, held is not None)
         indices = range(num_samples) if isinstance(num_samples, int) else num_samples
         batch_size = parse_batch_size(batch_size) or self.choose_batch_size(len(indices), settings)
         results, done = [], 0
@@ -199,12 +198,12 @@ class DefectGen:
         size = image_size or self.config.data.resolution
 
         def fast(network: Network) -> Network:
-            x, t = noise_batch(network.config, batch_size, size, self.device)
+            inputs = noise_batch(network.config, batch_size, size, self.device)
             with autocast(self.device, self.precision):
-                compiled = try_compile(network.model, lambda model: model(x, t), self.device)
+                compiled = try_compile(network.model, lambda model: model(*inputs), self.device)
 
-            def forward(x: Tensor, t: Tensor) -> Tensor:
-                return (compiled if len(x) == batch_size else network.model)(x, t)
+            def forward(x: Tensor, *others: Tensor) -> Tensor:
+                return (compiled if len(x) == batch_size else network.model)(x, *others)
 
             return replace(network, forward=forward)
 
@@ -222,8 +221,10 @@ class DefectGen:
         spacing: str = DEFAULT_SPACING,
         handoff: str = "paper",
         image_size: tuple[int, int] | None = None,
+        defects: str | Sequence[str] | None = None,
+        guidance_scale: float = 1.0,
     ) -> dict:
-        """Check and complete what decides the samples besides the seed. Raises InputError."""
+        """Check and complete what decides the samples besides the seed, masks and backgrounds. Raises InputError."""
         T = self.diffusion.num_timestep
         check_step_inference(step_inference, T)
         if sampler not in SAMPLERS:
@@ -258,7 +259,35 @@ class DefectGen:
             "spacing": spacing,
             "handoff": handoff,
             "image_size": list(size),
+            **self._check_told(step_inference, defects, guidance_scale),
         }
+
+    def _check_told(self, step_inference: int, defects: str | Sequence[str] | None, guidance_scale: float) -> dict:
+        """The settings that networks with class_cond take, those that are used. Raises InputError."""
+        taking_part = self._taking_part(step_inference)
+        if defects is not None:
+            parse_defects(defects, self.layout.class_names)
+            if not taking_part[0].config.model.class_cond:
+                raise InputError(
+                    f"--defects: {taking_part[0].path} was trained without model.class_cond, so it cannot be told "
+                    "types; train with it, or give --masks"
+                )
+            defects = [defects] if isinstance(defects, str) else list(defects)
+        if guidance_scale != 1:
+            if not any(network.config.model.class_cond for network in taking_part):
+                raise InputError(
+                    f"--guidance_scale {guidance_scale:g}: the networks were trained without model.class_cond, so they "
+                    "cannot be told types; leave it out"
+                )
+            if not math.isfinite(guidance_scale):
+                raise InputError(f"--guidance_scale {guidance_scale}: must be a number")
+        told = {"defects": defects, "guidance_scale": guidance_scale}
+        return {key: value for key, value in told.items() if value not in (None, 1)}
+
+    def _taking_part(self, step_inference: int) -> list[Network]:
+        """The networks that have steps, in their order."""
+        large = self.large if step_inference < self.diffusion.num_timestep else None
+        return [network for network in (large, self.small if step_inference else None) if network]
 
     def _generate_batch(
         self,
@@ -269,26 +298,57 @@ class DefectGen:
         held: Held | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """uint8 images [N, H, W, 3] and index masks [N, H, W] of N sample indices, all at once."""
+        held = held or Held()
+        known = held.known(indices, self.layout, self.device)
+        told = held.told(indices, self.layout, self.device)
+        return self.layout.decode(self._sample(indices, seed, settings, told, known, progress))
+
+    @torch.no_grad()
+    def mask_shares(self, photograph: np.ndarray, draws: int, seed: int, settings: dict) -> np.ndarray:
+        """float32 [num_defect + 1, H, W] in [0, 1]: share of background and of each type at a pixel, over `draws` masks
+        drawn for a photograph uint8 [H, W, 3].
+
+        settings: as check_settings returns them, with the photograph's size.
+        """
+        total, batch_size = 0, min(draws, DRAWS_AT_A_TIME)
+        for start in range(0, draws, batch_size):
+            part = range(start, min(start + batch_size, draws))
+            known = known_photographs(self.layout, np.repeat(photograph[None], len(part), axis=0), self.device)
+            told = Held().told(part, self.layout, self.device)
+            x_start = self._sample(part, seed, settings, told, known)
+            total = total + self.layout.mask_probabilities(x_start).sum(dim=0)
+        return (total / draws).cpu().numpy()
+
+    def _sample(
+        self,
+        indices: Sequence[int],
+        seed: int,
+        settings: dict,
+        told: Tensor,
+        known: Known | None,
+        progress: Progress = lambda pairs: pairs,
+    ) -> Tensor:
+        """x_start float32 [N, C, H, W] of N sample indices, all at once. told: types, as of Held.told."""
+        networks = self.large, self.small
         shape = (self.layout.num_channels, *settings["image_size"])
         noise = partial(sample_noise, seed, indices, shape=shape, device=self.device)
         # Keyed by T, so that the first noise is not the one which a stochastic sampler adds at step T - 1.
         x = noise(self.diffusion.num_timestep).to(memory_format=torch.channels_last)
         with autocast(self.device, self.precision):
-            x = two_stage_sample(
+            return two_stage_sample(
                 x,
                 self.diffusion,
-                self._predict_x0(self.large),
-                self._predict_x0(self.small),
+                *(network and self._predict_x0(network, told, settings) for network in networks),
                 step_inference=settings["step_inference"],
                 num_steps=settings["num_steps"],
                 spacing=settings["spacing"],
                 sampler=settings["sampler"],
                 handoff=settings["handoff"],
                 noise=noise,
-                known=held and held.of(indices, self.layout, self.device),
+                known=known,
+                clean=tuple(bool(network and network.config.train.known_share) for network in networks),
                 progress=progress,
             )
-        return self.layout.decode(x)
 
     def _too_large(self, image_size: Sequence[int]) -> str:
         height, width = image_size
@@ -298,54 +358,9 @@ class DefectGen:
             f"give a smaller size, or try {remedy}"
         )
 
-    def _predict_x0(self, network: Network | None) -> PredictX0 | None:
-        return network and make_predict_x0(network.forward, network.config, self.diffusion)
-
-
-def _load_network(
-    path: str,
-    config_path: str | None,
-    flag: str,
-    patch: bool,
-    num_defect: int | None,
-    separate_channel_loss: bool | None,
-    weights: str,
-    device: torch.device,
-) -> Network:
-    file = find_checkpoint(path, flag)
-    checkpoint: Checkpoint = load_checkpoint(file, flag)
-    config = checkpoint.config
-    separate = separate_channel_loss  # released files have no key for it, so it is an argument for them
-    if config is not None:
-        trained = config.train.separate_channel_loss
-        if separate not in (None, trained):
-            raise InputError(
-                f"--seperate_channel_loss {int(separate)}: {file} was trained with {int(trained)}; leave the flag out"
-            )
-        separate = trained
-    if config_path is not None:
-        overrides = {} if separate is None else {"train.separate_channel_loss": separate}
-        if config is not None:
-            overrides["data.label_map"] = dict(config.data.label_map)
-        config = load_config(config_path, num_defect, overrides)
-        if checkpoint.config is not None:
-            check_agreement(checkpoint.config, file, config, config_path)
-    elif config is None:
-        raise InputError(
-            f"{flag} {path}: this checkpoint carries no configuration; name its YAML file with {flag}_config"
+    def _predict_x0(self, network: Network, told: Tensor, settings: dict) -> PredictX0:
+        """The network as samplers call it. One without class_cond is told nothing."""
+        types = told if network.config.model.class_cond else None
+        return make_predict_x0(
+            network.forward, network.config, self.diffusion, types, settings.get("guidance_scale", 1.0)
         )
-    elif num_defect not in (None, config.layout.num_defect):
-        raise InputError(
-            f"--num_defect {num_defect}: {file} was trained with {config.layout.num_defect} types "
-            f"({', '.join(config.layout.class_names)}); leave the flag out"
-        )
-    if config.model.patch != patch:
-        other = "--small_recep" if config.model.patch else "--large_recep"
-        kind = "patch-level" if config.model.patch else "global"
-        raise InputError(f"{flag} {path}: this is a {kind} network, which belongs to {other}")
-    with torch.device("meta"):
-        model = UNet(config.model)
-    model.to_empty(device="cpu")
-    load_weights(model, getattr(checkpoint, weights), file)
-    model = model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
-    return Network(config, model, file, checkpoint.sha256, forward=model)

@@ -168,7 +168,7 @@ def same_network(checkpoint: Checkpoint, config: Config, config_name: str) -> No
     """Raise InputError unless a checkpoint that says what it is can be resumed with a configuration."""
     if checkpoint.config is not None:
         architecture = ("patch", "model_channels", "num_res_blocks", "channel_mult", "attention_downsample")
-        architecture += ("num_head_channels", "num_heads", "norm_groups", "use_scale_shift_norm")
+        architecture += ("num_head_channels", "num_heads", "norm_groups", "use_scale_shift_norm", "class_cond")
         extra = (*(f"model.{key}" for key in architecture), "train.separate_channel_loss")
         check_agreement(checkpoint.config, checkpoint.path, config, config_name, extra)
 

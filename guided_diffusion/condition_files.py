@@ -1,15 +1,18 @@
-"""Masks and photographs to generate on, read from folders for the command line."""
+"""What the command line asks of samples: types, and masks and photographs read from folders."""
 
 from __future__ import annotations
 
+import argparse
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import blobfile as bf
 import numpy as np
 
+from .api import DefectGen
+from .conditioning import DEFAULT_MARGIN, check_guided, parse_defects
 from .errors import InputError
 from .image_files import open_image, resize_image, to_rgb
 from .index_masks import read_index_mask
@@ -23,27 +26,68 @@ ASPECT_TOLERANCE = 0.01  # of width / height
 class Conditions:
     """What each sample is held to, in turn: sample i to row i modulo their number.
 
-    masks: uint8 [M, H, W]. backgrounds: uint8 [M, H, W, 3] or None. margin: see DefectGen.generate. names: of the
-    files, by row, for the manifest. about: what decides the masks, for the manifest.
+    names: of types or files, by row, for the manifest. masks: uint8 [M, H, W]; None: types alone. backgrounds: uint8
+    [M, H, W, 3] or None. margin: see DefectGen.generate. about: what decides masks and backgrounds, for the manifest.
     """
 
-    masks: np.ndarray
-    backgrounds: np.ndarray | None
-    margin: int
-    names: list[dict[str, str]]
-    about: dict[str, Any]
+    names: list[dict[str, Any]]
+    masks: np.ndarray | None = None
+    backgrounds: np.ndarray | None = None
+    margin: int = DEFAULT_MARGIN
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.masks)
+        return len(self.names)
 
     def arguments(self) -> dict[str, Any]:
-        """For DefectGen.generate."""
+        """For DefectGen.generate, beside the settings."""
         return {"masks": self.masks, "backgrounds": self.backgrounds, "margin": self.margin}
 
     def settings(self) -> dict[str, Any]:
         """What a manifest says of them, so that a folder is not continued with others."""
         margin = {} if self.backgrounds is None else {"margin": self.margin}
-        return {"conditions": {**self.about, **margin}}
+        return {"conditions": {**self.about, **margin}} if self.about else {}
+
+
+def find_conditions(args: argparse.Namespace, generator: DefectGen, settings: Mapping[str, Any]) -> Conditions | None:
+    """What inference.py's --defects, --masks and --background hold the samples to, if they are given.
+
+    settings: of DefectGen.check_settings. Raises InputError for what does not go together or cannot be used.
+    """
+    layout, size = generator.layout, settings["image_size"]
+    if args.margin < 0:
+        raise InputError(f"--margin {args.margin}: must be 0 or more")
+    if args.masks != "bank" and (args.bank_data or args.types_per_image != 1):
+        raise InputError(f"{'--bank_data' if args.bank_data else '--types_per_image'}: goes with --masks bank only")
+    if args.background and not args.masks:
+        raise InputError("--background: needs --masks, which say where the defects go")
+    check_guided(settings, bool(args.masks or args.defects))
+    if args.masks == "bank":
+        if not 1 <= args.types_per_image <= layout.num_defect:
+            raise InputError(f"--types_per_image {args.types_per_image}: must be from 1 to {layout.num_defect}")
+        if args.defects and args.types_per_image != 1:
+            raise InputError("--types_per_image: --defects says which types an image has; give one of the two")
+        root = args.bank_data or generator.config.data.dir
+        if not root:
+            raise InputError("--masks bank: the checkpoint names no training set; give --bank_data")
+        return bank_conditions(
+            MaskBank.from_training_set(root, generator.config),
+            args.background,
+            args.margin,
+            seed=args.seed,
+            count=args.num_samples,
+            types_per_image=args.types_per_image,
+            types=args.defects and parse_defects(args.defects, layout.class_names),
+            size=size,
+        )
+    if args.masks:
+        if args.defects:
+            raise InputError("--defects: the masks tell the types already; give one of the two")
+        return read_conditions(args.masks, args.background, args.margin, layout.num_defect, size)
+    if args.defects:
+        asked = parse_defects(args.defects, layout.class_names)
+        return Conditions([{"types": [layout.class_names[k - 1] for k in sorted(types)]} for types in asked])
+    return None
 
 
 def read_conditions(
@@ -59,7 +103,7 @@ def read_conditions(
     names = [{"mask": bf.basename(path)} for path in mask_files]
     about = {"masks": len(held), "sha256": hashlib.sha256(held.tobytes()).hexdigest()}
     if backgrounds is None:
-        return Conditions(held, None, margin, names, about)
+        return Conditions(names, held, about=about)
     photographs = Photographs.read(backgrounds, size)
     if set(map(stem_of, mask_files)) <= set(photographs.places):
         chosen = [photographs.places[stem_of(path)] for path in mask_files]
@@ -77,19 +121,25 @@ def bank_conditions(
     seed: int,
     count: int,
     types_per_image: int,
+    types: Sequence[Collection[int]] | None,
     size: Sequence[int],
 ) -> Conditions:
-    """Masks 0..count-1 of a bank, and photographs of --background in turn. Raises InputError as read_conditions."""
+    """Masks 0..count-1 of a bank, and photographs of --background in turn. types: of the masks, in turn; None: so many
+    as types_per_image says. Raises InputError as read_conditions."""
     if bank.size != tuple(size):
         raise InputError(
             f"--masks bank: makes masks of the training's {bank.size[0]} x {bank.size[1]}, but --image_size is "
             f"{size[0]} x {size[1]}; leave that out"
         )
-    held = np.stack([bank.draw(seed, index, types_per_image) for index in range(count)])
-    about = {"masks": "bank", "sha256": bank.digest(), "types_per_image": types_per_image}
-    names: list[dict[str, str]] = [{} for _ in range(count)]
+    about: dict[str, Any] = {"masks": "bank", "sha256": bank.digest(), "types_per_image": types_per_image}
+    if types is None:
+        held = np.stack([bank.draw(seed, index, types_per_image) for index in range(count)])
+    else:
+        held = np.stack([bank.draw(seed, index, types=types[index % len(types)]) for index in range(count)])
+        about["types_per_image"] = [sorted(own) for own in types]
+    names: list[dict[str, Any]] = [{} for _ in range(count)]
     if backgrounds is None:
-        return Conditions(held, None, margin, names, about)
+        return Conditions(names, held, about=about)
     return Photographs.read(backgrounds, size).under(held, margin, names, about, range(count))
 
 
@@ -111,7 +161,7 @@ class Photographs:
         self,
         masks: np.ndarray,
         margin: int,
-        names: list[dict[str, str]],
+        names: list[dict[str, Any]],
         about: dict[str, Any],
         chosen: Sequence[int],
     ) -> Conditions:
@@ -121,7 +171,7 @@ class Photographs:
             {**name, "background": bf.basename(self.files[row])} for name, row in zip(names, rows.tolist(), strict=True)
         ]
         about = {**about, "backgrounds_sha256": hashlib.sha256(self.images.tobytes()).hexdigest()}
-        return Conditions(masks, self.images[rows], margin, names, about)
+        return Conditions(names, masks, self.images[rows], margin, about)
 
 
 def _files(folder: str, flag: str) -> list[str]:

@@ -1,25 +1,28 @@
-"""Generating under constraints: parts of the clean image that are given, as a wrapper of predict_x0.
+"""Generating what is asked for: types that the networks are told, and parts of the clean image that are given.
 
-The networks model image and masks together, so either can be held while the other is drawn: masks that are given get
-an image, and a photograph gets a defect where a mask wants one. No network has to be trained for it.
+The networks model image and masks together, so either can be held while the other is drawn, by a wrapper of predict_x0:
+masks that are given get an image, and a photograph gets a defect where a mask wants one. Any network can do so; one
+trained with train.known_share does it better, and one with model.class_cond can be told types.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import InputError
-from .masks import MASK, RGB, JointLayout
+from .errors import InputError, unknown_name
+from .masks import MASK, RGB, JointLayout, untold
 from .samplers import PredictX0
 
 DEFAULT_MARGIN = 4  # pixels around a defect that are drawn anew
+BALANCED, NO_DEFECT = "balanced", "none"  # of --defects, beside the types' names
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,16 @@ class Known:
         diffused = sqrt(alpha_bar) * self.values + sqrt(1 - alpha_bar) * noise
         return torch.where(self.where, diffused, noise)
 
-    def wrap(self, predict_x0: PredictX0 | None) -> PredictX0 | None:
-        """A predict_x0 that says what is known; samplers derive eps after it, so x_t keeps to it at every level."""
+    def wrap(self, predict_x0: PredictX0 | None, clean: bool = False) -> PredictX0 | None:
+        """A predict_x0 that says what is known; samplers derive eps after it, so x_t keeps to it at every level.
+
+        clean: the network was trained to be given what is known without noise (train.known_share).
+        """
         if predict_x0 is None:
             return None
 
         def predict(x_t: Tensor, t: int) -> Tensor:
-            return self.paste(predict_x0(x_t, t))
+            return self.paste(predict_x0(self.paste(x_t) if clean else x_t, t))
 
         return predict
 
@@ -54,36 +60,102 @@ class Known:
 
 @dataclass(frozen=True)
 class Held:
-    """What samples are held to: sample i to row i modulo their number. See DefectGen.generate."""
+    """What samples are held to, checked: sample i to entry i modulo their number. See DefectGen.generate.
 
-    masks: np.ndarray
-    backgrounds: np.ndarray | None
-    margin: int
+    Either masks, with or without backgrounds, or the types alone, as sets of indices.
+    """
 
-    def of(self, indices: Sequence[int], layout: JointLayout, device: torch.device) -> Known:
+    masks: np.ndarray | None = None
+    backgrounds: np.ndarray | None = None
+    margin: int = DEFAULT_MARGIN
+    types: tuple[frozenset[int], ...] | None = None
+
+    def known(self, indices: Sequence[int], layout: JointLayout, device: torch.device) -> Known | None:
+        """The parts of x_start that are given of so numbered samples."""
+        if self.masks is None:
+            return None
         rows = np.asarray(indices) % len(self.masks)
         backgrounds = None if self.backgrounds is None else self.backgrounds[rows]
         return known_masks(layout, self.masks[rows], backgrounds, self.margin, device)
+
+    def told(self, indices: Sequence[int], layout: JointLayout, device: torch.device) -> Tensor:
+        """What a network with class_cond is told of them, float32 [N, 1 + num_defect] as JointLayout.types_in."""
+        if self.masks is not None:
+            masks = self.masks[np.asarray(indices) % len(self.masks)]
+            return layout.types_in(torch.from_numpy(masks)).to(device)
+        told = torch.zeros(len(indices), 1 + layout.num_defect, device=device)
+        if self.types is None:
+            return untold(told)
+        for row, index in enumerate(indices):
+            told[row, list(self.types[index % len(self.types)])] = 1
+        return told
+
+
+def parse_defects(defects: str | Sequence[str], class_names: Sequence[str]) -> tuple[frozenset[int], ...]:
+    """Which types samples are to show, each entry the next sample: "crack", "crack,hole" (both), "none", or "balanced",
+    which stands for one type after the other. Returns sets of type indices. Raises InputError."""
+    entries: list[frozenset[int]] = []
+    for entry in [defects] if isinstance(defects, str) else defects:
+        names = [name.strip() for name in entry.split(",")]
+        if names == [BALANCED]:
+            entries += [frozenset({k}) for k in range(1, len(class_names) + 1)]
+        elif names == [NO_DEFECT]:
+            entries.append(frozenset())
+        else:
+            for name in names:
+                if name not in class_names:
+                    raise InputError(unknown_name("type in --defects", name, [*class_names, BALANCED, NO_DEFECT]))
+            entries.append(frozenset(class_names.index(name) + 1 for name in names))
+    if not entries:
+        raise InputError("--defects: names no type; give some, or leave it out")
+    return tuple(entries)
+
+
+def draw_known(x_start: Tensor, layout: JointLayout, share: float, generator: torch.Generator) -> Tensor:
+    """Which parts of training images a network is given without noise: bool like x_start [N, C, H, W].
+
+    Of a `share` of the images, one of these: the masks; the photograph; the masks, and the photograph further than a
+    few pixels from a defect. So the network learns what generating asks of it: an image for a mask, a mask for an
+    image, a defect in a photograph. generator: of the CPU.
+    """
+    known = torch.zeros_like(x_start, dtype=torch.bool)
+    parts = torch.randint(3, (len(x_start),), generator=generator)
+    chosen = torch.rand(len(x_start), generator=generator) < share
+    margin = int(torch.randint(2 * DEFAULT_MARGIN + 1, (), generator=generator))
+    far = _far_from_defects(x_start[:, -layout.num_defect :].amax(dim=1), margin)
+    for row in chosen.nonzero().flatten().tolist():
+        known[row, MASK] = parts[row] != 1
+        known[row, RGB] = {0: False, 1: True, 2: far[row]}[int(parts[row])]
+    return known
+
+
+def _far_from_defects(defect: Tensor, margin: int) -> Tensor:
+    """bool [N, 1, H, W]: further than `margin` pixels, along either axis, from where [N, H, W] is above 0."""
+    grown = F.max_pool2d((defect > 0).float()[:, None], 2 * margin + 1, stride=1, padding=margin)
+    return grown == 0
 
 
 def check_held(
     masks: np.ndarray | None,
     backgrounds: np.ndarray | None,
     margin: int,
+    defects: str | Sequence[str] | None,
     image_size: Sequence[int],
-    num_defect: int,
+    class_names: Sequence[str],
 ) -> Held | None:
     """What generate() was given, checked; None where nothing is held. Raises InputError."""
     if masks is None:
         if backgrounds is not None:
             raise InputError("backgrounds: need masks that say where the defects go; give masks too")
-        return None
+        return None if defects is None else Held(types=parse_defects(defects, class_names))
+    if defects is not None:
+        raise InputError("--defects: the masks tell the types already; give one of the two")
     if masks.dtype != np.uint8 or masks.ndim != 3 or masks.shape[1:] != tuple(image_size) or not len(masks):
         raise InputError(
             f"masks: {masks.dtype} {list(masks.shape)}, expected uint8 [M, {image_size[0]}, {image_size[1]}]"
         )
-    if masks.max() > num_defect:
-        raise InputError(f"masks: hold type {masks.max()}, but the networks know {num_defect}; correct them")
+    if masks.max() > len(class_names):
+        raise InputError(f"masks: hold type {masks.max()}, but the networks know {len(class_names)}; correct them")
     if backgrounds is not None and (backgrounds.dtype != np.uint8 or backgrounds.shape != (*masks.shape, 3)):
         raise InputError(
             f"backgrounds: {backgrounds.dtype} {list(backgrounds.shape)}, expected uint8 {[*masks.shape, 3]}"
@@ -91,6 +163,24 @@ def check_held(
     if margin < 0:
         raise InputError(f"--margin {margin}: must be 0 or more")
     return Held(masks, backgrounds, margin)
+
+
+def check_guided(settings: Mapping[str, Any], held: bool) -> None:
+    """Raise InputError where settings (DefectGen.check_settings) ask for guidance, but nothing tells the types."""
+    if "guidance_scale" in settings and not held:
+        raise InputError(
+            f"--guidance_scale {settings['guidance_scale']:g}: without --defects or --masks there is nothing to "
+            "guide to; give one of them, or leave it out"
+        )
+
+
+def known_photographs(layout: JointLayout, photographs: np.ndarray, device: torch.device) -> Known:
+    """Hold photographs uint8 [N, H, W, 3]; their masks are free."""
+    images = torch.from_numpy(np.ascontiguousarray(photographs)).to(device).permute(0, 3, 1, 2)
+    values = layout.encode(images, torch.zeros_like(images[:, 0]))
+    where = torch.zeros_like(values, dtype=torch.bool)
+    where[:, RGB] = True
+    return Known(values, where)
 
 
 def known_masks(
@@ -108,6 +198,5 @@ def known_masks(
     where = torch.zeros_like(values, dtype=torch.bool)
     where[:, MASK] = True
     if backgrounds is not None:
-        defect = (index > 0).float()[:, None]
-        where[:, RGB] = F.max_pool2d(defect, 2 * margin + 1, stride=1, padding=margin) == 0
+        where[:, RGB] = _far_from_defects(index, margin)
     return Known(values, where)

@@ -15,6 +15,7 @@ from .masks import JointLayout
 
 SCHEDULES = ("cosine", "linear", "sqrt_linear", "sqrt", "inverse_proportion")
 PARAMETERIZATIONS = ("x0", "eps")
+GOOD = "good"  # stands for "no defect" among type names
 
 # `target` strings of released files. They are looked up here and never imported.
 MODEL_TARGETS = {  # name: is it the patch-level network?
@@ -55,6 +56,8 @@ class ModelConfig:
     norm_groups: int = 32  # of every GroupNorm (released: 32); 8 suits a width of 32
     dropout: float = 0.0
     use_scale_shift_norm: bool | None = None  # default: on for global, off for patch
+    class_cond: bool = False  # is the network told which defect types to draw?
+    num_defect: int = 0  # types that it can be told, with class_cond: derived
     ckpt: str | None = None  # checkpoint file to warm-start the weights from
 
     def __post_init__(self) -> None:
@@ -100,6 +103,8 @@ class DataConfig:
     dir: str | None = None  # training set, see layouts.py for the layouts
     resolution: int | tuple[int, ...] = ()  # pixels: one number or [height, width]; default: model.image_size
     num_image_train: int | None = None  # first N images of each type; none: all
+    include_good: bool = False  # do the set's defect-free images join the training?
+    type_rates: Mapping[str, float] | None = None  # how often each type, or "good", is drawn; see DataConfig.rates
     bs_per_gpu: int = 2  # batch per process
     num_workers: int = 0  # accepted for released files; without effect, the set is held in memory
     label_map: Mapping[str, int] | None = None  # type name: index 1..N in the masks
@@ -127,6 +132,8 @@ class DataConfig:
         if self.fit != "random_crop" and (self.crop_from or self.crop_defect):
             key = "crop_from" if self.crop_from else "crop_defect"
             raise InputError(f"data.{key}: only with data.fit random_crop; set that, or remove {key}")
+        if self.type_rates is not None and min(self.type_rates.values(), default=0) < 0:
+            raise InputError("data.type_rates: must be 0 or more")
         if self.label_map is not None:
             indices = list(self.label_map.values())
             if sorted(indices) != list(range(1, len(indices) + 1)):
@@ -170,6 +177,8 @@ class TrainConfig:
     min_snr_gamma: float = 5.0
     separate_channel_loss: bool = False  # RGB: MSE, masks: cross-entropy on logits; x0 only
     mask_loss_weight: float = 0.2  # of the cross-entropy, with separate_channel_loss
+    class_drop: float = 0.1  # share of the images whose types the network is not told, with model.class_cond
+    known_share: float = 0.0  # share of the images of which parts are given without noise, see conditioning.draw_known
 
     def __post_init__(self) -> None:
         for key in ("iterations", "save_ckpt_interval", "max_images", "eval_interval"):
@@ -181,6 +190,9 @@ class TrainConfig:
         _one_of("train.loss_weight", self.loss_weight, ("uniform", "min_snr"))
         _positive("train.min_snr_gamma", self.min_snr_gamma)
         _at_least("train.mask_loss_weight", self.mask_loss_weight, 0)
+        for key in ("class_drop", "known_share"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise InputError(f"train.{key}: {getattr(self, key)} must be in [0, 1]")
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"train.ema_decay: {self.ema_decay} must be in [0, 1)")
 
@@ -204,6 +216,21 @@ class Config:
     def layout(self) -> JointLayout:
         names = sorted(self.data.label_map, key=self.data.label_map.get)
         return JointLayout(tuple(names), self.data.background)
+
+    @property
+    def rates(self) -> tuple[float, ...] | None:
+        """How often a training image is drawn as one that is defect-free (first) or shows type 1, 2, ..., relatively.
+
+        None: images are gone through as they are. That is the default without class_cond; with it, all are drawn
+        alike. Types that data.type_rates leaves out have 1.
+        """
+        given = self.data.type_rates
+        if given is None and not self.model.class_cond:
+            return None
+        rates = dict.fromkeys((GOOD, *self.layout.class_names), 1.0) | dict(given or {})
+        if not self.data.include_good:
+            rates[GOOD] = 0.0
+        return tuple(rates.values())
 
     def to_dict(self) -> dict:
         """Plain dict in the released YAML layout; load_config gives the same Config back."""

@@ -15,7 +15,7 @@ from typing import Any
 import blobfile as bf
 import yaml
 
-from .config import MODEL_TARGETS, SECTIONS, TARGETS, Config
+from .config import GOOD, MODEL_TARGETS, SECTIONS, TARGETS, Config
 from .errors import InputError, unknown_name
 from .masks import MAX_TYPES
 
@@ -159,10 +159,13 @@ def _convert(path: str, value: Any, hint: Any) -> Any:
         if origin is tuple and isinstance(value, (list, tuple)) and all(type(v) is int for v in value):
             return tuple(value)
         if origin not in (bool, str, int, float, tuple, types.NoneType) and isinstance(value, Mapping):
+            if typing.get_args(option)[1] is float:
+                return {str(name): _convert(f"{path}.{name}", rate, float) for name, rate in value.items()}
             if all(isinstance(k, str) and type(v) is int for k, v in value.items()):
                 return dict(value)
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", tuple: "a list"}
-    expected = [names.get(typing.get_origin(o) or o, "name: index pairs") for o in options if o is not types.NoneType]
+    pairs = "name: rate pairs" if path.endswith("type_rates") else "name: index pairs"
+    expected = [names.get(typing.get_origin(o) or o, pairs) for o in options if o is not types.NoneType]
     raise InputError(f"{path}: expected {' or '.join(expected)}, got {value!r}")
 
 
@@ -211,8 +214,15 @@ def _resolve(config: Config, num_defect: int | None) -> Config:
         )
     if config.train.separate_channel_loss and config.diffusion.parameterization != "x0":
         raise InputError("separate_channel_loss works with diffusion.parameterization x0 only")
-    return dataclasses.replace(
+    for name in data.type_rates or {}:
+        if name not in (GOOD, *label_map):
+            raise InputError(unknown_name("type in data.type_rates", name, (GOOD, *label_map)))
+    told = num_defect if model.class_cond else 0
+    resolved = dataclasses.replace(
         config,
-        model=dataclasses.replace(model, in_channels=total, out_channels=total),
+        model=dataclasses.replace(model, in_channels=total, out_channels=total, num_defect=told),
         data=dataclasses.replace(data, label_map=label_map, background=background, resolution=size),
     )
+    if resolved.rates is not None and not any(resolved.rates):
+        raise InputError("data.type_rates: all are 0 (that of good without data.include_good too); raise one")
+    return resolved

@@ -64,8 +64,9 @@ def setup(device: str = "auto") -> torch.device:
 def leave(status: int) -> NoReturn:
     """End this process with an exit status.
 
-    One of several ends at once: the threads of gloo, taken down with all that Python takes down, now and then aborted
-    a process that was done ("terminate called without an active exception", status 134).
+    One of several ends at once: taken down with all that Python takes down, gloo's threads now and then aborted a
+    process that was done ("terminate called without an active exception"). mpiexec then ends the others too, so where
+    all is well a barrier comes before.
     """
     if not dist.is_initialized():
         sys.exit(status)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .checkpoint import Checkpoint, same_network
@@ -19,6 +20,7 @@ from .masks import MASK
 
 # The first convolution's parameter and the last one's, in state dicts of a UNet.
 FIRST, LAST, LAST_BIAS = "input_blocks.0.0.weight", "out.2.weight", "out.2.bias"
+LABELS = "label_emb.weight"  # with class_cond
 # With separate losses, the probability of a new type at the start, as a share of the background's.
 RARE = 0.01
 
@@ -62,6 +64,17 @@ def extend_types(checkpoint: Checkpoint, config: Config, config_name: str) -> Ch
     )
 
 
+def with_class_cond(checkpoint: Checkpoint, config: Config) -> Checkpoint:
+    """A checkpoint to start a network with class_cond from: one without it gets rows of zeros for the types.
+
+    At the start it predicts what it did, whatever it is told.
+    """
+    if not config.model.class_cond or LABELS in checkpoint.model:
+        return checkpoint
+    rows = torch.zeros(1 + config.model.num_defect, 4 * config.model.model_channels)
+    return replace(checkpoint, model={**checkpoint.model, LABELS: rows}, ema={**checkpoint.ema, LABELS: rows})
+
+
 def _old_types(checkpoint: Checkpoint, config: Config) -> tuple[str, ...]:
     """Their names; of a released checkpoint the first ones of config's, as many as its channels allow."""
     if checkpoint.config is not None:
@@ -84,8 +97,12 @@ def _grown(state: Mapping[str, Tensor], added: int, config: Config) -> dict[str,
         if config.layout.background:  # the first mask channel; without it its logit is 0
             new_weight, new_bias = weight[MASK][:1], bias[MASK][:1]
         new_bias = new_bias + math.log(RARE)
+    told = {}
+    if LABELS in state:
+        told[LABELS] = F.pad(state[LABELS], (0, 0, 0, added))
     return {
         **state,
+        **told,
         FIRST: torch.cat([first, *[torch.zeros_like(first[:, :1])] * added], dim=1),
         LAST: torch.cat([weight, *[new_weight] * added]),
         LAST_BIAS: torch.cat([bias, *[new_bias] * added]),

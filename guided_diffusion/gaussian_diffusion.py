@@ -99,8 +99,12 @@ class GaussianDiffusion:
         t: Tensor,
         noise: Tensor | None = None,
         separate_channel_loss: bool = False,
+        known: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Losses of one batch: x_start float [N, C, H, W], t int64 [N], noise like x_start (drawn if None).
+
+        known: bool [N, C, H, W], where the model is given x_start itself and nothing is asked of it; mask channels are
+        known all together or not at all. None: nowhere.
 
         Returns "loss" (scalar, weighted by timestep; minimise this), "rgb" and "mask" (scalars, its
         unweighted parts) and "per_sample" ([N], unweighted, detached). With separate_channel_loss (x0 only)
@@ -109,9 +113,12 @@ class GaussianDiffusion:
         """
         if noise is None:
             noise = torch.randn_like(x_start)
-        output = model(self.q_sample(x_start, t, noise), t)
+        x_t = self.q_sample(x_start, t, noise)
+        output = model(x_t if known is None else torch.where(known, x_start, x_t), t)
         target = x_start if self.parameterization == "x0" else noise
         squared = (output.float() - target).square()
+        if known is not None:
+            squared = squared.masked_fill(known, 0)
         rgb = squared[:, RGB].mean(dim=(1, 2, 3))  # [N]
         if separate_channel_loss:
             if self.parameterization != "x0":
@@ -119,7 +126,10 @@ class GaussianDiffusion:
             one_hot = x_start[:, MASK]
             if not self.layout.background:
                 one_hot = torch.cat([1 - one_hot.sum(dim=1, keepdim=True), one_hot], dim=1)
-            mask = -(one_hot * self.layout.log_softmax(output)).sum(dim=1).mean(dim=(1, 2))  # [N]
+            entropy = -(one_hot * self.layout.log_softmax(output)).sum(dim=1)  # [N, H, W]
+            if known is not None:
+                entropy = entropy.masked_fill(known[:, -1], 0)
+            mask = entropy.mean(dim=(1, 2))  # [N]
             per_sample = rgb + self.mask_loss_weight * mask
         else:
             mask = squared[:, MASK].mean(dim=(1, 2, 3))

@@ -18,7 +18,7 @@ from .errors import InputError
 from .image_files import open_image, resize_image, resize_mask, to_rgb, trained_size
 from .index_masks import read_pair
 from .keyed_random import numpy_generator
-from .layouts import find_samples
+from .layouts import find_good, find_samples
 from .splits import FirstShots
 
 Fit = Literal["resize", "random_crop"]
@@ -52,6 +52,7 @@ class DefectDataset:
         crop_from: Sequence[int] = (),
         crop_defect: float = 0.0,
         num_image_train: int | None = None,
+        include_good: bool = False,
         label_map: Mapping[str, int] | None = None,
         progress: bool = True,
     ) -> "DefectDataset":
@@ -59,19 +60,26 @@ class DefectDataset:
 
         fit, crop_from, crop_defect: as in config.DataConfig.
         num_image_train: take only the first so many images of each type folder; in a flat layout an image is
-        taken while any type in its mask has fewer than so many. label_map: the indices of types that folders or
-        annotations name, None: the data set's own. progress: a bar where there are many files.
+        taken while any type in its mask has fewer than so many. include_good: the defect-free images too, all of
+        them, after the others. label_map: the indices of types that folders or annotations name, None: the data set's
+        own. progress: a bar where there are many files.
         Raises InputError naming the file for whatever is wrong with the layout, an image or a mask.
         """
         samples = find_samples(root, label_map)
         shots = FirstShots(num_image_train) if num_image_train is not None else None
         if shots:  # what folders tell need not be read
             samples = [sample for sample in samples if sample.folder is None or shots.takes(sample.folder, ())]
+        if include_good:
+            good = find_good(root)
+            if not good:
+                raise InputError(f"data.include_good: {root} holds no defect-free images; add some, or turn it off")
+            samples = samples + good
         dataset = cls([], [], [], resolution, fit, crop_defect)
         quiet = not progress or len(samples) <= SHOW_PROGRESS_ABOVE
         for sample in tqdm(samples, desc="reading images", unit="image", disable=quiet):
             image, mask = read_pair(sample, num_defect)
-            if shots and sample.folder is None and not shots.takes(None, np.unique(mask[mask > 0]).tolist()):
+            unsorted = sample.folder is None and sample.mask is not None  # its mask alone tells its types
+            if shots and unsorted and not shots.takes(None, np.unique(mask[mask > 0]).tolist()):
                 continue
             image, mask = _fit_to(image, mask, resolution, fit, tuple(crop_from))
             dataset.images.append(torch.from_numpy(image).permute(2, 0, 1).contiguous())
@@ -83,7 +91,13 @@ class DefectDataset:
 
     @classmethod
     def as_trained(
-        cls, root: str, config: Config, *, num_image_train: int | None = None, progress: bool = True
+        cls,
+        root: str,
+        config: Config,
+        *,
+        num_image_train: int | None = None,
+        include_good: bool = False,
+        progress: bool = True,
     ) -> "DefectDataset":
         """Read the data set at `root` as a training of this configuration sees it. Raises as `load`."""
         data = config.data
@@ -95,6 +109,7 @@ class DefectDataset:
             crop_from=data.crop_from,
             crop_defect=data.crop_defect,
             num_image_train=num_image_train,
+            include_good=include_good,
             label_map=data.label_map,
             progress=progress,
         )
@@ -108,18 +123,49 @@ class DefectDataset:
         self.masks = [mask.to(device) for mask in self.masks]
         return self
 
-    def batch(self, indices: np.ndarray, rng: np.random.Generator, flip: Flip = "none") -> tuple[Tensor, Tensor]:
+    def draw_by_type(
+        self, rates: Sequence[float], batch_size: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Samples and the type that each was drawn for (0: as defect-free), both int64 [batch_size].
+
+        rates: of being drawn as defect-free, or for type 1, 2, ...; relative. What no image shows is not drawn.
+        Raises InputError if that leaves nothing.
+        """
+        kinds = [kind for kind, images in self._having.items() if rates[kind]]
+        if not kinds:
+            raise InputError("data.type_rates: 0 for all that the training images show; raise one")
+        weights = np.array([rates[kind] for kind in kinds], float)
+        drawn = rng.choice(kinds, size=batch_size, p=weights / weights.sum())
+        return np.array([rng.choice(self._having[kind]) for kind in drawn], np.int64), drawn
+
+    @functools.cached_property
+    def _having(self) -> dict[int, list[int]]:
+        """The samples that show each type; 0: those without a defect."""
+        having: dict[int, list[int]] = {}
+        for index, mask in enumerate(self.masks):
+            for kind in mask[mask > 0].unique().tolist() or [0]:
+                having.setdefault(kind, []).append(index)
+        return dict(sorted(having.items()))
+
+    def batch(
+        self,
+        indices: np.ndarray,
+        rng: np.random.Generator,
+        flip: Flip = "none",
+        kinds: Sequence[int] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Images uint8 [B, 3, h, w] and masks uint8 [B, h, w] of the samples `indices`, on their device.
 
         (h, w) is `resolution`. Crops and flips come from `rng` and differ from sample to sample; an image and
-        its mask get the same ones.
+        its mask get the same ones. kinds: the type that each crop with a defect is placed around; None: any.
         """
         images = [self.images[index] for index in indices]
         masks = [self.masks[index] for index in indices]
         if self.fit == "random_crop":
             height, width = self.resolution
             for i, mask in enumerate(masks):
-                top, left = self._place_crop(mask, rng)
+                wanted = mask if kinds is None else mask == kinds[i]
+                top, left = self._place_crop(wanted if wanted.any() else mask, rng)
                 images[i] = images[i][:, top : top + height, left : left + width]
                 masks[i] = mask[top : top + height, left : left + width]
         image_batch, mask_batch = torch.stack(images), torch.stack(masks)
@@ -130,7 +176,7 @@ class DefectDataset:
         return image_batch, mask_batch
 
     def _place_crop(self, mask: Tensor, rng: np.random.Generator) -> tuple[int, int]:
-        """Top and left of a window in `mask` [H, W]: anywhere, or anywhere around one of its defect pixels."""
+        """Top and left of a window in `mask` [H, W]: anywhere, or anywhere around one of the pixels that it marks."""
         ranges = [[0, side - window] for side, window in zip(mask.shape, self.resolution, strict=True)]
         if self.crop_defect and rng.random() < self.crop_defect and mask.any():
             places = mask.nonzero()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,18 +58,21 @@ class MaskBank:
         """Height and width of its masks."""
         return next(iter(self.places.values())).shape
 
-    def draw(self, seed: int, index: int, types_per_image: int) -> np.ndarray:
+    def draw(self, seed: int, index: int, types_per_image: int = 1, types: Collection[int] | None = None) -> np.ndarray:
         """Index mask uint8 [H, W] number `index`; a function of its arguments alone.
 
-        It holds `types_per_image` types, the first of which take turns, so that none is rarer than others. The later
-        ones cover the earlier ones.
+        It holds `types`; None: `types_per_image` of them, the first of which take turns, so that none is rarer than
+        others. The later ones cover the earlier ones.
         """
         rng = numpy_generator("mask bank", seed, index)
-        types = sorted(self.layers)
-        first = types.pop(_in_turn(seed, index, len(types)))
-        others = rng.permutation(types)[: types_per_image - 1].tolist()
+        if types is None:
+            others = sorted(self.layers)
+            first = others.pop(_in_turn(seed, index, len(others)))
+            chosen = [*rng.permutation(others)[: types_per_image - 1].tolist(), first]
+        else:
+            chosen = rng.permutation(sorted(types)).tolist()
         mask = np.zeros(self.size, np.uint8)
-        for type_ in (*others, first):
+        for type_ in chosen:
             mask[self._layer(type_, rng)] = type_
         return mask
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from .conditioning import BALANCED, Held, parse_defects
 from .config import Config
 from .file_io import encode_png
 from .gaussian_diffusion import GaussianDiffusion
@@ -27,7 +28,10 @@ def preview_grid(model: UNet, config: Config, diffusion: GaussianDiffusion, devi
     def noise(t: int) -> torch.Tensor:
         return sample_noise(config.train.seed, range(count), t, shape, device)
 
-    predict_x0 = make_predict_x0(model, config, diffusion)
+    types = None
+    if config.model.class_cond:  # one after the other
+        types = Held(types=parse_defects(BALANCED, layout.class_names)).told(range(count), layout, device)
+    predict_x0 = make_predict_x0(model, config, diffusion, types)
     x = two_stage_sample(
         noise(T - 1),
         diffusion,

@@ -21,24 +21,42 @@ from torch import Tensor
 
 from .config import Config
 from .gaussian_diffusion import GaussianDiffusion
+from .masks import untold
 from .respace import Pair
-from .unet import UNet
 
 PredictX0 = Callable[[Tensor, int], Tensor]
 Sampler = Callable[..., Tensor]
 
 
-def make_predict_x0(model: UNet, config: Config, diffusion: GaussianDiffusion) -> PredictX0:
-    """Wrap a network: its parameterization, and softmax where its mask outputs are logits.
+def make_predict_x0(
+    model: Callable[..., Tensor],
+    config: Config,
+    diffusion: GaussianDiffusion,
+    types: Tensor | None = None,
+    guidance_scale: float = 1.0,
+) -> PredictX0:
+    """Wrap a network: its parameterization, guidance, and softmax where its mask outputs are logits.
 
-    The callable takes x_t float32 [N, C, H, W] and one timestep, and returns the unclipped x_start.
+    The callable takes x_t float32 [N, C, H, W] and one timestep, and returns the unclipped x_start. types: what a
+    network with class_cond is told, float32 [N, 1 + num_defect]; None: nothing. guidance_scale w other than 1:
+    x_start = untold + w (told - untold) (Ho & Salimans 2022, whose w is one less). Mask logits are guided before the
+    softmax, which is to guide log-probabilities: the two differ by what the softmax takes out.
     """
+    guided = types is not None and guidance_scale != 1
+
+    def told(x_t: Tensor, t: int, types: Tensor | None) -> Tensor:
+        """The network's x_start [N, C, H, W]."""
+        steps = torch.full((len(x_t),), t, device=x_t.device)
+        output = model(x_t, steps) if types is None else model(x_t, steps, types)
+        return diffusion.x_start_from_eps(x_t, t, output) if config.diffusion.parameterization == "eps" else output
 
     def predict_x0(x_t: Tensor, t: int) -> Tensor:
-        output = model(x_t, torch.full((len(x_t),), t, device=x_t.device))
-        if config.diffusion.parameterization == "eps":
-            return diffusion.x_start_from_eps(x_t, t, output)
-        return config.layout.probabilities(output) if config.train.separate_channel_loss else output
+        if guided:
+            x0, free = told(torch.cat([x_t, x_t]), t, torch.cat([types, untold(types)])).chunk(2)
+            x0 = free + guidance_scale * (x0 - free)
+        else:
+            x0 = told(x_t, t, types)
+        return config.layout.probabilities(x0) if config.train.separate_channel_loss else x0
 
     return predict_x0
 

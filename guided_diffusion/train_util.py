@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 
 import blobfile as bf
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from . import dist_util, heap
 from .checkpoint import Checkpoint, load_weights, save_checkpoint
+from .conditioning import draw_known
 from .config import Config
 from .errors import InputError
 from .file_io import write_atomic
@@ -26,6 +27,7 @@ from .image_datasets import DefectDataset, epoch_indices
 from .keyed_random import key_to_seed, numpy_generator, torch_generator
 from .logger import NullLogger, TrainLogger
 from .loss_window import QUARTILES, LossWindow
+from .masks import untold
 from .precision import autocast, exact_float32
 from .preview import preview_grid
 from .tuning import compiled, duration
@@ -141,13 +143,14 @@ class TrainLoop:
         cfg = self.config.train
         key = (cfg.seed, self.step, dist_util.rank())
         torch.manual_seed(key_to_seed("dropout", *key))
-        x_start = self.draw_batch()  # [N, C, H, W]
+        x_start, masks = self.draw_batch()  # [N, C, H, W], [N, H, W]
+        types, known = self.draw_conditions(x_start, masks)
         generator = torch_generator(self.device, "train", *key)
         t = torch.randint(self.diffusion.num_timestep, (len(x_start),), generator=generator, device=self.device)
         noise = torch.randn(x_start.shape, generator=generator, device=self.device)
         noise = noise.to(memory_format=torch.channels_last)  # like x_start, or x_t takes neither's format
 
-        losses = self._backward(x_start, t, noise)
+        losses = self._backward(x_start, t, noise, types, known)
         losses["grad_norm"] = self._clip_gradients()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
@@ -158,7 +161,9 @@ class TrainLoop:
         self._update_ema()
         self.window.add(losses, t)
 
-    def _backward(self, x_start: Tensor, t: Tensor, noise: Tensor) -> dict[str, Tensor]:
+    def _backward(
+        self, x_start: Tensor, t: Tensor, noise: Tensor, types: Tensor | None, known: Tensor | None
+    ) -> dict[str, Tensor]:
         """Gradients of the batch's mean loss, `micro_batch` images at a time. Returns the losses."""
         cfg = self.config.train
         size = cfg.micro_batch or len(x_start)
@@ -167,9 +172,11 @@ class TrainLoop:
             rows = slice(start, start + size)
             last = rows.stop == len(x_start)  # ranks exchange their gradients once
             with nullcontext() if last or dist_util.world_size() == 1 else self.network.no_sync():
+                network = self.network if types is None else partial(self.network, types=types[rows])
+                part = known if known is None else known[rows]
                 with autocast(self.device, cfg.precision):
                     losses = self.diffusion.training_losses(
-                        self.network, x_start[rows], t[rows], noise[rows], cfg.separate_channel_loss
+                        network, x_start[rows], t[rows], noise[rows], cfg.separate_channel_loss, part
                     )
                 (losses["loss"] * (size / len(x_start))).backward()
             parts.append({name: value.detach() for name, value in losses.items()})
@@ -195,15 +202,34 @@ class TrainLoop:
                 "train.precision fp32"
             )
 
-    def draw_batch(self) -> Tensor:
-        """x_start of this step and rank: float32 [N, C, H, W]. Ranks share no image within an epoch."""
+    def draw_batch(self) -> tuple[Tensor, Tensor]:
+        """x_start float32 [N, C, H, W] and index masks uint8 [N, H, W] of this step and rank.
+
+        Images drawn by type are independent draws; else ranks share no image within an epoch.
+        """
         cfg, rank = self.config, dist_util.rank()
-        indices = epoch_indices(
-            len(self.data), cfg.data.bs_per_gpu, self.step, rank, dist_util.world_size(), cfg.train.seed
-        )
+        size, kinds = cfg.data.bs_per_gpu, None
+        if cfg.rates is None:
+            indices = epoch_indices(len(self.data), size, self.step, rank, dist_util.world_size(), cfg.train.seed)
+        else:
+            rng = numpy_generator("types", cfg.train.seed, self.step, rank)
+            indices, kinds = self.data.draw_by_type(cfg.rates, size, rng)
         rng = numpy_generator("augment", cfg.train.seed, self.step, rank)
-        images, masks = self.data.batch(indices, rng, cfg.data.flip)
-        return cfg.layout.encode(images, masks).to(self.device, memory_format=torch.channels_last)
+        images, masks = self.data.batch(indices, rng, cfg.data.flip, kinds)
+        return cfg.layout.encode(images, masks).to(self.device, memory_format=torch.channels_last), masks
+
+    def draw_conditions(self, x_start: Tensor, masks: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """What the network is told of this step's batch: types float32 [N, 1 + num_defect] with class_cond, and with
+        train.known_share where it is given x_start, bool [N, C, H, W]."""
+        cfg, types, known = self.config, None, None
+        generator = torch_generator("cpu", "conditions", cfg.train.seed, self.step, dist_util.rank())
+        if cfg.model.class_cond:
+            types = cfg.layout.types_in(masks).to(self.device)
+            dropped = torch.rand(len(types), 1, generator=generator) < cfg.train.class_drop
+            types = torch.where(dropped.to(self.device), untold(types), types)
+        if cfg.train.known_share:
+            known = draw_known(x_start, cfg.layout, cfg.train.known_share, generator)
+        return types, known
 
     def _clip_gradients(self) -> Tensor:
         gradients = [p.grad for p in self.model.parameters()]
@@ -251,6 +277,7 @@ class TrainLoop:
         chosen = np.linspace(0, len(self.val_data) - 1, count).round().astype(np.int64)
         images, masks = self.val_data.batch(chosen, numpy_generator("val", cfg.train.seed))
         x_start = cfg.layout.encode(images, masks).to(self.device, memory_format=torch.channels_last)
+        types = cfg.layout.types_in(masks).to(self.device) if cfg.model.class_cond else None
         values = {}
         for i in range(QUARTILES):
             generator = torch_generator(self.device, "val", cfg.train.seed, i)
@@ -259,9 +286,10 @@ class TrainLoop:
             noise = torch.randn(x_start.shape, generator=generator, device=self.device)
             total = 0.0
             for part in torch.arange(count, device=self.device).split(max(8, cfg.data.bs_per_gpu)):
+                network = self.ema if types is None else partial(self.ema, types=types[part])
                 with autocast(self.device, cfg.train.precision):
                     losses = self.diffusion.training_losses(
-                        self.ema, x_start[part], t[part], noise[part], cfg.train.separate_channel_loss
+                        network, x_start[part], t[part], noise[part], cfg.train.separate_channel_loss
                     )
                 total += losses["per_sample"].sum().item()
             values[f"val_q{i + 1}"] = total / count

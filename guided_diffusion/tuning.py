@@ -89,11 +89,11 @@ def measure_step(config: Config, device: torch.device, precision: str) -> StepCo
     network.activation_checkpointing = train.activation_checkpointing
     if device.type == "cpu":
         rows = max(1, min(batch, int(MAX_FLOPS / (3 * estimate(config).flops_per_image))))
-    x, t = noise_batch(config, rows, config.data.resolution, device)
+    inputs = noise_batch(config, rows, config.data.resolution, device)
     if device.type == "cuda":
         free_memory()
         torch.cuda.reset_peak_memory_stats(device)
-    seconds = _median_seconds(lambda: forward_backward(network, x, t, precision))
+    seconds = _median_seconds(lambda: forward_backward(network, inputs, precision))
     peak = None
     if device.type == "cuda":  # float32 moments and EMA join later
         parameters = sum(p.numel() for p in network.parameters())
@@ -114,24 +114,25 @@ def _median_seconds(call: Callable[[], object]) -> float:
 @torch.no_grad()
 def faster_precision(network: nn.Module, config: Config, device: torch.device) -> str:
     """ "fp32" or "bf16", in which two images pass faster through a network that generates. Ranks follow rank 0."""
-    x, t = noise_batch(config, 2, config.data.resolution, device)
+    inputs = noise_batch(config, 2, config.data.resolution, device)
 
     def forward(precision: str) -> None:
         with autocast(device, precision):
-            network(x, t).sum().item()  # waits for the device
+            network(*inputs).sum().item()  # waits for the device
 
     fp32, bf16 = (_median_seconds(partial(forward, precision)) for precision in PRECISIONS)
     return dist_util.broadcast_from_zero("bf16" if fp32 / bf16 > WORTH else "fp32")
 
 
-def forward_backward(network: nn.Module, x: torch.Tensor, t: torch.Tensor, precision: str) -> None:
+def forward_backward(network: nn.Module, inputs: tuple[torch.Tensor, ...], precision: str) -> None:
     """One pass each way, gradients thrown away, waiting for the device."""
-    with autocast(x.device, precision):
-        loss = network(x, t).square().mean()
+    device = inputs[0].device
+    with autocast(device, precision):
+        loss = network(*inputs).square().mean()
     loss.backward()
     network.zero_grad(set_to_none=True)
-    if x.device.type == "cuda":
-        torch.cuda.synchronize(x.device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def decide_compile(device: torch.device, work: Callable[[], float]) -> tuple[str, str]:
@@ -182,16 +183,18 @@ def try_compile(network: nn.Module, run: Callable[[nn.Module], object], device: 
 def compiled(network: nn.Module, config: Config, device: torch.device) -> nn.Module:
     """The network compiled for training at this configuration's batch. Raises as try_compile does."""
     batch = config.train.micro_batch or config.data.bs_per_gpu
-    x, t = noise_batch(config, batch, config.data.resolution, device)
-    return try_compile(network, lambda fast: forward_backward(fast, x, t, config.train.precision), device)
+    inputs = noise_batch(config, batch, config.data.resolution, device)
+    return try_compile(network, lambda fast: forward_backward(fast, inputs, config.train.precision), device)
 
 
-def noise_batch(
-    config: Config, batch: int, size: Sequence[int], device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """x float32 [batch, C, height, width] and t int64 [batch] as a network gets them, to measure or compile with."""
+def noise_batch(config: Config, batch: int, size: Sequence[int], device: torch.device) -> tuple[torch.Tensor, ...]:
+    """What a network gets, to measure or compile it with: x float32 [batch, C, height, width], t int64 [batch] and,
+    with class_cond, the types."""
     x = torch.randn(batch, config.model.in_channels, *size, device=device).to(memory_format=torch.channels_last)
-    return x, torch.zeros(batch, dtype=torch.int64, device=device)
+    t = torch.zeros(batch, dtype=torch.int64, device=device)
+    if not config.model.class_cond:
+        return x, t
+    return x, t, torch.zeros(batch, 1 + config.model.num_defect, device=device)
 
 
 def expected(config: Config, cost: StepCost, step: int) -> str:

@@ -40,19 +40,21 @@ def two_stage_sample(
     handoff: str = "paper",
     noise: Callable[[int], Tensor],
     known: Known | None = None,
+    clean: tuple[bool, bool] = (False, False),
     progress: Callable[[list[Pair]], Iterable[Pair]] = lambda pairs: pairs,
 ) -> Tensor:
     """Denoise x = x_(T-1), float32 [N, C, H, W], to x_start of the same shape; x is standard normal noise.
 
     num_steps: over both networks, or (large, small), placed by spacing. The sampler runs once for each network
     that has steps, so a sampler's history starts afresh at the hand-off. noise(t) gives standard normal noise like
-    x, for stochastic samplers. known: parts of x_start to hold. Raises InputError where the plan is impossible.
+    x, for stochastic samplers. known: parts of x_start to hold; clean: whether (large, small) take them
+    without noise. Raises InputError where the plan is impossible.
     """
     plans = two_stage_plans(diffusion, step_inference, num_steps, spacing, handoff)
     if known:
         first = next(pairs[0] for pairs in plans if pairs)
         x = known.start(x, diffusion.alpha_bar(first[0]))
-        large, small = known.wrap(large), known.wrap(small)
+        large, small = known.wrap(large, clean[0]), known.wrap(small, clean[1])
     clip_x0 = clip_released if (sampler, handoff) == ("cold", "released") else clip
     for pairs, predict_x0 in zip(plans, (large, small), strict=True):
         if pairs:

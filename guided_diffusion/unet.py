@@ -51,6 +51,9 @@ class UNet(nn.Module):
             nn.Linear(width, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels)
         )
 
+        if config.class_cond:  # row 0: not told; row k: type k. Zeros: at the start as if it were told nothing
+            self.label_emb = zero_init(nn.Embedding(1 + config.num_defect, emb_channels))
+
         channels = width * config.channel_mult[0]
         self.input_blocks = nn.ModuleList([Stage(nn.Conv2d(config.in_channels, channels, 3, padding=1))])
         skips = [channels]
@@ -88,10 +91,16 @@ class UNet(nn.Module):
             nn.GroupNorm(groups, channels), nn.SiLU(), zero_init(nn.Conv2d(channels, config.out_channels, 3, padding=1))
         )
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """x: [N, C, H, W]; t: [N] timesteps. Returns [N, C, H, W] in float32."""
+    def forward(self, x: Tensor, t: Tensor, types: Tensor | None = None) -> Tensor:
+        """x: [N, C, H, W]; t: [N] timesteps. Returns [N, C, H, W] in float32.
+
+        types: with class_cond, float [N, 1 + num_defect] as of JointLayout.types_in; None: not told.
+        """
         check_size(self.config, x.shape[-2:])
         emb = self.time_embed(timestep_embedding(t, self.config.model_channels))  # [N, 4 width]
+        if self.config.class_cond:
+            rows = self.label_emb.weight
+            emb = emb + (rows[0] if types is None else types @ rows).to(emb.dtype)
         skips = []
         h = x
         for stage in self.input_blocks:

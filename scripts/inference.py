@@ -23,20 +23,21 @@ import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from guided_diffusion import dist_util  # noqa: E402
+from guided_diffusion.annotation import annotate_folder, check_annotation  # noqa: E402
 from guided_diffusion.api import DEFAULT_SAMPLER, DEFAULT_SPACING, DEFAULT_STEPS, DefectGen  # noqa: E402
 from guided_diffusion.batches import parse_batch_size  # noqa: E402
-from guided_diffusion.condition_files import Conditions, bank_conditions, read_conditions  # noqa: E402
+from guided_diffusion.condition_files import Conditions, find_conditions  # noqa: E402
 from guided_diffusion.conditioning import DEFAULT_MARGIN  # noqa: E402
 from guided_diffusion.config import DataConfig  # noqa: E402
 from guided_diffusion.errors import InputError, run_cli  # noqa: E402
 from guided_diffusion.file_io import ensure_writable  # noqa: E402
-from guided_diffusion.mask_bank import MaskBank  # noqa: E402
 from guided_diffusion.respace import SPACINGS, Pair, parse_num_steps, total_steps  # noqa: E402
 from guided_diffusion.sample_io import SampleFolder, recorded_settings  # noqa: E402
 from guided_diffusion.samplers import SAMPLERS  # noqa: E402
 from guided_diffusion.tuning import PRECISIONS, CompileError, decide_compile  # noqa: E402
 from guided_diffusion.two_stage import HANDOFFS  # noqa: E402
 
+DEFAULT_DRAWS = 8
 DEFAULT_NUM_SAMPLES = 40  # as the released script draws
 
 
@@ -76,11 +77,17 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--spacing", choices=SPACINGS, default=DEFAULT_SPACING, help=f"of the steps ({DEFAULT_SPACING})")
     add("--weights", choices=("ema", "model"), default="ema", help="(ema)")
     add("--handoff", choices=HANDOFFS, default="paper", help="released: the released script's restart (paper)")
+    add(
+        "--defects", nargs="+", metavar="TYPES", help="what samples show, in turn: crack, or crack,hole; balanced; none"
+    )
+    add("--guidance_scale", type=float, default=1.0, help="above 1: networks keep closer to the types (1)")
     add("--masks", metavar="DIR|bank", help="index masks that samples must have; bank: new ones like the training's")
     add("--types_per_image", type=int, default=1, help="with --masks bank (1)")
     add("--bank_data", metavar="DIR", help="data set for --masks bank (default: the large network's training set)")
     add("--background", metavar="DIR", help="photographs to draw the defects of --masks into")
     add("--margin", type=int, default=DEFAULT_MARGIN, help=f"pixels around a defect drawn anew ({DEFAULT_MARGIN})")
+    add("--annotate", metavar="DIR", help="photographs to propose masks for, instead of generating images")
+    add("--draws", type=int, default=DEFAULT_DRAWS, help=f"masks drawn for each photograph ({DEFAULT_DRAWS})")
     add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     add("--precision", choices=(*PRECISIONS, "auto"), default="auto", help="auto (default): the faster one, measured")
     add("--compile", choices=("on", "off", "auto"), default="auto", help="torch.compile; auto: where it pays")
@@ -97,10 +104,13 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"--seed {args.seed}: must be 0 or more")
     if args.num_steps is not None:
         args.num_steps = parse_num_steps(args.num_steps)
-    return generate(args, dist_util.setup(args.device))
+    device = dist_util.setup(args.device)
+    generate(args, device)
+    dist_util.barrier()
+    return 0
 
 
-def generate(args: argparse.Namespace, device: torch.device) -> int:
+def generate(args: argparse.Namespace, device: torch.device) -> None:
     precision = args.precision
     if precision == "auto":  # a folder that is continued keeps its own
         precision = recorded_settings(args.sample_dir).get("precision", "auto")
@@ -122,9 +132,15 @@ def generate(args: argparse.Namespace, device: torch.device) -> int:
         spacing=args.spacing,
         handoff=args.handoff,
         image_size=args.image_size,
+        defects=None if args.masks else args.defects,  # with masks, these tell the types
+        guidance_scale=args.guidance_scale,
     )
+    if args.annotate:
+        annotate(args, generator, settings)
+        return
+    args.num_samples = args.num_samples or (None if args.masks not in (None, "bank") else DEFAULT_NUM_SAMPLES)
     conditions = find_conditions(args, generator, settings)
-    args.num_samples = args.num_samples or (len(conditions) if conditions else DEFAULT_NUM_SAMPLES)
+    args.num_samples = args.num_samples or len(conditions)
     folder = missing = None
     if dist_util.rank() == 0:
         folder = SampleFolder(
@@ -147,37 +163,23 @@ def generate(args: argparse.Namespace, device: torch.device) -> int:
     rounds = [own[i : i + batch_size] for i in range(0, share, batch_size)]
     Rounds(generator, settings, args.seed, rounds, batch_size, folder, conditions).run()
     if folder:
-        print(f"{args.num_samples} samples in {args.sample_dir}; look at {folder.write_contact_sheet()}")
-    return 0
+        print(f"{args.num_samples} samples in {args.sample_dir}; look at {folder.write_contact_sheet()}", flush=True)
 
 
-def find_conditions(args: argparse.Namespace, generator: DefectGen, settings: dict) -> Conditions | None:
-    """What --masks and --background hold the samples to, if they are given."""
-    if args.margin < 0:
-        raise InputError(f"--margin {args.margin}: must be 0 or more")
-    num_defect, size = generator.layout.num_defect, settings["image_size"]
-    if args.masks != "bank" and (args.bank_data or args.types_per_image != 1):
-        raise InputError(f"{'--bank_data' if args.bank_data else '--types_per_image'}: goes with --masks bank only")
-    if args.masks == "bank":
-        if not 1 <= args.types_per_image <= num_defect:
-            raise InputError(f"--types_per_image {args.types_per_image}: must be from 1 to {num_defect}")
-        root = args.bank_data or generator.config.data.dir
-        if not root:
-            raise InputError("--masks bank: the checkpoint names no training set; give --bank_data")
-        return bank_conditions(
-            MaskBank.from_training_set(root, generator.config),
-            args.background,
-            args.margin,
-            seed=args.seed,
-            count=args.num_samples or DEFAULT_NUM_SAMPLES,
-            types_per_image=args.types_per_image,
-            size=size,
-        )
-    if args.masks:
-        return read_conditions(args.masks, args.background, args.margin, num_defect, size)
-    if args.background:
-        raise InputError("--background: needs --masks, which say where the defects go")
-    return None
+def annotate(args: argparse.Namespace, generator: DefectGen, settings: dict) -> None:
+    """Propose masks for the photographs of --annotate; one process does it."""
+    for flag in ("defects", "masks", "background", "num_samples"):
+        if getattr(args, flag) is not None:
+            raise InputError(f"--annotate and --{flag}: exclude each other; give one")
+    check_annotation(generator, args.draws)
+    if dist_util.rank() > 0:
+        return
+    if args.image_size is None and generator.config.data.crop_from:  # trained on windows of images of that size
+        settings = settings | {"image_size": list(generator.config.data.crop_from)}
+    new = annotate_folder(
+        generator, args.annotate, args.sample_dir, draws=args.draws, seed=args.seed, settings=settings
+    )
+    print(f"{new} photographs annotated in {args.sample_dir}; look at {args.sample_dir}/contact_sheet.png", flush=True)
 
 
 def compile_networks(asked: str, generator: DefectGen, num_samples: int, batch_size: int, settings: dict) -> None:

@@ -29,7 +29,7 @@ from guided_diffusion.config_file import load_config, parse_override, read_secti
 from guided_diffusion.data_check import training_warnings  # noqa: E402
 from guided_diffusion.errors import InputError, run_cli  # noqa: E402
 from guided_diffusion.estimate import describe, estimate  # noqa: E402
-from guided_diffusion.extend import extend_types  # noqa: E402
+from guided_diffusion.extend import extend_types, with_class_cond  # noqa: E402
 from guided_diffusion.file_io import ensure_writable, remove_temporaries  # noqa: E402
 from guided_diffusion.image_datasets import DefectDataset  # noqa: E402
 from guided_diffusion.layouts import find_samples, read_label_map  # noqa: E402
@@ -119,7 +119,9 @@ def find_resume(args: argparse.Namespace, config: Config) -> Checkpoint | None:
 def find_warm_start(args: argparse.Namespace, config: Config) -> Checkpoint | None:
     """The weights that a new training starts from, if any, made to fit the configuration's types if asked to."""
     if not args.extend_types:
-        return load_checkpoint(config.model.ckpt, "model.ckpt") if config.model.ckpt else None
+        if not config.model.ckpt:
+            return None
+        return with_class_cond(load_checkpoint(config.model.ckpt, "model.ckpt"), config)
     if config.model.ckpt:
         raise InputError(
             f"--extend_types and model.ckpt ({config.model.ckpt}): a training starts from one; drop the other"
@@ -142,7 +144,9 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError("--work_dir: missing; name the folder for checkpoints, logs and previews")
     device = dist_util.setup(args.device)
     try:
-        return train(args, device)
+        status = train(args, device)
+        dist_util.barrier()
+        return status
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -161,11 +165,15 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
     resume = find_resume(args, config)
     warm = None if resume else find_warm_start(args, config)
 
-    def load(root: str, first: int | None) -> DefectDataset:
-        return DefectDataset.as_trained(root, config, num_image_train=first, progress=main_rank)
-
-    data = load(config.data.dir, config.data.num_image_train)
-    val_data = load(config.data.val_dir, None) if config.data.val_dir else None
+    data = DefectDataset.as_trained(
+        config.data.dir,
+        config,
+        num_image_train=config.data.num_image_train,
+        include_good=config.data.include_good,
+        progress=main_rank,
+    )
+    val_dir = config.data.val_dir
+    val_data = DefectDataset.as_trained(val_dir, config, progress=main_rank) if val_dir else None
     step = resume.step if resume else 0
     if step >= config.train.iterations:
         if main_rank:

@@ -220,7 +220,7 @@ def test_what_saves_memory_or_time_does_not_change_the_updates(tmp_path, change)
     assert distance(loops[1].ema.parameters(), loops[0].ema.parameters()) < 1e-3 * moved
     for key in ("loss", "rgb", "mask", "grad_norm"):
         assert reports[1][key] == pytest.approx(reports[0][key], rel=1e-5)
-    x = torch.randn(loop.draw_batch().shape).to(memory_format=torch.channels_last)
+    x = torch.randn(loop.draw_batch()[0].shape).to(memory_format=torch.channels_last)
     t = torch.tensor([0, 400, 999])
     output, expected = loop.network(x[: len(t)], t), loop.model(x[: len(t)], t)
     assert (output - expected).norm() < 1e-4 * expected.norm()

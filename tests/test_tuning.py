@@ -93,7 +93,9 @@ def test_a_step_is_the_median_after_one_to_warm_up_scaled_to_the_batch(monkeypat
     times, rows = iter([0, 9, 9, 10, 10, 13, 13, 15]), []
     monkeypatch.setattr(tuning.time, "perf_counter", lambda: next(times))
     monkeypatch.setattr(tuning, "MEASURED_SECONDS", 100)
-    monkeypatch.setattr(tuning, "forward_backward", lambda network, x, t, precision: rows.append((len(x), precision)))
+    monkeypatch.setattr(
+        tuning, "forward_backward", lambda network, inputs, precision: rows.append((len(inputs[0]), precision))
+    )
     assert tuning.measure_step(config, CPU, "bf16") == StepCost("cpu", 4 * 2.0, None)
     assert rows == [(2, "bf16")] * 4
 
