@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .batches import choose_batch_size, free_memory, is_out_of_memory, parse_batch_size
 from .checkpoint import check_agreement
-from .conditioning import DEFAULT_MARGIN, Held, Known, check_guided, check_held, known_photographs, parse_defects
+from .conditioning import DEFAULT_MARGIN, Held, check_guided, check_held, check_told
 from .errors import InputError, unknown_name
 from .gaussian_diffusion import create_diffusion
 from .keyed_random import sample_noise
@@ -24,7 +24,9 @@ from .respace import SPACINGS, NumSteps, Pair, check_step_inference, format_num_
 from .samplers import SAMPLERS, PredictX0, make_predict_x0
 from .tuning import PRECISIONS, faster_precision, noise_batch, try_compile
 from .two_stage import HANDOFFS, two_stage_plans, two_stage_sample
-from .unet import check_size
+from .unet import check_size, receptive_field
+from .upscale import Canvas, check_upscale
+from .windows import resolve_windows, windowed
 
 # As good as 1,000 steps, by KID: docs/performance.md
 DEFAULT_STEPS = 20  # over both networks
@@ -115,6 +117,8 @@ class DefectGen:
         spacing: str = DEFAULT_SPACING,
         handoff: str = "paper",
         image_size: tuple[int, int] | None = None,
+        windows: str = "auto",
+        upscale: int = 1,
         defects: str | Sequence[str] | None = None,
         guidance_scale: float = 1.0,
         masks: np.ndarray | None = None,
@@ -129,6 +133,9 @@ class DefectGen:
         A sample is a function of (seed, its index) and the settings: not of batch size or order. step_inference
         S: the large network denoises t >= S, the small one t < S. num_steps: over both networks, or (large, small);
         default 20, all of them with handoff "released". image_size: (height, width), default that of the training.
+        windows: "on": the networks see overlapping windows of the size of their training; "off": all at once; "auto":
+        on where the image is larger than four of the training. upscale: the large network works at 1 / upscale of the
+        size, the small one at full size.
         defects: the types that samples are to show, for networks with class_cond: "crack", "crack,hole" (both), "none",
         "balanced" (one type after the other), or several of these, sample i the i-th, modulo their number.
         guidance_scale: how strongly networks with class_cond follow the types, see make_predict_x0.
@@ -140,7 +147,16 @@ class DefectGen:
         steps of each network and batch, such as tqdm. Raises InputError.
         """
         settings = self.check_settings(
-            step_inference, num_steps, sampler, spacing, handoff, image_size, defects, guidance_scale
+            step_inference,
+            num_steps,
+            sampler,
+            spacing,
+            handoff,
+            image_size,
+            windows,
+            upscale,
+            defects,
+            guidance_scale,
         )
         names = self.layout.class_names
         held = check_held(masks, backgrounds, margin, settings.get("defects"), settings["image_size"], names)
@@ -158,7 +174,7 @@ class DefectGen:
                 if not is_out_of_memory(error):
                     raise
             if len(part) == 1:
-                raise InputError(self._too_large(settings["image_size"]))
+                raise InputError(self._too_large(settings))
             free_memory()
             batch_size = len(part) // 2
             on_out_of_memory(batch_size, len(indices) - done)
@@ -190,14 +206,15 @@ class DefectGen:
         return settings | {"handoff": "paper", "spacing": "uniform", "num_steps": min(3, self.diffusion.num_timestep)}
 
     @torch.no_grad()
-    def compile(self, batch_size: int, image_size: Sequence[int] | None = None) -> None:
+    def compile(self, batch_size: int, settings: dict | None = None) -> None:
         """From now on let batches of this size run under torch.compile; each size would cost a compilation of its own.
 
-        Where such a batch does not fit into memory nothing changes. Raises CompileError.
+        settings: as check_settings returned them; default: images of the training's size. Where such a batch does not
+        fit into memory nothing changes. Raises CompileError.
         """
-        size = image_size or self.config.data.resolution
 
         def fast(network: Network) -> Network:
+            size = self._canvas(network, settings)[1] if settings else network.config.data.resolution
             inputs = noise_batch(network.config, batch_size, size, self.device)
             with autocast(self.device, self.precision):
                 compiled = try_compile(network.model, lambda model: model(*inputs), self.device)
@@ -221,6 +238,8 @@ class DefectGen:
         spacing: str = DEFAULT_SPACING,
         handoff: str = "paper",
         image_size: tuple[int, int] | None = None,
+        windows: str = "auto",
+        upscale: int = 1,
         defects: str | Sequence[str] | None = None,
         guidance_scale: float = 1.0,
     ) -> dict:
@@ -250,44 +269,23 @@ class DefectGen:
             if plan and network is None:
                 raise InputError(f"{flag}: missing, but --step_inference {step_inference} gives it {len(plan)} steps")
         size = tuple(image_size or self.config.data.resolution)
-        for network in filter(None, (self.large, self.small)):
-            check_size(network.config.model, size)
-        return {
+        check_upscale(upscale, size, step_inference, T, handoff)
+        networks = [network for network in (self.large, self.small) if network]
+        taking_part = [network for network, plan in zip((self.large, self.small), plans, strict=True) if plan]
+        settings = {
             "step_inference": step_inference,
             "sampler": sampler,
             "num_steps": num_steps,
             "spacing": spacing,
             "handoff": handoff,
             "image_size": list(size),
-            **self._check_told(step_inference, defects, guidance_scale),
+            "windows": resolve_windows(windows, size, [network.config.data.resolution for network in networks]),
+            "upscale": upscale,
+            **check_told(taking_part, defects, guidance_scale, self.layout.class_names),
         }
-
-    def _check_told(self, step_inference: int, defects: str | Sequence[str] | None, guidance_scale: float) -> dict:
-        """The settings that networks with class_cond take, those that are used. Raises InputError."""
-        taking_part = self._taking_part(step_inference)
-        if defects is not None:
-            parse_defects(defects, self.layout.class_names)
-            if not taking_part[0].config.model.class_cond:
-                raise InputError(
-                    f"--defects: {taking_part[0].path} was trained without model.class_cond, so it cannot be told "
-                    "types; train with it, or give --masks"
-                )
-            defects = [defects] if isinstance(defects, str) else list(defects)
-        if guidance_scale != 1:
-            if not any(network.config.model.class_cond for network in taking_part):
-                raise InputError(
-                    f"--guidance_scale {guidance_scale:g}: the networks were trained without model.class_cond, so they "
-                    "cannot be told types; leave it out"
-                )
-            if not math.isfinite(guidance_scale):
-                raise InputError(f"--guidance_scale {guidance_scale}: must be a number")
-        told = {"defects": defects, "guidance_scale": guidance_scale}
-        return {key: value for key, value in told.items() if value not in (None, 1)}
-
-    def _taking_part(self, step_inference: int) -> list[Network]:
-        """The networks that have steps, in their order."""
-        large = self.large if step_inference < self.diffusion.num_timestep else None
-        return [network for network in (large, self.small if step_inference else None) if network]
+        for network in networks:
+            check_size(network.config.model, self._canvas(network, settings)[1])
+        return settings
 
     def _generate_batch(
         self,
@@ -298,10 +296,7 @@ class DefectGen:
         held: Held | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """uint8 images [N, H, W, 3] and index masks [N, H, W] of N sample indices, all at once."""
-        held = held or Held()
-        known = held.known(indices, self.layout, self.device)
-        told = held.told(indices, self.layout, self.device)
-        return self.layout.decode(self._sample(indices, seed, settings, told, known, progress))
+        return self.layout.decode(self._sample(indices, seed, settings, held or Held(), progress))
 
     @torch.no_grad()
     def mask_shares(self, photograph: np.ndarray, draws: int, seed: int, settings: dict) -> np.ndarray:
@@ -310,12 +305,9 @@ class DefectGen:
 
         settings: as check_settings returns them, with the photograph's size.
         """
-        total, batch_size = 0, min(draws, DRAWS_AT_A_TIME)
-        for start in range(0, draws, batch_size):
-            part = range(start, min(start + batch_size, draws))
-            known = known_photographs(self.layout, np.repeat(photograph[None], len(part), axis=0), self.device)
-            told = Held().told(part, self.layout, self.device)
-            x_start = self._sample(part, seed, settings, told, known)
+        held, total = Held(backgrounds=photograph[None]), 0
+        for part in torch.arange(draws).split(DRAWS_AT_A_TIME):
+            x_start = self._sample(part.tolist(), seed, settings, held)
             total = total + self.layout.mask_probabilities(x_start).sum(dim=0)
         return (total / draws).cpu().numpy()
 
@@ -324,43 +316,73 @@ class DefectGen:
         indices: Sequence[int],
         seed: int,
         settings: dict,
-        told: Tensor,
-        known: Known | None,
+        held: Held,
         progress: Progress = lambda pairs: pairs,
     ) -> Tensor:
-        """x_start float32 [N, C, H, W] of N sample indices, all at once. told: types, as of Held.told."""
-        networks = self.large, self.small
-        shape = (self.layout.num_channels, *settings["image_size"])
-        noise = partial(sample_noise, seed, indices, shape=shape, device=self.device)
+        """x_start float32 [N, C, H, W] of N sample indices, all at once."""
+
+        def canvas(factor: int) -> Canvas:
+            shape = (self.layout.num_channels, *(side // factor for side in settings["image_size"]))
+            noise = partial(sample_noise, seed, indices, shape=shape, device=self.device)
+            return Canvas(noise, held.shrunk(factor).known(indices, self.layout, self.device))
+
+        full = first = canvas(1)
+        if settings["upscale"] > 1:
+            first = canvas(settings["upscale"])
         # Keyed by T, so that the first noise is not the one which a stochastic sampler adds at step T - 1.
-        x = noise(self.diffusion.num_timestep).to(memory_format=torch.channels_last)
+        x = first.noise(self.diffusion.num_timestep).to(memory_format=torch.channels_last)
         with autocast(self.device, self.precision):
             return two_stage_sample(
                 x,
                 self.diffusion,
-                *(network and self._predict_x0(network, told, settings) for network in networks),
+                self.large and self._predict_x0(self.large, first, held.shrunk(settings["upscale"]), indices, settings),
+                self.small and self._predict_x0(self.small, full, held, indices, settings),
                 step_inference=settings["step_inference"],
                 num_steps=settings["num_steps"],
                 spacing=settings["spacing"],
                 sampler=settings["sampler"],
                 handoff=settings["handoff"],
-                noise=noise,
-                known=known,
-                clean=tuple(bool(network and network.config.train.known_share) for network in networks),
+                noise=full.noise,
+                known=full.known,
+                coarse=None if first is full else first,
                 progress=progress,
             )
 
-    def _too_large(self, image_size: Sequence[int]) -> str:
-        height, width = image_size
+    def _too_large(self, settings: dict) -> str:
+        height, width = settings["image_size"]
         remedy = "--precision bf16" if self.device.type == "cpu" else "--precision bf16 or --device cpu"
+        if settings["windows"] == "off" and height * width > math.prod(self.config.data.resolution):
+            remedy = f"--windows on, {remedy}"
         return (
             f"--image_size {height} {width}: not even one image at a time fits into the memory of {self.device}; "
             f"give a smaller size, or try {remedy}"
         )
 
-    def _predict_x0(self, network: Network, told: Tensor, settings: dict) -> PredictX0:
-        """The network as samplers call it. One without class_cond is told nothing."""
-        types = told if network.config.model.class_cond else None
-        return make_predict_x0(
-            network.forward, network.config, self.diffusion, types, settings.get("guidance_scale", 1.0)
-        )
+    def _canvas(self, network: Network, settings: dict) -> tuple[list[int], list[int]]:
+        """(height, width) of what a network draws on, and of how much of that it sees at once."""
+        factor = settings["upscale"] if network is self.large else 1
+        size = [side // factor for side in settings["image_size"]]
+        if settings["windows"] == "off":
+            return size, size
+        return size, list(map(min, size, network.config.data.resolution))
+
+    def _predict_x0(
+        self, network: Network, canvas: Canvas, held: Held, indices: Sequence[int], settings: dict
+    ) -> PredictX0:
+        """A network as samplers call it: told the types, those of a window in a window, and kept to what is known."""
+        config = network.config
+        size, window = self._canvas(network, settings)
+
+        @cache
+        def at(top: int, left: int) -> PredictX0:
+            types = None
+            if config.model.class_cond:
+                types = held.window(top, left, window).told(indices, self.layout, self.device)
+            scale = settings.get("guidance_scale", 1.0)
+            return make_predict_x0(network.forward, config, self.diffusion, types, scale)
+
+        predict_x0 = at(0, 0)
+        if window != size:
+            sees = receptive_field(config.model)
+            predict_x0 = windowed(lambda x_t, t, place: at(*place)(x_t, t), size, window, sees, self.device)
+        return canvas.known.wrap(predict_x0, bool(config.train.known_share)) if canvas.known else predict_x0

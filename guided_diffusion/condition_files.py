@@ -126,16 +126,17 @@ def bank_conditions(
 ) -> Conditions:
     """Masks 0..count-1 of a bank, and photographs of --background in turn. types: of the masks, in turn; None: so many
     as types_per_image says. Raises InputError as read_conditions."""
-    if bank.size != tuple(size):
+    if size[0] < bank.size[0] or size[1] < bank.size[1]:
         raise InputError(
-            f"--masks bank: makes masks of the training's {bank.size[0]} x {bank.size[1]}, but --image_size is "
-            f"{size[0]} x {size[1]}; leave that out"
+            f"--masks bank: makes masks of the training's {bank.size[0]} x {bank.size[1]} or larger, but --image_size "
+            f"is {size[0]} x {size[1]}; leave that out"
         )
     about: dict[str, Any] = {"masks": "bank", "sha256": bank.digest(), "types_per_image": types_per_image}
     if types is None:
-        held = np.stack([bank.draw(seed, index, types_per_image) for index in range(count)])
+        held = np.stack([bank.draw_canvas(size, seed, index, types_per_image) for index in range(count)])
     else:
-        held = np.stack([bank.draw(seed, index, types=types[index % len(types)]) for index in range(count)])
+        asked = [types[index % len(types)] for index in range(count)]
+        held = np.stack([bank.draw_canvas(size, seed, index, types=own) for index, own in enumerate(asked)])
         about["types_per_image"] = [sorted(own) for own in types]
     names: list[dict[str, Any]] = [{} for _ in range(count)]
     if backgrounds is None:

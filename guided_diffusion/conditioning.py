@@ -8,8 +8,8 @@ trained with train.known_share does it better, and one with model.class_cond can
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import sqrt
+from dataclasses import dataclass, replace
+from math import isfinite, sqrt
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .errors import InputError, unknown_name
 from .masks import MASK, RGB, JointLayout, untold
+from .network import Network
 from .samplers import PredictX0
 
 DEFAULT_MARGIN = 4  # pixels around a defect that are drawn anew
@@ -40,13 +41,11 @@ class Known:
         diffused = sqrt(alpha_bar) * self.values + sqrt(1 - alpha_bar) * noise
         return torch.where(self.where, diffused, noise)
 
-    def wrap(self, predict_x0: PredictX0 | None, clean: bool = False) -> PredictX0 | None:
+    def wrap(self, predict_x0: PredictX0, clean: bool = False) -> PredictX0:
         """A predict_x0 that says what is known; samplers derive eps after it, so x_t keeps to it at every level.
 
         clean: the network was trained to be given what is known without noise (train.known_share).
         """
-        if predict_x0 is None:
-            return None
 
         def predict(x_t: Tensor, t: int) -> Tensor:
             return self.paste(predict_x0(self.paste(x_t) if clean else x_t, t))
@@ -62,7 +61,8 @@ class Known:
 class Held:
     """What samples are held to, checked: sample i to entry i modulo their number. See DefectGen.generate.
 
-    Either masks, with or without backgrounds, or the types alone, as sets of indices.
+    One of: masks; masks and backgrounds; backgrounds whole, for which masks are drawn; types alone, as sets of indices;
+    nothing.
     """
 
     masks: np.ndarray | None = None
@@ -72,16 +72,36 @@ class Held:
 
     def known(self, indices: Sequence[int], layout: JointLayout, device: torch.device) -> Known | None:
         """The parts of x_start that are given of so numbered samples."""
-        if self.masks is None:
-            return None
-        rows = np.asarray(indices) % len(self.masks)
-        backgrounds = None if self.backgrounds is None else self.backgrounds[rows]
-        return known_masks(layout, self.masks[rows], backgrounds, self.margin, device)
+        masks, backgrounds = (
+            None if held is None else held[np.asarray(indices) % len(held)] for held in (self.masks, self.backgrounds)
+        )
+        if masks is None:
+            return None if backgrounds is None else known_photographs(layout, backgrounds, device)
+        return known_masks(layout, masks, backgrounds, self.margin, device)
+
+    def shrunk(self, factor: int) -> Held:
+        """The same on an image of 1 / factor of the size: of the masks the pixel in the middle of each
+        factor x factor, so that labels do not blend; of photographs their mean."""
+        if factor == 1:
+            return self
+        masks, backgrounds = self.masks, self.backgrounds
+        if masks is not None:
+            masks = masks[:, factor // 2 :: factor, factor // 2 :: factor]
+        if backgrounds is not None:
+            count, height, width, _ = backgrounds.shape
+            blocks = backgrounds.reshape(count, height // factor, factor, width // factor, factor, 3)
+            backgrounds = blocks.mean(axis=(2, 4)).round().astype(np.uint8)
+        return replace(self, masks=masks, backgrounds=backgrounds, margin=-(-self.margin // factor))
+
+    def window(self, top: int, left: int, size: Sequence[int]) -> Held:
+        """The same in a window of `size` = (height, width) of the image, for what networks are told of it."""
+        here = slice(None), slice(top, top + size[0]), slice(left, left + size[1])
+        return self if self.masks is None else Held(self.masks[here])
 
     def told(self, indices: Sequence[int], layout: JointLayout, device: torch.device) -> Tensor:
         """What a network with class_cond is told of them, float32 [N, 1 + num_defect] as JointLayout.types_in."""
         if self.masks is not None:
-            masks = self.masks[np.asarray(indices) % len(self.masks)]
+            masks = np.ascontiguousarray(self.masks[np.asarray(indices) % len(self.masks)])
             return layout.types_in(torch.from_numpy(masks)).to(device)
         told = torch.zeros(len(indices), 1 + layout.num_defect, device=device)
         if self.types is None:
@@ -163,6 +183,34 @@ def check_held(
     if margin < 0:
         raise InputError(f"--margin {margin}: must be 0 or more")
     return Held(masks, backgrounds, margin)
+
+
+def check_told(
+    networks: Sequence[Network], defects: str | Sequence[str] | None, guidance_scale: float, class_names: Sequence[str]
+) -> dict[str, Any]:
+    """The settings that only networks with class_cond take, those that are used; networks: those that take part.
+
+    Raises InputError.
+    """
+    settings: dict[str, Any] = {}
+    if defects is not None:
+        parse_defects(defects, class_names)
+        if not networks[0].config.model.class_cond:
+            raise InputError(
+                f"--defects: {networks[0].path} was trained without model.class_cond, so it cannot be told types; train "
+                "with it, or give --masks"
+            )
+        settings["defects"] = [defects] if isinstance(defects, str) else list(defects)
+    if guidance_scale != 1:
+        if not any(network.config.model.class_cond for network in networks):
+            raise InputError(
+                f"--guidance_scale {guidance_scale:g}: the networks were trained without model.class_cond, so they "
+                "cannot be told types; leave it out"
+            )
+        if not isfinite(guidance_scale):
+            raise InputError(f"--guidance_scale {guidance_scale}: must be a number")
+        settings["guidance_scale"] = guidance_scale
+    return settings
 
 
 def check_guided(settings: Mapping[str, Any], held: bool) -> None:

@@ -21,6 +21,7 @@ TRIES = 12  # moves until one keeps the defect in its place, the later ones smal
 MAX_SHIFT, MAX_TURN, MAX_STRETCH, MAX_BEND = 0.15, 20.0, 1.3, 0.03  # of the side; degrees; factor; of the side
 NEARBY = 1 / 16  # of the longer side: so far from where a type was seen it may still lie
 KEPT_INSIDE, KEPT_AREA = 0.9, 0.5  # shares of a defect's pixels
+AREAS_PER_MASK = 4  # a larger canvas gets a mask for so many areas of training
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,32 @@ class MaskBank:
             mask[self._layer(type_, rng)] = type_
         return mask
 
+    def draw_canvas(
+        self,
+        size: Sequence[int],
+        seed: int,
+        index: int,
+        types_per_image: int = 1,
+        types: Collection[int] | None = None,
+    ) -> np.ndarray:
+        """Index mask uint8 number `index` of `size` = (height, width), no side below the bank's; types as of draw.
+
+        On a larger canvas masks lie at random places, a later one over an earlier one. A defect that the border cuts
+        lies at that border of the canvas, or goes on to it.
+        """
+        if self.size == tuple(size):
+            return self.draw(seed, index, types_per_image, types)
+        height, width = self.size
+        rng = numpy_generator("mask bank canvas", seed, index)
+        canvas = np.zeros(size, np.uint8)
+        count = max(1, size[0] * size[1] // (AREAS_PER_MASK * height * width))
+        for number in range(index * count, (index + 1) * count):
+            mask = self.draw(seed, number, types_per_image, types)
+            pads = [_pad(mask.any(axis=1 - axis), side, rng) for axis, side in enumerate(size)]
+            mask = np.pad(mask, pads, mode="edge")
+            canvas = np.where(mask > 0, mask, canvas)
+        return canvas
+
     def digest(self) -> str:
         """A hash of all that is in it."""
         content = b"".join(np.packbits(self.layers[index]).tobytes() for index in sorted(self.layers))
@@ -93,6 +120,15 @@ class MaskBank:
             if pixels >= KEPT_AREA * layer.sum() and (moved & self.places[type_]).sum() >= KEPT_INSIDE * pixels:
                 return moved
         return layer
+
+
+def _pad(occupied: np.ndarray, side: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Pixels before and after a mask along an axis of `side` pixels, given where on it the mask has defects."""
+    room = side - len(occupied)
+    before = int(rng.integers(room + 1))
+    if occupied[0] != occupied[-1]:
+        before = 0 if occupied[0] else room
+    return before, room - before
 
 
 def _in_turn(seed: int, position: int, count: int) -> int:

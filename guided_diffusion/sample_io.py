@@ -28,7 +28,7 @@ WRITERS = 8
 _FOLDERS = ("images", "masks", "masks_converted_dir")
 _SAMPLE_FILE = re.compile(r"(\d{6,})\.png")
 # What older manifests do not say, because there was no choice yet.
-_FORMERLY = {"spacing": "uniform"}
+_FORMERLY = {"spacing": "uniform", "windows": "off", "upscale": 1}
 
 
 class SampleFolder:

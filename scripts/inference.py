@@ -36,6 +36,7 @@ from guided_diffusion.sample_io import SampleFolder, recorded_settings  # noqa: 
 from guided_diffusion.samplers import SAMPLERS  # noqa: E402
 from guided_diffusion.tuning import PRECISIONS, CompileError, decide_compile  # noqa: E402
 from guided_diffusion.two_stage import HANDOFFS  # noqa: E402
+from guided_diffusion.windows import WINDOWS  # noqa: E402
 
 DEFAULT_DRAWS = 8
 DEFAULT_NUM_SAMPLES = 40  # as the released script draws
@@ -71,6 +72,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="per process (auto: as many as fit and pay); does not change samples",
     )
     add("--image_size", type=int, nargs=2, metavar=("H", "W"), help="pixels; default: as in training")
+    add("--windows", choices=WINDOWS, default="auto", help="see the image in windows as in training (auto: if large)")
+    add("--upscale", type=int, default=1, metavar="N", help="the large network works at 1/N of the image size (1)")
     add("--seed", type=int, default=0)
     add("--sampler", choices=tuple(SAMPLERS), default=DEFAULT_SAMPLER, help=f"({DEFAULT_SAMPLER})")
     add("--num_steps", metavar="N|A+B", help=f"denoising steps: in all, or large + small network ({DEFAULT_STEPS})")
@@ -132,6 +135,8 @@ def generate(args: argparse.Namespace, device: torch.device) -> None:
         spacing=args.spacing,
         handoff=args.handoff,
         image_size=args.image_size,
+        windows=args.windows,
+        upscale=args.upscale,
         defects=None if args.masks else args.defects,  # with masks, these tell the types
         guidance_scale=args.guidance_scale,
     )
@@ -195,7 +200,7 @@ def compile_networks(asked: str, generator: DefectGen, num_samples: int, batch_s
     if wish == "off":
         return
     try:
-        generator.compile(batch_size, settings["image_size"])
+        generator.compile(batch_size, settings)
     except CompileError as error:
         if asked == "on":
             raise
