@@ -197,8 +197,8 @@ def check_told(
         parse_defects(defects, class_names)
         if not networks[0].config.model.class_cond:
             raise InputError(
-                f"--defects: {networks[0].path} was trained without model.class_cond, so it cannot be told types; train "
-                "with it, or give --masks"
+                f"--defects: {networks[0].path} was trained without model.class_cond, so it cannot be told types; "
+                "train with it, or give --masks"
             )
         settings["defects"] = [defects] if isinstance(defects, str) else list(defects)
     if guidance_scale != 1:

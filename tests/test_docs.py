@@ -92,7 +92,7 @@ class Captured(Exception):
         "compare_precision",
         "benchmark",
     ]
-    + [f"evaluate {name}" for name in ("quality", "lift", "sweep", "report")]
+    + [f"evaluate {name}" for name in ("quality", "lift", "sweep", "control", "report")]
     + ["curate"],
 )
 def test_every_flag_is_there_with_its_default(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
