@@ -131,7 +131,9 @@ def check_masks(
 
 def training_warnings(dataset: DefectDataset, class_names: Sequence[str]) -> list[str]:
     """Lines "warning: ..." on the masks of a training set in memory, as training sees them; nothing is read."""
-    records = [look_at_mask(name, mask.cpu().numpy()) for name, mask in zip(dataset.names, dataset.masks, strict=True)]
+    marked = len(dataset) - dataset.num_good
+    pairs = list(zip(dataset.names, dataset.masks, strict=True))[:marked]
+    records = [look_at_mask(name, mask.cpu().numpy()) for name, mask in pairs]
     names = dict(enumerate(class_names, 1))
     sizes = {record.facts.size for record in records}
     size = " x ".join(map(str, sizes.pop())) if len(sizes) == 1 else OWN_SIZE

@@ -40,6 +40,7 @@ class DefectDataset:
     resolution: tuple[int, int]
     fit: Fit = "resize"
     crop_defect: float = 0.0  # share of the crops that hold a defect for certain
+    num_good: int = 0  # so many, the last ones, are the set's defect-free images
 
     @classmethod
     def load(
@@ -69,12 +70,13 @@ class DefectDataset:
         shots = FirstShots(num_image_train) if num_image_train is not None else None
         if shots:  # what folders tell need not be read
             samples = [sample for sample in samples if sample.folder is None or shots.takes(sample.folder, ())]
+        dataset = cls([], [], [], resolution, fit, crop_defect)
         if include_good:
             good = find_good(root)
             if not good:
                 raise InputError(f"data.include_good: {root} holds no defect-free images; add some, or turn it off")
             samples = samples + good
-        dataset = cls([], [], [], resolution, fit, crop_defect)
+            dataset.num_good = len(good)
         quiet = not progress or len(samples) <= SHOW_PROGRESS_ABOVE
         for sample in tqdm(samples, desc="reading images", unit="image", disable=quiet):
             image, mask = read_pair(sample, num_defect)

@@ -186,8 +186,9 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
         ensure_writable(args.work_dir, "--work_dir")
         for folder in ("", "checkpoint", "images"):
             remove_temporaries(bf.join(args.work_dir, folder))
+        good = f" and {data.num_good} without a defect" if data.num_good else ""
         print(
-            f"{len(data)} images, types: {', '.join(layout.class_names)}; "
+            f"{len(data) - data.num_good} images{good}, types: {', '.join(layout.class_names)}; "
             f"{dist_util.world_size()} process(es) on {device.type}, batch {config.data.bs_per_gpu} each"
         )
         print("".join(f"{line}\n" for line in training_warnings(data, layout.class_names)), end="")

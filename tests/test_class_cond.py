@@ -13,6 +13,7 @@ from told import MAP, NAMES, make_config, random_weights, save_untrained
 from guided_diffusion import DefectGen, InputError, create_model, load_config
 from guided_diffusion.checkpoint import Checkpoint, load_checkpoint
 from guided_diffusion.conditioning import draw_known, parse_defects
+from guided_diffusion.data_check import training_warnings
 from guided_diffusion.extend import LABELS, extend_types, with_class_cond
 from guided_diffusion.gaussian_diffusion import create_diffusion
 from guided_diffusion.image_datasets import DefectDataset
@@ -162,6 +163,7 @@ def test_good_images_join_the_training(tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps({"label_map": {"hole": 1}}))
     data = DefectDataset.load(str(tmp_path), 1, (16, 16), include_good=True, num_image_train=1)
     assert [name[-1] for name in data.names] == ["a", "c", "d", "e"] and not data.masks[1].any()
+    assert data.num_good == 3 and not any("good/" in line for line in training_warnings(data, ("hole",)))
     for path in (tmp_path / "test/good").iterdir():
         path.unlink()
     with pytest.raises(InputError, match="no defect-free images"):
