@@ -326,9 +326,9 @@ class DefectGen:
             noise = partial(sample_noise, seed, indices, shape=shape, device=self.device)
             return Canvas(noise, held.shrunk(factor).known(indices, self.layout, self.device))
 
-        full = first = canvas(1)
-        if settings["upscale"] > 1:
-            first = canvas(settings["upscale"])
+        full = canvas(1)
+        coarse = canvas(settings["upscale"]) if settings["upscale"] > 1 else None
+        first = coarse or full
         # Keyed by T, so that the first noise is not the one which a stochastic sampler adds at step T - 1.
         x = first.noise(self.diffusion.num_timestep).to(memory_format=torch.channels_last)
         with autocast(self.device, self.precision):
@@ -344,7 +344,7 @@ class DefectGen:
                 handoff=settings["handoff"],
                 noise=full.noise,
                 known=full.known,
-                coarse=None if first is full else first,
+                coarse=coarse,
                 progress=progress,
             )
 
