@@ -12,6 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .api import DefectGen
+from .conditioning import parse_defects
 from .contact_sheet import Tile, draw_sheet, fit_tile
 from .errors import InputError
 from .file_io import encode_png, ensure_writable, read_bytes, read_json, write_atomic, write_json
@@ -23,13 +24,17 @@ RECORD_FILE = "annotate.json"
 SHEET_IMAGES = 64
 
 
-def check_annotation(generator: DefectGen, draws: int) -> None:
+def check_annotation(generator: DefectGen, draws: int, defects: Sequence[str] | None) -> None:
     """Raise InputError where a generator cannot annotate.
 
     Networks that were never given a photograph draw masks that do not follow it.
     """
     if draws < 1:
         raise InputError(f"--draws {draws}: must be at least 1")
+    if defects and len(parse_defects(defects, generator.layout.class_names)) > 1:
+        raise InputError(
+            f"--defects {' '.join(defects)}: with --annotate, the types of all photographs: crack, or crack,hole"
+        )
     for network in filter(None, (generator.large, generator.small)):
         if not network.config.train.known_share:
             raise InputError(
@@ -103,8 +108,9 @@ def _check_record(out: str, record: dict[str, Any]) -> None:
     path = bf.join(out, RECORD_FILE)
     if bf.exists(path):
         former = read_json(path)
-        for key, value in record.items():
-            if not isinstance(former, dict) or former.get(key) != value:
+        former = former if isinstance(former, dict) else {}
+        for key in {**record, **former}:
+            if former.get(key) != record.get(key):
                 raise InputError(
                     f"--sample_dir: {out!r} holds annotations made with another {key}; name another --sample_dir"
                 )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .batches import choose_batch_size, free_memory, is_out_of_memory, parse_batch_size
 from .checkpoint import check_agreement
-from .conditioning import DEFAULT_MARGIN, Held, check_guided, check_held, check_told
+from .conditioning import DEFAULT_MARGIN, Held, check_guided, check_held, check_told, parse_defects
 from .errors import InputError, unknown_name
 from .gaussian_diffusion import create_diffusion
 from .keyed_random import sample_noise
@@ -303,9 +303,12 @@ class DefectGen:
         """float32 [num_defect + 1, H, W] in [0, 1]: share of background and of each type at a pixel, over `draws` masks
         drawn for a photograph uint8 [H, W, 3].
 
-        settings: as check_settings returns them, with the photograph's size.
+        settings: as check_settings returns them, with the photograph's size; its defects, if any, are told to networks
+        with class_cond.
         """
-        held, total = Held(backgrounds=photograph[None]), 0
+        defects = settings.get("defects")
+        types = defects and parse_defects(defects, self.layout.class_names)
+        held, total = Held(backgrounds=photograph[None], types=types), 0
         for part in torch.arange(draws).split(DRAWS_AT_A_TIME):
             x_start = self._sample(part.tolist(), seed, settings, held)
             total = total + self.layout.mask_probabilities(x_start).sum(dim=0)

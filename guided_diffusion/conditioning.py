@@ -61,8 +61,8 @@ class Known:
 class Held:
     """What samples are held to, checked: sample i to entry i modulo their number. See DefectGen.generate.
 
-    One of: masks; masks and backgrounds; backgrounds whole, for which masks are drawn; types alone, as sets of indices;
-    nothing.
+    One of: masks; masks and backgrounds; backgrounds whole, for which masks are drawn; nothing. Without masks also
+    types, as sets of indices.
     """
 
     masks: np.ndarray | None = None

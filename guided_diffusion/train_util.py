@@ -27,13 +27,14 @@ from .image_datasets import DefectDataset, epoch_indices
 from .keyed_random import key_to_seed, numpy_generator, torch_generator
 from .logger import NullLogger, TrainLogger
 from .loss_window import QUARTILES, LossWindow
-from .masks import untold
+from .masks import RGB, untold
 from .precision import autocast, exact_float32
 from .preview import preview_grid
 from .tuning import compiled, duration
 from .unet import create_model
 
 CORRECT_AFTER = 20  # steps
+UNTOLD_PHOTOGRAPHS = 0.5  # share of the photographs that are given whole without telling their types
 MAX_VAL_IMAGES = 64  # evenly spread over a larger held-out set, so that a log line stays cheap
 
 
@@ -223,12 +224,15 @@ class TrainLoop:
         train.known_share where it is given x_start, bool [N, C, H, W]."""
         cfg, types, known = self.config, None, None
         generator = torch_generator("cpu", "conditions", cfg.train.seed, self.step, dist_util.rank())
-        if cfg.model.class_cond:
-            types = cfg.layout.types_in(masks).to(self.device)
-            dropped = torch.rand(len(types), 1, generator=generator) < cfg.train.class_drop
-            types = torch.where(dropped.to(self.device), untold(types), types)
         if cfg.train.known_share:
             known = draw_known(x_start, cfg.layout, cfg.train.known_share, generator)
+        if cfg.model.class_cond:
+            types = cfg.layout.types_in(masks).to(self.device)
+            drop = torch.full((len(types), 1), cfg.train.class_drop, device=self.device)
+            if known is not None:  # who wants a mask for a photograph seldom knows the types
+                drop[known[:, RGB].flatten(1).all(dim=1)] = UNTOLD_PHOTOGRAPHS
+            dropped = torch.rand(len(types), 1, generator=generator).to(self.device) < drop
+            types = torch.where(dropped, untold(types), types)
         return types, known
 
     def _clip_gradients(self) -> Tensor:

@@ -27,7 +27,7 @@ from guided_diffusion.annotation import annotate_folder, check_annotation  # noq
 from guided_diffusion.api import DEFAULT_SAMPLER, DEFAULT_SPACING, DEFAULT_STEPS, DefectGen  # noqa: E402
 from guided_diffusion.batches import parse_batch_size  # noqa: E402
 from guided_diffusion.condition_files import Conditions, find_conditions  # noqa: E402
-from guided_diffusion.conditioning import DEFAULT_MARGIN  # noqa: E402
+from guided_diffusion.conditioning import DEFAULT_MARGIN, check_guided  # noqa: E402
 from guided_diffusion.config import DataConfig  # noqa: E402
 from guided_diffusion.errors import InputError, run_cli  # noqa: E402
 from guided_diffusion.file_io import ensure_writable  # noqa: E402
@@ -128,6 +128,9 @@ def generate(args: argparse.Namespace, device: torch.device) -> None:
         device=device,
         precision=precision,
     )
+    crop_from = generator.config.data.crop_from
+    if args.annotate and crop_from and args.image_size is None:  # trained on windows of photographs of that size
+        args.image_size, args.windows = list(crop_from), "on" if args.windows == "auto" else args.windows
     settings = generator.check_settings(
         args.step_inference,
         args.num_steps,
@@ -173,14 +176,13 @@ def generate(args: argparse.Namespace, device: torch.device) -> None:
 
 def annotate(args: argparse.Namespace, generator: DefectGen, settings: dict) -> None:
     """Propose masks for the photographs of --annotate; one process does it."""
-    for flag in ("defects", "masks", "background", "num_samples"):
+    for flag in ("masks", "background", "num_samples"):
         if getattr(args, flag) is not None:
             raise InputError(f"--annotate and --{flag}: exclude each other; give one")
-    check_annotation(generator, args.draws)
+    check_annotation(generator, args.draws, args.defects)
+    check_guided(settings, bool(args.defects))
     if dist_util.rank() > 0:
         return
-    if args.image_size is None and generator.config.data.crop_from:  # trained on windows of images of that size
-        settings = settings | {"image_size": list(generator.config.data.crop_from)}
     new = annotate_folder(
         generator, args.annotate, args.sample_dir, draws=args.draws, seed=args.seed, settings=settings
     )

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from told import MAP, save_untrained
 
-from guided_diffusion import DefectGen, api
-from guided_diffusion.annotation import annotate
+from guided_diffusion import DefectGen, InputError, api
+from guided_diffusion.annotation import annotate, check_annotation
 from guided_diffusion.conditioning import known_photographs
 from guided_diffusion.image_datasets import DefectDataset
 from guided_diffusion.layouts import read_label_map
@@ -108,3 +108,20 @@ def test_a_folder_of_photographs(run_script, pair, tmp_path):
     for flag in (("--masks", tmp_path / "photos"), ("--num_samples", 3)):
         assert f"--annotate and {flag[0]}: exclude each other" in run(*flag, status=2).stderr
     assert "--draws 0" in run("--draws", 0, status=2).stderr
+
+
+def test_known_types_are_told(pair, monkeypatch):
+    generator = DefectGen.load(*map(str, pair), device="cpu", precision="fp32")
+    seen, forward = [], generator.large.forward
+
+    def noting(x, t, types):
+        seen.append(types)
+        return forward(x, t, types)
+
+    monkeypatch.setitem(generator.large.__dict__, "forward", noting)
+    for defects, row in ((None, [1, 0, 0, 0]), (["hole,dent"], [0, 0, 1, 1])):
+        settings = generator.check_settings(400, 4, defects=defects)
+        generator.mask_shares(photographs(1, (16, 16))[0], 2, 0, settings)
+        assert seen[-1].tolist() == [row, row]
+    with pytest.raises(InputError, match="the types of all photographs"):
+        check_annotation(generator, 2, ["hole", "dent"])

@@ -261,7 +261,9 @@ def test_so_many_are_told_nothing(tmp_path):
     loop = training(tmp_path, **{"data.bs_per_gpu": 1})
     masks = torch.full((2000, 4, 4), 2, dtype=torch.uint8)
     types, known = loop.draw_conditions(loop.config.layout.encode(torch.zeros(2000, 3, 4, 4), masks), masks)
-    assert abs(types[:, 0].mean() - 0.3) < 0.04 and (types.sum(dim=1) == 1).all() and types[:, 2].sum() > 1300
+    photograph = known[:, :3].flatten(1).all(dim=1)
+    assert abs(types[~photograph, 0].mean() - 0.3) < 0.04 and abs(types[photograph, 0].mean() - 0.5) < 0.09
+    assert (types.sum(dim=1) == 1).all() and not types[:, [1, 3]].any()
     assert abs(known.any(dim=(1, 2, 3)).float().mean() - 0.5) < 0.05
 
 
