@@ -58,7 +58,10 @@ def annotate_folder(
     files = {stem_of(name): bf.join(folder, name) for name in list_folder(folder)[0]}
     if not files:
         raise InputError(f"--annotate {folder}: holds no image files; name the folder that they lie in")
-    record = {"draws": draws, "seed": seed, **settings, "class_names": list(generator.layout.class_names)}
+    networks = {"large": generator.large, "small": generator.small}
+    checkpoints = {name: network and network.sha256 for name, network in networks.items()}
+    names = list(generator.layout.class_names)
+    record = {"draws": draws, "seed": seed, **settings, "checkpoints": checkpoints, "class_names": names}
     _check_record(out, record)
     ensure_writable(out, "--sample_dir")
     write_json(bf.join(out, RECORD_FILE), record)

@@ -125,3 +125,19 @@ def test_known_types_are_told(pair, monkeypatch):
         assert seen[-1].tolist() == [row, row]
     with pytest.raises(InputError, match="the types of all photographs"):
         check_annotation(generator, 2, ["hole", "dent"])
+
+
+def test_a_pair_of_windows_annotates_whole_photographs_in_windows(run_script, tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(photographs(1, (40, 40))[0]).save(tmp_path / "photos" / "a.png")
+    windows = {"train.known_share": 0.3, "data.fit": "random_crop", "data.crop_from": 32}
+    networks = [save_untrained(tmp_path / size, size, **windows) for size in ("large", "small")]
+    flags = ("--large_recep", networks[0], "--small_recep", networks[1], "--annotate", tmp_path / "photos")
+    quick = ("--sample_dir", tmp_path / "out", "--num_steps", 4, "--precision", "fp32", "--draws", 1)
+    result = run_script("inference.py", *flags, *quick)
+    assert result.returncode == 0, result.stderr
+    record = json.loads((tmp_path / "out" / "annotate.json").read_text())
+    assert record["image_size"] == [32, 32] and record["windows"] == "on" and all(record["checkpoints"].values())
+    assert np.array(Image.open(tmp_path / "out" / "masks_converted_dir" / "a.png")).shape == (40, 40)
+    result = run_script("inference.py", *flags, *quick, "--weights", "ema", "--image_size", 16, 16)
+    assert result.returncode == 2 and "made with another image_size" in result.stderr
