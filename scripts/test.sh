@@ -8,4 +8,6 @@ setup_env requirements.txt requirements-eval.txt requirements-dev.txt
 cd "$ROOT"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
-exec "$PYTHON" -m pytest -q "$@"
+# A process per core, each with a file of tests at a time and one thread: together they would slow each other.
+export OMP_NUM_THREADS=1
+exec "$PYTHON" -m pytest -q -n auto --dist loadfile "$@"
