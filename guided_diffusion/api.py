@@ -195,6 +195,8 @@ class DefectGen:
     def expected_seconds(self, num_samples: int, batch_size: int, settings: dict) -> float:
         """About how long so many samples take, from a few steps of one batch (of smaller ones if it does not fit)."""
         short, count = self._short(settings), min(batch_size, num_samples)
+        if "defects" not in short:  # then masks tell the types, and there are none here to guide to
+            short.pop("guidance_scale", None)
         for _ in range(2):  # the first one warms up
             start = time.perf_counter()
             self.generate(count, batch_size=batch_size, **short)
@@ -214,13 +216,17 @@ class DefectGen:
         """
 
         def fast(network: Network) -> Network:
-            size = self._canvas(network, settings)[1] if settings else network.config.data.resolution
-            inputs = noise_batch(network.config, batch_size, size, self.device)
+            size, rows = network.config.data.resolution, batch_size
+            if settings:
+                size = self._canvas(network, settings)[1]
+                guided = "guidance_scale" in settings and network.config.model.class_cond
+                rows = 2 * batch_size if guided else batch_size  # see make_predict_x0
+            inputs = noise_batch(network.config, rows, size, self.device)
             with autocast(self.device, self.precision):
                 compiled = try_compile(network.model, lambda model: model(*inputs), self.device)
 
             def forward(x: Tensor, *others: Tensor) -> Tensor:
-                return (compiled if len(x) == batch_size else network.model)(x, *others)
+                return (compiled if len(x) == rows else network.model)(x, *others)
 
             return replace(network, forward=forward)
 

@@ -10,7 +10,7 @@ from conftest import tiny_config
 from PIL import Image
 from told import MAP, NAMES, make_config, random_weights, save_untrained
 
-from guided_diffusion import DefectGen, InputError, create_model, load_config
+from guided_diffusion import DefectGen, InputError, api, create_model, load_config
 from guided_diffusion.checkpoint import Checkpoint, load_checkpoint
 from guided_diffusion.conditioning import draw_known, parse_defects
 from guided_diffusion.data_check import training_warnings
@@ -452,3 +452,12 @@ def test_the_bank_draws_the_types_that_are_asked_for(pair, run_script, demo_data
     args.types_per_image = 2
     with pytest.raises(InputError, match="give one of the two"):
         find_conditions(args, generator, {"image_size": [32, 32]})
+
+
+def test_guided_samples_are_timed_and_compiled_as_they_run(pair, monkeypatch):
+    generator, rows = load(pair, "plain"), []
+    settings = generator.check_settings(400, 4, guidance_scale=2.0)  # with masks, which tell the types
+    assert generator.expected_seconds(4, 2, settings) > 0
+    monkeypatch.setattr(api, "try_compile", lambda model, run, device: rows.append(run(lambda *inputs: len(inputs[0]))))
+    generator.compile(3, settings)
+    assert rows == [6, 3]
