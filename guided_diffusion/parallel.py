@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -38,6 +39,19 @@ def parallel_map(
             for result in pool.imap(function, items, chunksize=CHUNK):
                 yield result
                 bar.update()
+
+
+def end_with_parent() -> None:
+    """Let this worker process end when the one that started it is killed.
+
+    A worker of a ProcessPoolExecutor would finish its work for nobody, and then wait for more for ever.
+    """
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _leave_interrupts_to_parent() -> None:

@@ -38,6 +38,7 @@ from tqdm import tqdm
 from .. import dist_util
 from ..errors import InputError, unknown_name
 from ..file_io import ensure_writable, read_json, write_atomic, write_json
+from ..parallel import end_with_parent
 from ..sample_io import recorded_settings
 from .arms import BASELINES, Arm, choose_verdict_arm, make_pool, plan_arms
 from .lift_data import Data, digest, read_data
@@ -269,6 +270,7 @@ _worker: tuple = ()
 
 def _start_worker(*arguments: Any) -> None:
     global _worker
+    end_with_parent()
     torch.set_num_threads(1)
     _worker = arguments
 
