@@ -98,9 +98,10 @@ class MaskBank:
         count = max(1, size[0] * size[1] // (AREAS_PER_MASK * height * width))
         for number in range(index * count, (index + 1) * count):
             mask = self.draw(seed, number, types_per_image, types)
-            pads = [_pad(mask.any(axis=1 - axis), side, rng) for axis, side in enumerate(size)]
-            mask = np.pad(mask, pads, mode="edge")
-            canvas = np.where(mask > 0, mask, canvas)
+            for type_ in np.unique(mask[mask > 0]):  # by itself, or what one border cuts would go on to the other's
+                layer = mask == type_
+                pads = [_pad(layer.any(axis=1 - axis), side, rng) for axis, side in enumerate(size)]
+                canvas[np.pad(layer, pads, mode="edge")] = type_
         return canvas
 
     def digest(self) -> str:

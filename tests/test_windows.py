@@ -284,6 +284,19 @@ def test_a_bank_defect_that_the_border_cuts_is_not_cut_within_the_canvas(rows):
         assert drawn[-1].any() or rows.stop < 16
 
 
+def test_bank_defects_that_two_borders_cut_lie_at_their_own():
+    top, bottom = np.zeros((2, 1, 16, 16), bool)
+    top[0, :5, 2:6], bottom[0, 12:, 9:13] = True, True
+    bank = MaskBank({1: top, 2: bottom}, {k: np.ones((16, 16), bool) for k in (1, 2)}, ())
+    for index in range(20):
+        drawn = bank.draw_canvas((32, 32), 0, index, types=(1, 2))
+        for type_, edge in ((1, 0), (2, -1)):
+            own = drawn == type_
+            assert (
+                own[edge].any() and own.any(axis=1).sum() <= 10
+            )  # its own length, stretched: not gone on to the other
+
+
 # --- what is refused, and what a manifest says ---------------------------------------------------------------------
 
 
