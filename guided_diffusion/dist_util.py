@@ -61,18 +61,28 @@ def setup(device: str = "auto") -> torch.device:
     return chosen
 
 
+def all_done() -> None:
+    """Wait until every process has done its work and its output is out; call it before `leave` where all is well."""
+    _flush()
+    barrier()
+
+
 def leave(status: int) -> NoReturn:
     """End this process with an exit status.
 
     One of several ends at once: taken down with all that Python takes down, gloo's threads now and then aborted a
-    process that was done ("terminate called without an active exception"). mpiexec then ends the others too, so where
-    all is well a barrier comes before.
+    process that was done ("terminate called without an active exception"). mpiexec then ends the others, whatever they
+    are doing: hence all_done.
     """
     if not dist.is_initialized():
         sys.exit(status)
+    _flush()
+    os._exit(status)
+
+
+def _flush() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)
 
 
 def rank() -> int:

@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
         args.num_steps = parse_num_steps(args.num_steps)
     device = dist_util.setup(args.device)
     generate(args, device)
-    dist_util.barrier()
+    dist_util.all_done()
     return 0
 
 

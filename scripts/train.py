@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> int:
     device = dist_util.setup(args.device)
     try:
         status = train(args, device)
-        dist_util.barrier()
+        dist_util.all_done()
         return status
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

@@ -46,6 +46,7 @@ dist_util.barrier()
 assert all(os.path.exists(f"{out}.{r}.before") for r in range(size))
 open(f"{out}.{rank}.done", "w").close()
 print("said", end="")  # and nothing that is buffered is lost
+dist_util.all_done()
 dist_util.leave(0)
 """
 
@@ -90,7 +91,7 @@ def test_a_process_of_several_ends_without_taking_down_threads(status: int, tmp_
     script.write_text(
         "import atexit\nfrom guided_diffusion import dist_util\nfrom guided_diffusion.errors import run_cli\n"
         "def main(argv):\n    dist_util.setup('cpu')\n    atexit.register(print, 'taken down')\n"
-        f"    return {status}\nrun_cli(main, dist_util.leave)\n"
+        f"    dist_util.all_done()\n    return {status}\nrun_cli(main, dist_util.leave)\n"
     )
     several = run(mpiexec(), [str(script)])
     assert several.returncode == status and "taken down" not in several.stdout
