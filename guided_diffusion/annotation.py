@@ -44,24 +44,33 @@ def check_annotation(generator: DefectGen, draws: int, defects: Sequence[str] | 
 
 
 def annotate_folder(
-    generator: DefectGen, folder: str, out: str, *, draws: int, seed: int, settings: dict[str, Any]
+    generator: DefectGen,
+    folder: str,
+    out: str,
+    *,
+    draws: int,
+    seed: int,
+    settings: dict[str, Any],
+    provenance: dict[str, Any],
 ) -> int:
     """Propose masks for every photograph of `folder`; returns how many were new.
 
     Into `out` go images/<stem>.png (the photograph), masks_converted_dir/ (index masks of its size), masks/ (colours),
     confidence/ (grey: 255 where all draws agree with the proposal) and overlay/, dataset.json and contact_sheet.png;
     images and index masks are a data set that training reads, once somebody has looked through them. What is there
-    already is left alone. settings: as DefectGen.check_settings returns them. Raises InputError.
+    already is left alone. settings: as DefectGen.check_settings returns them. provenance: all that decides the masks
+    besides `draws`; a folder is not continued with another. Raises InputError.
     """
     if not bf.isdir(folder):
         raise InputError(f"--annotate {folder}: is not a folder; name one that holds photographs")
-    files = {stem_of(name): bf.join(folder, name) for name in list_folder(folder)[0]}
+    files: dict[str, str] = {}
+    for name in list_folder(folder)[0]:
+        path = bf.join(folder, name)
+        if (other := files.setdefault(stem_of(name), path)) != path:
+            raise InputError(f"--annotate {path}: {bf.basename(other)} has the same stem; rename one of them")
     if not files:
         raise InputError(f"--annotate {folder}: holds no image files; name the folder that they lie in")
-    networks = {"large": generator.large, "small": generator.small}
-    checkpoints = {name: network and network.sha256 for name, network in networks.items()}
-    names = list(generator.layout.class_names)
-    record = {"draws": draws, "seed": seed, **settings, "checkpoints": checkpoints, "class_names": names}
+    record = {"draws": draws, **provenance}
     _check_record(out, record)
     ensure_writable(out, "--sample_dir")
     write_json(bf.join(out, RECORD_FILE), record)

@@ -131,25 +131,7 @@ def parse_defects(defects: str | Sequence[str], class_names: Sequence[str]) -> t
     return tuple(entries)
 
 
-def draw_known(x_start: Tensor, layout: JointLayout, share: float, generator: torch.Generator) -> Tensor:
-    """Which parts of training images a network is given without noise: bool like x_start [N, C, H, W].
-
-    Of a `share` of the images, one of these: the masks; the photograph; the masks, and the photograph further than a
-    few pixels from a defect. So the network learns what generating asks of it: an image for a mask, a mask for an
-    image, a defect in a photograph. generator: of the CPU.
-    """
-    known = torch.zeros_like(x_start, dtype=torch.bool)
-    parts = torch.randint(3, (len(x_start),), generator=generator)
-    chosen = torch.rand(len(x_start), generator=generator) < share
-    margin = int(torch.randint(2 * DEFAULT_MARGIN + 1, (), generator=generator))
-    far = _far_from_defects(x_start[:, -layout.num_defect :].amax(dim=1), margin)
-    for row in chosen.nonzero().flatten().tolist():
-        known[row, MASK] = parts[row] != 1
-        known[row, RGB] = {0: False, 1: True, 2: far[row]}[int(parts[row])]
-    return known
-
-
-def _far_from_defects(defect: Tensor, margin: int) -> Tensor:
+def far_from_defects(defect: Tensor, margin: int) -> Tensor:
     """bool [N, 1, H, W]: further than `margin` pixels, along either axis, from where [N, H, W] is above 0."""
     grown = F.max_pool2d((defect > 0).float()[:, None], 2 * margin + 1, stride=1, padding=margin)
     return grown == 0
@@ -246,5 +228,5 @@ def known_masks(
     where = torch.zeros_like(values, dtype=torch.bool)
     where[:, MASK] = True
     if backgrounds is not None:
-        where[:, RGB] = _far_from_defects(index, margin)
+        where[:, RGB] = far_from_defects(index, margin)
     return Known(values, where)

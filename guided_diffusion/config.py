@@ -104,7 +104,7 @@ class DataConfig:
     resolution: int | tuple[int, ...] = ()  # pixels: one number or [height, width]; default: model.image_size
     num_image_train: int | None = None  # first N images of each type; none: all
     include_good: bool = False  # do the set's defect-free images join the training?
-    type_rates: Mapping[str, float] | None = None  # how often each type, or "good", is drawn; see DataConfig.rates
+    type_rates: Mapping[str, float] | None = None  # how often each type, or "good", is drawn; see Config.rates
     bs_per_gpu: int = 2  # batch per process
     num_workers: int = 0  # accepted for released files; without effect, the set is held in memory
     label_map: Mapping[str, int] | None = None  # type name: index 1..N in the masks
@@ -178,7 +178,7 @@ class TrainConfig:
     separate_channel_loss: bool = False  # RGB: MSE, masks: cross-entropy on logits; x0 only
     mask_loss_weight: float = 0.2  # of the cross-entropy, with separate_channel_loss
     class_drop: float = 0.1  # share of the images whose types the network is not told, with model.class_cond
-    known_share: float = 0.0  # share of the images of which parts are given without noise, see conditioning.draw_known
+    known_share: float = 0.0  # share of the images of which parts are given without noise, see draw_known
 
     def __post_init__(self) -> None:
         for key in ("iterations", "save_ckpt_interval", "max_images", "eval_interval"):

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from . import dist_util, heap
 from .checkpoint import Checkpoint, load_weights, save_checkpoint
-from .conditioning import draw_known
 from .config import Config
 from .errors import InputError
 from .file_io import write_atomic
@@ -27,14 +26,13 @@ from .image_datasets import DefectDataset, epoch_indices
 from .keyed_random import key_to_seed, numpy_generator, torch_generator
 from .logger import NullLogger, TrainLogger
 from .loss_window import QUARTILES, LossWindow
-from .masks import RGB, untold
 from .precision import autocast, exact_float32
 from .preview import preview_grid
+from .training_conditions import draw_conditions
 from .tuning import compiled, duration
 from .unet import create_model
 
 CORRECT_AFTER = 20  # steps
-UNTOLD_PHOTOGRAPHS = 0.5  # share of the photographs that are given whole without telling their types
 MAX_VAL_IMAGES = 64  # evenly spread over a larger held-out set, so that a log line stays cheap
 
 
@@ -145,7 +143,7 @@ class TrainLoop:
         key = (cfg.seed, self.step, dist_util.rank())
         torch.manual_seed(key_to_seed("dropout", *key))
         x_start, masks = self.draw_batch()  # [N, C, H, W], [N, H, W]
-        types, known = self.draw_conditions(x_start, masks)
+        types, known = draw_conditions(self.config, x_start, masks, key)
         generator = torch_generator(self.device, "train", *key)
         t = torch.randint(self.diffusion.num_timestep, (len(x_start),), generator=generator, device=self.device)
         noise = torch.randn(x_start.shape, generator=generator, device=self.device)
@@ -218,22 +216,6 @@ class TrainLoop:
         rng = numpy_generator("augment", cfg.train.seed, self.step, rank)
         images, masks = self.data.batch(indices, rng, cfg.data.flip, kinds)
         return cfg.layout.encode(images, masks).to(self.device, memory_format=torch.channels_last), masks
-
-    def draw_conditions(self, x_start: Tensor, masks: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """What the network is told of this step's batch: types float32 [N, 1 + num_defect] with class_cond, and with
-        train.known_share where it is given x_start, bool [N, C, H, W]."""
-        cfg, types, known = self.config, None, None
-        generator = torch_generator("cpu", "conditions", cfg.train.seed, self.step, dist_util.rank())
-        if cfg.train.known_share:
-            known = draw_known(x_start, cfg.layout, cfg.train.known_share, generator)
-        if cfg.model.class_cond:
-            types = cfg.layout.types_in(masks).to(self.device)
-            drop = torch.full((len(types), 1), cfg.train.class_drop, device=self.device)
-            if known is not None:  # who wants a mask for a photograph seldom knows the types
-                drop[known[:, RGB].flatten(1).all(dim=1)] = UNTOLD_PHOTOGRAPHS
-            dropped = torch.rand(len(types), 1, generator=generator).to(self.device) < drop
-            types = torch.where(dropped, untold(types), types)
-        return types, known
 
     def _clip_gradients(self) -> Tensor:
         gradients = [p.grad for p in self.model.parameters()]

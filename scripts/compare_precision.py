@@ -59,7 +59,8 @@ def main(argv: list[str] | None = None) -> None:
     runs = {f"{precision} {seed}": (seed, precision) for seed in seeds for precision in PRECISIONS}
     configs = {name: make_config(args, *run) for name, run in runs.items()}
     first = next(iter(configs.values()))
-    data = DefectDataset.as_trained(args.data_dir, first, num_image_train=first.data.num_image_train)
+    shots, good = first.data.num_image_train, first.data.include_good
+    data = DefectDataset.as_trained(args.data_dir, first, num_image_train=shots, include_good=good)
     ensure_writable(args.out, "--out")
     path = bf.join(args.out, "curves.json")
     found = read_json(path) if bf.exists(path) else {}

@@ -146,9 +146,11 @@ def generate(args: argparse.Namespace, device: torch.device) -> None:
     if args.annotate:
         annotate(args, generator, settings)
         return
-    args.num_samples = args.num_samples or (None if args.masks not in (None, "bank") else DEFAULT_NUM_SAMPLES)
+    if args.num_samples is None and args.masks in (None, "bank"):
+        args.num_samples = DEFAULT_NUM_SAMPLES
     conditions = find_conditions(args, generator, settings)
-    args.num_samples = args.num_samples or len(conditions)
+    if args.num_samples is None:  # one for each mask
+        args.num_samples = len(conditions)
     folder = missing = None
     if dist_util.rank() == 0:
         folder = SampleFolder(
@@ -184,7 +186,13 @@ def annotate(args: argparse.Namespace, generator: DefectGen, settings: dict) -> 
     if dist_util.rank() > 0:
         return
     new = annotate_folder(
-        generator, args.annotate, args.sample_dir, draws=args.draws, seed=args.seed, settings=settings
+        generator,
+        args.annotate,
+        args.sample_dir,
+        draws=args.draws,
+        seed=args.seed,
+        settings=settings,
+        provenance=provenance(args, generator, settings, None),
     )
     print(f"{new} photographs annotated in {args.sample_dir}; look at {args.sample_dir}/contact_sheet.png", flush=True)
 

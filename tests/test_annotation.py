@@ -139,5 +139,8 @@ def test_a_pair_of_windows_annotates_whole_photographs_in_windows(run_script, tm
     record = json.loads((tmp_path / "out" / "annotate.json").read_text())
     assert record["image_size"] == [32, 32] and record["windows"] == "on" and all(record["checkpoints"].values())
     assert np.array(Image.open(tmp_path / "out" / "masks_converted_dir" / "a.png")).shape == (40, 40)
-    result = run_script("inference.py", *flags, *quick, "--weights", "ema", "--image_size", 16, 16)
-    assert result.returncode == 2 and "made with another image_size" in result.stderr
+    result = run_script("inference.py", *flags, *quick, "--weights", "model")
+    assert result.returncode == 2 and "made with another weights" in result.stderr
+    Image.fromarray(photographs(1)[0]).save(tmp_path / "photos" / "a.jpg")
+    result = run_script("inference.py", *flags, *quick)
+    assert result.returncode == 2 and "has the same stem" in result.stderr and result.stderr.count("\n") == 1

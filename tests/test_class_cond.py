@@ -12,7 +12,7 @@ from told import MAP, NAMES, make_config, random_weights, save_untrained
 
 from guided_diffusion import DefectGen, InputError, api, create_model, load_config
 from guided_diffusion.checkpoint import Checkpoint, load_checkpoint
-from guided_diffusion.conditioning import draw_known, parse_defects
+from guided_diffusion.conditioning import parse_defects
 from guided_diffusion.data_check import training_warnings
 from guided_diffusion.extend import LABELS, extend_types, with_class_cond
 from guided_diffusion.gaussian_diffusion import create_diffusion
@@ -21,6 +21,7 @@ from guided_diffusion.keyed_random import numpy_generator
 from guided_diffusion.masks import JointLayout, untold
 from guided_diffusion.samplers import make_predict_x0
 from guided_diffusion.train_util import TrainLoop
+from guided_diffusion.training_conditions import draw_conditions, draw_known
 
 CPU = torch.device("cpu")
 SIZES = pytest.mark.parametrize("size", ["large", "small"])
@@ -260,7 +261,8 @@ def test_micro_batches_are_told_their_own_rows(tmp_path):
 def test_so_many_are_told_nothing(tmp_path):
     loop = training(tmp_path, **{"data.bs_per_gpu": 1})
     masks = torch.full((2000, 4, 4), 2, dtype=torch.uint8)
-    types, known = loop.draw_conditions(loop.config.layout.encode(torch.zeros(2000, 3, 4, 4), masks), masks)
+    x_start = loop.config.layout.encode(torch.zeros(2000, 3, 4, 4), masks)
+    types, known = draw_conditions(loop.config, x_start, masks, (0, 0, 0))
     photograph = known[:, :3].flatten(1).all(dim=1)
     assert abs(types[~photograph, 0].mean() - 0.3) < 0.04 and abs(types[photograph, 0].mean() - 0.5) < 0.09
     assert (types.sum(dim=1) == 1).all() and not types[:, [1, 3]].any()
