@@ -5,13 +5,13 @@ from typing import Any
 
 _HOMES = {
     "Config": "config",
-    "DefectGen": "api",
-    "GaussianDiffusion": "gaussian_diffusion",
-    "GeneratedBatch": "api",
+    "DefectGen": "generation.api",
+    "GaussianDiffusion": "diffusion.gaussian_diffusion",
+    "GeneratedBatch": "generation.api",
     "InputError": "errors",
-    "UNet": "unet",
-    "create_diffusion": "gaussian_diffusion",
-    "create_model": "unet",
+    "UNet": "networks.unet",
+    "create_diffusion": "diffusion.gaussian_diffusion",
+    "create_model": "networks.unet",
     "load_config": "config_file",
 }
 __all__ = sorted(_HOMES)

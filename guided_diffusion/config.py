@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import InputError, unknown_name
-from .masks import JointLayout
+from .joint_tensor import JointLayout
 
 SCHEDULES = ("cosine", "linear", "sqrt_linear", "sqrt", "inverse_proportion")
 PARAMETERIZATIONS = ("x0", "eps")

@@ -17,7 +17,7 @@ import yaml
 
 from .config import GOOD, MODEL_TARGETS, SECTIONS, TARGETS, Config
 from .errors import InputError, unknown_name
-from .masks import MAX_TYPES
+from .joint_tensor import MAX_TYPES
 
 
 def load_config(

@@ -17,9 +17,9 @@ from . import dist_util
 from .batches import free_memory, is_out_of_memory
 from .config import Config
 from .errors import InputError
-from .estimate import estimate
+from .networks.estimate import estimate
+from .networks.unet import create_model
 from .precision import autocast
-from .unet import create_model
 
 PRECISIONS = ("fp32", "bf16")
 WORTH = 1.05  # bf16 must be this much faster than float32 to be chosen

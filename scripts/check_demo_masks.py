@@ -15,9 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from draw_demo_data import LABEL_MAP, tint_rule  # noqa: E402
 
-from guided_diffusion.errors import run_cli  # noqa: E402
-from guided_diffusion.index_masks import read_pair  # noqa: E402
-from guided_diffusion.layouts import find_samples  # noqa: E402
+from guided_diffusion.data.index_masks import read_pair
+from guided_diffusion.errors import run_cli
+from guided_diffusion.prepare.layouts import find_samples
 
 
 def mask_agreement(pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, tuple[int, float, float]]:

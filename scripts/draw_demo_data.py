@@ -157,7 +157,7 @@ def main(argv: list[str] | None = None) -> None:
     from tqdm import tqdm
 
     from guided_diffusion.errors import InputError
-    from guided_diffusion.layouts import write_released
+    from guided_diffusion.prepare.layouts import write_released
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", metavar="OUT", help="folder for the data set")

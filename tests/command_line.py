@@ -105,10 +105,10 @@ if __name__ == "__main__":
     import torch._dynamo
     import torch.utils.tensorboard  # noqa: F401
 
-    import guided_diffusion.api
-    import guided_diffusion.estimate
-    import guided_diffusion.sample_io
-    import guided_diffusion.train_util  # noqa: F401
+    import guided_diffusion.generation.api
+    import guided_diffusion.generation.sample_io
+    import guided_diffusion.networks.estimate
+    import guided_diffusion.training.train_util  # noqa: F401
 
     status = _run(_serve())
     sys.stdout.flush()

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from guided_diffusion.layouts import Options
+from guided_diffusion.prepare.layouts import Options
 
 SIZE = (40, 48)
 NAMES = ("crack", "hole", "scratch")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from guided_diffusion.sample_io import SampleFolder
+from guided_diffusion.generation.sample_io import SampleFolder
 
 TYPES = ("crack", "oil stain", "pit")
 SIZE = (24, 36)

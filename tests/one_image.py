@@ -6,8 +6,8 @@ from drawn_annotations import segmentation
 from drawn_formats import SIZE, black_and_white, material, save, save_json
 from PIL import Image
 
-from guided_diffusion.index_masks import read_pair
-from guided_diffusion.layouts import read_layout
+from guided_diffusion.data.index_masks import read_pair
+from guided_diffusion.prepare.layouts import read_layout
 
 PHOTOGRAPHS, MASKS = material(7)
 PHOTOGRAPH, MASK = PHOTOGRAPHS[2], MASKS[2]  # of three types

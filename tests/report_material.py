@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from guided_diffusion.layouts import write_released
-from guided_diffusion.masks import present_types
-from guided_diffusion.sample_io import SampleFolder
+from guided_diffusion.data.index_masks import present_types
+from guided_diffusion.generation.sample_io import SampleFolder
+from guided_diffusion.prepare.layouts import write_released
 
 EVIL = "<img src=x onerror=alert(1)>"
 TYPES = ("crack", "hole", EVIL)

@@ -12,7 +12,9 @@ from PIL import Image
 
 # A prelude for trainings: a plot that costs nothing, written as any other, and no estimate of the costs.
 QUICK = """
-from guided_diffusion import estimate, logger, tuning
+from guided_diffusion import tuning
+from guided_diffusion.networks import estimate
+from guided_diffusion.training import logger
 logger._draw_losses = lambda *args, **keywords: b"plot"
 estimate.estimate = estimate.describe = lambda *args: ""
 tuning.measure_step = lambda *args: tuning.StepCost("cpu", 1.0, None)
@@ -22,7 +24,8 @@ tuning.measure_step = lambda *args: tuning.StepCost("cpu", 1.0, None)
 _INTERRUPT = """
 import os, resource, signal
 import blobfile
-from guided_diffusion import checkpoint, sample_io, train_util
+from guided_diffusion.generation import sample_io
+from guided_diffusion.training import checkpoint, train_util
 
 original, hits = {target}, []
 

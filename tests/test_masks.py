@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from guided_diffusion.masks import JointLayout, colorize, overlay, palette, present_types
+from guided_diffusion.data.index_masks import present_types
+from guided_diffusion.joint_tensor import JointLayout
+from guided_diffusion.pictures import colorize, overlay, palette
 
 
 def random_pair(num_defect, n=3, size=8):

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from test_train_util import tiny_config
+from training.test_train_util import tiny_config
 
 from guided_diffusion import tuning
-from guided_diffusion.estimate import estimate
+from guided_diffusion.networks.estimate import estimate
 from guided_diffusion.tuning import CompileError, StepCost, decide_compile, duration, expected, settle
 
 CPU = torch.device("cpu")

@@ -9,9 +9,9 @@ import torch
 from conftest import tiny_config
 
 from guided_diffusion import create_model, load_config
-from guided_diffusion.checkpoint import save_checkpoint
 from guided_diffusion.config import Config
-from guided_diffusion.unet import UNet
+from guided_diffusion.networks.unet import UNet
+from guided_diffusion.training.checkpoint import save_checkpoint
 
 NAMES = ("crack", "hole", "dent")
 MAP = {name: k for k, name in enumerate(NAMES, start=1)}

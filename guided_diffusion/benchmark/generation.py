@@ -10,15 +10,15 @@ import blobfile as bf
 import torch
 from torch import Tensor
 
-from ..api import DefectGen
-from ..checkpoint import save_checkpoint
 from ..config import Config
-from ..gaussian_diffusion import create_diffusion
+from ..diffusion.gaussian_diffusion import create_diffusion
+from ..diffusion.samplers import cold, make_predict_x0
+from ..diffusion.two_stage import two_stage_plans
+from ..generation.api import DefectGen
+from ..joint_tensor import clip_released
 from ..keyed_random import sample_noise
-from ..masks import clip_released
 from ..precision import autocast
-from ..samplers import cold, make_predict_x0
-from ..two_stage import two_stage_plans
+from ..training.checkpoint import save_checkpoint
 from .compare import Subject, Variant
 from .released import FORWARD_RUNGS, Recipe, ladder, released_forward
 from .timing import Clock

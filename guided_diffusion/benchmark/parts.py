@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..api import DefectGen
 from ..config import Config
+from ..generation.api import DefectGen
 from .generation import by_stage, forward_variants, generation_variants, our_generator, shared_out
 from .report import number
 from .run import Benchmark

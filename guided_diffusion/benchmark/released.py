@@ -21,12 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import Config, ModelConfig
-from ..gaussian_diffusion import create_diffusion
-from ..image_datasets import DefectDataset
+from ..data.image_datasets import DefectDataset
+from ..diffusion.gaussian_diffusion import create_diffusion
 from ..keyed_random import torch_generator
-from ..nn import AttentionBlock, Downsample, ResBlock, Upsample, timestep_embedding
-from ..train_util import learning_rate
-from ..unet import UNet
+from ..networks.nn import AttentionBlock, Downsample, ResBlock, Upsample, timestep_embedding
+from ..networks.unet import UNet
+from ..training.train_util import learning_rate
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from ..config import Config, ModelConfig
-from ..estimate import estimate
-from ..image_datasets import DefectDataset
+from ..data.image_datasets import DefectDataset
 from ..keyed_random import numpy_generator, torch_generator
-from ..train_util import TrainLoop
-from ..unet import UNet, create_model
+from ..networks.estimate import estimate
+from ..networks.unet import UNet, create_model
+from ..training.train_util import TrainLoop
 from .compare import Subject, Variant
 from .released import Recipe, ReleasedTraining, ladder
 from .timing import Clock

@@ -16,7 +16,7 @@ from ..keyed_random import numpy_generator
 from .augmentation import Pool
 from .bootstrap import Resampling, interval, mean_interval
 from .image_sets import ImageSet, View
-from .segmentation_scores import BOTH, PREDICTED, TRUE, count_pixels, iou
+from .scores import BOTH, PREDICTED, TRUE, count_pixels, iou
 from .segmenter import Segmenter, SegmenterSettings, faster_precision, train_segmenter
 
 RESERVED = 5  # every fifth group of real images is left out of training, for the reference

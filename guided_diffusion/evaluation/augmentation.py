@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..image_datasets import epoch_indices
+from ..data.image_datasets import epoch_indices
 from ..keyed_random import key_to_seed, numpy_generator
 from .image_sets import ImageSet
 from .torchvision_import import import_torchvision

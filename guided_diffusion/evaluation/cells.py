@@ -11,13 +11,13 @@ import blobfile as bf
 import numpy as np
 from tqdm import tqdm
 
-from ..api import DefectGen
+from ..data.index_masks import read_pair
+from ..diffusion.respace import Pair, total_steps
 from ..errors import InputError
 from ..file_io import read_json, write_json
-from ..index_masks import read_pair
-from ..layouts import find_samples
-from ..respace import Pair, total_steps
-from ..sample_io import SampleFolder
+from ..generation.api import DefectGen
+from ..generation.sample_io import SampleFolder
+from ..prepare.layouts import find_samples
 
 
 class Cell(Protocol):

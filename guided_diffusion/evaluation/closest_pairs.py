@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..contact_sheet import fit_tile
+from ..pictures import fit_tile
+from .copies import Match, window_of
 from .image_sets import ImageSet
-from .memorization import Match, window_of
 
 MOST_PAIRS = 24
 COLUMNS = 4  # of pairs

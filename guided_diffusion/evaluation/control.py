@@ -40,10 +40,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from .. import dist_util
-from ..class_names import common_class_names
 from ..errors import InputError
 from ..file_io import encode_png, ensure_writable, write_atomic, write_json
-from ..sample_io import recorded_settings
+from ..generation.class_names import common_class_names
+from ..generation.sample_io import recorded_settings
 from .bootstrap import LEVEL
 from .control_background import measure_outside, read_photographs
 from .control_boundary import AUC_BOUND, measure_boundary

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import maximum_filter
 
-from ..condition_files import Photographs
 from ..errors import InputError
-from ..layouts import stem_of
+from ..generation.conditions import Photographs
+from ..prepare.layouts import stem_of
 from .image_sets import ImageSet
 
 MOST_NAMES = 8  # of differing samples, in the result

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import blobfile as bf
 
 from ..errors import InputError, unknown_name
-from ..layouts import stem_of
-from ..sample_io import read_manifest
+from ..generation.sample_io import read_manifest
+from ..prepare.layouts import stem_of
 from .image_sets import ImageSet
 
 

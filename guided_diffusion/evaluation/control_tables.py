@@ -7,7 +7,7 @@ from typing import Any
 from .control_boundary import patch_side
 from .control_masks import MOST_OF_A_MASK
 from .quality import FEW_GROUPS
-from .quality_tables import number, percent, table
+from .tables import number, percent, table
 
 _NONE = "-"
 

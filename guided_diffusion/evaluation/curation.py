@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..file_io import read_bytes, read_json, write_atomic
-from ..sample_io import WRITERS, SampleFolder
+from ..generation.sample_io import WRITERS, SampleFolder
 from .image_sets import ImageSet
 from .sample_scores import Scores
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from tqdm import tqdm
 
+from ..data.groups import read_groups
+from ..data.image_datasets import DefectDataset, read_image
+from ..data.index_masks import read_pair
 from ..errors import InputError
-from ..groups import read_groups
-from ..image_datasets import DefectDataset, read_image
-from ..index_masks import read_pair
+from ..generation.sample_io import recorded_settings
 from ..keyed_random import numpy_generator
-from ..layouts import find_good, find_samples, stem_of
-from ..sample_io import recorded_settings
+from ..prepare.layouts import find_good, find_samples, stem_of
 
 SHOW_PROGRESS_ABOVE = 200  # files
 

@@ -38,12 +38,12 @@ from tqdm import tqdm
 from .. import dist_util
 from ..errors import InputError, unknown_name
 from ..file_io import ensure_writable, read_json, write_atomic, write_json
+from ..generation.sample_io import recorded_settings
 from ..parallel import end_with_parent
-from ..sample_io import recorded_settings
 from .arms import BASELINES, Arm, choose_verdict_arm, make_pool, plan_arms
 from .lift_data import Data, digest, read_data
 from .lift_report import encode_mask, images_to_show, write_report
-from .segmentation_scores import count_pixels
+from .scores import count_pixels
 from .segmenter import SegmenterSettings, faster_precision, load_segmenter, train_segmenter
 
 HELP = "what samples add to a segmenter: against real images alone, repeated, and copy-paste"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..class_names import common_class_names
 from ..errors import InputError
+from ..generation.class_names import common_class_names
 from .arms import BASELINES
 from .image_sets import ImageSet, View, read_good, read_samples, read_whole, view_of_samples
 

@@ -27,7 +27,7 @@ from ..file_io import encode_png, write_atomic, write_json
 from .arms import Arm
 from .image_sets import ImageSet
 from .row_sheet import Row, draw_row_sheet
-from .segmentation_scores import Bootstrap, Outcome, calibrate, estimate, scores
+from .scores import Bootstrap, Outcome, calibrate, estimate, scores
 
 METRICS = {
     "miou": "mIoU",

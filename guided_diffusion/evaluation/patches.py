@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..keyed_random import numpy_generator
 from .bootstrap import mean_interval
-from .memorization import FLIPS, Band, correlate
+from .copies import FLIPS, Band, correlate
 
 EXPECTED = 0.05  # share of unseen patches under the limit
 MOST_PATCHES = 400  # of either side

@@ -50,29 +50,21 @@ from PIL import Image
 from tqdm import tqdm
 
 from .. import dist_util
-from ..class_names import common_class_names
 from ..errors import InputError
 from ..file_io import encode_png, ensure_writable, write_atomic, write_json
-from ..sample_io import recorded_settings
+from ..generation.class_names import common_class_names
+from ..generation.sample_io import recorded_settings
 from .agreement import agreement, agreement_summary, train_agreement_segmenter
 from .bootstrap import LEVEL
 from .closest_pairs import draw_closest_pairs
 from .features import DEFAULT_EXTRACTOR, EXTRACTORS, Extractor, load_extractor
 from .fidelity import DENSITY_NEIGHBOURS, PRECISION_NEIGHBOURS
-from .image_sets import (
-    ImageSet,
-    View,
-    read_good,
-    read_samples,
-    read_whole,
-    read_windows,
-    view_of_samples,
-)
+from .image_sets import ImageSet, View, read_good, read_samples, read_whole, read_windows, view_of_samples
 from .labels import measure_labels
-from .quality_tables import markdown
 from .sample_scores import notes as notes_on_copies
 from .sample_scores import score_samples
 from .seen import LEAST_IMAGES, compare, compare_halves, look, look_inside, sources
+from .tables import markdown
 
 HELP = "fidelity, diversity, memorisation and labels of samples against real images"
 FEW_GROUPS = 10  # resampling fewer shows too little of how much groups differ

@@ -20,7 +20,7 @@ import blobfile as bf
 
 from ..errors import InputError
 from ..file_io import ensure_writable, write_atomic
-from ..masks import palette
+from ..pictures import palette
 from . import report_html as h
 from .report_data import COMMANDS, Contents, gather
 from .report_lift import lift_section

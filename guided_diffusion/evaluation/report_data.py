@@ -12,12 +12,11 @@ import blobfile as bf
 import numpy as np
 from tqdm import tqdm
 
-from ..class_names import class_names_of, common_class_names
+from ..data.index_masks import present_types, read_pair
 from ..errors import InputError
 from ..file_io import read_bytes
-from ..index_masks import read_pair
-from ..layouts import Sample, find_samples, stem_of
-from ..masks import present_types
+from ..generation.class_names import class_names_of, common_class_names
+from ..prepare.layouts import Sample, find_samples, stem_of
 from .image_sets import SHOW_PROGRESS_ABOVE, View, read_whole, view_of_samples
 from .report_pictures import TRIAL, Album, choose_encoding, mask_data_uri
 

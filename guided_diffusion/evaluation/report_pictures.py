@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from ..masks import palette
+from ..pictures import palette
 
 EXACT_BYTES = 6 << 20  # all images of an album as PNG, up to here
 MAX_BYTES = 22 << 20  # as JPEG, up to here: with base64 and the rest, 5,000 samples of 64 px stay under 40 MB

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..contact_sheet import fit_tile
-from ..masks import overlay, palette
+from ..pictures import fit_tile, overlay, palette
 
 _INK, _GREY, _PAPER = (34, 34, 34), (120, 120, 120), (255, 255, 255)
 

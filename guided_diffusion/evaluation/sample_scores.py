@@ -28,14 +28,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..image_datasets import DefectDataset
+from ..data.image_datasets import DefectDataset
 from ..keyed_random import numpy_generator
 from .bootstrap import share_interval
+from .copies import TrainFeatures, distances_among, place
 from .copy_threshold import Threshold, calibrate, find_planted
 from .features import Extractor
 from .image_sets import ImageSet
 from .labels import is_speck_mask, regions, speck_thresholds
-from .memorization import TrainFeatures, distances_among, place
 from .patches import reused_patches
 from .seen import sources
 

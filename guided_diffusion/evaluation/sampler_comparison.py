@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ..diffusion.respace import NumSteps, format_num_steps, total_steps
 from ..keyed_random import numpy_generator
-from ..respace import NumSteps, format_num_steps, total_steps
 from .bootstrap import LEVEL, Resampling, interval
 from .kid import kid, kid_resampled
 

@@ -34,13 +34,13 @@ import blobfile as bf
 import numpy as np
 
 from .. import dist_util
-from ..api import DEFAULT_SAMPLER, DEFAULT_SPACING, DEFAULT_STEPS, Network
+from ..diffusion.respace import SPACINGS, parse_num_steps
+from ..diffusion.samplers import SAMPLERS
+from ..diffusion.two_stage import HANDOFFS
 from ..errors import InputError
 from ..file_io import encode_png, ensure_writable, read_json, write_atomic, write_json
-from ..respace import SPACINGS, parse_num_steps
-from ..samplers import SAMPLERS
+from ..generation.api import DEFAULT_SAMPLER, DEFAULT_SPACING, DEFAULT_STEPS, Network
 from ..tuning import PRECISIONS
-from ..two_stage import HANDOFFS
 from . import lift
 from .cells import CellStore
 from .features import DEFAULT_EXTRACTOR, EXTRACTORS

@@ -11,12 +11,12 @@ import blobfile as bf
 import torch
 from tqdm import tqdm
 
-from ..checkpoint import FOLDER, load_checkpoint
 from ..config import Config
+from ..data.image_datasets import DefectDataset
 from ..errors import InputError
 from ..file_io import read_bytes
-from ..image_datasets import DefectDataset
-from ..layouts import natural_key
+from ..prepare.layouts import natural_key
+from ..training.checkpoint import FOLDER, load_checkpoint
 
 FLAG = "--checkpoints"
 
@@ -73,7 +73,7 @@ def _logged_losses(path: str) -> dict[int, float]:
 
 
 def _held_out_loss(path: str, real: str, device: torch.device) -> float:
-    from ..train_util import TrainLoop  # late: only here does a sweep need the optimizer and the logger
+    from ..training.train_util import TrainLoop  # late: only here does a sweep need the optimizer and the logger
 
     checkpoint = load_checkpoint(path, FLAG)
     config = checkpoint.config

@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..api import DefectGen
-from ..class_names import class_names_of
 from ..config import DataConfig
 from ..errors import InputError
+from ..generation.api import DefectGen
+from ..generation.class_names import class_names_of
 from ..keyed_random import numpy_generator
 from .agreement import agreement, train_agreement_segmenter
 from .bootstrap import NUM_RESAMPLES, Resampling, mean_of_pairs, resampled_mean_of_pairs, share_interval
+from .copies import nearest_whole
 from .features import load_extractor
 from .fidelity import measure_fidelity
 from .image_sets import ImageSet, View, read_good, read_whole, read_windows
 from .kid import kid, kid_resampled
-from .memorization import nearest_whole
 from .perceptual import distances, embed, within_memory
 from .sample_scores import Limits
 from .seen import LEAST_IMAGES

@@ -9,8 +9,8 @@ from functools import partial
 
 import torch
 
-from ..api import DefectGen
 from ..errors import InputError
+from ..generation.api import DefectGen
 from .sweep_checkpoints import TrainedStep, read_checkpoints
 from .sweep_rule import CHECKPOINT_RULE, DEFAULT_STEP, STEP_RULE, Rule
 

@@ -1,0 +1,71 @@
+"""The hand-off: the large network lays out the object, then the small one invents local detail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from torch import Tensor
+
+from ..generation.upscale import Canvas, to_clean
+from ..joint_tensor import clip, clip_released
+from .conditioning import Known
+from .gaussian_diffusion import GaussianDiffusion
+from .respace import NumSteps, Pair, log_snr, make_plan, released_plans, split_plan
+from .samplers import SAMPLERS, PredictX0
+
+HANDOFFS = ("paper", "released")
+
+
+def two_stage_plans(
+    diffusion: GaussianDiffusion, step_inference: int, num_steps: NumSteps, spacing: str, handoff: str
+) -> tuple[list[Pair], list[Pair]]:
+    """(large, small) plans. "paper": x_(step_inference - 1) crosses, at its own noise level. "released": the
+    released script's restart, full steps only (num_steps and spacing are not looked at)."""
+    T = diffusion.num_timestep
+    if handoff == "released":
+        return released_plans(T, step_inference)
+    levels = log_snr(diffusion.alphas_cumprod) if spacing == "logsnr" else None
+    return split_plan(make_plan(T, num_steps, step_inference, levels), step_inference)
+
+
+def two_stage_sample(
+    x: Tensor,
+    diffusion: GaussianDiffusion,
+    large: PredictX0 | None,
+    small: PredictX0 | None,
+    *,
+    step_inference: int,
+    num_steps: NumSteps,
+    spacing: str = "uniform",
+    sampler: str = "ddim",
+    handoff: str = "paper",
+    noise: Callable[[int], Tensor],
+    known: Known | None = None,
+    coarse: Canvas | None = None,
+    progress: Callable[[list[Pair]], Iterable[Pair]] = lambda pairs: pairs,
+) -> Tensor:
+    """Denoise x = x_(T-1), float32 [N, C, H, W], to x_start of the same shape; x is standard normal noise.
+
+    num_steps: over both networks, or (large, small), placed by spacing. The sampler runs once for each network
+    that has steps, so a sampler's history starts afresh at the hand-off. noise(t) gives standard normal noise like
+    x_start, for stochastic samplers and the like. known: parts of x_start that are given, to which large and small keep
+    (Known.wrap). coarse: the smaller canvas of the large network, where x is of its size; its x_start then crosses,
+    enlarged and diffused to the level of x_(S-1). Raises InputError where the plan is impossible.
+    """
+    large_pairs, small_pairs = two_stage_plans(diffusion, step_inference, num_steps, spacing, handoff)
+    clip_x0 = clip_released if (sampler, handoff) == ("cold", "released") else clip
+    full = Canvas(noise, known)
+
+    def denoise(x: Tensor, pairs: list[Pair], predict_x0: PredictX0 | None, canvas: Canvas) -> Tensor:
+        if not pairs:
+            return x
+        return SAMPLERS[sampler](x, progress(pairs), predict_x0, clip_x0, diffusion.alpha_bar, canvas.noise)
+
+    x = (coarse or full).start(x, diffusion.alpha_bar((large_pairs or small_pairs)[0][0]))
+    if coarse:
+        x_start = denoise(x, to_clean(large_pairs), large, coarse)
+        # T is the key of the first noise: see DefectGen.
+        x = full.receive(clip_x0(x_start), diffusion.alpha_bar(step_inference - 1), diffusion.num_timestep + 1)
+    else:
+        x = denoise(x, large_pairs, large, full)
+    return full.paste(denoise(x, small_pairs, small, full))

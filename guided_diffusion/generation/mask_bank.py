@@ -1,0 +1,172 @@
+"""New masks from those of a training set: moved, turned, stretched and bent, and kept where that type occurs."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..config import Config
+from ..data.image_datasets import DefectDataset
+from ..errors import InputError
+from ..keyed_random import numpy_generator
+
+VIEWS = 64  # masks kept of each type, as training sees them
+TRIES = 12  # moves until one keeps the defect in its place, the later ones smaller
+MAX_SHIFT, MAX_TURN, MAX_STRETCH, MAX_BEND = 0.15, 20.0, 1.3, 0.03  # of the side; degrees; factor; of the side
+NEARBY = 1 / 16  # of the longer side: so far from where a type was seen it may still lie
+KEPT_INSIDE, KEPT_AREA = 0.9, 0.5  # shares of a defect's pixels
+AREAS_PER_MASK = 4  # a larger canvas gets a mask for so many areas of training
+
+
+@dataclass(frozen=True)
+class MaskBank:
+    """Masks of single types as training sees them. layers: by type, bool [n, H, W]. places: by type, bool [H, W], where
+    its defects may lie: near to where one was seen. mirrored: axes along which training flips."""
+
+    layers: dict[int, np.ndarray]
+    places: dict[int, np.ndarray]
+    mirrored: tuple[int, ...]
+
+    @classmethod
+    def from_training_set(cls, root: str, config: Config) -> MaskBank:
+        """The bank of the data set at `root`, seen as a training of `config` sees it. Raises InputError."""
+        data = DefectDataset.as_trained(root, config, num_image_train=config.data.num_image_train, progress=False)
+        rng = numpy_generator("mask bank views")
+        mirrored = {"none": (), "horizontal": (1,), "vertical": (0,), "both": (0, 1)}[config.data.flip]
+        layers, places = {}, {}
+        for index in range(1, config.layout.num_defect + 1):
+            having = [place for place, mask in enumerate(data.masks) if (mask == index).any()]
+            if not having:
+                name = config.layout.class_names[index - 1]
+                raise InputError(f"--masks bank: no mask of {root} holds a {name}; name a data set that has all types")
+            masks = data.batch(np.resize(having, max(VIEWS, len(having))), rng)[1].numpy() == index
+            masks = masks[masks.any(axis=(1, 2))]
+            if not len(masks):
+                name = config.layout.class_names[index - 1]
+                raise InputError(f"--masks bank: no {name} of {root} is left at the training's resolution; raise it")
+            layers[index] = masks
+            places[index] = _widened(masks.any(axis=0), mirrored)
+        return cls(layers, places, mirrored)
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Height and width of its masks."""
+        return next(iter(self.places.values())).shape
+
+    def draw(self, seed: int, index: int, types_per_image: int = 1, types: Collection[int] | None = None) -> np.ndarray:
+        """Index mask uint8 [H, W] number `index`; a function of its arguments alone.
+
+        It holds `types`; None: `types_per_image` of them, the first of which take turns, so that none is rarer than
+        others. The later ones cover the earlier ones.
+        """
+        rng = numpy_generator("mask bank", seed, index)
+        if types is None:
+            others = sorted(self.layers)
+            first = others.pop(_in_turn(seed, index, len(others)))
+            chosen = [*rng.permutation(others)[: types_per_image - 1].tolist(), first]
+        else:
+            chosen = rng.permutation(sorted(types)).tolist()
+        mask = np.zeros(self.size, np.uint8)
+        for type_ in chosen:
+            mask[self._layer(type_, rng)] = type_
+        return mask
+
+    def draw_canvas(
+        self,
+        size: Sequence[int],
+        seed: int,
+        index: int,
+        types_per_image: int = 1,
+        types: Collection[int] | None = None,
+    ) -> np.ndarray:
+        """Index mask uint8 number `index` of `size` = (height, width), no side below the bank's; types as of draw.
+
+        On a larger canvas masks lie at random places, a later one over an earlier one. A defect that the border cuts
+        lies at that border of the canvas, or goes on to it.
+        """
+        if self.size == tuple(size):
+            return self.draw(seed, index, types_per_image, types)
+        height, width = self.size
+        rng = numpy_generator("mask bank canvas", seed, index)
+        canvas = np.zeros(size, np.uint8)
+        count = max(1, size[0] * size[1] // (AREAS_PER_MASK * height * width))
+        for number in range(index * count, (index + 1) * count):
+            mask = self.draw(seed, number, types_per_image, types)
+            for type_ in np.unique(mask[mask > 0]):  # by itself, or what one border cuts would go on to the other's
+                layer = mask == type_
+                pads = [_pad(layer.any(axis=1 - axis), side, rng) for axis, side in enumerate(size)]
+                canvas[np.pad(layer, pads, mode="edge")] = type_
+        return canvas
+
+    def digest(self) -> str:
+        """A hash of all that is in it."""
+        content = b"".join(np.packbits(self.layers[index]).tobytes() for index in sorted(self.layers))
+        return hashlib.sha256(content).hexdigest()
+
+    def _layer(self, type_: int, rng: np.random.Generator) -> np.ndarray:
+        """A defect of one type, moved; as it was, if no move keeps it in its place."""
+        layers = self.layers[type_]
+        layer = layers[int(rng.integers(len(layers)))]
+        for axis in self.mirrored:
+            layer = np.flip(layer, axis) if rng.random() < 0.5 else layer
+        for attempt in range(TRIES):
+            moved = _moved(layer, rng, 1 - attempt / TRIES)
+            pixels = moved.sum()
+            if pixels >= KEPT_AREA * layer.sum() and (moved & self.places[type_]).sum() >= KEPT_INSIDE * pixels:
+                return moved
+        return layer
+
+
+def _pad(occupied: np.ndarray, side: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Pixels before and after a mask along an axis of `side` pixels, given where on it the mask has defects."""
+    room = side - len(occupied)
+    before = int(rng.integers(room + 1))
+    if occupied[0] != occupied[-1]:
+        before = 0 if occupied[0] else room
+    return before, room - before
+
+
+def _in_turn(seed: int, position: int, count: int) -> int:
+    """Which of `count` things is at a position, all of them once in each round of `count`, in another order each."""
+    return int(numpy_generator("mask bank types", seed, position // count).permutation(count)[position % count])
+
+
+def _widened(where: np.ndarray, mirrored: Sequence[int]) -> np.ndarray:
+    """bool [H, W] grown by NEARBY, and mirrored as training mirrors."""
+    for axis in mirrored:
+        where = where | np.flip(where, axis)
+    radius = max(1, round(NEARBY * max(where.shape)))
+    grown = F.max_pool2d(torch.from_numpy(where.astype(np.float32))[None, None], 2 * radius + 1, 1, radius)
+    return grown[0, 0].numpy() > 0
+
+
+def _moved(layer: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
+    """A defect bool [H, W] shifted, turned, stretched and bent at random, within the limits times `strength`.
+
+    One that the border cuts is taken to go on beyond it.
+    """
+    height, width = layer.shape
+    shift = rng.uniform(-1, 1, 2) * MAX_SHIFT * strength
+    turn = math.radians(rng.uniform(-1, 1) * MAX_TURN * strength)
+    stretch = np.exp(rng.uniform(-1, 1, 2) * math.log(MAX_STRETCH) * strength)
+    bend = torch.from_numpy(rng.normal(0, MAX_BEND * strength, (1, 2, 4, 4)).astype(np.float32))
+    places = np.argwhere(layer)
+    centre = torch.tensor((places.mean(axis=0) + 0.5) / (height, width), dtype=torch.float32)  # (y, x) in [0, 1]
+
+    # Where each pixel of the result comes from: the moves undone, about the defect's centre, in units of the side.
+    y, x = torch.meshgrid((torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij")
+    bends = F.interpolate(bend, (height, width), mode="bicubic", align_corners=True)[0]
+    y = y - centre[0] - shift[0] + bends[0]
+    x = x - centre[1] - shift[1] + bends[1]
+    ratio = width / height
+    turned_y = (math.cos(turn) * y + math.sin(turn) * x * ratio) / stretch[0] + centre[0]
+    turned_x = (math.cos(turn) * x - math.sin(turn) * y / ratio) / stretch[1] + centre[1]
+    grid = torch.stack([2 * turned_x - 1, 2 * turned_y - 1], dim=-1).float()[None]
+    source = torch.from_numpy(np.ascontiguousarray(layer).astype(np.float32))[None, None]
+    return F.grid_sample(source, grid, mode="nearest", padding_mode="border", align_corners=False)[0, 0].numpy() > 0.5

@@ -1,0 +1,191 @@
+"""One file with everything needed to resume or to sample, written atomically and loaded strictly.
+
+Keys: `model`, `ema`, `optimizer` (state dicts, as in released checkpoints), and ours: `step`, `config`,
+`label_map`, `log_window`, `format_version`. Loading never runs code from the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import blobfile as bf
+import torch
+from torch import nn
+
+from ..config import Config
+from ..config_file import load_config
+from ..errors import InputError
+from ..file_io import read_bytes, write_atomic
+
+FORMAT_VERSION = 1
+FOLDER = "checkpoint"
+LATEST = "latest"  # a text file holding the name of the newest complete checkpoint
+_FILE_NAME = re.compile(r"diffusion_(\d{6,})\.pt")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint. config is None for a released one, which carries none."""
+
+    path: str
+    sha256: str
+    model: dict[str, torch.Tensor]
+    ema: dict[str, torch.Tensor]
+    optimizer: dict[str, Any] | None
+    step: int
+    config: Config | None
+    log_window: torch.Tensor | None  # losses since the last log line
+
+
+def save_checkpoint(work_dir: str, step: int, payload: Mapping[str, Any], keep_last: int = 0) -> str:
+    """Write <work_dir>/checkpoint/diffusion_NNNNNN.pt, then point `latest` at it, then drop old ones.
+
+    payload: the other keys. keep_last: how many checkpoints stay; 0: all. Returns the path.
+    """
+    folder = bf.join(work_dir, FOLDER)
+    name = f"diffusion_{step:06d}.pt"
+    buffer = io.BytesIO()
+    torch.save({**payload, "step": step, "format_version": FORMAT_VERSION}, buffer)
+    write_atomic(bf.join(folder, name), buffer.getvalue())
+    write_atomic(bf.join(folder, LATEST), name.encode())
+    if keep_last:
+        steps = sorted((s for s in _steps(folder) if s <= step), reverse=True)
+        for old in steps[keep_last:]:
+            bf.remove(bf.join(folder, f"diffusion_{old:06d}.pt"))
+    return bf.join(folder, name)
+
+
+def latest_checkpoint(work_dir: str) -> str | None:
+    """Path of the newest complete checkpoint of a work_dir, or None."""
+    folder = bf.join(work_dir, FOLDER)
+    pointer = bf.join(folder, LATEST)
+    if bf.exists(pointer):
+        path = bf.join(folder, read_bytes(pointer).decode().strip())
+        if bf.exists(path):
+            return path
+    steps = _steps(folder) if bf.isdir(folder) else []  # the released code writes no pointer
+    return bf.join(folder, f"diffusion_{max(steps):06d}.pt") if steps else None
+
+
+def find_checkpoint(path: str, flag: str) -> str:
+    """A checkpoint file that the user named: the path itself, or of a work_dir the latest. Raises InputError."""
+    if not bf.isdir(path):
+        return path
+    file = latest_checkpoint(path)
+    if file is None:
+        raise InputError(f"{flag} {path}: no checkpoint in this folder; train first, or name a checkpoint file")
+    return file
+
+
+def _steps(folder: str) -> list[int]:
+    return [int(m[1]) for m in map(_FILE_NAME.fullmatch, bf.listdir(folder)) if m]
+
+
+def load_checkpoint(path: str, flag: str) -> Checkpoint:
+    """Load a checkpoint file, ours or a released one, to the CPU.
+
+    flag: how the user named it, for errors. Raises InputError if it is missing, truncated, no checkpoint, or
+    holds pickled objects other than tensors and plain values.
+    """
+    try:
+        data = read_bytes(path)
+    except (OSError, bf.Error):
+        raise InputError(f"{flag} {path}: no such checkpoint file; check the path") from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read is an error anyway
+            raw = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "GLOBAL" in str(error) or "REDUCE" in str(error):
+            raise InputError(
+                f"{flag} {path}: holds pickled objects other than weights, which could run code; not loaded"
+            ) from None
+        raise InputError(f"{flag} {path}: truncated or not a checkpoint; copy it again") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError):
+        raise InputError(f"{flag} {path}: truncated or not a checkpoint; copy it again") from None
+    if not isinstance(raw, dict) or not isinstance(raw.get("model"), dict):
+        raise InputError(f"{flag} {path}: not a Defect-Gen checkpoint (it has no 'model' weights)")
+    if raw.get("format_version", 0) > FORMAT_VERSION:
+        raise InputError(
+            f"{flag} {path}: written by a newer version of this program (format {raw['format_version']}, "
+            f"this one reads {FORMAT_VERSION}); update the program"
+        )
+    config = None
+    if isinstance(raw.get("config"), dict):
+        try:
+            config = load_config(raw["config"])
+        except InputError as error:
+            raise InputError(f"{flag} {path}: its configuration is not one ({error})") from None
+    return Checkpoint(
+        path=path,
+        sha256=hashlib.sha256(data).hexdigest(),
+        model=raw["model"],
+        ema=raw.get("ema") or raw["model"],
+        optimizer=raw.get("optimizer"),
+        step=raw.get("step", _optimizer_step(raw.get("optimizer"))),
+        config=config,
+        log_window=raw.get("log_window"),
+    )
+
+
+def _optimizer_step(optimizer: Mapping[str, Any] | None) -> int:
+    """A released checkpoint's step: AdamW counts it for each parameter."""
+    states = (optimizer or {}).get("state", {})
+    return max((int(s["step"]) for s in states.values() if "step" in s), default=0)
+
+
+# What two networks must share to exchange x_t, and what a resumed one must keep; and background and label map.
+_SHARED = ("diffusion.schedule", "diffusion.num_timestep", "diffusion.parameterization")
+
+
+def config_values(config: Config, keys: tuple[str, ...]) -> dict[str, Any]:
+    """{"section.key": value} of a configuration, with its label map by index."""
+    values = {key: getattr(getattr(config, key.split(".")[0]), key.split(".")[1]) for key in keys}
+    values = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+    values["data.background"] = config.layout.background
+    values["data.label_map"] = ", ".join(config.layout.class_names)
+    return values
+
+
+def check_agreement(a: Config, a_name: str, b: Config, b_name: str, extra: tuple[str, ...] = ()) -> None:
+    """Raise InputError naming the first key in which two configurations may not differ, and both values."""
+    ours, theirs = config_values(a, _SHARED + extra), config_values(b, _SHARED + extra)
+    for key, value in ours.items():
+        if theirs[key] != value:
+            raise InputError(
+                f"{a_name} and {b_name} disagree in {key}: {value} against {theirs[key]}; they must be the same"
+            )
+
+
+def same_network(checkpoint: Checkpoint, config: Config, config_name: str) -> None:
+    """Raise InputError unless a checkpoint that says what it is can be resumed with a configuration."""
+    if checkpoint.config is not None:
+        architecture = ("patch", "model_channels", "num_res_blocks", "channel_mult", "attention_downsample")
+        architecture += ("num_head_channels", "num_heads", "norm_groups", "use_scale_shift_norm", "class_cond")
+        extra = (*(f"model.{key}" for key in architecture), "train.separate_channel_loss")
+        check_agreement(checkpoint.config, checkpoint.path, config, config_name, extra)
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], path: str) -> None:
+    """Load a state dict strictly. Raises InputError naming the first parameter that does not fit."""
+    expected = model.state_dict()
+    for name in [*expected, *weights]:
+        if name not in weights or name not in expected:
+            where, other = ("configuration", path) if name in expected else (path, "configuration")
+            raise InputError(
+                f"{path}: another architecture: parameter {name} is in the {where} but not in the {other}; "
+                "use the configuration it was trained with"
+            )
+        if weights[name].shape != expected[name].shape:
+            raise InputError(
+                f"{path}: another architecture: parameter {name} is {list(weights[name].shape)} there, but the "
+                f"configuration makes it {list(expected[name].shape)}; use the configuration it was trained with"
+            )
+    model.load_state_dict(weights, strict=True)

@@ -1,0 +1,179 @@
+"""Samplers against closed forms: a perfect network, and Gaussian data whose score is known exactly."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from guided_diffusion.config import DiffusionConfig
+from guided_diffusion.diffusion.gaussian_diffusion import GaussianDiffusion
+from guided_diffusion.diffusion.respace import log_snr, make_plan
+from guided_diffusion.diffusion.samplers import SAMPLERS, cold, ddim, dpmpp_2m
+from guided_diffusion.joint_tensor import JointLayout, clip, clip_released
+
+DIFFUSION = GaussianDiffusion(DiffusionConfig(), JointLayout(("a",)))
+A = DIFFUSION.alpha_bar
+
+
+def identity(x):
+    return x
+
+
+def no_noise(t):
+    raise AssertionError("a deterministic sampler asked for noise")
+
+
+@pytest.mark.parametrize("name", ["cold", "ddim", "dpmpp_2m"])
+@pytest.mark.parametrize("num_steps", [1000, 50, 7])
+def test_a_perfect_network_leads_to_its_image(name, num_steps):
+    x_start = torch.rand(2, 5, 4, 4).double()
+    x = torch.randn(2, 5, 4, 4).double()
+    out = SAMPLERS[name](x, make_plan(1000, num_steps), lambda x, t: x_start, identity, A, no_noise)
+    assert torch.allclose(out, x_start, atol=1e-9)
+
+
+def test_cold_and_ddim_agree_where_nothing_is_clipped():
+    x = torch.randn(2, 5, 4, 4).double()
+    predict = lambda x, t: torch.tanh(x) * math.cos(t / 900)  # noqa: E731
+    plan = make_plan(1000, 100)
+    assert torch.allclose(
+        cold(x, plan, predict, identity, A, no_noise), ddim(x, plan, predict, identity, A, no_noise), atol=1e-9
+    )
+
+
+def test_ddim_rederives_eps_from_the_clipped_x0_and_cold_does_not():
+    x, x0 = torch.full((1, 5, 1, 1), 0.5).double(), torch.full((1, 5, 1, 1), 3.0).double()
+    a, a_prev = A(500), A(400)
+    stepped = ddim(x, [(500, 400)], lambda x, t: x0, clip_released, A, no_noise)
+    eps = (0.5 - math.sqrt(a) * 1.0) / math.sqrt(1 - a)
+    assert stepped.mean().item() == pytest.approx(math.sqrt(a_prev) + math.sqrt(1 - a_prev) * eps, rel=1e-12)
+    stepped = cold(x, [(500, 400)], lambda x, t: x0, clip_released, A, no_noise)
+    eps = (0.5 - math.sqrt(a) * 3.0) / math.sqrt(1 - a)
+    expected = 0.5 + (math.sqrt(a_prev) - math.sqrt(a)) + (math.sqrt(1 - a_prev) - math.sqrt(1 - a)) * eps
+    assert stepped.mean().item() == pytest.approx(expected, rel=1e-12)
+
+
+def paper_dpmpp_2m(x, nodes, predict, alpha_bar):
+    """Algorithm 2 of the DPM-Solver++ paper in its own symbols, from nodes[0] to nodes[-1]; numpy."""
+    alpha = [math.sqrt(alpha_bar(t)) for t in nodes]
+    sigma = [math.sqrt(1 - alpha_bar(t)) for t in nodes]
+    lam = [math.log(a / s) for a, s in zip(alpha, sigma, strict=True)]
+    q = [predict(x, nodes[0])]  # the paper's buffer
+    x = sigma[1] / sigma[0] * x - alpha[1] * math.expm1(-(lam[1] - lam[0])) * q[0]
+    for i in range(2, len(nodes)):
+        q.append(predict(x, nodes[i - 1]))
+        h = lam[i] - lam[i - 1]
+        r = (lam[i - 1] - lam[i - 2]) / h
+        D = (1 + 1 / (2 * r)) * q[i - 1] - 1 / (2 * r) * q[i - 2]
+        x = sigma[i] / sigma[i - 1] * x - alpha[i] * math.expm1(-h) * D
+    return x
+
+
+@pytest.mark.parametrize("spacing", ["uniform", "logsnr"])
+@pytest.mark.parametrize("num_steps", [4, 20, 1000])
+def test_dpmpp_2m_is_the_papers_algorithm(num_steps, spacing):
+    def predict(x, t):
+        return np.clip(np.tanh(2 * x) * math.cos(t / 700) + 0.1, -0.8, 0.8)  # the clip takes part
+
+    x = np.random.default_rng(0).standard_normal((2, 5, 3, 3))
+    pairs = make_plan(1000, num_steps, 0, log_snr(DIFFUSION.alphas_cumprod) if spacing == "logsnr" else None)
+    expected = paper_dpmpp_2m(x, [t for t, _ in pairs], predict, A)
+    ours = dpmpp_2m(
+        torch.from_numpy(x), pairs[:-1], lambda x, t: torch.from_numpy(predict(x.numpy(), t)), identity, A, no_noise
+    )
+    assert np.abs(ours.numpy() - expected).max() < 1e-9
+    # and the step to the clean image gives the prediction there, whatever was before
+    ours = dpmpp_2m(
+        torch.from_numpy(x), pairs, lambda x, t: torch.from_numpy(predict(x.numpy(), t)), identity, A, no_noise
+    )
+    assert np.abs(ours.numpy() - predict(expected, 0)).max() < 1e-9
+
+
+def test_dpmpp_2m_uses_the_clipped_x0():
+    x = torch.randn(2, 5, 4, 4).double()
+    plan = make_plan(1000, 20)
+    predict = lambda x, t: 3 * torch.sin(5 * x)  # noqa: E731
+    inside = dpmpp_2m(x, plan, lambda x, t: clip(predict(x, t)), identity, A, no_noise)
+    assert torch.equal(dpmpp_2m(x, plan, predict, clip, A, no_noise), inside)
+
+
+@pytest.mark.parametrize("pair", [(999, 700), (500, 400), (1, 0), (500, -1), (0, -1)])
+def test_a_first_step_of_dpmpp_2m_is_one_of_ddim(pair):
+    x = torch.randn(2, 5, 4, 4).double()
+    predict = lambda x, t: torch.tanh(x)  # noqa: E731
+    ours, theirs = (SAMPLERS[name](x, [pair], predict, clip, A, no_noise) for name in ("dpmpp_2m", "ddim"))
+    assert torch.allclose(ours, theirs, atol=1e-12)
+
+
+MU, S = 0.3, 0.5  # data N(MU, S^2): the posterior mean and the path of the probability flow are known
+
+
+def posterior_mean(x, alpha_bar):
+    return MU + math.sqrt(alpha_bar) * S**2 / (alpha_bar * S**2 + 1 - alpha_bar) * (x - math.sqrt(alpha_bar) * MU)
+
+
+def flow(x, start, end):
+    """Where the probability flow takes x from one alpha_bar to another: it keeps the quantile."""
+    return math.sqrt(end) * MU + (x - math.sqrt(start) * MU) * math.sqrt(
+        (end * S**2 + 1 - end) / (start * S**2 + 1 - start)
+    )
+
+
+@pytest.mark.parametrize(("name", "factor"), [("ddim", 2), ("dpmpp_2m", 4)])
+def test_order_of_convergence(name, factor):
+    """Twice the steps, half the error of a first-order sampler and a quarter of a second-order one's."""
+
+    def error(steps):
+        def alpha_bar(t):  # timestep `steps` is noise, 0 nearly clean, uniform in log-SNR
+            return 1 / (1 + math.exp(-(8 - 16 * t / steps)))
+
+        x = torch.linspace(-2, 2, 9).double().reshape(1, 1, 3, 3)
+        pairs = [(t, t - 1) for t in range(steps, 0, -1)]
+        out = SAMPLERS[name](x, pairs, lambda x, t: posterior_mean(x, alpha_bar(t)), identity, alpha_bar, no_noise)
+        return (out - flow(x, alpha_bar(steps), alpha_bar(0))).abs().max().item()
+
+    errors = [error(steps) for steps in (40, 80, 160, 320)]
+    ratios = [a / b for a, b in zip(errors, errors[1:], strict=False)]
+    assert all(0.8 * factor < ratio < 1.25 * factor for ratio in ratios), (errors, ratios)
+
+
+@pytest.mark.parametrize("num_steps", [10, 20, 50])
+def test_the_second_order_pays_with_nodes_uniform_in_log_snr(num_steps):
+    plan = make_plan(1000, num_steps, 0, log_snr(DIFFUSION.alphas_cumprod))
+    x = torch.linspace(-2, 2, 9).double().reshape(1, 1, 3, 3)
+    first, second = (
+        SAMPLERS[name](x, plan, lambda x, t: posterior_mean(x, A(t)), identity, A, no_noise) - flow(x, A(999), 1)
+        for name in ("ddim", "dpmpp_2m")
+    )
+    assert second.abs().max() < 0.5 * first.abs().max()
+
+
+def test_clip_keeps_rgb_in_minus_one_to_one_and_masks_in_zero_to_one():
+    x = clip(torch.linspace(-3, 3, 70).reshape(1, 5, 14, 1))
+    assert x[:, :3].min() == -1 and x[:, :3].max() <= 1 and x[:, 3:].min() >= 0 and x[:, 3:].max() == 1
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "dpmpp_2m"])
+def test_gaussian_data_come_out_with_their_mean_and_spread(name):
+    """For data N(mu, s^2) the posterior mean is known; the samples must be N(mu, s^2) again."""
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(t):
+        return torch.randn(20_000, 1, 1, 1, generator=generator, dtype=torch.double)
+
+    predict_x0 = lambda x, t: posterior_mean(x, A(t))  # noqa: E731
+    out = SAMPLERS[name](noise(1000), make_plan(1000, 500), predict_x0, identity, A, noise)
+    assert out.mean().item() == pytest.approx(MU, abs=0.015)
+    assert out.std().item() == pytest.approx(S, rel=0.03)
+
+
+def test_ddpm_variance_is_the_posterior_variance():
+    """On neighbouring timesteps eta = 1 must give DDPM's q(x_(t-1) | x_t, x_0)."""
+    x, x0 = torch.zeros(100_000, 1, 1, 1).double(), 0.4
+    generator = torch.Generator().manual_seed(1)
+    noise = lambda t: torch.randn(x.shape, generator=generator, dtype=torch.double)  # noqa: E731
+    for t in (10, 500, 900):
+        out = SAMPLERS["ddpm"](x, [(t, t - 1)], lambda x, t: torch.full_like(x, x0), identity, A, noise)
+        assert out.mean().item() == pytest.approx(DIFFUSION.posterior_mean_coef1[t] * x0, abs=4e-3)
+        assert out.std().item() == pytest.approx(np.sqrt(DIFFUSION.posterior_variance[t]), rel=0.01)

@@ -1,0 +1,175 @@
+"""Exports as the programs read them that they are for: the masks that come out are those that went in.
+
+scripts/setup_consumers.sh installs these programs; without them, these tests skip. mmsegmentation itself cannot be
+installed here: its configuration is read by mmengine, its files by the rules that it documents.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from export_material import SIZE, TYPES, Sets, make_sets
+from PIL import Image
+
+from guided_diffusion.cli.export import main
+from guided_diffusion.evaluation.torchvision_import import import_torchvision
+from guided_diffusion.export import FORMATS
+
+for module in ("pycocotools", "ultralytics", "datasets", "anomalib", "mmengine"):
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"{module} is not installed here: scripts/setup_consumers.sh", allow_module_level=True)
+
+os.environ.update({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "YOLO_OFFLINE": "true"})
+import_torchvision()  # before anything else imports it
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Sets:
+    return make_sets(tmp_path_factory.mktemp("sets"))
+
+
+@pytest.fixture(scope="module")
+def exported(sets: Sets, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folder of each format, with all three sets where it has parts; "rle" is coco with run lengths."""
+    folders = {}
+    for name, form, more in [*((name, name, []) for name in FORMATS), ("rle", "coco", ["--segmentation", "rle"])]:
+        folders[name] = tmp_path_factory.mktemp("exported") / "tile"
+        arguments = sets.arguments if FORMATS[form].has_parts else sets.arguments[:2]
+        main([sets.samples, str(folders[name]), "--format", form, *arguments, *more])
+    return folders
+
+
+def check(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert set(found) == set(expected)
+    for name, mask in expected.items():
+        assert np.array_equal(found[name], mask), name
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools itself
+@pytest.mark.parametrize("form", ["coco", "rle"])
+def test_pycocotools(sets: Sets, exported: dict[str, Path], form: str) -> None:
+    from pycocotools.coco import COCO
+
+    masks = {}
+    for part in ("train", "val"):
+        coco = COCO(str(exported[form] / f"annotations/instances_{part}.json"))
+        assert [category["name"] for category in coco.loadCats(coco.getCatIds())] == list(TYPES)
+        for image in coco.loadImgs(coco.getImgIds()):
+            assert Image.open(exported[form] / "images" / image["file_name"]).size == (image["width"], image["height"])
+            mask = masks[image["file_name"].removesuffix(".png")] = np.zeros(SIZE, np.uint8)
+            for annotation in coco.loadAnns(coco.getAnnIds(imgIds=image["id"])):
+                region = coco.annToMask(annotation).astype(bool)
+                assert region.sum() == annotation["area"] and not mask[region].any()
+                mask[region] = annotation["category_id"]
+    check(masks, sets.masks)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_ultralytics(sets: Sets, exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch, overlap: bool) -> None:
+    """Masks as a training at the images' own size gets them, one for all instances of an image or one for each."""
+    from ultralytics.cfg import get_cfg
+    from ultralytics.data import utils
+    from ultralytics.data.dataset import YOLODataset
+
+    monkeypatch.setattr(utils, "check_font", lambda font: None)  # would be downloaded
+    data = utils.check_det_dataset(str(exported["yolo"] / "data.yaml"), autodownload=False)
+    assert data["names"] == dict(enumerate(TYPES))
+    settings = get_cfg(overrides={"mask_ratio": 1, "overlap_mask": overlap})
+    top = (SIZE[1] - SIZE[0]) // 2  # what is added above, to make the image square
+    masks = {}
+    for part in ("train", "val"):
+        dataset = YOLODataset(
+            img_path=data[part], imgsz=SIZE[1], augment=False, hyp=settings, data=data, task="segment"
+        )
+        for item in dataset:
+            mask = np.zeros(SIZE, np.uint8)
+            found = item["masks"].numpy()[:, top : top + SIZE[0]]
+            for number, label in enumerate(item["cls"].ravel().tolist()):
+                region = found[0] == number + 1 if overlap else found[number] > 0
+                assert region.any() and not mask[region].any()
+                mask[region] = int(label) + 1
+            masks[Path(item["im_file"]).stem] = mask
+    check(masks, sets.masks)
+
+
+def test_datasets(sets: Sets, exported: dict[str, Path], tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    for where in ({"path": "imagefolder", "data_dir": str(exported["hf"])}, {"path": str(exported["hf"])}):
+        dataset = load_dataset(**where, cache_dir=str(tmp_path / where["path"].replace("/", "_")))
+        assert set(dataset) == {"train", "validation"}
+        rows = [row for part in dataset.values() for row in part]
+        assert all(row["image"].size == SIZE[::-1] for row in rows)
+        masks = [np.asarray(row["mask"]) for row in rows]
+        assert sorted(mask.tobytes() for mask in masks) == sorted(mask.tobytes() for mask in sets.masks.values())
+        for row, mask in zip(rows, masks, strict=True):
+            assert row["types"] == [TYPES[k - 1] for k in np.unique(mask) if k]
+        assert [row["source"] for row in dataset["train"]] == ["generated"] * 6 + ["real"] * 7
+        assert [row["seed"] for row in dataset["train"]][:7] == ["7"] * 6 + [""]
+
+
+def test_anomalib(sets: Sets, exported: dict[str, Path]) -> None:
+    from anomalib.data import Folder, MVTecAD
+
+    module = MVTecAD(root=exported["mvtec"], category="tile", num_workers=0)
+    module.prepare_data()
+    module.setup()
+    assert [Path(item.image_path).name for item in module.train_data] == ["real_000007.png", "real_000008.png"]
+    tested = {Path(item.image_path): item for item in module.test_data}
+    assert sum(path.parent.name == "good" for path in tested) == 1
+    found = [item.gt_mask.numpy().astype(bool) for path, item in tested.items() if path.parent.name != "good"]
+    expected = [mask > 0 for mask in sets.masks.values() if mask.any()]
+    assert sorted(mask.tobytes() for mask in found) == sorted(mask.tobytes() for mask in expected)
+    for number in range(1, 6):
+        (path,) = (path for path in tested if path.name == f"gen_{number:06d}.png")
+        assert np.array_equal(tested[path].gt_mask.numpy() > 0, sets.masks[path.stem] > 0)
+
+    root = exported["mvtec"] / "tile"
+    folders = sorted(path.name for path in (root / "ground_truth").iterdir())
+    module = Folder(
+        name="tile",
+        root=root,
+        normal_dir="train/good",
+        normal_test_dir="test/good",
+        abnormal_dir=[f"test/{name}" for name in folders],
+        mask_dir=[f"ground_truth/{name}" for name in folders],
+        val_split_mode="same_as_test",  # the default would take half of the test images away
+        num_workers=0,
+    )
+    module.setup()
+    found = [item.gt_mask.numpy().astype(bool) for item in module.test_data if item.gt_label]
+    assert sorted(mask.tobytes() for mask in found) == sorted(mask.tobytes() for mask in expected)
+
+
+def test_mmsegmentation(sets: Sets, exported: dict[str, Path], tmp_path: Path) -> None:
+    from mmengine.config import Config
+    from mmengine.fileio import list_dir_or_file
+
+    child = tmp_path / "config.py"
+    child.write_text(f'_base_ = "{exported["mmseg"]}/dataset.py"\ntrain_dataloader = dict(batch_size=4)\n')
+    config = Config.fromfile(child)
+    assert config.train_dataloader.batch_size == 4
+    masks = {}
+    for part in ("train", "val"):
+        dataset = config[f"{part}_dataloader"].dataset
+        assert dataset.data_root == str(exported["mmseg"])
+        assert len(dataset.metainfo.classes) == len(dataset.metainfo.palette) == len(TYPES) + 1
+        images, annotations = (Path(dataset.data_root, dataset.data_prefix[k]) for k in ("img_path", "seg_map_path"))
+        # An annotation is the image's path below its folder with the other suffix; its pixels are read by pillow as is.
+        for path in list_dir_or_file(images, list_dir=False, suffix=dataset.img_suffix, recursive=True):
+            annotation = annotations / (path[: -len(dataset.img_suffix)] + dataset.seg_map_suffix)
+            masks[Path(path).stem] = np.asarray(Image.open(annotation))
+            assert Image.open(images / path).size == SIZE[::-1]
+    check(masks, sets.masks)
+
+
+def test_this_project_trains_on_it(sets: Sets, exported: dict[str, Path]) -> None:
+    from guided_diffusion.data.image_datasets import DefectDataset
+
+    data = DefectDataset.load(str(exported["defect_spectrum"]), len(TYPES), SIZE)
+    masks = {name: mask.numpy() for name, mask in zip(data.names, data.masks, strict=True)}
+    check(masks, {name: mask for name, mask in sets.masks.items() if not name.startswith("val_")})
