@@ -9,6 +9,7 @@ _HOMES = {
     "GaussianDiffusion": "diffusion.gaussian_diffusion",
     "GeneratedBatch": "generation.api",
     "InputError": "errors",
+    "Settings": "generation.settings",
     "UNet": "networks.unet",
     "create_diffusion": "diffusion.gaussian_diffusion",
     "create_model": "networks.unet",

@@ -9,7 +9,8 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import blobfile as bf
@@ -17,13 +18,21 @@ import yaml
 
 from .config import GOOD, MODEL_TARGETS, SECTIONS, TARGETS, Config
 from .errors import InputError, unknown_name
+from .file_io import read_bytes
 from .joint_tensor import MAX_TYPES
 
 
+@contextmanager
+def _errors_name(source: str | Mapping[str, Any]) -> Iterator[None]:
+    """Put the file before the text of an InputError from inside."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{'config' if isinstance(source, Mapping) else source}: {error}") from None
+
+
 def load_config(
-    source: str | Mapping[str, Any],
-    num_defect: int | None = None,
-    overrides: Mapping[str, Any] | None = None,
+    source: str | Mapping[str, Any], num_defect: int | None = None, overrides: Mapping[str, Any] | None = None
 ) -> Config:
     """Read, check and resolve a configuration. Looks at no other file.
 
@@ -31,47 +40,41 @@ def load_config(
     where neither data.label_map nor model.in_channels tells it. overrides: {"section.key": value}, as from
     `--set`. Raises InputError with one line that names the key.
     """
-    where = "config" if isinstance(source, Mapping) else source
     flat = read_sections(source, overrides)
-    try:
+    with _errors_name(source):
+        target = flat["model"].pop("target", None)
+        if target is None:
+            raise InputError(f"model.target: missing; one of {', '.join(MODEL_TARGETS)}")
         if "patch" in flat["model"]:
             raise InputError("model.patch: not a key; model.target says which network this is")
-        flat["model"]["patch"] = _patch(flat["model"].pop("target", None))
+        flat["model"]["patch"] = MODEL_TARGETS[target]
         if "image_size" in flat["model"]:
             flat["data"].setdefault("resolution", flat["model"]["image_size"])
-        sections = {name: _build(name, cls, flat[name]) for name, cls in SECTIONS.items()}
-        return _resolve(Config(**sections), num_defect)
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from None
+        return _resolve(Config(**{name: _build(name, cls, flat[name]) for name, cls in SECTIONS.items()}), num_defect)
 
 
 def read_sections(
     source: str | Mapping[str, Any], overrides: Mapping[str, Any] | None = None
 ) -> dict[str, dict[str, Any]]:
     """{section: {key: value}} as written and overridden; arguments as for load_config. Values are not checked."""
-    where = "config" if isinstance(source, Mapping) else source
-    raw = source if isinstance(source, Mapping) else read_yaml(source)
-    try:
-        flat = {section: _flatten(section, raw.get(section)) for section in SECTIONS}
+    raw = source if isinstance(source, Mapping) else _read_yaml(source)
+    with _errors_name(source):
         for key in raw:
             if key not in SECTIONS:
                 raise InputError(unknown_name("key", str(key), SECTIONS))
+        flat = {section: _flatten(section, raw.get(section)) for section in SECTIONS}
         for path, value in (overrides or {}).items():
             section, _, key = path.partition(".")
             key = key.removeprefix("params.")
             if section not in SECTIONS or not key:
                 raise InputError(unknown_name("key", path, [f"{s}.{k}" for s in SECTIONS for k in flat[s]]))
             flat[section][key] = value
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from None
     return flat
 
 
-def read_yaml(path: str) -> dict[str, Any]:
-    """Parse a YAML file (local or cloud). Raises InputError: missing, malformed, not a mapping."""
+def _read_yaml(path: str) -> dict[str, Any]:
     try:
-        with bf.BlobFile(path, "rb") as f:
-            raw = yaml.safe_load(f.read())
+        raw = yaml.safe_load(read_bytes(path))
     except (OSError, bf.Error) as error:
         raise InputError(f"{path}: cannot read the configuration file ({error}); check --config") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -96,15 +99,8 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 def _flatten(section: str, raw: Any) -> dict[str, Any]:
     """Merge `params` into its section; check the target against the table."""
-    if raw is None:
-        return {}
-    if not isinstance(raw, Mapping):
-        raise InputError(f"{section}: expected a section with keys, got {raw!r}")
-    flat = {key: value for key, value in raw.items() if key != "params"}
-    params = raw.get("params") or {}
-    if not isinstance(params, Mapping):
-        raise InputError(f"{section}.params: expected keys, got {params!r}")
-    for key, value in params.items():
+    flat = _mapping(section, raw)
+    for key, value in _mapping(f"{section}.params", flat.pop("params", None)).items():
         if key in flat:
             raise InputError(f"{section}.{key}: given twice, in the section and under params; remove one")
         flat[key] = value
@@ -116,10 +112,10 @@ def _flatten(section: str, raw: Any) -> dict[str, Any]:
     return flat
 
 
-def _patch(target: str | None) -> bool:
-    if target is None:
-        raise InputError(f"model.target: missing; one of {', '.join(MODEL_TARGETS)}")
-    return MODEL_TARGETS[target]
+def _mapping(where: str, raw: Any) -> dict[str, Any]:
+    if raw is not None and not isinstance(raw, Mapping):
+        raise InputError(f"{where}: expected a section with keys, got {raw!r}")
+    return dict(raw or {})
 
 
 def _build(section: str, cls: type, flat: Mapping[str, Any]) -> Any:
@@ -132,8 +128,8 @@ def _build(section: str, cls: type, flat: Mapping[str, Any]) -> Any:
             raise InputError(unknown_name("key", f"{section}.{key}", known))
         if value is None and key not in ("ckpt", "dir") and types.NoneType not in typing.get_args(hints[key]):
             continue  # an empty YAML value means the default
-        if key == "compile" and isinstance(value, bool):
-            value = "on" if value else "off"  # YAML takes on and off for true and false
+        if key == "compile" and (isinstance(value, bool) or value == "auto"):
+            value = "on" if value is True else "off"  # YAML takes on for true; old checkpoints' configurations say auto
         values[key] = _convert(f"{section}.{key}", value, hints[key])
     return cls(**values)
 
@@ -145,20 +141,15 @@ def _convert(path: str, value: Any, hint: Any) -> Any:
         origin = typing.get_origin(option) or option
         if origin is types.NoneType and value is None:
             return None
-        if origin is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-            try:
-                number = float(value)  # of a text too: YAML 1.1 reads 1e-4 as one
-            except (ValueError, OverflowError):
-                continue
-            if math.isfinite(number):
-                return number
-        if origin is int and isinstance(value, int) and not isinstance(value, bool):
-            return value
-        if origin in (bool, str) and isinstance(value, origin):
+        if origin is float and type(value) in (int, float, str):
+            with suppress(ValueError, OverflowError):  # of a text too: YAML 1.1 reads 1e-4 as one
+                if math.isfinite(number := float(value)):
+                    return number
+        if origin in (bool, str, int) and type(value) is origin:
             return value
         if origin is tuple and isinstance(value, (list, tuple)) and all(type(v) is int for v in value):
             return tuple(value)
-        if origin not in (bool, str, int, float, tuple, types.NoneType) and isinstance(value, Mapping):
+        if origin is Mapping and isinstance(value, Mapping):
             if typing.get_args(option)[1] is float:
                 return {str(name): _convert(f"{path}.{name}", rate, float) for name, rate in value.items()}
             if all(isinstance(k, str) and type(v) is int for k, v in value.items()):
@@ -173,15 +164,14 @@ def _resolve(config: Config, num_defect: int | None) -> Config:
     """Fill in what is derived: label map, channels, resolution; and check that all of it adds up."""
     model, data = config.model, config.data
     in_channels = model.in_channels or model.out_channels
+    if num_defect is None and data.label_map is not None:
+        num_defect = len(data.label_map)
+    elif num_defect is None and in_channels:
+        num_defect = in_channels - 3 - (data.background is not False)
     if num_defect is None:
-        if data.label_map is not None:
-            num_defect = len(data.label_map)
-        elif in_channels:
-            num_defect = in_channels - 3 - (data.background is not False)
-        else:
-            raise InputError(
-                "number of defect types unknown; give --num_defect, or data.label_map (name: index) in the YAML"
-            )
+        raise InputError(
+            "number of defect types unknown; give --num_defect, or data.label_map (name: index) in the YAML"
+        )
     if not 1 <= num_defect <= MAX_TYPES:
         raise InputError(f"num_defect: {num_defect} must be from 1 to {MAX_TYPES}")
     label_map = data.label_map or {f"defect_{k}": k for k in range(1, num_defect + 1)}
@@ -189,40 +179,34 @@ def _resolve(config: Config, num_defect: int | None) -> Config:
         raise InputError(
             f"num_defect is {num_defect}, but data.label_map names {len(label_map)} types: {', '.join(label_map)}"
         )
-    background = data.background
-    if background is None:
-        background = in_channels != 3 + num_defect
+    background = in_channels != 3 + num_defect if data.background is None else data.background
     total = 3 + background + num_defect
     for key in ("in_channels", "out_channels"):
-        given = getattr(model, key) or total
-        if given != total:
+        if getattr(model, key) not in (0, total):
             raise InputError(
-                f"model.{key} is {given}, but 3 (RGB) + {int(background)} (background) + {num_defect} (num_defect) "
-                f"= {total}; remove {key} or change num_defect"
+                f"model.{key} is {getattr(model, key)}, but 3 (RGB) + {int(background)} (background) + {num_defect} "
+                f"(num_defect) = {total}; remove {key} or change num_defect"
             )
-    size = data.resolution or (model.image_size,) * 2
-    multiple = model.size_multiple
-    if any(side % multiple for side in size):
+    height, width = size = data.resolution or (model.image_size,) * 2
+    if height % model.size_multiple or width % model.size_multiple:
         raise InputError(
-            f"data.resolution: {size[0]} x {size[1]} must be a multiple of {multiple} "
+            f"data.resolution: {height} x {width} must be a multiple of {model.size_multiple} "
             f"({len(model.channel_mult)} levels in model.channel_mult)"
         )
-    if data.crop_from and any(large < small for large, small in zip(data.crop_from, size, strict=True)):
+    if data.crop_from and (data.crop_from[0] < height or data.crop_from[1] < width):
         raise InputError(
             f"data.crop_from: {data.crop_from[0]} x {data.crop_from[1]} is smaller than data.resolution, "
-            f"{size[0]} x {size[1]}, the size of the windows"
+            f"{height} x {width}, the size of the windows"
         )
     if config.train.separate_channel_loss and config.diffusion.parameterization != "x0":
         raise InputError("separate_channel_loss works with diffusion.parameterization x0 only")
     for name in data.type_rates or {}:
         if name not in (GOOD, *label_map):
             raise InputError(unknown_name("type in data.type_rates", name, (GOOD, *label_map)))
-    told = num_defect if model.class_cond else 0
-    resolved = dataclasses.replace(
-        config,
-        model=dataclasses.replace(model, in_channels=total, out_channels=total, num_defect=told),
-        data=dataclasses.replace(data, label_map=label_map, background=background, resolution=size),
-    )
+    channels = {"in_channels": total, "out_channels": total, "num_defect": num_defect if model.class_cond else 0}
+    model = dataclasses.replace(model, **channels)
+    data = dataclasses.replace(data, label_map=label_map, background=background, resolution=size)
+    resolved = dataclasses.replace(config, model=model, data=data)
     if resolved.rates is not None and not any(resolved.rates):
         raise InputError("data.type_rates: all are 0 (that of good without data.include_good too); raise one")
     return resolved

@@ -1,17 +1,33 @@
-"""One way to tell a user that the input is wrong: one line, exit status 2, no traceback."""
+"""One way to tell a user that the input is wrong: one line, exit status 2, no traceback.
+
+Library code names its parameters, in backticks: InputError("`seed` -1: must be 0 or more"). In Python that reads "seed
+-1: ...". On a command line run_cli turns each into a flag, "--seed -1: ...": `name` becomes --name, or what the
+command's FLAGS says where it has another name there.
+"""
 
 from __future__ import annotations
 
+import argparse
 import difflib
+import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NoReturn
 
 import blobfile as bf
 
+_PARAMETER = re.compile(r"`(\w+)`")
+
 
 class InputError(ValueError):
-    """Bad input. Its text is one line that names the file or flag, what is wrong and what to do."""
+    """Bad input. Its text is one line that names the file or `parameter`, what is wrong and what to do."""
+
+    def __str__(self) -> str:
+        return _PARAMETER.sub(r"\1", super().__str__())
+
+    def with_flags(self, flags: Mapping[str, str]) -> str:
+        """The text for a command line, where parameter `name` is the flag flags[name], or else --name."""
+        return _PARAMETER.sub(lambda match: flags.get(match[1], f"--{match[1]}"), super().__str__())
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
@@ -22,16 +38,29 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     return f"unknown {kind} '{name}' ({hint})"
 
 
-def run_cli(main: Callable[[list[str] | None], int | None], leave: Callable[[int], NoReturn] = sys.exit) -> NoReturn:
+def check_least(args: argparse.Namespace, **least: int) -> None:
+    """Raise InputError where a number on the command line, if it is given, is less than this."""
+    for name, bound in least.items():
+        value = getattr(args, name)
+        if value is not None and value < bound:
+            raise InputError(f"--{name} {value}: must be at least {bound}")
+
+
+def run_cli(
+    main: Callable[[list[str] | None], int | None],
+    leave: Callable[[int], NoReturn] = sys.exit,
+    flags: Mapping[str, str] | None = None,
+) -> NoReturn:
     """Run a script's main(); an InputError becomes one line on stderr and exit status 2.
 
-    leave: what ends the process, dist_util.leave where it may be one of several.
+    leave: what ends the process, dist_util.leave where it may be one of several. flags: of parameters whose flag is not
+    --name.
     """
     try:
         status = main(None)
     except (InputError, bf.Error) as error:  # blobfile says which path of the user's it cannot use
-        line = " ".join(str(error).split())
-        print(f"error: {line}", file=sys.stderr, flush=True)
+        text = error.with_flags(flags or {}) if isinstance(error, InputError) else str(error)
+        print("error: " + " ".join(text.split()), file=sys.stderr, flush=True)
         status = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)

@@ -1,8 +1,4 @@
-"""Reading and writing files so that a kill at any moment leaves the old content or the new, never half.
-
-Everything goes through blobfile, so a path may be local or in a cloud store ("gs://...", "az://...").
-This is the only module that knows the one from the other.
-"""
+"""Files, local or in a cloud store ("gs://...", "az://..."), of which a kill leaves the old content or the new."""
 
 import hashlib
 import io
@@ -35,8 +31,7 @@ def read_bytes(path: str) -> bytes:
 def write_atomic(path: str, data: bytes) -> None:
     """Write `data` to `path`, making its folders, so that readers see the old content or the new one.
 
-    Locally a temporary file is written beside it, synced and renamed; in a cloud store an object
-    appears only when its single write is complete. Raises OSError or blobfile.Error.
+    Locally a temporary file is synced and renamed; a cloud store does so itself. Raises OSError or blobfile.Error.
     """
     if is_cloud(path):
         bf.write_bytes(path, data)
@@ -55,12 +50,7 @@ def write_atomic(path: str, data: bytes) -> None:
         with suppress(OSError):
             os.remove(temporary)
         raise
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: str) -> None:
-    """Make a rename in `folder` outlive a power cut, where the system can sync folders at all."""
-    with suppress(OSError):
+    with suppress(OSError):  # the rename outlives a power cut, where the system can sync folders at all
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -79,11 +69,10 @@ def remove_temporaries(folder: str) -> None:
 
 
 def ensure_writable(folder: str, flag: str) -> None:
-    """Create `folder` and prove by a small write that files can be made in it.
+    """Create `folder` and prove by a write that files can be made in it: permission bits say little.
 
-    `flag` is how the user named the folder, such as "--work_dir". Raises InputError if it cannot be used.
+    flag: how the user named it, such as "--work_dir". Raises InputError if it cannot be used.
     """
-    # A real write, because permission bits say nothing to root, on read-only disks or in a cloud store.
     try:
         probe = bf.join(folder, TEMPORARY_PREFIX + secrets.token_hex(8))
         write_atomic(probe, b"")
@@ -97,10 +86,10 @@ def ensure_writable(folder: str, flag: str) -> None:
 
 def write_if_changed(path: str, data: bytes) -> bool:
     """Write `data` atomically unless the file holds it already; returns whether it was written."""
-    if bf.exists(path) and read_bytes(path) == data:
-        return False
-    write_atomic(path, data)
-    return True
+    changed = not bf.exists(path) or read_bytes(path) != data
+    if changed:
+        write_atomic(path, data)
+    return changed
 
 
 def lies_in(path: str, folder: str) -> bool:
@@ -134,9 +123,9 @@ def encode_png(array: np.ndarray) -> bytes:
 
 
 def sha256_file(path: str) -> str:
-    """Hexadecimal SHA-256 of a file's content, read in pieces so that checkpoints need no memory."""
-    digest = hashlib.sha256()
+    """Hexadecimal SHA-256 of a file's content, read in pieces."""
     with bf.BlobFile(path, "rb") as file:
-        while piece := file.read(1 << 20):
+        digest = hashlib.sha256()
+        for piece in iter(lambda: file.read(1 << 20), b""):
             digest.update(piece)
     return digest.hexdigest()

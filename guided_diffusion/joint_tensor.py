@@ -54,19 +54,6 @@ class JointLayout:
             index = torch.where(best > DECODE_THRESHOLD, index + 1, 0)
         return images.contiguous().numpy(), index.to(torch.uint8).numpy()
 
-    def mask_probabilities(self, x: Tensor) -> Tensor:
-        """x_start [N, C, H, W] -> how far each pixel is background and each type, float32 [N, num_defect + 1, H, W].
-
-        Without a background channel background is what the largest type leaves of 1, as where no channel is above 0.
-        """
-        masks = x[:, MASK].float().clamp(0, 1)
-        types = masks[:, 1:] if self.background else masks
-        left = 1 - types.max(dim=1, keepdim=True).values
-        none = masks.sum(dim=1, keepdim=True) == 0
-        background = torch.where(none, left, masks[:, :1]) if self.background else left
-        masks = torch.cat([background, types], dim=1)
-        return masks / masks.sum(dim=1, keepdim=True)
-
     def types_in(self, masks: Tensor) -> Tensor:
         """What a network with class_cond is told of index masks uint8 [N, H, W]: float32 [N, 1 + num_defect].
 

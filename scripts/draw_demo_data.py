@@ -6,13 +6,9 @@ defects again in any image, generated ones included. That makes the set a yardst
 """
 
 import argparse
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 LABEL_MAP = {"scratch": 1, "stain": 2, "pit": 3}
 TYPES = tuple(LABEL_MAP)
@@ -153,18 +149,58 @@ def _place(
     return distance, shade
 
 
+def mask_agreement(pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, tuple[int, float, float]]:
+    """Per type: images in which mask or rule has it, IoU of all their pixels, mean of the images' IoUs.
+
+    pairs: image uint8 [H, W, 3] and index mask uint8 [H, W] of each sample.
+    """
+    found = {}
+    for name, index in LABEL_MAP.items():
+        both, either = [], []
+        for image, mask in pairs:
+            rule = tint_rule(image) == index
+            both.append((rule & (mask == index)).sum())
+            either.append((rule | (mask == index)).sum())
+        both, either = np.array(both), np.array(either)
+        seen = either > 0
+        overall = both.sum() / max(1, either.sum())
+        found[name] = (
+            int(seen.sum()),
+            float(overall),
+            float((both[seen] / either[seen]).mean()) if seen.any() else 0.0,
+        )
+    return found
+
+
+def check(samples: str) -> None:
+    """Print how the masks of generated samples overlap with the colours of their images, which no network was told."""
+    from guided_diffusion.data.prepared import find_samples, read_pair
+
+    pairs = [read_pair(sample, len(LABEL_MAP)) for sample in find_samples(samples)]
+    found = mask_agreement(pairs)
+    print(f"{'type':10} {'images':>6} {'IoU, all pixels':>16} {'IoU, mean of images':>20}")
+    for name, (count, overall, mean) in found.items():
+        print(f"{name:10} {count:6d} {overall:16.2f} {mean:20.2f}")
+    overall, mean = (np.mean([row[k] for row in found.values()]) for k in (1, 2))
+    print(f"{'average':10} {len(pairs):6d} {overall:16.2f} {mean:20.2f}")
+
+
 def main(argv: list[str] | None = None) -> None:
     from tqdm import tqdm
 
+    from guided_diffusion.data.prepared import write_released
     from guided_diffusion.errors import InputError
-    from guided_diffusion.prepare.layouts import write_released
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", metavar="OUT", help="folder for the data set")
+    parser.add_argument("out", metavar="OUT", help="folder for the data set; with --check, of generated samples")
+    parser.add_argument("--check", action="store_true", help="draw nothing: compare masks with colours")
     parser.add_argument("--num_images", type=int, default=24, help="how many images (default 24)")
     parser.add_argument("--size", type=int, default=64, help="width and height in pixels (default 64)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same set (default 0)")
     args = parser.parse_args(argv)
+    if args.check:
+        check(args.out)
+        return
     for flag, least in (("num_images", 3), ("size", 32), ("seed", 0)):
         if (value := getattr(args, flag)) < least:
             raise InputError(f"--{flag}: {value} is too small; give {least} or more")
@@ -182,7 +218,13 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{args.out}: already holds these {args.num_images} images, nothing changed")
 
 
-if __name__ == "__main__":
+def run() -> None:
     from guided_diffusion.errors import run_cli
 
     run_cli(main)
+
+
+if __name__ == "__main__":
+    import run_command
+
+    run_command.run(run)

@@ -34,7 +34,7 @@ stage "Draw the data" "$PYTHON" "$ROOT/scripts/draw_demo_data.py" "$DEMO/data"
 stage "Train the large network" train large
 stage "Train the small network" train small
 stage "Generate 32 samples" generate
-stage "Check masks by colour" "$PYTHON" "$ROOT/scripts/check_demo_masks.py" "$DEMO/samples"
+stage "Check masks by colour" "$PYTHON" "$ROOT/scripts/draw_demo_data.py" --check "$DEMO/samples"
 
 cat <<EOF
 

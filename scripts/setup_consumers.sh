@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# What tests/test_export_consumers.py needs besides: the programs that exports are for, in an environment of its own,
+# What tests/export/test_export_consumers.py needs besides: the programs that exports are for, in an environment of its own,
 # .venv-consumers, that sees the packages of the project's Python. Then run:
 #
-#   .venv-consumers/bin/python -m pytest tests/test_export_consumers.py
+#   .venv-consumers/bin/python -m pytest tests/export/test_export_consumers.py
 set -eu
 ROOT=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
 . "$ROOT/scripts/setup_env.sh"
@@ -19,4 +19,4 @@ side_env .venv-consumers
     addict termcolor yapf
 "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-deps \
     ultralytics==8.4.190 ultralytics-thop==2.2.3 anomalib==2.7.0 mmengine==0.10.7
-echo "ready: $venv/bin/python -m pytest $ROOT/tests/test_export_consumers.py"
+echo "ready: $venv/bin/python -m pytest $ROOT/tests/export/test_export_consumers.py"

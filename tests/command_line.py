@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ import tempfile
 import threading
 import traceback
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "TORCHELASTIC", "PMI", "OMPI_", "SLURM_")
@@ -29,6 +32,21 @@ def plain_environment() -> dict[str, str]:
     """
     kept = {key: value for key, value in os.environ.items() if not key.startswith(LAUNCHERS)}
     return kept | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+
+
+def launch(kind: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a script by two processes, kind "torchrun" or "mpiexec", or by one, "alone"."""
+    start = [sys.executable]
+    if kind == "torchrun":
+        start += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    if kind == "mpiexec":
+        pytest.importorskip("mpi4py", reason="mpi4py is not installed (requirements-dev.txt)")
+        program = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
+        if program is None:
+            pytest.skip("mpiexec is not installed (requirements-dev.txt)")
+        start = [program, "-n", "2", sys.executable]
+    command = [*start, *map(str, arguments)]
+    return subprocess.run(command, env=plain_environment(), capture_output=True, text=True, timeout=180, cwd=ROOT)
 
 
 class CommandLine:

@@ -105,31 +105,11 @@ def tiny_config(size: str, **changes: Any) -> dict:
 
 
 @pytest.fixture(scope="session")
-def tiny_config_large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _write(tmp_path_factory, "large")
-
-
-@pytest.fixture(scope="session")
-def tiny_config_small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _write(tmp_path_factory, "small")
-
-
-def _write(tmp_path_factory: pytest.TempPathFactory, size: str) -> Path:
-    path = tmp_path_factory.mktemp("configs") / f"tiny_{size}.yml"
-    path.write_text(yaml.safe_dump(tiny_config(size)))
-    return path
-
-
-@pytest.fixture(scope="session")
-def trained_pair(
-    run_script: Callable,
-    demo_data: Path,
-    tiny_config_large: Path,
-    tiny_config_small: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> TrainedPair:
+def trained_pair(run_script: Callable, demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedPair:
     folder = tmp_path_factory.mktemp("trained")
-    for size, config in (("large", tiny_config_large), ("small", tiny_config_small)):
-        result = run_script("train.py", "--config", config, "--data_dir", demo_data, "--work_dir", folder / size)
+    for size in ("large", "small"):
+        (folder / f"{size}.yml").write_text(yaml.safe_dump(tiny_config(size)))
+        flags = ("--config", folder / f"{size}.yml", "--data_dir", demo_data, "--work_dir", folder / size)
+        result = run_script("train.py", *flags)
         assert result.returncode == 0, result.stderr
     return TrainedPair(folder / "large", folder / "small")

@@ -12,12 +12,10 @@ from PIL import Image
 
 # A prelude for trainings: a plot that costs nothing, written as any other, and no estimate of the costs.
 QUICK = """
-from guided_diffusion import tuning
 from guided_diffusion.networks import estimate
 from guided_diffusion.training import logger
 logger._draw_losses = lambda *args, **keywords: b"plot"
 estimate.estimate = estimate.describe = lambda *args: ""
-tuning.measure_step = lambda *args: tuning.StepCost("cpu", 1.0, None)
 """
 
 # Runs `action` before or after the first call of `target` whose arguments meet `condition`.

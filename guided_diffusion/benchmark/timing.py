@@ -1,133 +1,49 @@
-"""The clock: what one call takes, the largest useful batch, the rate of matrix products, a limit on time."""
+"""Variants timed in turns, each at its best batch if asked for, beside the rate of matrix products on the device."""
 
 from __future__ import annotations
 
-import gc
-import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from torch.profiler import profile
 
-from .. import heap
-from ..batches import is_out_of_memory
 from ..errors import InputError
+from ..precision import free_memory, is_out_of_memory
 
 GROWTH = 1.03  # a batch twice as large must bring this much more throughput
+READING = 0.25  # seconds that a reading takes at least; shorter calls are repeated within it
 
 
-class Clock:
-    """Times calls on a device, waiting for it before and after.
+@dataclass(frozen=True)
+class Variant:
+    """build(batch) makes a call that does one step, or one generation, of `batch` images."""
 
-    least: seconds that a reading should take; shorter calls are repeated within it.
-    """
-
-    def __init__(self, device: torch.device, least: float = 0.25):
-        self.device, self.least = device, least
-
-    def synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def seconds(self, call: Callable[[], object], count: int = 1) -> float:
-        """Seconds per call, over `count` calls in a row."""
-        self.synchronize()
-        start = time.perf_counter()
-        for _ in range(count):
-            call()
-        self.synchronize()
-        return (time.perf_counter() - start) / count
-
-    def repeats(self, seconds: float) -> int:
-        """How often to repeat a call of so many seconds within one reading."""
-        return max(1, min(100, math.ceil(self.least / max(seconds, 1e-6))))
-
-    def allocated(self) -> int:
-        """Bytes of tensors now on the GPU; from here on `peak` counts. 0 on the CPU."""
-        if self.device.type != "cuda":
-            return 0
-        self.free()
-        torch.cuda.reset_peak_memory_stats(self.device)
-        return torch.cuda.memory_allocated(self.device)
-
-    def peak(self) -> int | None:
-        """Most bytes of tensors on the GPU since `allocated`; None on the CPU, where nobody counts them."""
-        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
-
-    @contextmanager
-    def room_left(self) -> Iterator[None]:
-        """Inside, a tenth of the GPU's memory is out of bounds: room for the weights of what is built later."""
-        if self.device.type != "cuda":
-            yield
-            return
-        torch.cuda.set_per_process_memory_fraction(0.9, self.device)
-        try:
-            yield
-        finally:
-            torch.cuda.set_per_process_memory_fraction(1.0, self.device)
-
-    def free(self) -> None:
-        """Give back what Python and the allocator hold without need."""
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median and quartiles."""
-    q1, median, q3 = np.quantile(values, [0.25, 0.5, 0.75]).tolist()
-    return {"median": median, "q1": q1, "q3": q3}
-
-
-def best_batch(
-    throughput: Callable[[int], float], start: int = 1, most: int = 1024, in_time: Callable[[], bool] = lambda: True
-) -> tuple[int, dict[int, float | None]]:
-    """Double the batch until memory, time or the growth of throughput runs out.
-
-    throughput: batch -> images/s; may run out of memory. Returns the batch with the highest throughput
-    and all that were tried (None: out of memory). Raises InputError if not even `start` fits.
-    """
-    tried: dict[int, float | None] = {}
-    best, batch = 0, start
-    while batch <= most and (not best or in_time()):
-        try:
-            tried[batch] = throughput(batch)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            tried[batch] = None
-            break
-        grown = not best or tried[batch] >= GROWTH * tried[best]
-        if not best or tried[batch] > tried[best]:
-            best = batch
-        if not grown:
-            break
-        batch *= 2
-    if not best:
-        raise InputError(f"out of memory at batch {start}; use --image_size or --set model.model_channels to shrink it")
-    return best, tried
+    name: str
+    build: Callable[[int], Callable[[], object]]
+    flops: float  # of one image
+    precision: str  # fp32 or bf16
+    scale: float = 1.0  # seconds of the whole over those of a call, where the call walks a part
 
 
 class OutOfTime(BaseException):
-    """The budget of a part is spent. Not an Exception: what compiles or retries in between must not catch it."""
+    """The time of a part is spent. Not an Exception: what compiles or retries in between must not catch it."""
 
 
 @contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
     """Raise OutOfTime inside after so many seconds (main thread only); None: never."""
-    if seconds is None:
-        yield
-        return
 
     def ring(number: int, frame: object) -> None:
         raise OutOfTime
 
     old = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
+    signal.setitimer(signal.ITIMER_REAL, seconds or 0)
     try:
         yield
     finally:
@@ -135,47 +51,100 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         signal.signal(signal.SIGALRM, old)
 
 
-class Flags(NamedTuple):
-    """Process-wide switches of speed. Each subject runs under its own, so that none profits from another's."""
-
-    matmul_precision: str
-    cudnn_tf32: bool
-    cudnn_benchmark: bool
-    heap_kept: bool
-
-    @classmethod
-    def now(cls) -> Flags:
-        cudnn = torch.backends.cudnn
-        return cls(torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark, heap.keeps())
-
-    def set(self) -> None:
-        torch.set_float32_matmul_precision(self.matmul_precision)
-        torch.backends.cudnn.allow_tf32 = self.cudnn_tf32
-        torch.backends.cudnn.benchmark = self.cudnn_benchmark
-        heap.keep(self.heap_kept)
+def seconds_of(call: Callable[[], object], device: torch.device, count: int = 1) -> float:
+    """Seconds per call, over `count` calls in a row, waiting for the device before and after."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    start = time.perf_counter()
+    for _ in range(count):
+        call()
+    wait()
+    return (time.perf_counter() - start) / count
 
 
-DEFAULT_FLAGS = Flags("highest", True, False, False)  # as PyTorch starts
+def compare(
+    variants: Sequence[Variant], device: torch.device, rates: dict[str, float], batch: int, rounds: int
+) -> Iterator[dict[str, Any]]:
+    """Build each variant (batch 0: at its best), time all in turns, and yield a row for each, with its call.
 
-
-def matrix_rates(clock: Clock, sizes: Sequence[int]) -> dict[str, float]:
-    """FLOP/s of square matrix products, best of `sizes`, for "fp32", "bf16" and, on CUDA, "tf32".
-
-    "tf32" are float32 products on tensor cores, which is what PyTorch's float32 convolutions are there by default.
+    Ratios are images per second over those of the first variant, round by round. Each variant runs under the flags
+    that building it set: PyTorch's float32 convolutions are TF32 on GPUs unless that is forbidden, as ours does.
     """
+    cudnn, built = torch.backends.cudnn, []
+    for variant in variants:
+        cudnn.allow_tf32 = True  # as PyTorch starts
+        own = batch or best_batch(variant, device)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        call = variant.build(own)
+        call()  # compiles, fills caches
+        setup = time.perf_counter() - start
+        count = max(1, min(100, round(READING / seconds_of(call, device))))
+        peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
+        built.append((variant, call, own, cudnn.allow_tf32, count, setup, peak))
+    readings: list[list[float]] = [[] for _ in built]
+    try:
+        for _ in range(rounds):
+            for (variant, call, _, cudnn.allow_tf32, count, *_), own in zip(built, readings, strict=True):
+                own.append(seconds_of(call, device, count) * variant.scale)
+    except OutOfTime:
+        if not readings[-1]:
+            raise
+    readings = [own[: len(readings[-1])] for own in readings]
+    base = built[0][2] / np.array(readings[0])  # images per second, by round
+    for (variant, call, own, tf32, _, setup, peak), seconds in zip(built, readings, strict=True):
+        median = float(np.median(seconds))
+        rate = own * variant.flops / median
+        kind = "tf32" if variant.precision == "fp32" and tf32 and "tf32" in rates else variant.precision
+        row = {"variant": variant.name, "batch": own, "setup_s": setup, "peak_gib": peak, "readings_s": seconds}
+        row |= {"seconds": median, "images_per_s": own / median, "flop_per_s": rate, "share": rate / rates[kind]}
+        ratios = own / np.array(seconds) / base
+        yield row | {"ratio": np.quantile(ratios, [0.5, 0.25, 0.75]).tolist(), "call": call}
+
+
+def best_batch(variant: Variant, device: torch.device, most: int = 1024) -> int:
+    """Double the batch until memory or the growth of throughput ends. Raises InputError if not even 1 fits."""
+    best, throughput, batch = 0, 0.0, 1
+    while batch <= most:
+        try:
+            call = variant.build(batch)
+            seconds_of(call, device)
+            found = batch / seconds_of(call, device)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            break
+        finally:
+            call = None  # its tensors too
+            free_memory()
+        if found < GROWTH * throughput:
+            break
+        best, throughput, batch = batch, found, 2 * batch
+    if not best:
+        raise InputError("out of memory at batch 1; use --set data.resolution or model.model_channels to shrink it")
+    return best
+
+
+def matrix_rates(device: torch.device, sizes: Sequence[int]) -> dict[str, float]:
+    """FLOP/s of square matrix products, best of `sizes`, for "fp32", "bf16" and, on CUDA, "tf32"."""
     kinds = {"fp32": (torch.float32, "highest"), "bf16": (torch.bfloat16, "highest")}
-    if clock.device.type == "cuda":
+    if device.type == "cuda":
         kinds["tf32"] = (torch.float32, "high")
-    flags, rates = Flags.now(), {}
+    before, rates = torch.get_float32_matmul_precision(), dict.fromkeys(kinds, 0.0)
     for kind, (dtype, precision) in kinds.items():
         torch.set_float32_matmul_precision(precision)
-        rates[kind] = 0.0
         for size in sizes:
-            a, b = (torch.randn(size, size, device=clock.device).to(dtype) for _ in range(2))
-            clock.seconds(lambda a=a, b=b: a @ b, 2)
-            once = clock.seconds(lambda a=a, b=b: a @ b)
-            best = min(clock.seconds(lambda a=a, b=b: a @ b, clock.repeats(once)) for _ in range(3))
-            rates[kind] = max(rates[kind], 2 * size**3 / best)
-    flags.set()
-    clock.free()
+            a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+            seconds = min(seconds_of(lambda a=a, b=b: a @ b, device, 3) for _ in range(4))
+            rates[kind] = max(rates[kind], 2 * size**3 / seconds)
+    torch.set_float32_matmul_precision(before)
     return rates
+
+
+def costliest(call: Callable[[], object], device: torch.device) -> str:
+    """The ten operators that take the most time of their own in one call, as a table."""
+    with profile() as profiler:
+        call()
+    kind = "cuda" if device.type == "cuda" else "cpu"
+    return profiler.key_averages().table(sort_by=f"self_{kind}_time_total", row_limit=10, max_name_column_width=40)

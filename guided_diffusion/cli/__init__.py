@@ -40,4 +40,4 @@ def main() -> NoReturn:
 def run(name: str) -> NoReturn:
     """Run the module `name` of this folder on sys.argv, and end the process."""
     module = importlib.import_module(f".{name}", __name__)
-    run_cli(module.main, getattr(module, "leave", sys.exit))
+    run_cli(module.main, getattr(module, "leave", sys.exit), getattr(module, "FLAGS", {}))

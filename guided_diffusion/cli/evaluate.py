@@ -1,10 +1,9 @@
-"""Measure what generated images are worth, and show it.
+"""Measure generated images, and show the figures.
 
-    python scripts/evaluate.py quality --real HELD_OUT --samples SAMPLES --train TRAIN  # how good, how new
-    python scripts/evaluate.py lift --train TRAIN --val HELD_OUT --samples SAMPLES      # do they help a segmenter
-    python scripts/evaluate.py sweep --large LARGE --small SMALL --real HELD_OUT        # which step_inference
-    python scripts/evaluate.py control --real HELD_OUT --train TRAIN --samples SAMPLES  # are they as asked for
-    python scripts/evaluate.py report --samples SAMPLES --train TRAIN                   # one HTML page of all of it
+    python scripts/evaluate.py quality --real HELD_OUT --samples SAMPLES --train TRAIN     # faithful? new?
+    python scripts/evaluate.py lift --train TRAIN --val HELD_OUT --samples SAMPLES         # do they help a segmenter
+    python scripts/evaluate.py compare --large LARGE --small SMALL --real HELD_OUT         # hand-offs, samplers, steps
+    python scripts/evaluate.py report --samples SAMPLES                                    # one HTML page of all of it
 
 Needs requirements-eval.txt. Each command has its own --help.
 """
@@ -15,13 +14,15 @@ import argparse
 
 from ..errors import InputError
 
+FLAGS = {"sample_dir": "--out", "step_inference": "--steps"}
+
 
 def main(argv: list[str] | None = None) -> None:
     try:
-        from ..evaluation import control, lift, quality, report, sweep
+        from ..evaluation import compare, lift, quality, report
     except ImportError as error:
         raise InputError(f"evaluate.py: {error}; pip install -r requirements-eval.txt") from error
-    modules = {"quality": quality, "lift": lift, "sweep": sweep, "control": control, "report": report}
+    modules = {"quality": quality, "lift": lift, "compare": compare, "report": report}
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     commands = parser.add_subparsers(dest="command", required=True)

@@ -17,22 +17,25 @@ from __future__ import annotations
 import argparse
 import re
 from collections import Counter
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import blobfile as bf
 
-from ..data.index_masks import DrawingRule
-from ..errors import InputError, unknown_name
-from ..file_io import lies_in
+from ..data.prepared import TRAIN, check_label_map
+from ..errors import InputError, check_least, unknown_name
+from ..file_io import lies_in, read_json
 from ..parallel import default_workers
-from ..prepare.first_look import survey
-from ..prepare.layouts import FORMATS, Dataset, Options, read_layout
-from ..prepare.partition import find_groups, listed_parts, parts_of
-from ..prepare.preparation import Job, Recipe, plan_set, write_set
-from ..prepare.prepare_report import report_leaks, report_overlaps, report_part, report_straddling
+from ..prepare.check import find_overlaps
+from ..prepare.layouts import FORMATS, Options, read_layout
+from ..prepare.layouts.drawing import DrawingRule
+from ..prepare.preparation import Recipe, look_first, plan_set, report_set, report_split
 from ..prepare.shaping import FITS
-from ..prepare.split_file import SplitFile, parse_colormap, parse_label_map, read_split, relative_to
+from ..prepare.splits import Item, apply_split, find_groups, read_split, split_by_fraction, split_by_shots, take_parts
+
+LEAST = dict(line_width=1, shots=1, tile=8, mask_threshold=0, keep_empty=0, workers=0, overlap=0, seed=0)
+MOST = dict(line_width=1000, mask_threshold=254, keep_empty=1, workers=1024)
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -40,22 +43,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("source", metavar="SOURCE", help="folder of the data set")
     add("out", metavar="OUT", help="folder for the training data set")
-    add(
-        "--format",
-        choices=("auto", *FORMATS),
-        default="auto",
-        help="layout of SOURCE (default auto)",
-    )
+    add("--format", choices=("auto", *FORMATS), default="auto", help="layout of SOURCE (default auto)")
     add("--label_map", metavar="MAP", help="crack,hole or crack=1,hole=2 or a JSON file (default: what SOURCE tells)")
     add("--mask_values", choices=("auto", "index", "binary", "colour"), default="auto", help="what mask files hold")
     add("--mask_threshold", type=int, default=127, help="defective is a mask value above this (default 127)")
-    add(
-        "--colormap",
-        nargs="+",
-        default=[],
-        metavar="NAME=R,G,B",
-        help="types of colours or grey levels",
-    )
+    add("--colormap", nargs="+", default=[], metavar="NAME=R,G,B", help="types of colours or grey levels")
     add("--priority", default="", metavar="TYPES", help="types that win where masks overlap, the first most (a,b,c)")
     add("--line_width", type=int, default=10, help="pixels, of lines drawn in labelme (default 10)")
     add("--type_regex", metavar="REGEX", help="its first group, searched in a file's stem, is the type")
@@ -71,48 +63,29 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--size", type=int, nargs="+", metavar="PX", help="height and width for --fit; one number for both")
     add("--tile", type=int, metavar="PX", help="cut images into square tiles of this side")
     add("--overlap", type=int, default=0, metavar="PX", help="of neighbouring tiles, at least (default 0)")
-    add(
-        "--keep_empty",
-        type=float,
-        default=0.1,
-        metavar="F",
-        help="share of tiles without defects kept (default 0.1)",
-    )
+    add("--keep_empty", type=float, default=0.1, metavar="F", help="share of tiles without defects kept (default 0.1)")
     add("--workers", type=int, default=0, help="processes (default 0: one per CPU)")
     return parser.parse_args(argv)
 
 
 def check_args(args: argparse.Namespace) -> None:
     """Raise InputError for flags that are out of range or exclude each other."""
-    ranges = {
-        "mask_threshold": (0, 254),
-        "line_width": (1, 1000),
-        "keep_empty": (0, 1),
-        "workers": (0, 1024),
-        "shots": (1, None),
-        "tile": (8, None),
-        "overlap": (0, None),
-        "seed": (0, None),
-    }
-    for name, (low, high) in ranges.items():
-        value = getattr(args, name)
-        if value is not None and not (low <= value and (high is None or value <= high)):
-            raise InputError(f"--{name}: {value} is not in {low}..{'' if high is None else high}")
+    check_least(args, **LEAST)
+    for name, high in MOST.items():
+        if getattr(args, name) > high:
+            raise InputError(f"--{name} {getattr(args, name)}: must be at most {high}")
     if args.val_fraction is not None and not 0 < args.val_fraction < 1:
         raise InputError(f"--val_fraction: {args.val_fraction} is not between 0 and 1")
-    splits = [f"--{name}" for name in ("shots", "val_fraction", "split") if getattr(args, name) is not None]
-    if len(splits) > 1:
-        raise InputError(f"{' and '.join(splits)}: exclude each other; give one")
-    if args.part and splits and splits != ["--split"]:
-        raise InputError(f"--part: goes with a split file, not with {splits[0]}; leave one out")
-    if args.group_regex and args.group_csv:
-        raise InputError("--group_regex and --group_csv: exclude each other; give one")
+    splits = [name for name in ("shots", "val_fraction", "split") if getattr(args, name) is not None]
+    pairs = [*zip(splits, splits[1:], strict=False), ("group_regex", "group_csv"), ("fit", "tile")]
+    pairs += [(name, "part") for name in splits if name != "split"]
+    for one, other in pairs:
+        if getattr(args, one) is not None and getattr(args, other):
+            raise InputError(f"--{one} and --{other}: exclude each other; give one")
     if bool(args.fit) != bool(args.size):
         raise InputError("--fit and --size: go together, as in --fit pad --size 256")
     if args.size and (len(args.size) > 2 or min(args.size) < 8):
         raise InputError(f"--size: {args.size} should be one or two numbers, height and width, from 8")
-    if args.fit and args.tile:
-        raise InputError("--fit and --tile: exclude each other; give one")
     if args.overlap and (args.tile is None or args.overlap >= args.tile):
         raise InputError(f"--overlap: {args.overlap} needs a --tile that is larger")
     for name in ("group_regex", "type_regex"):
@@ -126,106 +99,102 @@ def check_args(args: argparse.Namespace) -> None:
         raise InputError(f"OUT {args.out}: lies in SOURCE, which is never written to; name a folder outside it")
 
 
-def find(args: argparse.Namespace) -> tuple[Dataset, SplitFile | None]:
-    """What SOURCE holds, and its split file."""
-    path = args.split or bf.join(args.source, "split.json")
-    split = None
-    if bf.exists(path) and args.shots is None and args.val_fraction is None:
-        split = read_split(path)
-    elif args.split:
-        raise InputError(f"--split: there is no split file {path}; name one that is there")
-    label_map = parse_label_map(args.label_map) if args.label_map else split and split.label_map
-    options = Options(label_map, parse_colormap(args.colormap) or None, args.mask_values, args.type_regex)
-    data = read_layout(args.source, options, format=args.format)
-    data.check()
-    return data, split
+def parse_label_map(text: str) -> dict[str, int]:
+    """--label_map: `crack,hole`, `crack=1,hole=2`, or a JSON file of {name: index}, also below the key label_map."""
+    if text.lower().endswith(".json"):
+        try:
+            content = read_json(text)
+        except OSError as error:
+            raise InputError(f"--label_map {text}: cannot be read ({error.strerror or error})") from error
+        return check_label_map(content.get("label_map", content) if isinstance(content, dict) else content, text)
+    pairs = [item.partition("=") for item in text.split(",")]
+    numbered = {name.strip(): index.strip() or str(k) for k, (name, _, index) in enumerate(pairs, 1)}
+    if not all(name and index.isdecimal() for name, index in numbered.items()) or len(numbered) < len(pairs):
+        raise InputError(f"--label_map: {text!r} should be names, each once, as in crack,hole or crack=1,hole=2")
+    return check_label_map({name: int(index) for name, index in numbered.items()}, "--label_map")
+
+
+def parse_colormap(items: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+    """--colormap: `crack=255,0,0`, or `crack=128` for a grey level; {name: (r, g, b)}."""
+    colours: dict[str, tuple[int, int, int]] = {}
+    for item in items:
+        name, _, value = item.partition("=")
+        levels = [int(level) if level.strip().isdecimal() else 256 for level in value.split(",")]
+        colour = tuple(levels * 3 if len(levels) == 1 else levels)
+        if not name or len(colour) != 3 or max(colour) > 255 or name in colours or colour in colours.values():
+            raise InputError(f"--colormap: {item!r} should be a NAME=R,G,B or NAME=GREY of its own, levels 0..255")
+        colours[name] = colour
+    return colours
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     check_args(args)
-    args.workers = args.workers or default_workers()
-    data, split = find(args)
-    everything = data.samples + data.good
-    sources = [relative_to(sample.image, args.source) for sample in everything]
-    count = len(everything if args.keep_good else data.samples)  # the good ones come last
-    names = [sample.name for sample in everything[:count]]
-    groups = find_groups(names, sources[:count], args.group_regex, args.group_csv)
-    groups += [None] * (len(everything) - count)
-    parts = listed_parts(split, args.part, everything, sources, groups)
+    workers = args.workers or default_workers()
+    path = args.split or bf.join(args.source, "split.json")
+    if args.split and not bf.exists(path):
+        raise InputError(f"--split: there is no split file {path}; name one that is there")
+    drawn = args.shots is not None or args.val_fraction is not None
+    split, label_map = read_split(path) if not drawn and bf.exists(path) else (None, None)
+    label_map = parse_label_map(args.label_map) if args.label_map else label_map
+    options = Options(label_map, parse_colormap(args.colormap) or None, args.mask_values, args.type_regex)
+    data = read_layout(args.source, options, format=args.format)
+    data.check()
+
+    root = args.source.rstrip("/") + "/"
+    items = [Item(sample, sample.image.removeprefix(root), None, sample.part) for sample in data.samples + data.good]
+    find_groups(items if args.keep_good else items[: len(data.samples)], args.group_regex, args.group_csv)
     if split:
-        print(f"{split.path}: parts {', '.join(split.parts)}")
-    taken = [
-        place
-        for place, sample in enumerate(everything)
-        if (sample.mask or args.keep_good) and (parts is None or parts[place] is not None)
-    ]
-    if not taken:
+        apply_split(path, split, items)
+        print(f"{path}: parts {', '.join(dict.fromkeys(str(entry['part']) for entry in split.values()))}")
+    if args.part:
+        take_parts(items, args.part)
+    listed = split or args.part
+    items = [i for i in items if (i.sample.mask or args.keep_good) and (not listed or i.part is not None)]
+    if not items:
         raise InputError(f"SOURCE {args.source}: all that is asked for is defect-free; --keep_good takes it")
-    samples, sources, groups = ([values[place] for place in taken] for values in (everything, sources, groups))
-    if twice := [name for name, count in Counter(sample.name for sample in samples).items() if count > 1]:
+    if twice := [name for name, count in Counter(item.sample.name for item in items).items() if count > 1]:
         raise InputError(f"SOURCE {args.source}: two images would become {twice[0]}.png; rename one")
-    rule = DrawingRule(args.mask_threshold, args.line_width)
-    if args.priority:
-        rule = replace(rule, priority=parse_priority(args.priority, data))
-    facts, label_map = survey(samples, data.label_map, rule, workers=args.workers)
-    chosen = (
-        [parts[place] for place in taken]
-        if parts
-        else parts_of(samples, facts, groups, shots=args.shots, val_fraction=args.val_fraction, seed=args.seed)
-    )
-    report_straddling(chosen, groups)
-    report_leaks(chosen, sources, facts)
-    report_overlaps(facts, label_map, args.priority)
+
+    priority = [name.strip() for name in args.priority.split(",") if args.priority]
+    if unknown := [name for name in priority if name not in (data.label_map or {})]:
+        raise InputError(f"--priority: {unknown_name('type', unknown[0], data.label_map or {})}")
+    rule = DrawingRule(args.mask_threshold, args.line_width, tuple(data.label_map[name] for name in priority))
+    label_map = look_first(items, data.label_map, rule, workers=workers)
+    by = bf.basename(path) if split else "layout"
+    if args.shots is not None:
+        split_by_shots(items, args.shots)
+        by = f"shots {args.shots}"
+    elif args.val_fraction is not None:
+        split_by_fraction(items, args.val_fraction, args.seed)
+        by = f"val_fraction {args.val_fraction}, seed {args.seed}"
+    elif not listed:
+        parted = any(item.part for item in items if item.sample.mask)
+        for item in items:
+            item.part = (item.part or TRAIN) if parted else ""
+    report_split(items)
+    names = {index: name for name, index in label_map.items()}
+    for finding in () if priority else find_overlaps([item.record for item in items], names):
+        print(finding.line)
 
     size = tuple(args.size * 2)[:2] if args.size else None
-    recipe = Recipe(
-        label_map, rule, args.fit, size, args.tile, args.overlap, args.keep_empty if args.tile else 0.0, args.seed
-    )
-    source = {"prepared_from": bf.basename(args.source.rstrip("/")), "format": data.format, **made_how(recipe)}
-    plans = []
-    for part in dict.fromkeys(chosen):
-        if part is None:
-            continue
-        places = [place for place, own in enumerate(chosen) if own == part]
-        jobs = [Job(samples[place], sources[place], groups[place]) for place in places]
+    keep_empty = args.keep_empty if args.tile else 0.0
+    recipe = Recipe(label_map, rule, args.fit, size, args.tile, args.overlap, keep_empty, args.seed)
+    made: dict[str, Any] = asdict(recipe)
+    del made["label_map"]
+    source = {"prepared_from": bf.basename(args.source.rstrip("/")), "format": data.format, **made.pop("rule"), **made}
+    plans = {}
+    for part in dict.fromkeys(item.part for item in items if item.part is not None):
+        about = {"source": source, "split": {"part": part or ", ".join(args.part or ["all"]), "by": by}}
+        own = [item for item in items if item.part == part]
         out = bf.join(args.out, part) if part else args.out
-        about = {
-            "source": source,
-            "split": {"part": part or ", ".join(args.part or ["all"]), "by": split_by(args, split)},
-        }
-        plans.append(plan_set(out, jobs, recipe, about, workers=args.workers))
-    for plan in plans:  # all of them are looked at before the first is written
-        report_part(plan.root, *write_set(plan, workers=args.workers))
+        plans[out] = plan_set(out, own, recipe, about, workers=workers)
+    for out, write in plans.items():  # all of them are looked at before the first is written
+        report_set(out, *write())
     print("label map: " + ", ".join(f"{name} {index}" for name, index in label_map.items()))
-    if left := sum(part is None for part in chosen):
+    if left := sum(item.part is None for item in items):
         print(f"left out: {left} images that show a part of another side of the split, but are not wanted there")
     if data.good and not args.keep_good:
         print(f"left out: {len(data.good)} defect-free images (--keep_good takes them)")
     for note in data.notes:
         print(f"note: {note}")
-
-
-def parse_priority(text: str, data: Dataset) -> tuple[int, ...]:
-    """--priority: type names, the most important first, as indices."""
-    names = [name.strip() for name in text.split(",")]
-    for name in names:
-        if name not in (data.label_map or {}):
-            raise InputError(f"--priority: {unknown_name('type', name, data.label_map or {})}")
-    return tuple(data.label_map[name] for name in names)
-
-
-def made_how(recipe: Recipe) -> dict[str, Any]:
-    """The recipe for dataset.json, without what stands elsewhere in it."""
-    values = asdict(recipe)
-    del values["label_map"]
-    return {**values.pop("rule"), **values}
-
-
-def split_by(args: argparse.Namespace, split: SplitFile | None) -> str:
-    """How the split was made, for dataset.json."""
-    if split:
-        return bf.basename(split.path)
-    if args.shots is not None:
-        return f"shots {args.shots}"
-    return f"val_fraction {args.val_fraction}, seed {args.seed}" if args.val_fraction is not None else "layout"

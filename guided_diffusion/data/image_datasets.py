@@ -1,12 +1,14 @@
-"""Pixels of a data set: images and index masks, read with every check, held in memory once, batched.
+"""Pixels of a prepared set: images and index masks, held in memory once, batched with crops and flips.
 
 Reading needs no type names: an index mask holds 0 for background and 1..num_defect for the types.
 """
 
+from __future__ import annotations
+
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,10 +18,8 @@ from tqdm import tqdm
 from ..config import Config
 from ..errors import InputError
 from ..keyed_random import numpy_generator
-from ..prepare.layouts import find_good, find_samples
-from ..prepare.splits import FirstShots
-from .image_files import open_image, resize_image, resize_mask, to_rgb, trained_size
-from .index_masks import read_pair
+from .image_files import View, resize_image, resize_mask
+from .prepared import FirstShots, find_good, find_samples, read_pair
 
 Fit = Literal["resize", "random_crop"]
 Flip = Literal["none", "horizontal", "vertical", "both"]
@@ -30,8 +30,7 @@ SHOW_PROGRESS_ABOVE = 200  # files
 class DefectDataset:
     """Images uint8 [3, H, W] and their index masks uint8 [H, W], all on one device, with their names.
 
-    With fit "resize" all are of `resolution` (H, W); with "random_crop" of their own size, at least that, or of
-    `crop_from`.
+    With fit "resize" all are of `resolution`; with "random_crop" of their own size, at least that, or of `crop_from`.
     """
 
     images: list[Tensor]
@@ -54,36 +53,33 @@ class DefectDataset:
         crop_defect: float = 0.0,
         num_image_train: int | None = None,
         include_good: bool = False,
-        label_map: Mapping[str, int] | None = None,
         progress: bool = True,
-    ) -> "DefectDataset":
-        """Read the data set at `root` for `num_defect` types at `resolution` (H, W) pixels.
+    ) -> DefectDataset:
+        """Read the prepared set at `root` for `num_defect` types at `resolution` (H, W); the rest as config.DataConfig.
 
-        fit, crop_from, crop_defect: as in config.DataConfig.
-        num_image_train: take only the first so many images of each type folder; in a flat layout an image is
-        taken while any type in its mask has fewer than so many. include_good: the defect-free images too, all of
-        them, after the others. label_map: the indices of types that folders or annotations name, None: the data set's
-        own. progress: a bar where there are many files.
-        Raises InputError naming the file for whatever is wrong with the layout, an image or a mask.
+        num_image_train: see FirstShots. include_good: the defect-free images too, after the others. progress: a bar
+        where there are many files. Raises InputError for whatever is wrong with the set, an image or a mask.
         """
-        samples = find_samples(root, label_map)
+        samples = find_samples(root)
         shots = FirstShots(num_image_train) if num_image_train is not None else None
         if shots:  # what folders tell need not be read
             samples = [sample for sample in samples if sample.folder is None or shots.takes(sample.folder, ())]
         dataset = cls([], [], [], resolution, fit, crop_defect)
         if include_good:
-            good = find_good(root)
+            samples += (good := find_good(root))
+            dataset.num_good = len(good)
             if not good:
                 raise InputError(f"data.include_good: {root} holds no defect-free images; add some, or turn it off")
-            samples = samples + good
-            dataset.num_good = len(good)
+        view = View(resolution, fit == "random_crop", tuple(crop_from), crop_defect)
         quiet = not progress or len(samples) <= SHOW_PROGRESS_ABOVE
         for sample in tqdm(samples, desc="reading images", unit="image", disable=quiet):
             image, mask = read_pair(sample, num_defect)
             unsorted = sample.folder is None and sample.mask is not None  # its mask alone tells its types
             if shots and unsorted and not shots.takes(None, np.unique(mask[mask > 0]).tolist()):
                 continue
-            image, mask = _fit_to(image, mask, resolution, fit, tuple(crop_from))
+            size = view.size_of(mask.shape)
+            if size != mask.shape:
+                image, mask = resize_image(image, size), resize_mask(mask, size)
             dataset.images.append(torch.from_numpy(image).permute(2, 0, 1).contiguous())
             dataset.masks.append(torch.from_numpy(mask))
             dataset.names.append(sample.name)
@@ -92,34 +88,16 @@ class DefectDataset:
         return dataset
 
     @classmethod
-    def as_trained(
-        cls,
-        root: str,
-        config: Config,
-        *,
-        num_image_train: int | None = None,
-        include_good: bool = False,
-        progress: bool = True,
-    ) -> "DefectDataset":
-        """Read the data set at `root` as a training of this configuration sees it. Raises as `load`."""
+    def as_trained(cls, root: str, config: Config, **options: Any) -> DefectDataset:
+        """Read the set at `root` as a training of this configuration sees it. options, errors: as of `load`."""
         data = config.data
-        return cls.load(
-            root,
-            config.layout.num_defect,
-            data.resolution,
-            fit=data.fit,
-            crop_from=data.crop_from,
-            crop_defect=data.crop_defect,
-            num_image_train=num_image_train,
-            include_good=include_good,
-            label_map=data.label_map,
-            progress=progress,
-        )
+        crops = {"fit": data.fit, "crop_from": data.crop_from, "crop_defect": data.crop_defect}
+        return cls.load(root, config.layout.num_defect, data.resolution, **crops, **options)
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def to(self, device: torch.device | str) -> "DefectDataset":
+    def to(self, device: torch.device | str) -> DefectDataset:
         """Move all of it to `device`; returns itself."""
         self.images = [image.to(device) for image in self.images]
         self.masks = [mask.to(device) for mask in self.masks]
@@ -130,10 +108,10 @@ class DefectDataset:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Samples and the type that each was drawn for (0: as defect-free), both int64 [batch_size].
 
-        rates: of being drawn as defect-free, or for type 1, 2, ...; relative. What no image shows is not drawn.
-        Raises InputError if that leaves nothing.
+        rates: of being drawn as defect-free, or for type 1, 2, ...; relative. What no image shows is not drawn; raises
+        InputError if that leaves nothing.
         """
-        kinds = [kind for kind, images in self._having.items() if rates[kind]]
+        kinds = [kind for kind in self._having if rates[kind]]
         if not kinds:
             raise InputError("data.type_rates: 0 for all that the training images show; raise one")
         weights = np.array([rates[kind] for kind in kinds], float)
@@ -150,16 +128,12 @@ class DefectDataset:
         return dict(sorted(having.items()))
 
     def batch(
-        self,
-        indices: np.ndarray,
-        rng: np.random.Generator,
-        flip: Flip = "none",
-        kinds: Sequence[int] | None = None,
+        self, indices: np.ndarray, rng: np.random.Generator, flip: Flip = "none", kinds: Sequence[int] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Images uint8 [B, 3, h, w] and masks uint8 [B, h, w] of the samples `indices`, on their device.
+        """Images uint8 [B, 3, h, w] and masks uint8 [B, h, w] of the samples `indices`; (h, w) is `resolution`.
 
-        (h, w) is `resolution`. Crops and flips come from `rng` and differ from sample to sample; an image and
-        its mask get the same ones. kinds: the type that each crop with a defect is placed around; None: any.
+        Crops and flips come from `rng`, other ones for each sample, the same for its image and mask. kinds: the type
+        that each crop with a defect is placed around; None: any.
         """
         images = [self.images[index] for index in indices]
         masks = [self.masks[index] for index in indices]
@@ -192,8 +166,8 @@ class DefectDataset:
 def epoch_indices(num_samples: int, batch_size: int, step: int, rank: int, world_size: int, seed: int) -> np.ndarray:
     """Which samples this rank sees at this step, int64 [batch_size]; a function of its arguments alone.
 
-    All ranks together walk through one permutation of the samples after another, batch by batch: within an
-    epoch no sample occurs twice, on whatever rank; a data set smaller than a batch starts over within it.
+    All ranks together walk through one permutation of the samples after another, batch by batch: within an epoch no
+    sample occurs twice, on whatever rank.
     """
     positions = (step * world_size + rank) * batch_size + np.arange(batch_size)
     epochs, places = np.divmod(positions, num_samples)
@@ -204,19 +178,3 @@ def epoch_indices(num_samples: int, batch_size: int, step: int, rank: int, world
 @functools.lru_cache(maxsize=8)
 def _permutation(num_samples: int, seed: int, epoch: int) -> np.ndarray:
     return numpy_generator("order", seed, epoch).permutation(num_samples)
-
-
-def read_image(path: str, size: Sequence[int] = ()) -> np.ndarray:
-    """uint8 [H, W, 3] of an image file, stretched to `size` (H, W) if given. Raises InputError as open_image does."""
-    image = to_rgb(open_image(path), path)
-    return resize_image(image, size) if size else image
-
-
-def _fit_to(
-    image: np.ndarray, mask: np.ndarray, resolution: tuple[int, int], fit: Fit, crop_from: tuple[int, ...]
-) -> tuple[np.ndarray, np.ndarray]:
-    """A pair stretched to the size that training holds it in."""
-    target = trained_size(mask.shape, resolution, fit, crop_from)
-    if target == mask.shape:
-        return image, mask
-    return resize_image(image, target), resize_mask(mask, target)

@@ -1,13 +1,11 @@
-"""One image file: decoded with every check, as 8-bit RGB, upright where that can be told."""
+"""One image or index mask file (one channel, 0 background, k the k-th type): decoded with every check."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
-import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -15,32 +13,21 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..errors import InputError
 from ..file_io import read_bytes
 
-MAX_PIXELS = 2**28  # decoded, that is 0.8 GB
+Image.MAX_IMAGE_PIXELS = 2**27  # Pillow refuses twice that, 0.8 GB decoded, and warns from here on
 EXIF_ORIENTATION = 0x0112
 UPRIGHT, QUARTER_TURNS = 1, (5, 6, 7, 8)  # values of that tag
+MAX_PLAUSIBLE_INDEX = 64
 
 
-def open_image(path: str) -> Image.Image:
+def open_image(path: str, read: Callable[[str], bytes] = read_bytes) -> Image.Image:
     """A fully decoded image file, in its own mode and pixel order (an EXIF rotation is not applied).
 
-    A labelme file (.json) stands for the image that is embedded in it. Raises InputError where the file cannot be read
-    or decoded, or has more than MAX_PIXELS.
+    read: what gives the content. Raises InputError where that cannot be read, decoded, or has more than 2**28 pixels.
     """
-    try:
-        data = read_bytes(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); replace or remove it") from error
-    return decode_image(embedded_image(data, path) if path.lower().endswith(".json") else data, path)
-
-
-def decode_image(data: bytes, path: str) -> Image.Image:
-    """A decoded image of these bytes; `path` is for messages. Raises InputError as open_image."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about sizes and odd metadata; what matters is checked here
-            image = Image.open(io.BytesIO(data))
-            if image.width * image.height > MAX_PIXELS:
-                raise InputError(f"{path}: has {image.width} x {image.height} pixels, more than can be read; cut it")
+            image = Image.open(io.BytesIO(read(path)))
             image.load()
     except InputError:
         raise
@@ -49,16 +36,9 @@ def decode_image(data: bytes, path: str) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise InputError(f"{path}: has more pixels than can be read; cut it") from error
     except Exception as error:  # what a decoder raises on damaged data is not limited to OSError
-        raise InputError(f"{path}: unreadable or truncated image ({error}); replace or remove it") from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: unreadable or truncated image ({reason}); replace or remove it") from error
     return image
-
-
-def embedded_image(data: bytes, path: str) -> bytes:
-    """The image file that a labelme file embeds. Raises InputError where there is none."""
-    try:
-        return base64.b64decode(json.loads(data)["imageData"])
-    except (ValueError, KeyError, TypeError, binascii.Error) as error:
-        raise InputError(f"{path}: embeds no image and none lies beside it; add the image") from error
 
 
 def to_rgb(image: Image.Image, path: str) -> np.ndarray:
@@ -79,6 +59,12 @@ def to_rgb(image: Image.Image, path: str) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
+def read_image(path: str, size: Sequence[int] = ()) -> np.ndarray:
+    """uint8 [H, W, 3] of an image file, stretched to `size` (H, W) if given. Raises InputError as open_image does."""
+    image = to_rgb(open_image(path), path)
+    return resize_image(image, size) if size else image
+
+
 def resize_image(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """uint8 [H, W] or [H, W, 3] stretched to `size` = (height, width), antialiased."""
     return np.array(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
@@ -89,20 +75,69 @@ def resize_mask(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:
     return np.array(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
-def trained_size(
-    size: tuple[int, int], resolution: tuple[int, int], fit: str, crop_from: Sequence[int] = ()
-) -> tuple[int, int]:
-    """(height, width) to which training stretches an image of `size`; fit, crop_from: as in config.DataConfig.
+def read_index_mask(path: str, num_defect: int) -> np.ndarray:
+    """Index mask uint8 [H, W], values 0..num_defect, of a grey, palette (its indices), 16-bit or 1-bit file.
 
-    For random crops that is `crop_from`, or the least enlargement that holds a window of `resolution`.
+    Raises InputError for any other kind of file and for values above num_defect.
     """
-    if crop_from:
-        return crop_from[0], crop_from[1]
-    if fit == "resize":
-        return resolution
-    height, width = size
-    factor = max(resolution[0] / height, resolution[1] / width, 1)
-    return max(resolution[0], round(height * factor)), max(resolution[1], round(width * factor))
+    image = open_image(path)
+    if image.format == "JPEG":
+        raise InputError(f"{path}: is a JPEG, whose compression alters the indices; save masks as PNG")
+    if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
+        raise InputError(
+            f"{path}: has mode {image.mode}, but an index mask has one channel with values 0..{num_defect}: an RGB "
+            "mask? Convert colours to indices first (scripts/prepare_data.py --colormap)"
+        )
+    mask = np.asarray(image)
+    values = np.flatnonzero(np.bincount(mask.ravel())) if mask.dtype == np.uint8 else np.unique(mask).astype(np.int64)
+    wrong = values[(values < 0) | (values > num_defect)]
+    if len(wrong):
+        if set(values.tolist()) <= {0, 255}:
+            guess = "a 0/255 mask? scripts/prepare_data.py turns these into index masks"
+        elif len(values) <= 32 and values[0] >= 0 and values[-1] <= MAX_PLAUSIBLE_INDEX:
+            guess = f"more types than said? Set num_defect to {values[-1]} or more, or correct the mask"
+        else:
+            guess = "a soft or coloured mask? An index mask holds one small number per type; threshold or convert it"
+        raise InputError(f"{path}: holds value {wrong[0]}, but num_defect is {num_defect}: {guess}")
+    return mask.astype(np.uint8)
+
+
+def present_types(mask: np.ndarray, class_names: Sequence[str]) -> dict[str, int]:
+    """Pixel count of every type that occurs in an index mask."""
+    counts = np.bincount(mask.ravel(), minlength=len(class_names) + 1)
+    return {name: int(counts[k]) for k, name in enumerate(class_names, start=1) if counts[k]}
+
+
+@dataclass(frozen=True)
+class View:
+    """How a training sees images, and its samples show them: whole, stretched to `size`, or as windows of `size`.
+
+    size: (height, width) in pixels. windows: cut out of images that are first stretched to `crop_from` (empty: of
+    their own size); `crop_defect` of them hold a defect for certain. See config.DataConfig.
+    """
+
+    size: tuple[int, int]
+    windows: bool = False
+    crop_from: tuple[int, ...] = ()
+    crop_defect: float = 0.0
+
+    @property
+    def fit(self) -> str:
+        """As config.DataConfig calls it."""
+        return "random_crop" if self.windows else "resize"
+
+    @property
+    def whole_size(self) -> tuple[int, ...]:
+        """Height and width of a whole image at the samples' scale; empty: each image's own."""
+        return self.crop_from if self.windows else self.size
+
+    def size_of(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) to which an image of `size` is stretched: `whole_size`, or as little as holds a window."""
+        if self.whole_size:
+            return self.whole_size[0], self.whole_size[1]
+        factor = max(1, *(window / side for window, side in zip(self.size, size, strict=True)))
+        height, width = (max(window, round(side * factor)) for window, side in zip(self.size, size, strict=True))
+        return height, width
 
 
 def turned_like(
@@ -110,25 +145,25 @@ def turned_like(
 ) -> Image.Image:
     """The image in the orientation in which its mask of `size` = (height, width), None if unknown, was drawn.
 
-    Programs differ in whether they follow an orientation in EXIF, and the mask does not say. Its size does, for quarter
-    turns of images that are not square; `upright` says that the labelling program is known to follow EXIF. Raises
-    InputError where it cannot be told or the sizes differ.
+    Programs differ in whether they follow EXIF, and the mask does not say. Its size does, for quarter turns of images
+    that are not square; `upright`: the labelling program is known to. Raises InputError where it cannot be told or the
+    sizes differ.
     """
-    orientation = image.getexif().get(EXIF_ORIENTATION, UPRIGHT)
     stored = (image.height, image.width)
-    shown = stored[::-1] if orientation in QUARTER_TURNS else stored
-    fits_stored, fits_shown = size in (None, stored), size in (None, shown)
+    orientation = image.getexif().get(EXIF_ORIENTATION, UPRIGHT)
     turned = orientation in range(UPRIGHT + 1, 9)
-    if fits_shown and turned and (upright or not fits_stored):
+    fits_stored = size in (None, stored)
+    fits_shown = turned and size in (None, stored[::-1] if orientation in QUARTER_TURNS else stored)
+    if fits_shown and (upright or not fits_stored):
         return ImageOps.exif_transpose(image)
-    if fits_stored and not (fits_shown and turned):
-        return image
-    if fits_stored:
+    if fits_stored and fits_shown:
         raise InputError(
             f"{path}: carries an EXIF orientation, and {mask_path} does not tell whether it follows it; save the "
             "image the way up that the mask has, without EXIF"
         )
-    raise InputError(
-        f"{mask_path}: mask is {size[1]} x {size[0]} pixels, but its image {path} is {image.width} x {image.height}; "
-        "redraw the mask at the size of the image"
-    )
+    if not fits_stored:
+        raise InputError(
+            f"{mask_path}: mask is {size[1]} x {size[0]} pixels, but its image {path} is {image.width} x "
+            f"{image.height}; redraw the mask at the size of the image"
+        )
+    return image

@@ -1,9 +1,20 @@
-"""Writing a data set in the released layout: test/, converted_ground_truth/ and, last, dataset.json."""
+"""Prepared sets: images and index masks as scripts/prepare_data.py writes them; folders of generated samples too.
+
+    test/[<type>/]      converted_ground_truth/[<type>/]    dataset.json      the released layout
+    images/             masks_converted_dir/                manifest.jsonl    generated samples
+
+An image and its mask are paired by name, never by position. No torch here: processes that read images in parallel
+import this module.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import shlex
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import blobfile as bf
@@ -11,10 +22,229 @@ import numpy as np
 
 from ..errors import InputError
 from ..file_io import encode_png, ensure_writable, read_json, remove_temporaries, write_if_changed, write_json
-from ..prepare.layouts.find import DATASET_FILE, UNFINISHED_FILE
-from .files import list_folder
+from .files import PARTS, by_stem, is_good, list_folder, name_of, natural_key, stem_of
+from .image_files import open_image, read_index_mask, to_rgb, turned_like
 
-IMAGES, MASKS = "test", "converted_ground_truth"
+RELEASED = IMAGES, MASKS = "test", "converted_ground_truth"
+SAMPLES = "images", "masks_converted_dir"
+DATASET_FILE = "dataset.json"
+UNFINISHED_FILE = "dataset.unfinished.json"  # stands in its place while the data set is being written
+TRAIN = "train"
+INDEX_ENDINGS = ("", "_mask")
+COLOUR_MASKS = ("_rgb_mask", "_rbg_mask")
+
+
+@dataclass(frozen=True)
+class IndexMask:
+    """A file whose values are the type indices: 0 background, k the k-th type."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image file and its mask (None: defect-free); prepare/layouts has masks of other kinds, which it converts.
+
+    name: unique in the data set, "<folder>/<stem>" in layouts with type folders, else "<stem>". folder: the type
+    folder. part: "train", "val", ..., where the layout says.
+    """
+
+    image: str
+    mask: IndexMask | None
+    folder: str | None = None
+    name: str = ""
+    part: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            stem = stem_of(self.image)
+            object.__setattr__(self, "name", f"{self.folder}/{stem}" if self.folder else stem)
+
+
+class FirstShots:
+    """Takes the first `count` images of each type folder; in flat layouts, an image while a type of its has fewer."""
+
+    def __init__(self, count: int):
+        self._count = count
+        self._folders: Counter[str] = Counter()
+        self._types: Counter[int] = Counter()
+
+    def takes(self, folder: str | None, types: Collection[int]) -> bool:
+        """Whether the next image, in natural order, is among them; types: indices in its mask, for flat layouts."""
+        if folder is not None:
+            self._folders[folder] += 1
+            return self._folders[folder] <= self._count
+        if all(self._types[index] >= self._count for index in types):
+            return False
+        self._types.update(types)
+        return True
+
+
+def find_samples(root: str) -> list[Sample]:
+    """The images with masks of the prepared set or sample folder at `root`, by type folder and name in natural order.
+
+    Of a set with parts, the ones that train. Raises InputError where `root` is no such folder, there is no sample, or
+    a file has no partner.
+    """
+    samples, _ = _read(root)
+    if not samples:
+        raise InputError(f"{root}: holds no images with defects; add some")
+    return [sample for sample in samples if sample.part == TRAIN] or samples
+
+
+def find_good(root: str) -> list[Sample]:
+    """The defect-free images of the prepared set at `root`, in natural order. Raises InputError as find_samples."""
+    return _read(root)[1]
+
+
+def read_pair(sample: Sample, num_defect: int) -> tuple[np.ndarray, np.ndarray]:
+    """Image uint8 [H, W, 3] and index mask uint8 [H, W] with values 0..num_defect, all 0 for a defect-free image.
+
+    Raises InputError where a file cannot be read, is no index mask, or the two differ in size.
+    """
+    image = open_image(sample.image)
+    if sample.mask is None:
+        return to_rgb(image, sample.image), np.zeros((image.height, image.width), np.uint8)
+    mask = read_index_mask(sample.mask.path, num_defect)
+    image = turned_like(image, sample.image, mask.shape, sample.mask.path, upright=False)
+    return to_rgb(image, sample.image), mask
+
+
+def read_label_map(root: str) -> dict[str, int] | None:
+    """The label map {type name: index from 1} in the dataset.json at `root`, if any. Raises InputError."""
+    label_map = read_records(root).get("label_map")
+    return None if label_map is None else check_label_map(label_map, bf.join(root, DATASET_FILE))
+
+
+def check_label_map(label_map: Any, source: str) -> dict[str, int]:
+    """`label_map` itself if it maps names to the indices 1..N, each once; else InputError naming `source`."""
+    valid = isinstance(label_map, dict) and all(type(index) is int for index in label_map.values())
+    if not valid or not label_map or sorted(label_map.values()) != list(range(1, len(label_map) + 1)):
+        raise InputError(f"{source}: label_map should number the types 1, 2, ... but is {label_map!r}")
+    return label_map
+
+
+def read_records(root: str, file: str = DATASET_FILE) -> dict[str, Any]:
+    """The content of dataset.json, or of UNFINISHED_FILE; {} where it is not there. Raises InputError."""
+    path = bf.join(root, file)
+    content = read_json(path) if bf.exists(path) else {}
+    if not isinstance(content, dict) or not isinstance(content.get("images", []), list):
+        raise InputError(f"{path}: should hold a JSON object whose images are a list; mend or remove it")
+    return content
+
+
+def _read(root: str) -> tuple[list[Sample], list[Sample]]:
+    """Samples with masks, and defect-free ones, each in natural order."""
+    check_folder(root)
+    folders = list_folder(root)[1]
+    pairs = [pair for pair in (RELEASED, SAMPLES) if set(pair) <= set(folders)]
+    if len(pairs) > 1:
+        found = ", ".join(f"{images}/ + {masks}/" for images, masks in pairs)
+        raise InputError(f"{root}: holds more than one data set ({found}); give each its own folder")
+    if not pairs:
+        for inner in (bf.join(root, name) for name in folders):
+            if set(RELEASED) <= set(list_folder(inner)[1]):
+                raise InputError(f"{root}: holds no data set itself; did you mean {inner}?")
+        raise InputError(
+            f"{root}: holds no prepared data set (test/ + converted_ground_truth/) and no samples (images/ + "
+            f"masks_converted_dir/); prepare it first: python scripts/prepare_data.py {shlex.quote(root)} OUT"
+        )
+    problems: list[str] = []
+    found = pair_folders(*(bf.join(root, name) for name in pairs[0]), INDEX_ENDINGS, problems)
+    for samples in found:
+        arrange(samples, problems)
+    check_problems(problems)
+    return found
+
+
+def check_folder(root: str) -> None:
+    """Raise InputError where `root` is no folder, or a data set that is not finished."""
+    if not bf.isdir(root):
+        problem = "is not a folder" if bf.exists(root) else "does not exist"
+        raise InputError(f"{root}: {problem}; name a data folder (docs/data.md has the layouts)")
+    if bf.exists(bf.join(root, UNFINISHED_FILE)):
+        raise InputError(f"{root}: its preparation did not finish; run scripts/prepare_data.py again, it goes on")
+
+
+def check_problems(problems: Sequence[str]) -> None:
+    """Raise InputError with the first problem, if there is one."""
+    if problems:
+        more = len(problems) - 1
+        raise InputError(problems[0] + (f" ({more} more: scripts/check_data.py lists them)" if more else ""))
+
+
+def arrange(samples: list[Sample], problems: list[str]) -> None:
+    """Sort samples: those in no type folder first, then by folder and name. Two of one name are noted as a problem."""
+    samples.sort(key=lambda s: (s.folder is not None, natural_key(s.folder or ""), natural_key(s.name)))
+    for first, second in pairwise(samples):
+        if first.name == second.name:
+            problems.append(f"{second.image}: has the same type and stem as {first.image}; rename one")
+
+
+def pair_folders(
+    image_root: str, mask_root: str, endings: Sequence[str], problems: list[str]
+) -> tuple[list[Sample], list[Sample]]:
+    """Samples, and defect-free ones, of an image and a mask folder and of the folders in them: types, or parts (train,
+    val). What has no partner is noted as a problem."""
+    inside = [list_folder(root)[1] for root in (image_root, mask_root)]
+    samples, good = [], []
+    for name in [None, *sorted({*inside[0], *inside[1]}, key=natural_key)]:
+        images, masks = (
+            root if name is None else bf.join(root, name) if name in folders else None
+            for root, folders in zip((image_root, mask_root), inside, strict=True)
+        )
+        if name and is_good(name):
+            good += good_of(images, name, problems)
+            continue
+        part = name.lower() if name and name.lower() in PARTS else None
+        for image, mask in pair_by_name(images, masks, endings, name, problems):
+            samples.append(Sample(image, IndexMask(mask), None if part else name, part=part))
+    stems = Counter(stem_of(sample.image) for sample in samples)
+    return [replace(s, name=name_of(stem_of(s.image), s.part, stems)) if s.part else s for s in samples], good
+
+
+def good_of(folder: str | None, name: str | None, problems: list[str]) -> list[Sample]:
+    """The defect-free images in a folder, as samples of the type folder `name`."""
+    return [Sample(path, None, name) for path in _files(folder, problems).values()]
+
+
+def _files(folder: str | None, problems: list[str], but_for: tuple[str, ...] = ()) -> dict[str, str]:
+    """{stem: path} of the images in a folder, if it is there, but for stems of these endings."""
+    files = list_folder(folder)[0] if folder and bf.isdir(folder) else []
+    return by_stem(folder, (name for name in files if not stem_of(name).lower().endswith(but_for)), problems)
+
+
+def pair_by_name(
+    image_folder: str | None,
+    mask_folder: str | None,
+    endings: Sequence[str],
+    folder: str | None,
+    problems: list[str],
+    good: list[str] | None = None,
+) -> list[tuple[str, str]]:
+    """(image, mask) for each image of one folder; None stands for a folder that is not there.
+
+    Mask x or x + ending belongs to image x, unless an image is itself called that. What has no partner, or two, is
+    noted as a problem; images without a mask go to `good` where it is given.
+    """
+    images, masks = _files(image_folder, problems), _files(mask_folder, problems, COLOUR_MASKS)
+    pairs = []
+    for stem, image in images.items():
+        names = [stem + end for end in endings if not end or stem + end not in images]
+        found = [masks.pop(name) for name in names if name in masks]
+        if len(found) == 1:
+            pairs.append((image, found[0]))
+        elif found:
+            problems.append(f"{image}: two masks for this image, {found[0]} and {found[1]}; remove one")
+        elif good is not None:
+            good.append(image)
+        else:
+            where = mask_folder or f"its mask folder, which has no {folder}/"
+            problems.append(f"{image}: no mask for this image ({stem}.png or {stem}_mask.png) in {where}; add it")
+    for mask in masks.values():
+        where = image_folder or f"the image folder, which has no {folder}/"
+        problems.append(f"{mask}: no image for this mask in {where}; add it or remove the mask")
+    return pairs
 
 
 def write_released(
@@ -27,10 +257,8 @@ def write_released(
     """Write a data set in the released layout, dataset.json last; returns how many files had to be written.
 
     names: "<type>/<stem>" or "<stem>" of each sample. pairs: in the same order, image uint8 [H, W] or [H, W, 3] and
-    index mask uint8 [H, W], or None for a defect-free image; taken one at a time. source: where the data came from,
-    for dataset.json. What is there already with the same content is left alone, so a run that was cut off
-    goes on. Raises InputError, before anything is written, where `root` holds images that belong to another
-    data set or cannot be written.
+    index mask uint8 [H, W], or None for a defect-free image. source: where the data came from, for dataset.json. What
+    is there already is left alone. Raises InputError, before it writes, where `root` holds another data set.
     """
     check_no_strangers(root, {f"{name}.png" for name in names})
     ensure_writable(root, "OUT")
@@ -42,11 +270,9 @@ def write_released(
         records.append(record)
         written += new
     content = {"label_map": label_map, "source": source, "images": records}
-    path = bf.join(root, DATASET_FILE)
-    if not bf.exists(path) or read_json(path) != content:
-        write_json(path, content)
-        written += 1
-    return written
+    if changed := read_records(root) != content:
+        write_json(bf.join(root, DATASET_FILE), content)
+    return written + changed
 
 
 def write_pair(
@@ -55,54 +281,36 @@ def write_pair(
     """Write one sample's files unless they are there with the same content: its record for dataset.json, and how many
     were written."""
     record: dict[str, Any] = {"image": f"{IMAGES}/{name}.png", "size": list(image.shape[:2])}
-    written = _write(root, record, "image", encode_png(image))
+    written = 0
+    for key, folder, picture in (("image", IMAGES, image), ("mask", MASKS, mask)):
+        if picture is not None:
+            data = encode_png(picture)
+            record[key] = f"{folder}/{name}.png"
+            record[f"{key}_sha256"] = hashlib.sha256(data).hexdigest()
+            written += write_if_changed(bf.join(root, record[key]), data)
     if mask is not None:
-        record["mask"] = f"{MASKS}/{name}.png"
-        written += _write(root, record, "mask", encode_png(mask))
         counts = np.bincount(mask.ravel(), minlength=256)
         record["types"] = {label: int(counts[index]) for label, index in label_map.items() if counts[index]}
     return record, written
 
 
-def _write(root: str, record: dict[str, Any], key: str, data: bytes) -> bool:
-    """Write `data` to the record's file and note its hash; returns whether the file did not hold it already."""
-    record[f"{key}_sha256"] = hashlib.sha256(data).hexdigest()
-    return write_if_changed(bf.join(root, record[key]), data)
-
-
 def clear_temporaries(root: str, names: Iterable[str]) -> None:
     """Delete what a killed run left half-written."""
-    remove_temporaries(root)
-    for folder in {bf.dirname(name) for name in names}:
-        for part in (IMAGES, MASKS):
-            remove_temporaries(bf.join(root, part, folder) if folder else bf.join(root, part))
+    folders = {bf.dirname(name) for name in names}
+    for path in (root, *(bf.join(root, part, folder) for part in RELEASED for folder in folders)):
+        remove_temporaries(path)
 
 
 def check_no_strangers(root: str, expected: set[str]) -> None:
     """Raise InputError where `root` holds images that are not `expected` ("<type>/<file>" or "<file>")."""
     if bf.exists(root) and not bf.isdir(root):
         raise InputError(f"{root}: is a file; name a folder for the data set")
-    for part in (IMAGES, MASKS):
+    for part in RELEASED:
         top = bf.join(root, part)
-        if not bf.isdir(top):
-            continue
-        files, folders = list_folder(top)
+        files, folders = list_folder(top) if bf.isdir(top) else ([], [])
         below = [f"{folder}/{name}" for folder in folders for name in list_folder(bf.join(top, folder))[0]]
-        strangers = [name for name in files + below if name not in expected]
-        if strangers:
+        if strangers := [name for name in files + below if name not in expected]:
             raise InputError(
                 f"{root}: already holds files of another data set, {len(strangers)} in {part}/ such as "
                 f"{strangers[0]}; name another folder or remove this one"
             )
-
-
-def read_records(root: str) -> tuple[dict[str, Any], bool]:
-    """dataset.json of a data set, or what an unfinished run left of it ({} for neither), and whether it is finished."""
-    for file, finished in ((UNFINISHED_FILE, False), (DATASET_FILE, True)):
-        path = bf.join(root, file)
-        if bf.exists(path):
-            content = read_json(path)
-            if not isinstance(content, dict) or not isinstance(content.get("images", []), list):
-                raise InputError(f"{path}: is not one of ours; mend or remove it")
-            return content, finished
-    return {}, True

@@ -22,14 +22,12 @@ LINEAR_START, LINEAR_END = 1e-4, 2e-2
 def make_betas(schedule: str, num_timestep: int) -> np.ndarray:
     """Betas float64 [T] of a named schedule; names and constants as in the released code.
 
-    cosine: Nichol & Dhariwal 2021, eq. 17. linear: linear in sqrt(beta) (latent diffusion's "linear").
-    sqrt_linear: linear in beta. sqrt: root of that. inverse_proportion: 1 / (T - t), so that alphas_cumprod
-    falls linearly (Austin et al. 2021).
+    cosine: Nichol & Dhariwal 2021, eq. 17. linear: linear in sqrt(beta) (latent diffusion's "linear"). sqrt_linear:
+    linear in beta. sqrt: root of that. inverse_proportion: 1 / (T - t), alphas_cumprod linear (Austin et al. 2021).
     """
     T = num_timestep
     if schedule == "cosine":
-        angle = (np.arange(T + 1) / T + COSINE_S) / (1 + COSINE_S) * np.pi / 2
-        alpha_bar = np.cos(angle) ** 2
+        alpha_bar = np.cos((np.arange(T + 1) / T + COSINE_S) / (1 + COSINE_S) * np.pi / 2) ** 2
         return np.clip(1 - alpha_bar[1:] / alpha_bar[:-1], 0, MAX_BETA)
     if schedule == "linear":
         return np.linspace(LINEAR_START**0.5, LINEAR_END**0.5, T) ** 2

@@ -24,7 +24,7 @@ NOISY_END = 0.99
 def check_step_inference(step_inference: int, num_timestep: int) -> None:
     if not 0 <= step_inference <= num_timestep:
         raise InputError(
-            f"--step_inference {step_inference}: must be from 0 (large network only) to {num_timestep} "
+            f"`step_inference` {step_inference}: must be from 0 (large network only) to {num_timestep} "
             "(small network only)"
         )
 
@@ -36,7 +36,7 @@ def parse_num_steps(text: str) -> int | tuple[int, int]:
     except ValueError:
         steps = ()
     if len(steps) not in (1, 2):
-        raise InputError(f"--num_steps {text}: must be a whole number, or two for large + small network, as in 12+8")
+        raise InputError(f"`num_steps` {text}: must be a whole number, or two for large + small network, as in 12+8")
     return steps if len(steps) == 2 else steps[0]
 
 
@@ -99,17 +99,17 @@ def _share_steps(T: int, num_steps: NumSteps, S: int, log_snr: np.ndarray | None
     # Each that takes part has a first node; T-1 and S-1 are the first nodes, and t = 0 is always the last.
     least = min(T - S, 1 if S else 2), min(S, 2)
     most = T - S, S
-    with_S = f"with --step_inference {S} and T = {T}"
+    with_S = f"with `step_inference` {S} and T = {T}"
     if not isinstance(num_steps, int):
         large, small = num_steps
         if not (least[0] <= large <= most[0] and least[1] <= small <= most[1]):
             raise InputError(
-                f"--num_steps {large}+{small}: must be from {least[0]}+{least[1]} to {most[0]}+{most[1]} "
+                f"`num_steps` {large}+{small}: must be from {least[0]}+{least[1]} to {most[0]}+{most[1]} "
                 f"(large + small network) {with_S}"
             )
         return large, small
     if not sum(least) <= num_steps <= T:
-        raise InputError(f"--num_steps {num_steps}: must be from {sum(least)} to {T} {with_S}")
+        raise InputError(f"`num_steps` {num_steps}: must be from {sum(least)} to {T} {with_S}")
     if not 0 < S < T:
         return (0, num_steps) if S else (num_steps, 0)
     part, whole = S, T

@@ -22,10 +22,12 @@ from torch import Tensor
 from ..config import Config
 from ..joint_tensor import untold
 from .gaussian_diffusion import GaussianDiffusion
-from .respace import Pair
 
+Pairs = Iterable[tuple[int, int]]
 PredictX0 = Callable[[Tensor, int], Tensor]
-Sampler = Callable[..., Tensor]
+Clip = Callable[[Tensor], Tensor]
+AlphaBar = Callable[[int], float]
+Noise = Callable[[int], Tensor]
 
 
 def make_predict_x0(
@@ -44,18 +46,17 @@ def make_predict_x0(
     """
     guided = types is not None and guidance_scale != 1
 
-    def told(x_t: Tensor, t: int, types: Tensor | None) -> Tensor:
-        """The network's x_start [N, C, H, W]."""
+    def x_start(x_t: Tensor, t: int, types: Tensor | None) -> Tensor:
         steps = torch.full((len(x_t),), t, device=x_t.device)
         output = model(x_t, steps) if types is None else model(x_t, steps, types)
         return diffusion.x_start_from_eps(x_t, t, output) if config.diffusion.parameterization == "eps" else output
 
     def predict_x0(x_t: Tensor, t: int) -> Tensor:
         if guided:
-            x0, free = told(torch.cat([x_t, x_t]), t, torch.cat([types, untold(types)])).chunk(2)
+            x0, free = x_start(torch.cat([x_t, x_t]), t, torch.cat([types, untold(types)])).chunk(2)
             x0 = free + guidance_scale * (x0 - free)
         else:
-            x0 = told(x_t, t, types)
+            x0 = x_start(x_t, t, types)
         return config.layout.probabilities(x0) if config.train.separate_channel_loss else x0
 
     return predict_x0
@@ -66,14 +67,7 @@ def _eps(x: Tensor, x0: Tensor, alpha_bar: float) -> Tensor:
     return (x - sqrt(alpha_bar) * x0) / sqrt(1 - alpha_bar)
 
 
-def cold(
-    x: Tensor,
-    pairs: Iterable[Pair],
-    predict_x0: PredictX0,
-    clip: Callable[[Tensor], Tensor],
-    alpha_bar: Callable[[int], float],
-    noise: Callable[[int], Tensor],
-) -> Tensor:
+def cold(x: Tensor, pairs: Pairs, predict_x0: PredictX0, clip: Clip, alpha_bar: AlphaBar, noise: Noise) -> Tensor:
     """The released deterministic rule (Bansal et al. 2022, algorithm 2): x - D(x0, t) + D(x0, t_prev).
 
     D degrades the clipped x0 with the eps of the unclipped one.
@@ -87,13 +81,7 @@ def cold(
 
 
 def ddim(
-    x: Tensor,
-    pairs: Iterable[Pair],
-    predict_x0: PredictX0,
-    clip: Callable[[Tensor], Tensor],
-    alpha_bar: Callable[[int], float],
-    noise: Callable[[int], Tensor],
-    eta: float = 0.0,
+    x: Tensor, pairs: Pairs, predict_x0: PredictX0, clip: Clip, alpha_bar: AlphaBar, noise: Noise, eta: float = 0.0
 ) -> Tensor:
     """DDIM (Song et al. 2021, eq. 12 and 16), eps re-derived from the clipped x0."""
     for t, t_prev in pairs:
@@ -107,14 +95,7 @@ def ddim(
     return x
 
 
-def dpmpp_2m(
-    x: Tensor,
-    pairs: Iterable[Pair],
-    predict_x0: PredictX0,
-    clip: Callable[[Tensor], Tensor],
-    alpha_bar: Callable[[int], float],
-    noise: Callable[[int], Tensor],
-) -> Tensor:
+def dpmpp_2m(x: Tensor, pairs: Pairs, predict_x0: PredictX0, clip: Clip, alpha_bar: AlphaBar, noise: Noise) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), on the clipped x0.
 
     The first step and the one to the clean image are of first order, where this is DDIM.
@@ -139,4 +120,9 @@ def _lambda(alpha_bar: float) -> float:
 
 
 # DDPM (Ho et al. 2020, algorithm 2) with the variance of the pair is DDIM with eta = 1.
-SAMPLERS: dict[str, Sampler] = {"cold": cold, "ddim": ddim, "ddpm": partial(ddim, eta=1.0), "dpmpp_2m": dpmpp_2m}
+SAMPLERS: dict[str, Callable[..., Tensor]] = {
+    "cold": cold,
+    "ddim": ddim,
+    "ddpm": partial(ddim, eta=1.0),
+    "dpmpp_2m": dpmpp_2m,
+}

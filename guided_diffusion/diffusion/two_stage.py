@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
-from ..generation.upscale import Canvas, to_clean
 from ..joint_tensor import clip, clip_released
 from .conditioning import Known
 from .gaussian_diffusion import GaussianDiffusion
@@ -41,31 +40,19 @@ def two_stage_sample(
     handoff: str = "paper",
     noise: Callable[[int], Tensor],
     known: Known | None = None,
-    coarse: Canvas | None = None,
     progress: Callable[[list[Pair]], Iterable[Pair]] = lambda pairs: pairs,
 ) -> Tensor:
     """Denoise x = x_(T-1), float32 [N, C, H, W], to x_start of the same shape; x is standard normal noise.
 
-    num_steps: over both networks, or (large, small), placed by spacing. The sampler runs once for each network
-    that has steps, so a sampler's history starts afresh at the hand-off. noise(t) gives standard normal noise like
-    x_start, for stochastic samplers and the like. known: parts of x_start that are given, to which large and small keep
-    (Known.wrap). coarse: the smaller canvas of the large network, where x is of its size; its x_start then crosses,
-    enlarged and diffused to the level of x_(S-1). Raises InputError where the plan is impossible.
+    num_steps: over both networks, or (large, small), placed by spacing. The sampler runs once for each network that has
+    steps, so its history starts afresh at the hand-off. noise(t): standard normal noise like x_start. known: parts of
+    x_start that are given, to which large and small keep (Known.wrap). Raises InputError where the plan is impossible.
     """
     large_pairs, small_pairs = two_stage_plans(diffusion, step_inference, num_steps, spacing, handoff)
     clip_x0 = clip_released if (sampler, handoff) == ("cold", "released") else clip
-    full = Canvas(noise, known)
-
-    def denoise(x: Tensor, pairs: list[Pair], predict_x0: PredictX0 | None, canvas: Canvas) -> Tensor:
-        if not pairs:
-            return x
-        return SAMPLERS[sampler](x, progress(pairs), predict_x0, clip_x0, diffusion.alpha_bar, canvas.noise)
-
-    x = (coarse or full).start(x, diffusion.alpha_bar((large_pairs or small_pairs)[0][0]))
-    if coarse:
-        x_start = denoise(x, to_clean(large_pairs), large, coarse)
-        # T is the key of the first noise: see DefectGen.
-        x = full.receive(clip_x0(x_start), diffusion.alpha_bar(step_inference - 1), diffusion.num_timestep + 1)
-    else:
-        x = denoise(x, large_pairs, large, full)
-    return full.paste(denoise(x, small_pairs, small, full))
+    if known:
+        x = known.start(x, diffusion.alpha_bar((large_pairs or small_pairs)[0][0]))
+    for pairs, predict_x0 in ((large_pairs, large), (small_pairs, small)):
+        if pairs:
+            x = SAMPLERS[sampler](x, progress(pairs), predict_x0, clip_x0, diffusion.alpha_bar, noise)
+    return known.paste(x) if known else x

@@ -1,21 +1,21 @@
-"""The arms of a comparison: what a segmenter is given besides the real images, and the baselines among them."""
+"""The arms of a comparison: what a segmenter is trained on besides the real images; copy-paste among them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageFilter
+from scipy import ndimage
 
 from ..errors import InputError, unknown_name
-from ..keyed_random import numpy_generator
-from .augmentation import Pool
 from .image_sets import ImageSet
 
 BASELINES = ("plain", "repeat", "copy_paste")
 PASTE_SCALE = 1.25  # pasted defects are enlarged by up to this factor, or its inverse
 PLACES = 20  # tried, for one without a defect
+SURROUNDINGS = 3  # pixels around the defects that are compared with the place, and blended
 
 
 @dataclass(frozen=True)
@@ -39,23 +39,18 @@ def plan_arms(
     ratios: Sequence[float],
     counts: Sequence[int],
     baselines: Sequence[str],
-    baseline_ratios: Sequence[float],
     strict: Collection[str] = (),
 ) -> tuple[list[Arm], list[str]]:
     """The arms, `real` first, and notes on those left out for want of samples.
 
     samples: how many there are in each set (in its smallest run). strict: for which of "ratios" and "counts" an
-    InputError is raised instead.
+    InputError is raised instead; it is where no arm with samples is left, too.
     """
-    arms = [Arm("real", "real")]
-    if "plain" in baselines:
-        arms.append(Arm("plain", "plain"))
-    for kind in ("repeat", "copy_paste"):
-        if kind in baselines:
-            arms += [Arm(f"{kind}_x{r:g}", kind, _times(r, num_real), r) for r in baseline_ratios]
-    notes = []
+    arms = [Arm("real", "real")] + [Arm("plain", "plain")] * ("plain" in baselines)
+    arms += [Arm(f"{kind}_x1", kind, num_real, 1.0) for kind in BASELINES[1:] if kind in baselines]
+    notes, fixed = [], len(arms)
     for name, there in samples.items():
-        wanted = [("ratios", Arm(f"{name}_x{r:g}", "synthetic", _times(r, num_real), r, name)) for r in ratios]
+        wanted = [("ratios", Arm(f"{name}_x{r:g}", "synthetic", max(1, round(r * num_real)), r, name)) for r in ratios]
         wanted += [("counts", Arm(f"{name}_n{n}", "synthetic", n, None, name)) for n in counts]
         for flag, arm in wanted:
             if arm.extra <= there:
@@ -65,40 +60,18 @@ def plan_arms(
             if flag in strict:
                 raise InputError(f"--{flag}: {problem}; make more samples or ask for fewer")
             notes.append(f"Left out: {problem}.")
+    if len(arms) == fixed:
+        raise InputError("--samples: too few for any arm; make more samples or ask for a smaller --ratios")
     return arms, notes
 
 
 def choose_verdict_arm(name: str | None, arms: Sequence[Arm]) -> str:
     """The arm named, or ratio 1 of the first set, or its first arm. Raises InputError."""
+    known = [arm.name for arm in arms[1:]]
+    if name is not None and name not in known:
+        raise InputError(unknown_name("--verdict_arm", name, known))
     synthetic = [arm for arm in arms if arm.kind == "synthetic"]
-    if name is not None:
-        if name not in [arm.name for arm in arms[1:]]:
-            raise InputError(unknown_name("--verdict_arm", name, [arm.name for arm in arms[1:]]))
-        return name
-    if not synthetic:
-        raise InputError("--samples: too few for any arm; make more samples or ask for a smaller --ratios")
-    return next((arm for arm in synthetic if arm.ratio == 1), synthetic[0]).name
-
-
-def make_pool(
-    arm: Arm,
-    real: ImageSet,
-    good: ImageSet | None,
-    samples: ImageSet | None,
-    size: tuple[int, int],
-    seed: int,
-    good_share: float,
-    real_share: float | None,
-) -> Pool:
-    """What a run of this arm trains on; samples: those of its generator run. seed: of the run."""
-    extra = None
-    if arm.kind == "repeat":
-        extra = real.take(numpy_generator("repeat", seed).permutation(np.arange(arm.extra) % len(real)))
-    elif arm.kind == "copy_paste":
-        extra = copy_paste(real, good, arm.extra, numpy_generator("copy_paste", seed))
-    elif arm.kind == "synthetic":
-        extra = samples.take(range(arm.extra))
-    return Pool(real, extra, good, size, good_share, real_share if extra else None, augment=arm.kind != "plain")
+    return name or next((arm for arm in synthetic if arm.ratio == 1), synthetic[0]).name
 
 
 def copy_paste(real: ImageSet, good: ImageSet | None, count: int, rng: np.random.Generator) -> ImageSet:
@@ -106,56 +79,39 @@ def copy_paste(real: ImageSet, good: ImageSet | None, count: int, rng: np.random
 
     The defects of an image are moved together: flipped, scaled by up to PASTE_SCALE, put anywhere, shifted in
     brightness by as much as their surroundings differ, and blended over about a pixel (after Dwibedi et al. 2017,
-    "Cut, Paste and Learn"). Where there are no defect-free images they go into real ones, of PLACES tried places where
-    they cover the fewest defect pixels.
+    "Cut, Paste and Learn"). Without defect-free images they go into real ones, where they cover the fewest defects.
     """
-    sources = [i for i, mask in enumerate(real.masks) if mask.any()]
-    targets = good if good else real
-    images, masks = [], []
-    for source, target in zip(_walk(len(sources), count, rng), _walk(len(targets), count, rng), strict=True):
-        image, mask = _paste(
-            real.images[sources[source]],
-            real.masks[sources[source]],
-            targets.images[target],
-            targets.masks[target],
-            rng,
-        )
-        images.append(image)
-        masks.append(mask)
+    sources = real.take([i for i, mask in enumerate(real.masks) if mask.any()])
+    pairs = zip(_walk(sources, count, rng), _walk(good or real, count, rng), strict=True)
+    images, masks = zip(*(_paste(*source, *target, rng) for source, target in pairs), strict=True)
     names = [f"copy_paste/{k}" for k in range(count)]
-    return replace(real, images=images, masks=masks, names=names, groups=list(names))
+    return replace(real, images=list(images), masks=list(masks), names=names, groups=list(names))
 
 
 def _paste(
     image: np.ndarray, mask: np.ndarray, onto: np.ndarray, onto_mask: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """One image and mask of copy_paste."""
-    margin = 3  # pixels of surroundings, to compare and to blend
-    box = []
-    for axis in (0, 1):
-        there = np.flatnonzero(mask.any(axis=1 - axis))
-        box.append(slice(max(0, there[0] - margin), min(mask.shape[axis], there[-1] + 1 + margin)))
-    patch, label = image[tuple(box)], mask[tuple(box)]
+    (box,) = ndimage.find_objects((mask > 0).astype(np.uint8))
+    box = tuple(slice(max(0, side.start - SURROUNDINGS), side.stop + SURROUNDINGS) for side in box)
+    patch, label = image[box], mask[box]
     for axis in (0, 1):
         if rng.random() < 0.5:
             patch, label = np.flip(patch, axis), np.flip(label, axis)
-    fits = min(have / want for have, want in zip(onto_mask.shape, label.shape, strict=True))
-    scale = min(PASTE_SCALE ** rng.uniform(-1, 1), fits)
-    height, width = (
-        min(have, max(1, round(side * scale))) for side, have in zip(label.shape, onto_mask.shape, strict=True)
+    room = np.array(onto_mask.shape)
+    scale = min(PASTE_SCALE ** rng.uniform(-1, 1), (room / label.shape).min())
+    height, width = np.minimum(room, np.maximum(1, np.round(scale * np.array(label.shape)).astype(int))).tolist()
+    patch, label = (
+        np.asarray(Image.fromarray(np.ascontiguousarray(part)).resize((width, height), how))
+        for part, how in ((patch, Image.Resampling.BILINEAR), (label, Image.Resampling.NEAREST))
     )
-    patch = np.asarray(Image.fromarray(np.ascontiguousarray(patch)).resize((width, height), Image.Resampling.BILINEAR))
-    label = np.asarray(Image.fromarray(np.ascontiguousarray(label)).resize((width, height), Image.Resampling.NEAREST))
 
-    places = []
-    for _ in range(PLACES):
-        top = int(rng.integers(onto_mask.shape[0] - height + 1))
-        left = int(rng.integers(onto_mask.shape[1] - width + 1))
+    covered = []  # defect pixels that each place would cover, its number, and the place
+    while len(covered) < PLACES and not (covered and covered[-1][0] == 0):
+        top, left = (int(rng.integers(have - own + 1)) for have, own in zip(onto_mask.shape, label.shape, strict=True))
         window = slice(top, top + height), slice(left, left + width)
-        places.append((int(np.count_nonzero(onto_mask[window])), len(places), window))
-        if not places[-1][0]:
-            break
-    window = min(places)[2]
+        covered.append((int(np.count_nonzero(onto_mask[window])), len(covered), window))
+    window = min(covered)[2]
     image, mask = onto.copy(), onto_mask.copy()
     below, around = image[window].astype(np.float64), label == 0
     shift = (below - patch)[around].mean(axis=0) if around.any() else 0.0
@@ -166,11 +122,7 @@ def _paste(
     return image, mask
 
 
-def _walk(size: int, count: int, rng: np.random.Generator) -> Iterator[int]:
-    """`count` indices below size, in one permutation after another."""
-    rounds = [rng.permutation(size) for _ in range(-(-count // size))]
-    return iter(np.concatenate(rounds)[:count].tolist() if rounds else [])
-
-
-def _times(ratio: float, num_real: int) -> int:
-    return max(1, round(ratio * num_real))
+def _walk(images: ImageSet, count: int, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
+    """`count` images with their masks, in one permutation after another."""
+    rounds = [rng.permutation(len(images)) for _ in range(-(-count // len(images)))]
+    return [(images.images[i], images.masks[i]) for i in np.concatenate(rounds)[:count]]

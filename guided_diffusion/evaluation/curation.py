@@ -1,23 +1,10 @@
 """Which samples to train on: what would hurt is dropped, with a reason, and the types are balanced to a wish.
 
-The rules, the first that applies being the reason:
-
-    list         a person said so; a person's "keep" overrides all the others
-    empty        no defect in the mask
-    speck        only regions smaller than half the smallest training one of their type (labels.py)
-    near-copy    of a training image, by pixels (memorization.py, copy_threshold.py)
-    clipped      more than CLIPPED of the pixels at 0 or 255 in a channel, beyond the most of any real image
-    disagreement a segmenter trained on real images sees something else than the mask says (agreement.py)
-    duplicate    nearly the same as a sample that is kept, which scores better
-    surplus      not needed for the wished number of each type
-
-A sample's score is its agreement, where that is known, else its distance to the nearest other sample.
-
-A segmenter trained on 25 images errs, and what it misses most are the rare and the difficult: to drop by its verdict
-alone would leave easy samples. So a sample is held against what held-out real images with true masks get: dropped is
-what agrees less than all but the worst LEAST_AGREEING of those that have one of its types. A type that the segmenter
-cannot find in real images has a limit of 0, and nothing of it is dropped. Without held-out images there is no such
-limit, and no sample is dropped for disagreement unless a number is given.
+The first rule that a sample breaks is the reason: list (a person said so; "keep" overrides all others), empty, speck
+(labels.py), near-copy of a training image (copies.py), clipped, disagreement with a segmenter trained on real images,
+duplicate of a kept sample that scores better, surplus. The score is the agreement, else the distance to the nearest
+other sample. A segmenter misses the rare and the difficult most: so that these stay, a sample is held against what
+held-out real images with true masks get, by type.
 """
 
 from __future__ import annotations
@@ -26,7 +13,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import blobfile as bf
@@ -42,7 +29,6 @@ from .sample_scores import Scores
 CLIPPED = 0.05  # share of pixels; of held-out windows of magnetic tiles 2 in 256 exceed it, of whole tiles 0 in 64
 LEAST_AGREEING = 0.05  # share of real images
 LEAST_IMAGES = 8  # real images of a type that a limit of agreement needs
-RULES = ("list", "empty", "speck", "near-copy", "clipped", "disagreement", "duplicate", "surplus")
 
 
 @dataclass(frozen=True)
@@ -53,9 +39,9 @@ class Curated:
     both are None where the rule measures nothing. wanting: by how many samples a type falls short of the wish.
     """
 
-    kept: list[dict[str, Any]] = field(default_factory=list)
-    dropped: list[dict[str, Any]] = field(default_factory=list)
-    wanting: dict[str, int] = field(default_factory=dict)
+    kept: list[dict[str, Any]]
+    dropped: list[dict[str, Any]]
+    wanting: dict[str, int]
 
 
 def curate(
@@ -71,31 +57,80 @@ def curate(
     min_agreement: of all, or {type: limit} as from agreement_limits. per_type: wished number of kept samples of each
     type that any sample has. keep, drop: names that a person listed.
     """
-    rows = scores.rows
-    verdicts: dict[int, tuple[str, str, float | None, float | None]] = {}
-    for i, row in enumerate(rows):
-        if row["name"] in drop:
-            verdicts[i] = ("list", "listed to drop", None, None)
-        elif row["name"] not in keep and (verdict := _fault(row, scores.thresholds, min_agreement)):
-            verdicts[i] = verdict
-    value = [_score(row) for row in rows]
+    rows, limits = scores.rows, scores.thresholds
+    listed = [row["name"] in keep for row in rows]
+    like: list[dict[int, float]] = [{} for _ in rows]
+    for i, j, distance in scores.duplicates:
+        like[i][j] = like[j][i] = distance
+    value = []
+    for row in rows:
+        near = row["nearest_sample"]["distance"] if row["nearest_sample"] else 1.0
+        value.append(near if row["agreement"] is None else row["agreement"])
+    faults: dict[int, tuple[str, str, float | None, float | None]] = {}
+    chosen: list[int] = []
     # The best first, so that of similar ones the best stays; listed ones before all others.
-    order = sorted(set(range(len(rows))) - set(verdicts), key=lambda i: (rows[i]["name"] not in keep, -value[i], i))
-    chosen = _without_duplicates(order, scores, keep, verdicts)
+    for i in sorted(range(len(rows)), key=lambda i: (not listed[i], -value[i], i)):
+        before = {j: distance for j, distance in like[i].items() if j in chosen}
+        if rows[i]["name"] in drop:
+            faults[i] = "list", "listed to drop", None, None
+        elif listed[i]:
+            chosen.append(i)
+        elif fault := _fault(rows[i], limits, min_agreement):
+            faults[i] = fault
+        elif before:
+            other = min(before, key=before.get)
+            reason = f"near-duplicate of {rows[other]['name']}"
+            faults[i] = "duplicate", reason, before[other], limits["duplicate"]["value"]
+        else:
+            chosen.append(i)
     wanting = {}
     if per_type is not None:
-        names = dict.fromkeys(name for row in rows for name in row["types"])
-        chosen, wanting = _balanced(chosen, rows, list(names), per_type, keep, verdicts)
+        available = Counter(name for i in chosen for name in rows[i]["types"])
+        taken = [i for i in chosen if listed[i]]
+        count = Counter(name for i in taken for name in rows[i]["types"])
+        for name in sorted(available, key=available.get):  # the rarest first, as it has the least choice
+            for i in chosen:
+                if count[name] < per_type and name in rows[i]["types"] and i not in taken:
+                    taken.append(i)
+                    count.update(rows[i]["types"].keys())
+        wanting = {name: per_type - count[name] for row in rows for name in row["types"] if count[name] < per_type}
+        surplus = "surplus", f"not needed for {per_type} of each type", None, None
+        faults |= dict.fromkeys(set(chosen) - set(taken), surplus)
+        chosen = taken
     kept = [{"name": rows[i]["name"], "score": value[i]} for i in sorted(chosen)]
-    dropped = [
-        {"name": rows[i]["name"], **dict(zip(("rule", "reason", "score", "limit"), verdicts[i], strict=True))}
-        for i in sorted(verdicts)
-    ]
+    keys = ("rule", "reason", "score", "limit")
+    dropped = [{"name": rows[i]["name"], **dict(zip(keys, faults[i], strict=True))} for i in sorted(faults)]
     return Curated(kept, dropped, wanting)
 
 
+def _fault(
+    row: Mapping[str, Any], thresholds: Mapping[str, Any], min_agreement: float | Mapping[str, float] | None
+) -> tuple[str, str, float | None, float | None] | None:
+    """The first rule that a sample breaks by itself, the reason, and what was measured against which limit."""
+    near, agreement, clipped, types = row["nearest_train"], row["agreement"], row["clipped"], row["types"]
+    if row["empty"]:
+        return "empty", "the mask is empty", None, None
+    if row["speck"]:
+        name = max(types, key=lambda name: types[name]["largest"])
+        largest = types[name]["largest"]
+        return "speck", f"only specks: the largest, of {name}, has {largest} px", largest, thresholds["speck"][name]
+    if near["copy"]:
+        return "near-copy", f"near-copy of {near['name']}", near["distance"], thresholds["copy"]["value"]
+    if clipped > CLIPPED:
+        return "clipped", f"{100 * clipped:.0f}% more pixels at black or white than real", clipped, CLIPPED
+    if min_agreement is not None and agreement is not None:
+        limits = min_agreement if isinstance(min_agreement, Mapping) else dict.fromkeys(types, min_agreement)
+        limit = min((limits.get(name, 0.0) for name in types), default=0.0)
+        if agreement < limit:
+            return "disagreement", "a segmenter sees something else than the mask", agreement, limit
+    return None
+
+
 def agreement_limits(values: np.ndarray, real: ImageSet) -> dict[str, float]:
-    """The least agreement to ask for, by type, from that of held-out real images, float [N], nan where unknown."""
+    """The least agreement to ask for, by type: what all but the worst LEAST_AGREEING of held-out real images reach.
+
+    values: agreement of these, float [N], nan where unknown. Types that few of them have get no limit.
+    """
     limits = {}
     for k, name in enumerate(real.class_names, start=1):
         own = [value for value, mask in zip(values, real.masks, strict=True) if (mask == k).any()]
@@ -112,9 +147,9 @@ def read_list(path: str, names: Collection[str]) -> tuple[set[str], set[str]]:
         raise InputError(f"--list {path}: cannot be read ({error.strerror or error})") from error
     except InputError as error:
         raise InputError(f"--list {error}") from error
-    lists = [content.get(key, []) for key in ("keep", "drop")] if isinstance(content, dict) else [None]
-    whole = all(isinstance(own, list) and all(isinstance(name, str) for name in own) for own in lists)
-    if not whole or not {"keep", "drop"} & set(content):
+    known = isinstance(content, dict) and {"keep", "drop"} & set(content)
+    lists = [content.get(key, []) for key in ("keep", "drop")] if known else [None]
+    if not all(isinstance(own, list) and all(isinstance(name, str) for name in own) for own in lists):
         raise InputError(f'--list {path}: should hold {{"keep": [names], "drop": [names]}}, as the report exports it')
     keep, drop = map(set, lists)
     if strangers := sorted((keep | drop) - set(names)):
@@ -135,16 +170,15 @@ def write_curated(
     class_names: Sequence[str],
     about: Mapping[str, Any],
 ) -> None:
-    """Copy the kept samples of `folder` into `out`, the manifest last, and write kept.jsonl and dropped.jsonl.
+    """Copy the kept samples of `folder` into `out`, and write kept.jsonl, dropped.jsonl and, last, the manifest.
 
     manifest: row of each sample by name. about: what the manifest's settings say as "curated", so that nobody adds to
     these samples unawares.
     """
-    rows = []
-    for kept in curated.kept:
-        row = manifest[kept["name"]]
-        rows.append({**row, "settings": {**row["settings"], "curated": dict(about)}})
-    paths = [path for row in rows for path in _files(row)]
+    rows = [manifest[kept["name"]] for kept in curated.kept]
+    rows = [{**row, "settings": {**row["settings"], "curated": dict(about)}} for row in rows]
+    paths = [row[key] for row in rows for key in ("image", "mask", "index_mask") if key in row]
+    paths += [path for row in rows for path in row.get("defects", {}).values()]
 
     def copy(path: str) -> None:
         write_atomic(bf.join(out, path), read_bytes(bf.join(folder, path)))
@@ -155,88 +189,3 @@ def write_curated(
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         write_atomic(bf.join(out, f"{name}.jsonl"), text.encode())
     SampleFolder(out, class_names, rows[0]["settings"]).write_contact_sheet()
-
-
-def _files(row: Mapping[str, Any]) -> list[str]:
-    """The files of a sample, relative to its folder, by its row in the manifest."""
-    return [row[key] for key in ("image", "mask", "index_mask") if key in row] + list(row.get("defects", {}).values())
-
-
-def _fault(
-    row: Mapping[str, Any], thresholds: Mapping[str, Any], min_agreement: float | Mapping[str, float] | None
-) -> tuple[str, str, float | None, float | None] | None:
-    """Rule, reason, score and limit of the first rule that a sample breaks by itself."""
-    near = row["nearest_train"]
-    if row["empty"]:
-        return "empty", "the mask is empty", None, None
-    if row["speck"]:
-        name = max(row["types"], key=lambda name: row["types"][name]["largest"])
-        largest, limit = row["types"][name]["largest"], thresholds["speck"][name]
-        return "speck", f"only specks: the largest, of {name}, has {largest} px", largest, limit
-    if near["copy"]:
-        return "near-copy", f"near-copy of {near['name']}", near["distance"], thresholds["copy"]["value"]
-    if row["clipped"] > CLIPPED:
-        return (
-            "clipped",
-            f"{100 * row['clipped']:.0f}% more pixels at black or white than real",
-            row["clipped"],
-            CLIPPED,
-        )
-    if min_agreement is not None and row["agreement"] is not None:
-        limits = min_agreement if isinstance(min_agreement, Mapping) else dict.fromkeys(row["types"], min_agreement)
-        limit = min((limits.get(name, 0.0) for name in row["types"]), default=0.0)
-        if row["agreement"] < limit:
-            return "disagreement", "a segmenter sees something else than the mask", row["agreement"], limit
-    return None
-
-
-def _score(row: Mapping[str, Any]) -> float:
-    if row["agreement"] is not None:
-        return row["agreement"]
-    return row["nearest_sample"]["distance"] if row["nearest_sample"] else 1.0
-
-
-def _without_duplicates(order: Sequence[int], scores: Scores, keep: Collection[str], verdicts: dict) -> list[int]:
-    """Those of `order` that are no duplicate of one before them."""
-    like: dict[int, dict[int, float]] = {}
-    for i, j, distance in scores.duplicates:
-        like.setdefault(i, {})[j] = like.setdefault(j, {})[i] = distance
-    chosen: list[int] = []
-    for i in order:
-        before = {j: distance for j, distance in like.get(i, {}).items() if j in chosen}
-        if before and scores.rows[i]["name"] not in keep:
-            nearest = min(before, key=before.get)
-            reason = f"near-duplicate of {scores.rows[nearest]['name']}"
-            verdicts[i] = ("duplicate", reason, before[nearest], scores.thresholds["duplicate"]["value"])
-        else:
-            chosen.append(i)
-    return chosen
-
-
-def _balanced(
-    order: Sequence[int],
-    rows: Sequence[Mapping[str, Any]],
-    names: Sequence[str],
-    wish: int,
-    keep: Collection[str],
-    verdicts: dict,
-) -> tuple[list[int], dict[str, int]]:
-    """A choice from `order` in which each type occurs `wish` times, as nearly as greedy taking gets there.
-
-    The rarest type first, as it has the least choice; of those that have it, the ones with the fewest types that have
-    enough already, and among these the first.
-    """
-    chosen = [i for i in order if rows[i]["name"] in keep]
-    count = Counter(name for i in chosen for name in rows[i]["types"])
-    available = Counter(name for i in order for name in rows[i]["types"])
-    for name in sorted(names, key=lambda name: available[name]):
-        left = [i for i in order if name in rows[i]["types"] and i not in chosen]
-        while count[name] < wish and left:
-            full = {other for other in names if count[other] >= wish}
-            best = min(left, key=lambda i: len(full & set(rows[i]["types"])))  # the first of equals
-            left.remove(best)
-            chosen.append(best)
-            count.update(rows[best]["types"].keys())
-    for i in set(order) - set(chosen):
-        verdicts[i] = ("surplus", f"not needed for {wish} of each type", None, None)
-    return chosen, {name: wish - count[name] for name in names if count[name] < wish}

@@ -1,45 +1,24 @@
 """Every sample by itself: what is in its mask, the training image and the sample that it is most like, its faults.
 
-score_samples makes a row for each, which evaluate.py quality writes as samples.jsonl and curate.py goes by:
-
-    {"name": "000012", "index": 12 or null, "image": "images/000012.png",
-     "index_mask": "masks_converted_dir/000012.png",
-     "types": {"crack": {"pixels": 14, "share": 0.0034, "regions": 1, "largest": 14}},
-     "empty": false, "speck": false, "clipped": 0.0,
-     "nearest_train": {"name": "crack/exp1_num_3", "distance": 0.4, "copy": false, "flip": "none", "top": 3, "left": 10,
-                       "feature_distance": 0.2, "feature_copy": false},
-     "nearest_sample": {"name": "000040", "distance": 0.2, "duplicate": false} or null,
-     "agreement": 0.61 or null}
-
-share is of the image, largest the pixels of the largest region. speck: as in labels.py. clipped: share of pixels at 0,
-or at 255, in one channel, beyond the largest of any real image (the largest such excess). Distances: memorization.py;
-nearest_train is nearest by pixels, feature_distance the least to any training image. Copy and duplicate are those
-under thresholds (copy_threshold.py) from real images: their distances to training images, and to one another, always
-of other groups. copy goes by pixels alone; memorization.py says why.
+`score_samples` makes the rows that quality writes as samples.jsonl and curate goes by. Distances, copies and
+duplicates: as in copies.py, against the distances of real images to those of other groups.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
-from ..data.image_datasets import DefectDataset
 from ..keyed_random import numpy_generator
 from .bootstrap import share_interval
-from .copies import TrainFeatures, distances_among, place
-from .copy_threshold import Threshold, calibrate, find_planted
-from .features import Extractor
-from .image_sets import ImageSet
+from .copies import PLANTED, Threshold, calibrate, distances_among, nearest, place, plant
+from .image_sets import ImageSet, sources
 from .labels import is_speck_mask, regions, speck_thresholds
-from .patches import reused_patches
-from .seen import sources
 
-TRAIN_WINDOWS = 4  # of each training image, where samples show windows and there are no held-out images
 MOST_PAIRED = 300  # real images compared with one another
 MOST_PLANTED = 25  # training images of which copies are planted
 LEAST_FOUND = 0.9  # of planted copies, or there is a note
@@ -49,71 +28,55 @@ LEAST_FOUND = 0.9  # of planted copies, or there is a note
 class Limits:
     """What samples are held against, measured once on real images."""
 
-    train: ImageSet  # whole
-    real: ImageSet  # what thresholds are calibrated on, as samples show it
-    unrelated: np.ndarray  # bool [real, train], which of them are not of one group
-    features: TrainFeatures
     copy: Threshold
-    feature_copy: Threshold
     duplicate: Threshold
     speck: np.ndarray  # as of labels.speck_thresholds
     clipped: np.ndarray  # float64 [2, 3], the largest share of pixels at 0 and at 255, by channel
 
     @classmethod
-    def measure(cls, train: ImageSet, held_out: ImageSet | None, size: tuple[int, int], extractor: Extractor) -> Limits:
-        """train: whole images. held_out: of `size`, as samples show them; None, or all of training groups: thresholds
-        are from the training images, each against those of other groups.
+    def measure(cls, train: ImageSet, seen: ImageSet, held_out: ImageSet | None) -> Limits:
+        """train: whole images. seen: these as samples show them, of one size; held_out: others, likewise.
+
+        Without held_out, or where all of it is of training groups, thresholds are from the training images, each
+        against those of other groups.
         """
-        own = _as_seen(train, size)
-        real, source = own, "training images, each against those of other groups"
+        real, source = seen, "training images, each against those of other groups"
         if held_out is not None:
-            known = _grouped(train) and _grouped(held_out)
-            kept = [i for i, group in enumerate(held_out.groups) if not (known and group in set(train.groups))]
+            # Where groups are known on both sides, rather than each image being its own, they tell trained objects.
+            known = set(train.groups) if all(part.groups != sources(part) for part in (train, held_out)) else ()
+            kept = [i for i, group in enumerate(held_out.groups) if group not in known]
             if kept:
                 real, source = held_out.take(kept), "held-out images"
-        unrelated = np.ones((len(real), len(train)), bool)
-        if real is own:
-            unrelated = _unrelated(own, train)
-        features = TrainFeatures.of(train.images, size, extractor)
-        images = own.images[_some(len(own), MOST_PLANTED)]
-
-        def threshold(distances: Callable[[np.ndarray], np.ndarray]) -> Threshold:
-            nearest = np.where(unrelated, distances(real.images), np.inf).min(axis=1)
-            found = calibrate(nearest, real.groups, real.names, source)
-            return replace(found, planted_found=find_planted(images, distances, found.value))
-
+        distances = place(real.images, train.images)[0]
+        if real is seen:
+            distances = np.where(_unrelated(seen, train), distances, np.inf)
+        copy = calibrate(distances.min(axis=1), real.groups, real.names, source)
+        images = seen.images[_some(len(seen), MOST_PLANTED)]
+        planted = {kind: place(plant(images, kind), train.images)[0].min(axis=1) for kind in PLANTED}
+        found = {kind: float((distances < copy.value).mean()) for kind, distances in planted.items()}
         some = real.take(_some(len(real), MOST_PAIRED))
-        apart = _unrelated(some, some)
-        among = np.where(apart, distances_among(some.images, extractor.device), np.inf).min(axis=1)
+        among = np.where(_unrelated(some, some), distances_among(some.images), np.inf).min(axis=1)
         return cls(
-            train,
-            real,
-            unrelated,
-            features,
-            threshold(lambda images: place(images, train.images, device=extractor.device).distance),
-            threshold(lambda images: features.distances(extractor(images))),
+            replace(copy, planted_found=found),
             calibrate(among, some.groups, some.names, source),
             speck_thresholds(train.masks, len(train.class_names)),
-            np.concatenate([_at_limits(own.images), _at_limits(real.images)]).max(axis=0),
+            np.concatenate([_at_limits(seen.images), _at_limits(real.images)]).max(axis=0),
         )
 
-    def as_json(self) -> dict[str, Any]:
-        names = self.train.class_names
+    def as_json(self, class_names: Sequence[str]) -> dict[str, Any]:
         return {
             "copy": asdict(self.copy),
-            "feature_copy": asdict(self.feature_copy),
             "duplicate": asdict(self.duplicate),
-            "speck": {name: float(self.speck[k]) for k, name in enumerate(names, start=1)},
+            "speck": {name: float(self.speck[k]) for k, name in enumerate(class_names, start=1)},
             "clipped": {"at_0": self.clipped[0].tolist(), "at_255": self.clipped[1].tolist()},
         }
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What score_samples finds.
+    """What score_samples finds. thresholds: Limits.as_json. duplicates: all pairs (i < j, distance) under theirs.
 
-    rows: one of each sample, see above. thresholds: Limits.as_json. memorization: {"value", "interval"} of the shares
-    of copies and duplicates, and patches.reused_patches. duplicates: all pairs (i < j, distance) under the threshold.
+    rows: one of each sample. memorization: {"copies", "duplicates"}, shares with their intervals.
     """
 
     rows: list[dict[str, Any]]
@@ -122,73 +85,59 @@ class Scores:
     duplicates: list[tuple[int, int, float]]
 
 
-def score_samples(
-    samples: ImageSet,
-    train: ImageSet,
-    held_out: ImageSet | None,
-    extractor: Extractor,
-    agreement: np.ndarray | None = None,
-    *,
-    limits: Limits | None = None,
-    patches: bool = False,
-) -> Scores:
-    """Score samples against the whole images they were trained from.
+def score_samples(samples: ImageSet, train: ImageSet, limits: Limits, agreement: np.ndarray | None = None) -> Scores:
+    """Score samples against the whole images they were trained from, whose limits these are.
 
-    held_out: real images as samples show them. agreement: float [N], nan where there is none. limits: of the same train
-    and held_out, where they are at hand. patches: measure their reuse as well.
+    agreement: float [N], nan where there is none. In a row, "share" is of the image, "largest" the pixels of the
+    largest region; "clipped" is the share of pixels at 0 or 255 in a channel, beyond the largest of real images.
     """
-    limits = limits or Limits.measure(train, held_out, samples.images.shape[1:3], extractor)
-    placed = place(samples.images, train.images, device=extractor.device).nearest()
-    by_features = limits.features.distances(extractor(samples.images)).min(axis=1)
-    among = distances_among(samples.images, extractor.device)
+    placed = nearest(samples.images, train.images)
+    among = distances_among(samples.images)
     clipped = (_at_limits(samples.images) - limits.clipped).clip(min=0).max(axis=(1, 2))
     rows = []
     for i, (name, mask, match) in enumerate(zip(samples.names, samples.masks, placed, strict=True)):
-        other = int(among[i].argmin())
+        near = {"name": train.names[match.train], "distance": match.distance}
+        near |= {"copy": match.distance < limits.copy.value, "flip": match.flip, "top": match.top, "left": match.left}
+        own, other, alike = regions(mask), int(among[i].argmin()), None
+        sizes = {
+            name: pixels
+            for k, name in enumerate(samples.class_names, start=1)
+            if (pixels := [region.pixels for region in own if region.type == k])
+        }
+        if len(samples) > 1:
+            alike = {"name": samples.names[other], "distance": float(among[i, other])}
+            alike["duplicate"] = alike["distance"] < limits.duplicate.value
         rows.append(
             {
                 "name": name,
                 "index": int(name) if name.isdecimal() else None,
                 "image": f"images/{name}.png",
                 "index_mask": f"masks_converted_dir/{name}.png",
-                "types": _types(mask, samples.class_names),
+                "types": {
+                    name: {"pixels": sum(p), "share": sum(p) / mask.size, "regions": len(p), "largest": max(p)}
+                    for name, p in sizes.items()
+                },
                 "empty": not mask.any(),
                 "speck": is_speck_mask(mask, limits.speck),
                 "clipped": float(clipped[i]),
-                "nearest_train": {
-                    "name": train.names[match.train],
-                    "distance": match.distance,
-                    "copy": match.distance < limits.copy.value,
-                    "flip": match.flip,
-                    "top": match.top,
-                    "left": match.left,
-                    "feature_distance": float(by_features[i]),
-                    "feature_copy": bool(by_features[i] < limits.feature_copy.value),
-                },
-                "nearest_sample": {
-                    "name": samples.names[other],
-                    "distance": float(among[i, other]),
-                    "duplicate": bool(among[i, other] < limits.duplicate.value),
-                }
-                if len(samples) > 1
-                else None,
+                "nearest_train": near,
+                "nearest_sample": alike,
                 "agreement": None if agreement is None or math.isnan(agreement[i]) else float(agreement[i]),
             }
         )
-    memorization = _summary(rows)
-    if patches:
-        other = np.flatnonzero(~np.isin(limits.real.names, limits.copy.far_out))  # those that show no trained object
-        memorization["reused_patches"] = reused_patches(
-            samples.images, limits.real.images[other], train.images, limits.unrelated[other], extractor.device
-        )
+    flags = {
+        "copies": [row["nearest_train"]["copy"] for row in rows],
+        "duplicates": [bool(row["nearest_sample"] and row["nearest_sample"]["duplicate"]) for row in rows],
+    }
+    memorization = {name: share_interval(own, range(len(rows))) for name, own in flags.items()}
     pairs = zip(*np.nonzero(np.triu(among < limits.duplicate.value)), strict=True)
-    return Scores(rows, limits.as_json(), memorization, [(int(i), int(j), float(among[i, j])) for i, j in pairs])
+    duplicates = [(int(i), int(j), float(among[i, j])) for i, j in pairs]
+    return Scores(rows, limits.as_json(samples.class_names), memorization, duplicates)
 
 
 def notes(thresholds: dict[str, Any]) -> list[str]:
     """What a person should know of the thresholds of some scores: images that stand out, and copies that they miss."""
-    lines = []
-    copy = thresholds["copy"]
+    lines, copy = [], thresholds["copy"]
     if copy["far_out"]:
         lines.append(
             f"{len(copy['far_out'])} of {copy['images']} {copy['calibrated_on']} are like training images and were "
@@ -203,61 +152,9 @@ def notes(thresholds: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    copies, by_features = (np.array([row["nearest_train"][key] for row in rows]) for key in ("copy", "feature_copy"))
-    duplicates = [bool(row["nearest_sample"] and row["nearest_sample"]["duplicate"]) for row in rows]
-    shares = {
-        "copies": copies,
-        "copies_by_features": by_features,
-        "copies_by_either": copies | by_features,
-        "duplicates": duplicates,
-    }
-    return {name: share_interval(flags, range(len(rows))) for name, flags in shares.items()}
-
-
-def _types(mask: np.ndarray, class_names: Sequence[str]) -> dict[str, dict[str, float]]:
-    own = regions(mask)
-    types = {}
-    for k, name in enumerate(class_names, start=1):
-        pixels = [region.pixels for region in own if region.type == k]
-        if pixels:
-            share = sum(pixels) / mask.size
-            types[name] = {"pixels": sum(pixels), "share": share, "regions": len(pixels), "largest": max(pixels)}
-    return types
-
-
-def _as_seen(train: ImageSet, size: tuple[int, int]) -> ImageSet:
-    """Whole training images as samples of `size` show them: themselves, or windows around defects."""
-    if all(mask.shape == tuple(size) for mask in train.masks):
-        return replace(train, images=np.stack(train.images), masks=np.stack(train.masks))
-    which = np.repeat(np.arange(len(train)), TRAIN_WINDOWS)
-    data = DefectDataset(
-        [torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in train.images],
-        [torch.from_numpy(np.array(mask)) for mask in train.masks],
-        train.names,
-        tuple(size),
-        "random_crop",
-        crop_defect=1.0,
-    )
-    images, masks = data.batch(which, numpy_generator("training windows"))
-    return ImageSet(
-        images.permute(0, 2, 3, 1).contiguous().numpy(),
-        masks.numpy(),
-        [f"{train.names[i]}#{k % TRAIN_WINDOWS}" for k, i in enumerate(which)],
-        [train.groups[i] for i in which],
-        train.class_names,
-        train.folder,
-    )
-
-
 def _unrelated(images: ImageSet, others: ImageSet) -> np.ndarray:
     """Which of them are of different groups, bool [N, M]."""
     return np.array(images.groups)[:, None] != np.array(others.groups)
-
-
-def _grouped(images: ImageSet) -> bool:
-    """Whether groups are known, rather than each image being its own: two sets then may be compared by them."""
-    return images.groups != sources(images)
 
 
 def _some(count: int, most: int) -> np.ndarray:

@@ -1,22 +1,27 @@
-"""What segmentations are worth: IoU, F1, recall and false alarms from pixel counts, with a hierarchical bootstrap.
+"""Scores of segmentations: IoU, F1, recall and false alarms, all of sums of pixel counts, so that resamples are exact.
 
-A run keeps, for each validation image, how many pixels of each type truth, prediction and both hold; every score is
-a function of sums of these, so that each resample is exact. Training seeds, validation images (by group) and generator
-runs are resampled together, each from its own units; arms that are compared share seeds and images.
+Agreement is the IoU of generated masks with what a segmenter sees that was trained on real images alone. It errs too:
+its IoU with true masks of real images that it has not seen is the reference beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 
 from ..keyed_random import numpy_generator
-from .bootstrap import LEVEL, NUM_RESAMPLES, Resampling
+from ..precision import resolve_precision
+from .bootstrap import NUM_RESAMPLES, Resampling, mean_interval, with_interval
+from .image_sets import ImageSet, View
+from .segmenter import Pool, Segmenter, SegmenterSettings, train_segmenter
 
 BOTH, PREDICTED, TRUE = range(3)  # last axis of the counts
 ANY = 0  # row of the counts: any type, against background
+RESERVED = 5  # every fifth group of real images is left out of training, for the reference of agreement
 
 
 def count_pixels(prediction: np.ndarray, truth: np.ndarray, num_types: int) -> np.ndarray:
@@ -31,14 +36,14 @@ def count_pixels(prediction: np.ndarray, truth: np.ndarray, num_types: int) -> n
 
 def iou(counts: np.ndarray) -> np.ndarray:
     """Intersection over union of counts [..., 3]; nan where truth holds no pixel."""
-    union = counts[..., PREDICTED] + counts[..., TRUE] - counts[..., BOTH]
-    return _ratio(counts[..., BOTH], np.where(counts[..., TRUE] > 0, union, 0))
+    both, predicted, true = np.moveaxis(counts, -1, 0)
+    return _ratio(both, (predicted + true - both) * (true > 0))
 
 
 def f1(counts: np.ndarray) -> np.ndarray:
     """F1 (Dice) of counts [..., 3]; nan where truth holds no pixel."""
-    total = counts[..., PREDICTED] + counts[..., TRUE]
-    return _ratio(2 * counts[..., BOTH], np.where(counts[..., TRUE] > 0, total, 0))
+    both, predicted, true = np.moveaxis(counts, -1, 0)
+    return _ratio(2 * both, (predicted + true) * (true > 0))
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,8 @@ def calibrate(good: np.ndarray, share: float) -> int:
 def scores(outcome: Outcome, weights: np.ndarray) -> dict[str, np.ndarray]:
     """Scores of one segmenter in [0, 1] under each row of weights, as float64 [R]; iou_types and f1_types [R, types].
 
-    weights: [R, N + M]. Pixels are pooled over images. A type that truth does not hold is nan, and left out of means:
-    miou and f1_mean are over types, f1 is of defects against background. nan: nothing to take it from.
+    weights: [R, N + M]. Pixels are pooled over images; f1 is of defects against background. nan: nothing to take it
+    from, such as a type that truth does not hold; miou and f1_mean leave those out.
     """
     pixels, good = outcome.pixels, outcome.good
     on_defects, on_good = weights[:, : len(pixels)], weights[:, len(pixels) :]
@@ -83,63 +88,61 @@ def scores(outcome: Outcome, weights: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-@dataclass(frozen=True)
-class Bootstrap:
-    """R + 1 weightings, the first of which is the sample itself: of images [R + 1, N + M], of seeds [R + 1, S]."""
+def train_agreement_segmenter(
+    train: ImageSet,
+    good: ImageSet | None,
+    view: View,
+    seed: int = 0,
+    *,
+    held_out: ImageSet | None = None,
+    steps: int = 300,
+    device: torch.device | str = "cpu",
+) -> tuple[Segmenter, dict[str, Any] | None]:
+    """A segmenter trained on real images, whole, and defect-free ones; and its summary (see `agreement`) as reference.
 
-    images: np.ndarray
-    seeds: np.ndarray
-
-    @classmethod
-    def draw(cls, groups: Sequence[str], num_seeds: int, num_resamples: int = NUM_RESAMPLES) -> Bootstrap:
-        """groups: of the validation images and then of the defect-free ones; at least two different.
-
-        Raises ValueError where there are fewer.
-        """
-        rng = numpy_generator("lift", "images")
-        images = Resampling.draw(groups, num_resamples, rng, least=1).weights
-        return cls(np.vstack([np.ones(len(groups)), images]), _unit_weights(num_seeds, num_resamples, "lift", "seeds"))
-
-    def of_arm(self, outcomes: Sequence[Sequence[Outcome]], name: str) -> dict[str, np.ndarray]:
-        """The scores of an arm under each weighting: means over its generator runs and seeds, each weighted too.
-
-        outcomes: [generator runs][seeds]. name: of the set whose runs these are; arms of one set share the resamples of
-        its runs.
-        """
-        runs = self.run_weights(len(outcomes), len(self.images) - 1, name)
-        total: dict[str, np.ndarray] = {}
-        for r, seeds in enumerate(outcomes):
-            for s, one in enumerate(seeds):
-                weight = runs[:, r] * self.seeds[:, s]
-                for key, value in scores(one, self.images).items():
-                    share = weight.reshape(-1, *[1] * (value.ndim - 1))
-                    total[key] = total.get(key, 0) + np.where(share > 0, value, 0) * share
-        return total
-
-    @staticmethod
-    def run_weights(num_runs: int, num_resamples: int, name: str) -> np.ndarray:
-        """The weights [R + 1, runs] of the generator runs of the set `name`."""
-        return _unit_weights(num_runs, num_resamples, "lift", "runs", name)
-
-
-def estimate(values: np.ndarray, scale: float = 100) -> dict:
-    """{"value", "interval"} from values [R + 1] of a Bootstrap, in percent; None for what is not known."""
-    known = values[1:][~np.isnan(values[1:])]
-    if np.isnan(values[0]) or not len(known):
-        return {"value": None, "interval": None}
-    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return {"value": float(values[0]) * scale, "interval": [float(low) * scale, float(high) * scale]}
-
-
-def _unit_weights(size: int, num_resamples: int, *key: str) -> np.ndarray:
-    """Shares float64 [num_resamples + 1, size] of units in resamples of them; the first row is even.
-
-    A resample has one unit less than there are: with as many, the variance of a mean of n units comes out too small
-    by a factor of (n - 1) / n (Hesterberg 2004, "Unbiasing the bootstrap"), which for 5 seeds or 2 runs is much.
+    The reference is of `held_out`, else of groups that are left out of `train`; None where there are too few to leave
+    out. Raises InputError as train_segmenter does.
     """
-    drawn = max(size - 1, 1)
-    counts = numpy_generator(*key).multinomial(drawn, np.full(size, 1 / size), num_resamples)
-    return np.vstack([np.full(size, 1 / size), counts / drawn])
+    if held_out is None:
+        names = list(dict.fromkeys(train.groups))
+        order = numpy_generator("agreement", seed).permutation(len(names))
+        reserved = {names[i] for i in order[: len(names) // RESERVED]}
+        held_out = train.take([i for i, group in enumerate(train.groups) if group in reserved])
+        train = train.take([i for i, group in enumerate(train.groups) if group not in reserved])
+    settings = SegmenterSettings(steps=steps, precision=resolve_precision("auto", torch.device(device)))
+    pool = Pool(train, None, good or None, view.size)
+    segmenter = train_segmenter(pool, settings, seed, device, "training a segmenter")
+    return segmenter, agreement(segmenter, held_out)[1] if len(held_out) else None
+
+
+def agreement(segmenter: Segmenter, samples: ImageSet) -> tuple[np.ndarray, dict[str, Any]]:
+    """float64 [N], the mean IoU over the types in mask or prediction of each sample, nan where there are none; and
+    their summary.
+
+    {"mean": of these, "per_type": {type: IoU of all pixels together}, "images"}, each {"value", "interval"} over the
+    samples' groups, or None where nothing is known.
+    """
+    names = samples.class_names
+    pairs = zip(segmenter.predict(samples.images), samples.masks, strict=True)
+    counts = np.stack([count_pixels(p, t, len(names)) for p, t in pairs])
+    both, predicted, true = np.moveaxis(counts[:, 1:], -1, 0)
+    each = _mean_of_known(_ratio(both, predicted + true - both))
+    return each, {
+        "mean": mean_interval(each, samples.groups),
+        "per_type": {name: _pooled(counts[:, k], samples.groups) for k, name in enumerate(names, start=1)},
+        "images": len(samples),
+    }
+
+
+def _pooled(counts: np.ndarray, groups: Sequence[Hashable]) -> dict[str, Any] | None:
+    """IoU of counts [N, 3] pooled, with its interval; None where no mask holds the type."""
+    value, resampled = iou(counts.sum(axis=0)), None
+    if np.isnan(value):
+        return None
+    if len(set(groups)) >= 2:
+        weights = Resampling.draw(groups, NUM_RESAMPLES, numpy_generator("agreement"), least=1).weights
+        resampled = iou(weights @ counts)
+    return with_interval(value, resampled)
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

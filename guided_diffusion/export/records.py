@@ -1,24 +1,29 @@
-"""What an export is made of: generated samples, and real images that join them, under names that tell them apart."""
+"""The images of an export: read and checked before anything is written, then written into a folder of their own."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import blobfile as bf
 import numpy as np
 from tqdm import tqdm
 
-from ..data.index_masks import present_types, read_pair
+from ..data.files import stem_of
+from ..data.image_files import present_types
+from ..data.prepared import SAMPLES, Sample, find_good, find_samples, read_pair
 from ..errors import InputError
-from ..generation.class_names import common_class_names
-from ..generation.sample_io import read_manifest, recorded_settings
-from ..prepare.layouts import Sample, find_good, find_samples, read_layout, stem_of
+from ..file_io import encode_png, ensure_writable, read_bytes, read_json, remove_temporaries, write_if_changed
+from ..generation.sample_io import common_class_names, read_manifest, recorded_settings
 
-Origin = Literal["gen", "real", "val"]
+WRITERS = 8  # a disk waits for several files as long as for one
+RECORD_FILE = "export.json"
+LEFT_BY_READERS = (".cache", ".npy")  # ultralytics leaves labels/train.cache and, where asked to, images as arrays
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,11 @@ class Record:
     """An image of the export.
 
     name: of its files, without suffix; starts with the origin. number: among those of its origin; a sample's own.
-    sample: where it is taken from. size: height and width in pixels. types: pixel count of each type that occurs.
-    seed: of a generated image, where its manifest tells.
+    size: height and width in pixels. types: pixel count of each that occurs. seed: where a manifest tells.
     """
 
     name: str
-    origin: Origin
+    origin: Literal["gen", "real", "val"]
     number: int
     sample: Sample
     size: tuple[int, int]
@@ -46,30 +50,32 @@ class Record:
     def source(self) -> str:
         return "generated" if self.origin == "gen" else "real"
 
-    def read(self, num_defect: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image uint8 [H, W, 3] and index mask uint8 [H, W]. Raises InputError where they cannot be read."""
-        return read_pair(self.sample, num_defect)
+
+class Layout(NamedTuple):
+    """What a format makes of an export, by paths below OUT.
+
+    files: of a record, what makes the content of each from the index mask, or None for the image; {} leaves the record
+    out. index_files: what makes those that lead to the others. notes: lines for the user.
+    """
+
+    files: Callable[[Record], dict[str, Callable[[np.ndarray], bytes] | None]]
+    index_files: dict[str, Callable[[], bytes]]
+    notes: tuple[str, ...] | list[str] = ()
 
 
 @dataclass(frozen=True)
 class Export:
-    """All records with what they have in common.
+    """parts: the records of "train", and of "val" if there are held-out images; settings: of generating, if known."""
 
-    settings: how the samples were generated; {} where nothing tells. segmentation: of COCO, "polygon" or "rle".
-    object_name: MVTec AD's name of the object.
-    """
-
-    records: list[Record]
+    parts: dict[str, list[Record]]
     class_names: tuple[str, ...]
-    settings: dict[str, Any] = field(default_factory=dict)
-    segmentation: str = "polygon"
-    object_name: str = "object"
+    settings: dict[str, Any]
+    segmentation: str = "polygon"  # of COCO, or "rle"
+    object_name: str = "object"  # of MVTec AD
 
     @property
-    def parts(self) -> dict[str, list[Record]]:
-        """The records of each part that there is: "train", and "val" if held-out images were given."""
-        parts = {part: [record for record in self.records if record.part == part] for part in ("train", "val")}
-        return {part: records for part, records in parts.items() if records}
+    def records(self) -> list[Record]:
+        return [record for part in self.parts.values() for record in part]
 
     @property
     def label_map(self) -> dict[str, int]:
@@ -79,75 +85,120 @@ class Export:
 def read_export(samples: str, real: str | None, val: str | None, *, keep_good: bool, **options: str) -> Export:
     """Read every image and mask once, so that whatever is wrong shows before anything is written.
 
-    samples: a sample folder; or another data set, whose images are real ones. keep_good: take the defect-free images
-    of real data sets too. options: further fields of Export. Raises InputError.
+    samples: a sample folder; or a prepared set, whose images are real ones. keep_good: take the defect-free images of
+    real sets too. options: further fields of Export. Raises InputError.
     """
-    folders = {"SAMPLES": samples} | ({"--real": real} if real else {}) | ({"--val": val} if val else {})
-    for flag, folder in folders.items():
-        if not bf.isdir(folder):
-            raise InputError(f"{flag} {folder}: is not a folder; name a sample folder or a data set")
+    folders = {flag: path for flag, path in (("SAMPLES", samples), ("--real", real), ("--val", val)) if path}
     class_names = common_class_names(folders)
-    origins: dict[str, Origin] = {
-        "SAMPLES": "gen" if is_generated(samples) else "real",
-        "--real": "real",
-        "--val": "val",
-    }
-    found = [
-        (flag, sample, seed, index)
-        for flag, folder in folders.items()
-        for sample, seed, index in _find(flag, folder, keep_good and origins[flag] != "gen")
-    ]
-    names = safe_names(f"{origins[flag]}_{sample.name}" for flag, sample, _, _ in found)
-    numbers: Counter[Origin] = Counter()
-    records = []
-    progress = tqdm(found, "checking", unit="image", disable=None)
-    for name, (flag, sample, seed, index) in zip(names, progress, strict=True):
-        origin = origins[flag]
-        mask = read_pair(sample, len(class_names))[1]
-        number = numbers[origin] if index is None else index
+    settings = recorded_settings(samples)
+    generated = settings or bf.isdir(bf.join(samples, SAMPLES[1]))
+    origins = {"SAMPLES": "gen" if generated else "real", "--real": "real", "--val": "val"}
+    found = []
+    for flag, folder in folders.items():
+        try:
+            pairs = find_samples(folder) + (find_good(folder) if keep_good and origins[flag] != "gen" else [])
+        except InputError as error:
+            raise InputError(f"{flag} {error}") from error
+        path = bf.join(folder, "manifest.jsonl")
+        rows = {stem_of(row["image"]): row for row in read_manifest(path)} if bf.exists(path) else {}
+        # What a manifest does not list is the rest of a run that was cut off.
+        listed = [(flag, pair, rows.get(stem_of(pair.image), {})) for pair in pairs]
+        found += [entry for entry in listed if entry[2] or not rows]
+
+    names = safe_names(f"{origins[flag]}_{pair.name}" for flag, pair, _ in found)
+    numbers: Counter[str] = Counter()
+    parts: dict[str, list[Record]] = {}
+    with_defects = set()
+    for name, (flag, pair, row) in zip(names, tqdm(found, "checking", unit="image", disable=None), strict=True):
+        mask = read_pair(pair, len(class_names))[1]
+        origin, types = origins[flag], present_types(mask, class_names)
+        number = row.get("index", numbers[origin])
+        record = Record(name, origin, number, pair, mask.shape, types, row.get("seed"))
+        parts.setdefault(record.part, []).append(record)
         numbers[origin] += 1
-        records.append(Record(name, origin, number, sample, mask.shape, present_types(mask, class_names), seed))
-    with_defects = {flag for (flag, *_), record in zip(found, records, strict=True) if record.types}
-    for flag in folders.keys() - with_defects:
-        raise InputError(f"{flag} {folders[flag]}: no mask holds a defect, so there is nothing to export; check them")
-    return Export(records, class_names, recorded_settings(samples), **options)
-
-
-def is_generated(folder: str) -> bool:
-    """Whether the images of a folder are known to be generated: by a manifest, or the layout of Defect Spectrum's."""
-    return bool(recorded_settings(folder)) or read_layout(folder).format == "synthetic"
-
-
-def _find(flag: str, folder: str, keep_good: bool) -> list[tuple[Sample, int | None, int | None]]:
-    """The samples in a folder, with seed and index where a manifest tells; what that does not list is left out, being
-    the rest of a run that was cut off."""
-    manifest = _manifest(folder)
-    try:
-        found = list(find_samples(folder)) + (find_good(folder) if keep_good else [])
-    except InputError as error:
-        raise InputError(f"{flag} {error}") from error
-    if not manifest:
-        return [(sample, None, None) for sample in found]
-    rows = [(sample, manifest.get(stem_of(sample.image))) for sample in found]
-    return [(sample, row.get("seed"), row["index"]) for sample, row in rows if row]
+        with_defects |= {flag} if types else set()
+    for flag in folders:
+        if flag not in with_defects:
+            raise InputError(f"{flag} {folders[flag]}: no mask holds a defect, so there is nothing to export")
+    return Export(parts, class_names, settings, **options)
 
 
 def safe_names(names: Iterable[str]) -> list[str]:
     """Each name in ASCII letters, digits, "-" and "_" only, and no two alike, on disks that do not tell case either."""
-    safe: list[str] = []
-    taken: set[str] = set()
+    safe: dict[str, str] = {}  # by the name in lower case
     for name in names:
         plain = unique = re.sub(r"[^A-Za-z0-9-]+", "_", name)
         count = 1
-        while unique.lower() in taken:
+        while unique.lower() in safe:
             count += 1
             unique = f"{plain}_{count}"
-        taken.add(unique.lower())
-        safe.append(unique)
-    return safe
+        safe[unique.lower()] = unique
+    return list(safe.values())
 
 
-def _manifest(folder: str) -> dict[str, dict[str, Any]]:
-    """The rows of a sample folder's manifest by the stem of their image; {} where there is none."""
-    path = bf.join(folder, "manifest.jsonl")
-    return {stem_of(row["image"]): row for row in read_manifest(path)} if bf.exists(path) else {}
+def as_json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def write_export(out: str, name: str, layout: Layout, export: Export, about: dict[str, Any]) -> int:
+    """Write `export` into the folder `out`; returns how many files had to be written.
+
+    name: of the format. about: where the export came from, for export.json. What leads to other files is written last.
+    What is there already with the same content is left alone, so a run that was cut off goes on. Raises InputError,
+    before anything is written, where `out` holds anything that does not belong to this export.
+    """
+    records = [(record, files) for record in export.records if (files := layout.files(record))]
+    paths = [*(path for _, files in records for path in files), *layout.index_files, RECORD_FILE]
+    _check_no_strangers(out, name, set(paths))
+    ensure_writable(out, "OUT")
+    for folder in {bf.dirname(bf.join(out, path)) for path in paths}:
+        remove_temporaries(folder)
+
+    def write(path: str, data: bytes) -> bool:
+        try:
+            return write_if_changed(bf.join(out, path), data)
+        except (OSError, bf.Error) as error:
+            reason = getattr(error, "strerror", None) or error
+            where = repr(bf.join(out, path))
+            raise InputError(f"OUT: cannot write {where} ({reason}); the same command goes on from there") from error
+
+    def write_record(record: Record, files: dict[str, Callable[[np.ndarray], bytes] | None]) -> int:
+        image, mask = read_pair(record.sample, len(export.class_names))
+        return sum(
+            write(path, make(mask) if make else _image_file(record.sample.image, image)) for path, make in files.items()
+        )
+
+    if not bf.exists(bf.join(out, RECORD_FILE)):  # marks the folder as ours, should this run be cut off
+        write(RECORD_FILE, as_json({"format": name}))
+    with ThreadPoolExecutor(WRITERS) as pool:
+        done = pool.map(write_record, *zip(*records, strict=True))
+        written = sum(tqdm(done, "writing", len(records), unit="image", disable=None))
+    written += sum(write(path, make()) for path, make in layout.index_files.items())
+    sources = {next(iter(files)): record.sample.image for record, files in records}
+    content = {"format": name, **about, "label_map": export.label_map, "generation": export.settings, "files": sources}
+    return written + write(RECORD_FILE, as_json(content))
+
+
+def _image_file(path: str, image: np.ndarray) -> bytes:
+    """The file as it is if it is a PNG of 8-bit grey or RGB, without a rotation in EXIF; else such a PNG of `image`."""
+    data = read_bytes(path)
+    plain = data.startswith(b"\x89PNG\r\n\x1a\n") and (data[24], data[25]) in ((8, 0), (8, 2)) and b"eXIf" not in data
+    return data if plain else encode_png(image)
+
+
+def _check_no_strangers(out: str, name: str, expected: set[str]) -> None:
+    """Refuse to write over or among files that are not of this export; hidden ones and readers' notes do not count."""
+    if bf.exists(out) and not bf.isdir(out):
+        raise InputError(f"OUT {out}: is a file; name a folder for the export")
+    walked = bf.walk(out) if bf.isdir(out) else ()
+    found = {bf.join(folder, file)[len(out.rstrip("/")) + 1 :] for folder, _, files in walked for file in files}
+    found = {path for path in found if not path.endswith(LEFT_BY_READERS) and "/." not in f"/{path}"}
+    content = read_json(bf.join(out, RECORD_FILE)) if RECORD_FILE in found else None
+    theirs = content.get("format") if isinstance(content, dict) else None
+    if found and theirs != name:
+        what = f"holds an export as {theirs}" if theirs else "is not empty and holds no export"
+    elif strangers := sorted(found - expected):
+        what = f"holds {len(strangers)} files that are not of this export, such as {strangers[0]}"
+    else:
+        return
+    raise InputError(f"OUT {out}: {what}; name a new folder, or remove what is there")

@@ -1,205 +1,221 @@
-"""What the command line asks of samples: types, and masks and photographs read from folders."""
+"""What samples are held to: types, masks and photographs, checked, and read from folders for the command line."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import blobfile as bf
 import numpy as np
+import torch
+from torch import Tensor
 
-from ..data.image_files import open_image, resize_image, to_rgb
-from ..data.index_masks import read_index_mask
-from ..diffusion.conditioning import DEFAULT_MARGIN, check_guided, parse_defects
-from ..errors import InputError
-from ..prepare.layouts import list_folder, stem_of
-from .api import DefectGen
+from ..config import Config
+from ..data.files import list_folder, stem_of
+from ..data.image_files import open_image, read_index_mask, resize_image, to_rgb
+from ..diffusion.conditioning import Known, far_from_defects, tell_types
+from ..errors import InputError, unknown_name
+from ..joint_tensor import MASK, RGB, JointLayout
 from .mask_bank import MaskBank
+from .settings import Settings
 
+BALANCED, NO_DEFECT = "balanced", "none"  # of defects, beside the types' names
 ASPECT_TOLERANCE = 0.01  # of width / height
+
+
+def parse_defects(defects: Sequence[str], class_names: Sequence[str]) -> tuple[frozenset[int], ...]:
+    """Which types samples are to show, as sets of type indices: sample i the i-th, modulo their number.
+
+    An entry is "crack", "crack,hole" (both), "none", or "balanced", which stands for one type after the other. Raises
+    InputError.
+    """
+    asked: list[frozenset[int]] = []
+    for entry in defects:
+        names = [name.strip() for name in entry.split(",")]
+        if names == [BALANCED]:
+            asked += [frozenset({k}) for k in range(1, len(class_names) + 1)]
+            continue
+        names = [] if names == [NO_DEFECT] else names
+        for name in names:
+            if name not in class_names:
+                raise InputError(unknown_name("type in `defects`", name, [*class_names, BALANCED, NO_DEFECT]))
+        asked.append(frozenset(class_names.index(name) + 1 for name in names))
+    if not asked:
+        raise InputError("`defects`: names no type; give some, or leave it out")
+    return tuple(asked)
+
+
+class Held:
+    """What DefectGen.generate was given, checked: sample i is held to entry i modulo their number.
+
+    Masks uint8 [M, H, W], perhaps with backgrounds uint8 [M, H, W, 3]; or the settings' defects; or nothing. settings:
+    complete ones. Raises InputError.
+    """
+
+    def __init__(
+        self,
+        layout: JointLayout,
+        device: torch.device,
+        settings: Settings,
+        masks: np.ndarray | None = None,
+        backgrounds: np.ndarray | None = None,
+    ) -> None:
+        self.layout, self.device, self.margin = layout, device, settings.margin
+        self.masks, self.backgrounds = masks, backgrounds
+        self.types: Sequence[frozenset[int]] = (frozenset({0}),)  # column 0 of what is told: nothing
+        if masks is None:
+            if backgrounds is not None:
+                raise InputError("`backgrounds`: need masks that say where the defects go; give `masks` too")
+            if settings.defects is not None:
+                self.types = parse_defects(settings.defects, layout.class_names)
+            elif settings.guidance_scale != 1:
+                raise InputError(
+                    f"`guidance_scale` {settings.guidance_scale:g}: without `defects` or `masks` there is nothing to "
+                    "guide to; give one of them, or leave it out"
+                )
+            return
+        if settings.defects is not None:
+            raise InputError("`defects`: the masks tell the types already; give one of the two")
+        shape = (max(1, len(masks)), *settings.image_size)
+        for name, array, expected in (("masks", masks, shape), ("backgrounds", backgrounds, (*shape, 3))):
+            if array is not None and (array.dtype != np.uint8 or array.shape != expected):
+                raise InputError(f"`{name}`: {array.dtype} {list(array.shape)}, expected uint8 {list(expected)}")
+        if masks.max() > layout.num_defect:
+            raise InputError(f"`masks`: hold type {masks.max()}, but the networks know {layout.num_defect}")
+
+    def known(self, indices: Sequence[int]) -> Known | None:
+        """The parts of x_start that are given of N samples: masks, and photographs further than the margin from a
+        defect, so that it grows into them."""
+        if self.masks is None:
+            return None
+        rows = np.asarray(indices) % len(self.masks)
+        index = torch.from_numpy(self.masks[rows]).to(self.device)  # [N, H, W]
+        rgb = np.zeros((*index.shape, 3), np.uint8) if self.backgrounds is None else self.backgrounds[rows]
+        values = self.layout.encode(torch.from_numpy(rgb).to(self.device).permute(0, 3, 1, 2), index)  # [N, C, H, W]
+        where = torch.zeros_like(values, dtype=torch.bool)
+        where[:, MASK] = True
+        if self.backgrounds is not None:
+            where[:, RGB] = far_from_defects(index, self.margin)
+        return Known(values, where)
+
+    def told(self, indices: Sequence[int], place: Sequence[int], size: Sequence[int]) -> Tensor:
+        """What a network with class_cond is told of N samples, float32 [N, 1 + num_defect] as JointLayout.types_in: of
+        a window of `size` = (height, width) at `place` = (top, left), what the masks show there."""
+        if self.masks is None:
+            return tell_types(self.types, indices, self.layout, self.device)
+        rows = np.asarray(indices) % len(self.masks)
+        window = self.masks[rows, place[0] : place[0] + size[0], place[1] : place[1] + size[1]]
+        return self.layout.types_in(torch.from_numpy(np.ascontiguousarray(window))).to(self.device)
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What each sample is held to, in turn: sample i to row i modulo their number.
+    """What the command line holds samples to: masks and backgrounds for DefectGen.generate and, for the manifest, the
+    names of files or types that belong to each row, and about: what decides all of it."""
 
-    names: of types or files, by row, for the manifest. masks: uint8 [M, H, W]; None: types alone. backgrounds: uint8
-    [M, H, W, 3] or None. margin: see DefectGen.generate. about: what decides masks and backgrounds, for the manifest.
-    """
-
-    names: list[dict[str, Any]]
     masks: np.ndarray | None = None
     backgrounds: np.ndarray | None = None
-    margin: int = DEFAULT_MARGIN
+    names: Sequence[dict[str, Any]] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
 
-    def __len__(self) -> int:
-        return len(self.names)
 
-    def arguments(self) -> dict[str, Any]:
-        """For DefectGen.generate, beside the settings."""
-        return {"masks": self.masks, "backgrounds": self.backgrounds, "margin": self.margin}
-
-    def settings(self) -> dict[str, Any]:
-        """What a manifest says of them, so that a folder is not continued with others."""
-        margin = {} if self.backgrounds is None else {"margin": self.margin}
-        return {"conditions": {**self.about, **margin}} if self.about else {}
-
-
-def find_conditions(args: argparse.Namespace, generator: DefectGen, settings: Mapping[str, Any]) -> Conditions | None:
-    """What inference.py's --defects, --masks and --background hold the samples to, if they are given.
-
-    settings: of DefectGen.check_settings. Raises InputError for what does not go together or cannot be used.
-    """
-    layout, size = generator.layout, settings["image_size"]
-    if args.margin < 0:
-        raise InputError(f"--margin {args.margin}: must be 0 or more")
-    if args.masks != "bank" and (args.bank_data or args.types_per_image != 1):
-        raise InputError(f"{'--bank_data' if args.bank_data else '--types_per_image'}: goes with --masks bank only")
-    if args.background and not args.masks:
-        raise InputError("--background: needs --masks, which say where the defects go")
-    check_guided(settings, bool(args.masks or args.defects))
-    if args.masks == "bank":
-        if not 1 <= args.types_per_image <= layout.num_defect:
-            raise InputError(f"--types_per_image {args.types_per_image}: must be from 1 to {layout.num_defect}")
-        if args.defects and args.types_per_image != 1:
-            raise InputError("--types_per_image: --defects says which types an image has; give one of the two")
-        root = args.bank_data or generator.config.data.dir
-        if not root:
-            raise InputError("--masks bank: the checkpoint names no training set; give --bank_data")
-        return bank_conditions(
-            MaskBank.from_training_set(root, generator.config),
-            args.background,
-            args.margin,
-            seed=args.seed,
-            count=args.num_samples,
-            types_per_image=args.types_per_image,
-            types=args.defects and parse_defects(args.defects, layout.class_names),
-            size=size,
-        )
-    if args.masks:
-        if args.defects:
-            raise InputError("--defects: the masks tell the types already; give one of the two")
-        return read_conditions(args.masks, args.background, args.margin, layout.num_defect, size)
-    if args.defects:
-        asked = parse_defects(args.defects, layout.class_names)
-        return Conditions([{"types": [layout.class_names[k - 1] for k in sorted(types)]} for types in asked])
-    return None
-
-
-def read_conditions(
-    masks: str, backgrounds: str | None, margin: int, num_defect: int, size: Sequence[int]
+def find_conditions(
+    config: Config,
+    settings: Settings,
+    *,
+    masks: str | None = None,
+    background: str | None = None,
+    bank_data: str | None = None,
+    types_per_image: int = 1,
+    defects: Sequence[str] | None = None,
+    seed: int = 0,
+    num_samples: int = 0,
 ) -> Conditions:
-    """Index masks of --masks and photographs of --background for samples of `size` = (height, width).
+    """Read masks (a folder of index masks, or "bank": num_samples new ones like those of the data set bank_data) and
+    the photographs of the folder `background`, for samples of the networks of `config`.
 
     Files are taken in natural order. Photographs of the same names as the masks belong to them; others are gone through
-    in turn. Raises InputError naming the file where one cannot be used.
+    in turn. defects: which types samples show, or the masks of a bank. Raises InputError naming what cannot be used.
     """
-    mask_files = _files(masks, "--masks")
-    held = np.stack([_read_mask(path, num_defect, size) for path in mask_files])
-    names = [{"mask": bf.basename(path)} for path in mask_files]
-    about = {"masks": len(held), "sha256": hashlib.sha256(held.tobytes()).hexdigest()}
-    if backgrounds is None:
-        return Conditions(names, held, about=about)
-    photographs = Photographs.read(backgrounds, size)
-    if set(map(stem_of, mask_files)) <= set(photographs.places):
-        chosen = [photographs.places[stem_of(path)] for path in mask_files]
-        return photographs.under(held, margin, names, about, chosen)
-    count = max(len(held), len(photographs.files))
-    rows = np.arange(count) % len(held)
-    return photographs.under(held[rows], margin, [names[row] for row in rows], about, range(count))
-
-
-def bank_conditions(
-    bank: MaskBank,
-    backgrounds: str | None,
-    margin: int,
-    *,
-    seed: int,
-    count: int,
-    types_per_image: int,
-    types: Sequence[Collection[int]] | None,
-    size: Sequence[int],
-) -> Conditions:
-    """Masks 0..count-1 of a bank, and photographs of --background in turn. types: of the masks, in turn; None: so many
-    as types_per_image says. Raises InputError as read_conditions."""
-    if size[0] < bank.size[0] or size[1] < bank.size[1]:
-        raise InputError(
-            f"--masks bank: makes masks of the training's {bank.size[0]} x {bank.size[1]} or larger, but --image_size "
-            f"is {size[0]} x {size[1]}; leave that out"
-        )
-    about: dict[str, Any] = {"masks": "bank", "sha256": bank.digest(), "types_per_image": types_per_image}
-    if types is None:
-        held = np.stack([bank.draw_canvas(size, seed, index, types_per_image) for index in range(count)])
+    class_names, size = config.layout.class_names, settings.image_size
+    types = parse_defects(defects, class_names) if defects else ()
+    if masks != "bank" and (bank_data or types_per_image != 1):
+        raise InputError(f"`{'bank_data' if bank_data else 'types_per_image'}`: goes with `masks` bank only")
+    if not masks:
+        if background:
+            raise InputError("`background`: needs `masks`, which say where the defects go")
+        return Conditions(names=[{"types": [class_names[k - 1] for k in sorted(own)]} for own in types])
+    if masks == "bank":
+        if not 1 <= types_per_image <= len(class_names):
+            raise InputError(f"`types_per_image` {types_per_image}: must be from 1 to {len(class_names)}")
+        if types and types_per_image != 1:
+            raise InputError("`types_per_image`: `defects` says which types an image has; give one of the two")
+        bank, files = MaskBank.from_training_set(bank_data, config), []
+        if size[0] < bank.size[0] or size[1] < bank.size[1]:
+            raise InputError(
+                f"`masks` bank: makes masks of the training's {bank.size[0]} x {bank.size[1]} or larger, but "
+                f"`image_size` is {size[0]} x {size[1]}; leave that out"
+            )
+        own = [types[index % len(types)] if types else None for index in range(num_samples)]
+        held = np.stack([bank.draw(size, seed, index, types_per_image, each) for index, each in enumerate(own)])
+        names: list[dict[str, Any]] = [{} for _ in held]
+        sha256 = hashlib.sha256(b"".join(np.packbits(layers) for layers in bank.layers.values())).hexdigest()
+        shown = [sorted(each) for each in types] or types_per_image
+        about: dict[str, Any] = {"masks": "bank", "sha256": sha256, "types_per_image": shown}
     else:
-        asked = [types[index % len(types)] for index in range(count)]
-        held = np.stack([bank.draw_canvas(size, seed, index, types=own) for index, own in enumerate(asked)])
-        about["types_per_image"] = [sorted(own) for own in types]
-    names: list[dict[str, Any]] = [{} for _ in range(count)]
-    if backgrounds is None:
-        return Conditions(names, held, about=about)
-    return Photographs.read(backgrounds, size).under(held, margin, names, about, range(count))
+        files = _files(masks, "masks")
+        read = [read_index_mask(path, len(class_names)) for path in files]
+        for path, mask in zip(files, read, strict=True):
+            if mask.shape != tuple(size):
+                raise InputError(
+                    f"`masks` {path}: is {mask.shape[0]} x {mask.shape[1]} (height x width), but samples are "
+                    f"{size[0]} x {size[1]}; bring it to that size without blending labels (scripts/prepare_data.py)"
+                )
+        held = np.stack(read)
+        names = [{"mask": bf.basename(path)} for path in files]
+        about = {"masks": len(held), "sha256": hashlib.sha256(held.tobytes()).hexdigest()}
+    if background is None:
+        return Conditions(held, None, names, about)
+
+    photographs, pictures = read_photographs(background, size)
+    places = {stem_of(path): place for place, path in enumerate(pictures)}
+    stems = [stem_of(path) for path in files]
+    if stems and set(stems) <= set(places):
+        pairs = list(enumerate(places[stem] for stem in stems))
+    else:
+        count = max(len(held), len(pictures)) if files else len(held)
+        pairs = [(i % len(held), i % len(pictures)) for i in range(count)]
+    rows, chosen = map(list, zip(*pairs, strict=True))
+    names = [{**names[row], "background": bf.basename(pictures[place])} for row, place in pairs]
+    sha256 = hashlib.sha256(photographs.tobytes()).hexdigest()
+    about = {**about, "backgrounds_sha256": sha256, "margin": settings.margin}
+    return Conditions(held[rows], photographs[chosen], names, about)
 
 
-@dataclass(frozen=True)
-class Photographs:
-    """images: uint8 [B, H, W, 3]; their files; places: by stem, which row a file is."""
+def read_photographs(folder: str, size: Sequence[int]) -> tuple[np.ndarray, list[str]]:
+    """Those of the folder `background`, brought to `size` = (height, width): uint8 [B, H, W, 3]; and their files.
 
-    images: np.ndarray
-    files: list[str]
-    places: dict[str, int]
-
-    @classmethod
-    def read(cls, folder: str, size: Sequence[int]) -> Photographs:
-        files = _files(folder, "--background")
-        images = np.stack([_read_background(path, size) for path in files])
-        return cls(images, files, {stem_of(path): place for place, path in enumerate(files)})
-
-    def under(
-        self,
-        masks: np.ndarray,
-        margin: int,
-        names: list[dict[str, Any]],
-        about: dict[str, Any],
-        chosen: Sequence[int],
-    ) -> Conditions:
-        """Conditions with the photograph `chosen`, modulo their number, under each mask."""
-        rows = np.asarray(chosen) % len(self.files)
-        names = [
-            {**name, "background": bf.basename(self.files[row])} for name, row in zip(names, rows.tolist(), strict=True)
-        ]
-        about = {**about, "backgrounds_sha256": hashlib.sha256(self.images.tobytes()).hexdigest()}
-        return Conditions(names, masks, self.images[rows], margin, about)
+    Raises InputError.
+    """
+    files, images = _files(folder, "background"), []
+    for path in files:
+        image = to_rgb(open_image(path), path)
+        height, width = image.shape[:2]
+        if abs(width / height / (size[1] / size[0]) - 1) > ASPECT_TOLERANCE:
+            raise InputError(
+                f"`background` {path}: is {height} x {width} (height x width), of other proportions than the samples' "
+                f"{size[0]} x {size[1]}; cut it, or give an `image_size` of its proportions"
+            )
+        images.append(image if (height, width) == tuple(size) else resize_image(image, size))
+    return np.stack(images), files
 
 
-def _files(folder: str, flag: str) -> list[str]:
+def _files(folder: str, parameter: str) -> list[str]:
     if not bf.isdir(folder):
-        raise InputError(f"{flag} {folder}: is not a folder; name one that holds image files")
+        raise InputError(f"`{parameter}` {folder}: is not a folder; name one that holds image files")
     files = list_folder(folder)[0]
     if not files:
-        raise InputError(f"{flag} {folder}: holds no image files; name the folder that they lie in")
+        raise InputError(f"`{parameter}` {folder}: holds no image files; name the folder that they lie in")
     return [bf.join(folder, name) for name in files]
-
-
-def _read_mask(path: str, num_defect: int, size: Sequence[int]) -> np.ndarray:
-    mask = read_index_mask(path, num_defect)
-    if mask.shape != tuple(size):
-        raise InputError(
-            f"--masks {path}: is {mask.shape[0]} x {mask.shape[1]} (height x width), but samples are {size[0]} x "
-            f"{size[1]}; redraw it, or bring it to that size without blending labels (scripts/prepare_data.py --fit)"
-        )
-    return mask
-
-
-def _read_background(path: str, size: Sequence[int]) -> np.ndarray:
-    image = to_rgb(open_image(path), path)
-    height, width = image.shape[:2]
-    if abs(width / height / (size[1] / size[0]) - 1) > ASPECT_TOLERANCE:
-        raise InputError(
-            f"--background {path}: is {height} x {width} (height x width), of other proportions than the samples' "
-            f"{size[0]} x {size[1]}; cut it, or give an --image_size of its proportions"
-        )
-    return image if (height, width) == tuple(size) else resize_image(image, size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 
 from ..config import Config
 from ..data.image_datasets import DefectDataset
+from ..diffusion.conditioning import far_from_defects
 from ..errors import InputError
 from ..keyed_random import numpy_generator
 
@@ -34,24 +34,24 @@ class MaskBank:
     mirrored: tuple[int, ...]
 
     @classmethod
-    def from_training_set(cls, root: str, config: Config) -> MaskBank:
-        """The bank of the data set at `root`, seen as a training of `config` sees it. Raises InputError."""
+    def from_training_set(cls, root: str | None, config: Config) -> MaskBank:
+        """The bank of a data set, by default that of the training, as `config` sees it. Raises InputError."""
+        root = root or config.data.dir
+        if not root:
+            raise InputError("`masks` bank: the checkpoint names no training set; give `bank_data`")
         data = DefectDataset.as_trained(root, config, num_image_train=config.data.num_image_train, progress=False)
         rng = numpy_generator("mask bank views")
         mirrored = {"none": (), "horizontal": (1,), "vertical": (0,), "both": (0, 1)}[config.data.flip]
         layers, places = {}, {}
-        for index in range(1, config.layout.num_defect + 1):
+        for index, name in enumerate(config.layout.class_names, start=1):
             having = [place for place, mask in enumerate(data.masks) if (mask == index).any()]
             if not having:
-                name = config.layout.class_names[index - 1]
-                raise InputError(f"--masks bank: no mask of {root} holds a {name}; name a data set that has all types")
+                raise InputError(f"`masks` bank: no mask of {root} holds a {name}; name a data set that has all types")
             masks = data.batch(np.resize(having, max(VIEWS, len(having))), rng)[1].numpy() == index
             masks = masks[masks.any(axis=(1, 2))]
             if not len(masks):
-                name = config.layout.class_names[index - 1]
-                raise InputError(f"--masks bank: no {name} of {root} is left at the training's resolution; raise it")
-            layers[index] = masks
-            places[index] = _widened(masks.any(axis=0), mirrored)
+                raise InputError(f"`masks` bank: no {name} of {root} is left at the training's resolution; raise it")
+            layers[index], places[index] = masks, _widened(masks.any(axis=0), mirrored)
         return cls(layers, places, mirrored)
 
     @property
@@ -59,16 +59,35 @@ class MaskBank:
         """Height and width of its masks."""
         return next(iter(self.places.values())).shape
 
-    def draw(self, seed: int, index: int, types_per_image: int = 1, types: Collection[int] | None = None) -> np.ndarray:
-        """Index mask uint8 [H, W] number `index`; a function of its arguments alone.
+    def draw(
+        self, size: Sequence[int], seed: int, index: int, types_per_image: int = 1, types: Collection[int] | None = None
+    ) -> np.ndarray:
+        """Index mask uint8 number `index` of `size` = (height, width), no side below the bank's; a function of its
+        arguments alone.
 
         It holds `types`; None: `types_per_image` of them, the first of which take turns, so that none is rarer than
-        others. The later ones cover the earlier ones.
+        others. On a larger canvas masks lie at random places, a later one over an earlier one. A defect that the border
+        cuts lies at that border of the canvas, or goes on to it.
         """
+        rng = numpy_generator("mask bank canvas", seed, index)
+        canvas = np.zeros(size, np.uint8)
+        count = max(1, canvas.size // (AREAS_PER_MASK * math.prod(self.size)))
+        for number in range(index * count, (index + 1) * count):
+            mask = self._mask(seed, number, types_per_image, types)
+            for type_ in np.unique(mask[mask > 0]):  # by itself, or what one border cuts would go on to the other's
+                layer = mask == type_
+                pads = [_pad(layer.any(axis=1 - axis), side, rng) for axis, side in enumerate(size)]
+                canvas[np.pad(layer, pads, mode="edge")] = type_
+        return canvas
+
+    def _mask(self, seed: int, index: int, types_per_image: int, types: Collection[int] | None) -> np.ndarray:
+        """A mask uint8 [H, W] of the bank's own size, in which later types cover earlier ones."""
         rng = numpy_generator("mask bank", seed, index)
         if types is None:
             others = sorted(self.layers)
-            first = others.pop(_in_turn(seed, index, len(others)))
+            turn, place = divmod(index, len(others))  # each type once in a turn, in another order each
+            order = numpy_generator("mask bank types", seed, turn).permutation(len(others))
+            first = others.pop(int(order[place]))
             chosen = [*rng.permutation(others)[: types_per_image - 1].tolist(), first]
         else:
             chosen = rng.permutation(sorted(types)).tolist()
@@ -76,38 +95,6 @@ class MaskBank:
         for type_ in chosen:
             mask[self._layer(type_, rng)] = type_
         return mask
-
-    def draw_canvas(
-        self,
-        size: Sequence[int],
-        seed: int,
-        index: int,
-        types_per_image: int = 1,
-        types: Collection[int] | None = None,
-    ) -> np.ndarray:
-        """Index mask uint8 number `index` of `size` = (height, width), no side below the bank's; types as of draw.
-
-        On a larger canvas masks lie at random places, a later one over an earlier one. A defect that the border cuts
-        lies at that border of the canvas, or goes on to it.
-        """
-        if self.size == tuple(size):
-            return self.draw(seed, index, types_per_image, types)
-        height, width = self.size
-        rng = numpy_generator("mask bank canvas", seed, index)
-        canvas = np.zeros(size, np.uint8)
-        count = max(1, size[0] * size[1] // (AREAS_PER_MASK * height * width))
-        for number in range(index * count, (index + 1) * count):
-            mask = self.draw(seed, number, types_per_image, types)
-            for type_ in np.unique(mask[mask > 0]):  # by itself, or what one border cuts would go on to the other's
-                layer = mask == type_
-                pads = [_pad(layer.any(axis=1 - axis), side, rng) for axis, side in enumerate(size)]
-                canvas[np.pad(layer, pads, mode="edge")] = type_
-        return canvas
-
-    def digest(self) -> str:
-        """A hash of all that is in it."""
-        content = b"".join(np.packbits(self.layers[index]).tobytes() for index in sorted(self.layers))
-        return hashlib.sha256(content).hexdigest()
 
     def _layer(self, type_: int, rng: np.random.Generator) -> np.ndarray:
         """A defect of one type, moved; as it was, if no move keeps it in its place."""
@@ -132,18 +119,12 @@ def _pad(occupied: np.ndarray, side: int, rng: np.random.Generator) -> tuple[int
     return before, room - before
 
 
-def _in_turn(seed: int, position: int, count: int) -> int:
-    """Which of `count` things is at a position, all of them once in each round of `count`, in another order each."""
-    return int(numpy_generator("mask bank types", seed, position // count).permutation(count)[position % count])
-
-
 def _widened(where: np.ndarray, mirrored: Sequence[int]) -> np.ndarray:
     """bool [H, W] grown by NEARBY, and mirrored as training mirrors."""
     for axis in mirrored:
         where = where | np.flip(where, axis)
     radius = max(1, round(NEARBY * max(where.shape)))
-    grown = F.max_pool2d(torch.from_numpy(where.astype(np.float32))[None, None], 2 * radius + 1, 1, radius)
-    return grown[0, 0].numpy() > 0
+    return ~far_from_defects(torch.from_numpy(where.copy())[None], radius)[0, 0].numpy()
 
 
 def _moved(layer: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..config import Config, ModelConfig
@@ -31,9 +32,8 @@ def estimate(config: Config) -> Estimate:
     height, width = config.data.resolution
     saved: dict[int, torch.UntypedStorage] = {}  # what the backward pass keeps, each storage once
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        saved[storage._cdata] = storage
+    def keep(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
         return tensor
 
     with torch.device("meta"):
@@ -87,6 +87,7 @@ def describe(config: Config, cost: Estimate) -> str:
         f"network            {kind}, {cost.parameters:,} parameters",
         f"receptive field    {field} (image {height} x {width})",
         f"FLOPs per image    {cost.flops_per_image / 1e9:,.1f} G forward, about three times that in training",
+        f"precision          {config.train.precision}, torch.compile {config.train.compile}",
         f"training memory    about {cost.training_bytes / 2**30:.1f} GiB at batch {config.data.bs_per_gpu}",
     ]
     return "\n".join([*lines, *warnings(config, cost)])
@@ -102,48 +103,32 @@ def receptive_field(config: ModelConfig) -> float:
         return math.inf  # the middle block always attends
     with torch.device("meta"):
         model = UNet(config)
-    cell = config.size_multiple
-    length = cell
+    cell = length = config.size_multiple
     while True:  # a canvas long enough that its borders do not clip the span
         length *= 2
-        span = _output_span(model, length)
+        first, last = _spans(model, length)
         middle = slice(length // 2, length // 2 + cell)
-        low, high = (edge[middle] for edge in span)
-        if low.min() > 0 and high.max() < length - 1:
-            return float((high - low).max() + 1)
+        if first[middle].min() > 0 and last[middle].max() < length - 1:
+            return float((last - first)[middle].max() + 1)
 
 
-def _output_span(model: UNet, length: int) -> tuple[np.ndarray, np.ndarray]:
+def _spans(model: UNet, length: int) -> tuple[Tensor, Tensor]:
     """First and last input pixel that each of `length` output pixels depends on, along one axis."""
 
-    def conv3(span, stride=1):
-        low = np.concatenate([span[0][:1], span[0], span[0][-1:]])
-        high = np.concatenate([span[1][:1], span[1], span[1][-1:]])
-        low = np.minimum(np.minimum(low[:-2], low[1:-1]), low[2:])
-        high = np.maximum(np.maximum(high[:-2], high[1:-1]), high[2:])
-        return low[::stride], high[::stride]
-
-    def through(stage, span):
+    def through(stage: nn.Module, span: Tensor) -> Tensor:
         for layer in stage:
-            if isinstance(layer, ResBlock):
-                span = conv3(conv3(span))
-            elif isinstance(layer, Upsample):
-                span = conv3((span[0].repeat(2), span[1].repeat(2)))
-            elif isinstance(layer, Downsample):
-                span = conv3(span, stride=2)
-            else:  # the first convolution
-                span = conv3(span)
+            if isinstance(layer, Upsample):
+                span = span.repeat_interleave(2, dim=1)
+            for _ in range(2 if isinstance(layer, ResBlock) else 1):  # convolutions of 3 x 3
+                span = F.max_pool1d(span, 3, stride=2 if isinstance(layer, Downsample) else 1, padding=1)
         return span
 
-    span = (np.arange(length), np.arange(length))
-    skips = []
+    pixels = torch.arange(float(length))
+    span, skips = torch.stack([-pixels, pixels]), []
     for stage in model.input_blocks:
         span = through(stage, span)
         skips.append(span)
-    skips[-1] = None
     for stage in model.output_blocks:
-        skip = skips.pop()
-        if skip is not None:
-            span = np.minimum(span[0], skip[0]), np.maximum(span[1], skip[1])
-        span = through(stage, span)
-    return conv3(span)
+        span = through(stage, torch.maximum(span, skips.pop()))
+    first, last = F.max_pool1d(span, 3, stride=1, padding=1)
+    return -first, last

@@ -36,7 +36,7 @@ def _native(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) ->
     affine = (weight, bias) if weight.ndim == 1 else (None, None)
     y, mean, rstd = torch.native_group_norm(x, *affine, n, c, height * width, groups, eps)
     if weight.ndim == 2:
-        y = torch.addcmul(_image(bias.to(x.dtype)), y, _image(weight.to(x.dtype)))
+        y = torch.addcmul(bias.to(x.dtype)[..., None, None], y, weight.to(x.dtype)[..., None, None])
     return y, mean, rstd
 
 
@@ -45,7 +45,7 @@ def _fusible(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -
     values = x.unflatten(1, (groups, -1)).float()  # [N, G, C/G, H, W]
     var, mean = torch.var_mean(values, dim=(2, 3, 4), correction=0, keepdim=True)
     y = ((values - mean) * torch.rsqrt(var + eps)).flatten(1, 2)
-    return (y * _image(weight) + _image(bias)).to(x.dtype)
+    return (y * weight[..., None, None] + bias[..., None, None]).to(x.dtype)
 
 
 class _ChannelsLastGroupNorm(torch.autograd.Function):
@@ -82,10 +82,6 @@ class _ChannelsLastGroupNorm(torch.autograd.Function):
         if weight.ndim == 1:
             d_weight, d_bias = d_weight.sum(0), d_bias.sum(0)
         return dx.view(n, height, width, c).permute(0, 3, 1, 2), d_weight, d_bias, None, None
-
-
-def _image(values: Tensor) -> Tensor:
-    return values[..., None, None]
 
 
 def _pixels(x: Tensor) -> Tensor:

@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -98,8 +100,7 @@ class UNet(nn.Module):
         if self.config.class_cond:
             rows = self.label_emb.weight
             emb = emb + (rows[0] if types is None else types @ rows).to(emb.dtype)
-        skips = []
-        h = x
+        skips, h = [], x
         for stage in self.input_blocks:
             h = self._run(stage, h, emb)
             skips.append(h)
@@ -123,11 +124,21 @@ def create_model(config: Config) -> UNet:
     return UNet(config.model)
 
 
+def noise_batch(config: Config, batch: int, size: Sequence[int], device: torch.device) -> tuple[Tensor, ...]:
+    """What a network gets, to compile it with: x float32 [batch, C, height, width], t int64 [batch] and, with
+    class_cond, the types."""
+    x = torch.randn(batch, config.model.in_channels, *size, device=device).to(memory_format=torch.channels_last)
+    t = torch.zeros(batch, dtype=torch.int64, device=device)
+    if not config.model.class_cond:
+        return x, t
+    return x, t, torch.zeros(batch, 1 + config.model.num_defect, device=device)
+
+
 def check_size(config: ModelConfig, size: tuple[int, int]) -> None:
     """Raise InputError unless the levels divide `size` = (height, width)."""
     multiple = config.size_multiple
     if any(side < 1 or side % multiple for side in size):
         raise InputError(
             f"image size {size[0]} x {size[1]}: a network of {len(config.channel_mult)} levels needs height and "
-            f"width to be multiples of {multiple}; change data.params.resolution or --image_size"
+            f"width to be multiples of {multiple}; change data.params.resolution or `image_size`"
         )

@@ -20,19 +20,17 @@ def fit(
     stretch: whatever the proportions. crop: scaled to cover `size`, then the window with the most defect pixels, the
     middle one among equals. pad: scaled to lie in `size`, centred, borders repeated outwards and called background.
     """
-    factors = [target / side for target, side in zip(size, image.shape, strict=False)]
-    if how == "stretch":
-        scaled = size
-    else:
+    scaled = size
+    if how != "stretch":
+        factors = [target / side for target, side in zip(size, image.shape, strict=False)]
         factor = max(factors) if how == "crop" else min(factors)
         scaled = tuple(max(1, round(side * factor)) for side in image.shape[:2])
     image = resize_image(image, scaled)
     mask = None if mask is None else resize_mask(mask, scaled)
-    if how == "crop":
-        top, left = _best_window(np.zeros(scaled, np.uint8) if mask is None else mask, size)
-        window = slice(top, top + size[0]), slice(left, left + size[1])
-        return image[window], None if mask is None else mask[window]
-    return _padded(image, size), None if mask is None else _padded(mask, size, mode="constant")
+    if how != "crop":
+        return _padded(image, mask, size)
+    top, left = _best_window(np.zeros(scaled, np.uint8) if mask is None else mask, size)
+    return _cut(image, mask, top, left, size)
 
 
 def tiles(
@@ -44,21 +42,22 @@ def tiles(
     tiles without a defect are kept depends on `key` alone. An image without mask (defect-free) has such tiles only.
     """
     size = max(side, image.shape[0]), max(side, image.shape[1])
-    image = _padded(image, size)
-    mask = None if mask is None else _padded(mask, size, mode="constant")
+    image, mask = _padded(image, mask, size)
     rng = numpy_generator("tiles", key)
-    for top in _places(size[0], side, overlap):
-        for left in _places(size[1], side, overlap):
-            window = slice(top, top + side), slice(left, left + side)
+    rows, columns = (sorted({*range(0, length - side, side - overlap), length - side}) for length in size)
+    for top in rows:
+        for left in columns:
             lucky = rng.random() < keep_empty
-            if lucky or (mask is not None and mask[window].any()):
-                yield f"_y{top}_x{left}", image[window], None if mask is None else mask[window]
+            piece, piece_mask = _cut(image, mask, top, left, (side, side))
+            if lucky or (piece_mask is not None and piece_mask.any()):
+                yield f"_y{top}_x{left}", piece, piece_mask
 
 
-def _places(length: int, side: int, overlap: int) -> list[int]:
-    """First pixels of windows of `side` that cover `length`."""
-    step = side - overlap
-    return sorted({*range(0, length - side, step), length - side})
+def _cut(
+    image: np.ndarray, mask: np.ndarray | None, top: int, left: int, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    window = slice(top, top + size[0]), slice(left, left + size[1])
+    return image[window], None if mask is None else mask[window]
 
 
 def _best_window(mask: np.ndarray, size: tuple[int, int]) -> tuple[int, int]:
@@ -72,8 +71,9 @@ def _best_window(mask: np.ndarray, size: tuple[int, int]) -> tuple[int, int]:
     return place[0], place[1]
 
 
-def _padded(array: np.ndarray, size: tuple[int, int], mode: str = "edge") -> np.ndarray:
-    """[H, W, ...] centred in `size`."""
-    margins = [(target - side) for target, side in zip(size, array.shape, strict=False)]
-    widths = [(margin // 2, margin - margin // 2) for margin in margins] + [(0, 0)] * (array.ndim - 2)
-    return np.pad(array, widths, mode=mode) if any(margins) else array
+def _padded(image: np.ndarray, mask: np.ndarray | None, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Both centred in `size`."""
+    margins = [(target - side) for target, side in zip(size, image.shape, strict=False)]
+    widths = [(margin // 2, margin - margin // 2) for margin in margins]
+    image = np.pad(image, widths + [(0, 0)] * (image.ndim - 2), mode="edge")
+    return image, None if mask is None else np.pad(mask, widths)

@@ -1,78 +1,140 @@
-"""Which images train and which are held out, so that photographs of one part never stand on both sides."""
+"""Which images train and which are held out, so that photographs of one object never stand on both sides."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from ..data.files import read_groups, read_rows
+from ..data.prepared import TRAIN, FirstShots, Sample, check_label_map
+from ..errors import InputError, unknown_name
+from ..file_io import read_json
 from ..keyed_random import numpy_generator
+from .check import Record
 
-TRAIN, VAL = "train", "val"
-
-
-class FirstShots:
-    """Takes the first `count` images of each type folder; in flat layouts, images while a type of theirs has fewer."""
-
-    def __init__(self, count: int):
-        self._count = count
-        self._folders: Counter[str] = Counter()
-        self._types: Counter[int] = Counter()
-
-    def takes(self, folder: str | None, types: Collection[int]) -> bool:
-        """Whether the next image, in natural order, is among them; types: indices in its mask, for flat layouts."""
-        if folder is not None:
-            self._folders[folder] += 1
-            return self._folders[folder] <= self._count
-        if all(self._types[index] >= self._count for index in types):
-            return False
-        self._types.update(types)
-        return True
+VAL = "val"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Item:
-    """What a split looks at. types: indices in the mask; empty for defect-free images. group: of the same part."""
+    """An image to be prepared. source: its path below SOURCE. group: of images that show one object, None: unknown.
 
-    folder: str | None
-    types: frozenset[int]
-    group: str
-    good: bool = False
+    part: the folder of OUT that it goes to, "": OUT itself, None: it is left out. record: once it was looked at.
+    """
+
+    sample: Sample
+    source: str
+    group: str | None = None
+    part: str | None = ""
+    record: Record | None = None
+
+    @property
+    def object(self) -> str:
+        """What it shows: its group, or itself."""
+        return self.group or f"\0{self.sample.name}"
 
 
-def by_shots(items: Sequence[Item], count: int) -> list[str | None]:
+def read_split(path: str) -> tuple[dict[str, dict[str, Any]], dict[str, int] | None]:
+    """{image path below SOURCE: {"part": ...}}, maybe with `type` and `group` or `tile`; and the label map, if told.
+
+    The file is JSON {"label_map": ..., "files": ...}, or CSV with rows image,part. Raises InputError where it is not.
+    """
+    if path.lower().endswith(".csv"):
+        rows = read_rows(path)
+        files = {row[0]: {"part": row[1]} for row in rows if len(row) == 2}
+        if not rows or len(files) != len(rows):
+            raise InputError(f"{path}: should hold rows 'image,part', each image once; correct it")
+        return files, None
+    content = read_json(path)
+    files = content.get("files") if isinstance(content, dict) else None
+    entries = files.values() if isinstance(files, dict) else ()
+    if not entries or not all(isinstance(e, dict) and isinstance(e.get("part"), (str, int)) for e in entries):
+        raise InputError(f"{path}: should hold 'files': {{image path: {{'part': ..., 'type': ...}}}}")
+    label_map = content.get("label_map")
+    return files, None if label_map is None else check_label_map(label_map, path)
+
+
+def apply_split(path: str, files: Mapping[str, Mapping[str, Any]], items: Sequence[Item]) -> None:
+    """Set the part of each item, None for those that the split file `path` does not list, and its group.
+
+    Raises InputError where it lists what is not there, or a type other than that of the item's folder.
+    """
+    by_path = {item.source: item for item in items}
+    for item in items:
+        item.part = None
+    for file, entry in files.items():
+        item, named = by_path.get(file), entry.get("type")
+        if item is None:
+            raise InputError(f"{path}: lists {file}, which SOURCE does not hold; correct either")
+        folder = item.sample.folder
+        if None not in (named, folder) and named != folder:
+            raise InputError(f"{path}: calls {file} a {named}, its folder {folder}; correct either")
+        item.part = str(entry["part"])
+        group = entry.get("group", entry.get("tile"))
+        if item.group is None and group is not None:
+            item.group = str(group)
+
+
+def take_parts(items: Sequence[Item], wanted: Sequence[str]) -> None:
+    """Send the items of the `wanted` parts to OUT itself, and leave out the others. Raises InputError for unknown
+    parts."""
+    known = {item.part for item in items if item.part}
+    if not known:
+        raise InputError("`part`: SOURCE has no parts; give a split file with `split`")
+    for part in wanted:
+        if part not in known:
+            raise InputError(f"`part`: {unknown_name('part', part, known)}")
+    for item in items:
+        item.part = "" if item.part in wanted else None
+
+
+def find_groups(items: Sequence[Item], regex: str | None, groups_file: str | None) -> None:
+    """Set the group of each item by a regular expression (its first group, in the path) or a file of groups."""
+    if groups_file:
+        groups = read_groups(groups_file, [item.sample.name for item in items], "`group_csv`")
+        for item, group in zip(items, groups, strict=True):
+            item.group = group
+    elif regex:
+        for item in items:
+            match = re.search(regex, item.source)
+            if not match:
+                raise InputError(f"`group_regex`: {regex!r} finds nothing in {item.source}; correct it")
+            item.group = match[1]
+
+
+def split_by_shots(items: Sequence[Item], count: int) -> None:
     """TRAIN for the first `count` images per type and for defect-free ones, VAL for the rest; None: left out.
 
-    Left out is what would straddle: an image that is not among the first but shows a part of them.
+    Left out is what would straddle: an image that is not among the first but shows an object that is.
     """
     shots = FirstShots(count)
-    chosen = [not item.good and shots.takes(item.folder, item.types) for item in items]
-    trained = {item.group for item, taken in zip(items, chosen, strict=True) if taken}
-    held_out = {item.group for item in items if not item.good and item.group not in trained}
-    parts: list[str | None] = []
-    for item, taken in zip(items, chosen, strict=True):
-        if item.good:
-            parts.append(None if item.group in held_out else TRAIN)
-        elif taken:
-            parts.append(TRAIN)
-        else:
-            parts.append(None if item.group in trained else VAL)
-    return parts
+    defective = [item for item in items if not item.record.good]
+    for item in defective:
+        item.part = TRAIN if shots.takes(item.record.folder, item.record.types.keys()) else VAL
+    trained = {item.object for item in defective if item.part == TRAIN}
+    held_out = {item.object for item in defective} - trained
+    for item in items:
+        if item.record.good:
+            item.part = None if item.object in held_out else TRAIN
+        elif item.part == VAL and item.object in trained:
+            item.part = None
 
 
-def by_fraction(items: Sequence[Item], fraction: float, seed: int) -> list[str | None]:
-    """VAL for about `fraction` of each type's images, whole groups at a time, TRAIN for the rest; no image is left out.
+def split_by_fraction(items: Sequence[Item], fraction: float, seed: int) -> None:
+    """VAL for about `fraction` of each type's images, whole groups at a time, TRAIN for the rest; none is left out.
 
     The rarest type chooses first, among its groups in an order that depends on `seed` alone; a type of several groups
-    keeps one on either side.
+    keeps one on either side. Images with an empty mask and defect-free ones are spread like types.
     """
-    groups: dict[str, list[Item]] = defaultdict(list)
+    kinds: dict[str, Counter[object]] = defaultdict(Counter)  # of each group
     for item in items:
-        groups[item.group].append(item)
-    order = list(groups)
+        kinds[item.object].update(item.record.types.keys() or (("good",) if item.record.good else ("empty",)))
+    order = list(kinds)
     numpy_generator("split", seed).shuffle(order)
-    kinds = {group: Counter(kind for item in own for kind in _kinds(item)) for group, own in groups.items()}
-    totals: Counter = sum(kinds.values(), Counter())
+    totals: Counter[object] = sum(kinds.values(), Counter())
     left = Counter(kind for own in kinds.values() for kind in own)  # groups of each kind that train
     held: set[str] = set()
     for kind in sorted(totals, key=lambda kind: (totals[kind], str(kind))):
@@ -86,9 +148,5 @@ def by_fraction(items: Sequence[Item], fraction: float, seed: int) -> list[str |
                 held.add(group)
                 left.subtract(kinds[group].keys())
                 count += kinds[group][kind]
-    return [VAL if item.group in held else TRAIN for item in items]
-
-
-def _kinds(item: Item) -> Collection[object]:
-    """What is to be spread evenly: types, an empty mask, defect-free images."""
-    return item.types or (("good",) if item.good else ("empty",))
+    for item in items:
+        item.part = VAL if item.object in held else TRAIN

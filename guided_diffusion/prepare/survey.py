@@ -1,93 +1,118 @@
-"""What a first look at the pixels of a sample tells: the facts that splits, leak checks and dataset.json need."""
+"""One look at each sample of a data set: what prepare_data.py and check_data.py know of it afterwards."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from functools import partial
 
 import numpy as np
 from PIL import Image
 
-from ..data.index_masks import DrawingRule, Labelled, read_labelled
+from ..data.image_files import View, resize_mask
+from ..data.prepared import Sample
+from ..data.regions import number_regions
 from ..errors import InputError
 from ..file_io import read_bytes
-from .layouts import Sample
+from ..parallel import parallel_map
+from .check import Record, TypeFacts, border_share, plain_types
+from .layouts import TypeMasks
+from .layouts.drawing import DrawingRule, image_bytes, read_labelled
 
+HEADERS = 200  # files whose header is read for the median proportions
+SHORT_SIDES = (64, 96, 128, 192, 256, 384, 512, 768, 1024)  # of resolutions to suggest
 HASH_SIDE = 8
 HASH_BITS = 2 * HASH_SIDE**2
-# Of HASH_BITS. On magnetic tile it finds 82% of the pairs of photographs of one tile under other exposures, and calls 4
-# of 10,000 pairs of different tiles alike.
-ALIKE = 12
 
 
-@dataclass(frozen=True)
-class Facts:
-    """size: (H, W). types: {index: pixels}, None for defect-free images. overlaps: {(lower, higher index): pixels}.
+def look(
+    samples: Sequence[Sample],
+    num_defect: int,
+    rule: DrawingRule | None = None,
+    *,
+    view: View | None = None,
+    candidates: Sequence[tuple[int, int]] = (),
+    workers: int,
+    description: str,
+) -> list[Record]:
+    """Records of samples, in their order. view: how training sees them; None: regions are not looked for.
 
-    sha256: of the image file. perceptual_hash: hexadecimal, see there. Or else problem: why the sample cannot be read.
+    candidates: further (H, W) at which to count what a stretched mask keeps. Raises nothing that is due to the files:
+    that is in Record.problem.
     """
-
-    size: tuple[int, int] = (0, 0)
-    types: dict[int, int] | None = None
-    overlaps: dict[tuple[int, int], int] = field(default_factory=dict)
-    sha256: str = ""
-    perceptual_hash: str = ""
-    problem: str | None = None
+    one = partial(_look_at, num_defect=num_defect, rule=rule, view=view, candidates=candidates)
+    return list(parallel_map(one, samples, workers=workers, description=description))
 
 
-def facts_of(sample: Sample, num_defect: int, rule: DrawingRule) -> Facts:
-    """Read a sample and take its facts. Raises nothing that is due to its files: that is in `problem`."""
+def _look_at(
+    sample: Sample,
+    num_defect: int,
+    rule: DrawingRule | None,
+    view: View | None,
+    candidates: Sequence[tuple[int, int]],
+) -> Record:
+    unnamed = sample.mask is None or (isinstance(sample.mask, TypeMasks) and not sample.mask.files)
+    files = (sample.image, sample.image if unnamed else sample.mask.path)
+    own = partial(Record, sample.name, *files, sample.folder, sample.part, sample.mask is None)
     try:
-        return facts_from(sample, read_labelled(sample, num_defect, rule))
+        found = read_labelled(sample, num_defect, rule)
+        digest = hashlib.sha256(read_bytes(sample.image)).hexdigest()
     except InputError as error:
-        return Facts(problem=str(error))
-
-
-def facts_from(sample: Sample, found: Labelled) -> Facts:
-    """The facts of a sample that has been read."""
-    return Facts(
-        size=found.image.shape[:2],
-        types=None if found.mask is None else count_types(found.mask),
+        return own(problem=str(error))
+    mask = found.pair()[1]
+    return own(
+        size=mask.shape,
+        types=look_at_types(mask, view, candidates) if view else plain_types(mask),
         overlaps=dict(found.overlaps),
-        sha256=hashlib.sha256(read_bytes(sample.image)).hexdigest(),
-        perceptual_hash=perceptual_hash(found),
+        border=border_share(mask),
+        sha256=digest,
+        perceptual_hash=perceptual_hash(found.image),
     )
 
 
-def count_types(mask: np.ndarray) -> dict[int, int]:
-    """{type index: pixels} of an index mask."""
-    counts = np.bincount(mask.ravel(), minlength=256)
-    return {int(index): int(counts[index]) for index in np.flatnonzero(counts[1:]) + 1}
+def look_at_types(mask: np.ndarray, view: View, candidates: Sequence[tuple[int, int]] = ()) -> dict[int, TypeFacts]:
+    """Facts of the types in an index mask uint8 [H, W]."""
+    present = plain_types(mask)
+    resized = [plain_types(resize_mask(mask, size)) for size in candidates] if present else []
+    types = {}
+    for index, plain in present.items():
+        numbered, count = number_regions(mask == index)
+        kept = resize_mask(numbered, view.size_of(mask.shape))
+        at_candidates = tuple(counts[index].pixels if index in counts else 0 for counts in resized)
+        lost = count - int(np.count_nonzero(np.unique(kept)))
+        types[index] = TypeFacts(plain.pixels, int(np.count_nonzero(kept)), at_candidates, count, lost)
+    return types
 
 
-def perceptual_hash(found: Labelled) -> str:
+def perceptual_hash(image: np.ndarray) -> str:
     """HASH_BITS bits, hexadecimal: whether brightness rises to the right and downwards on a coarse grid.
 
     The difference hash (N. Krawetz, "Kind of like that", 2013) along both axes; exposure does not change it much.
+    image: uint8 [H, W] or [H, W, 3].
     """
     side = HASH_SIDE + 1
-    small = Image.fromarray(found.image).convert("L").resize((side, side), Image.Resampling.BILINEAR)
+    small = Image.fromarray(image).convert("L").resize((side, side), Image.Resampling.BILINEAR)
     grey = np.asarray(small).astype(np.int16)
     rises = [grey[:-1, 1:] > grey[:-1, :-1], grey[1:, :-1] > grey[:-1, :-1]]
     return np.packbits(np.stack(rises)).tobytes().hex()
 
 
-def alike(hashes: Sequence[str], others: Sequence[str], limit: int = ALIKE) -> list[tuple[int, int, int]]:
-    """Pairs that differ in at most `limit` bits: (place in hashes, place in others, differing bits), nearest first."""
-    if not hashes or not others:
-        return []
-    ours, theirs = (_bits(texts) for texts in (hashes, others))
-    pairs = []
-    for start in range(0, len(ours), 256):  # bounds the memory
-        block = ours[start : start + 256]
-        distance = block.sum(1)[:, None] + theirs.sum(1)[None] - 2 * block @ theirs.T
-        rows, columns = np.nonzero(distance <= limit)
-        pairs += [(int(i) + start, int(j), int(distance[i, j])) for i, j in zip(rows, columns, strict=True)]
-    return sorted(pairs, key=lambda pair: pair[2])
+def candidate_sizes(samples: Sequence[Sample], multiple: int) -> tuple[tuple[int, int], ...]:
+    """Resolutions (H, W) to choose from, ascending: multiples of `multiple` in the median proportions of the images.
 
-
-def _bits(hashes: Sequence[str]) -> np.ndarray:
-    """float32 [N, HASH_BITS] of zeros and ones."""
-    data = np.frombuffer(bytes.fromhex("".join(hashes)), np.uint8).reshape(len(hashes), -1)
-    return np.unpackbits(data, axis=1).astype(np.float32)
+    Short sides go from 64 pixels in steps of about one half, to that of the median image. From some headers, evenly
+    spread; empty where none can be read.
+    """
+    sizes = []
+    for place in np.linspace(0, len(samples) - 1, min(len(samples), HEADERS)).round().astype(int):
+        with suppress(OSError, InputError):  # told when it is read
+            sizes.append(Image.open(io.BytesIO(image_bytes(samples[place].image))).size)
+    if not sizes:
+        return ()
+    ratio = float(np.median([width / height for width, height in sizes]))
+    longest = max(multiple, float(np.median([min(size) for size in sizes])))
+    shorts = [side for side in SHORT_SIDES if side < longest] + [longest]
+    sides = [(side * max(1, 1 / ratio), side * max(1, ratio)) for side in shorts]
+    return tuple(sorted({tuple(max(1, round(side / multiple)) * multiple for side in size) for size in sides}))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import operator
 import pickle
 import re
 import warnings
@@ -94,83 +95,62 @@ def load_checkpoint(path: str, flag: str) -> Checkpoint:
     flag: how the user named it, for errors. Raises InputError if it is missing, truncated, no checkpoint, or
     holds pickled objects other than tensors and plain values.
     """
+    name, config = f"{flag} {path}", None
     try:
         data = read_bytes(path)
     except (OSError, bf.Error):
-        raise InputError(f"{flag} {path}: no such checkpoint file; check the path") from None
+        raise InputError(f"{name}: no such checkpoint file; check the path") from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read is an error anyway
             raw = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error) or "REDUCE" in str(error):
+    except Exception as error:  # what torch.load and pickle raise has no common type
+        if isinstance(error, pickle.UnpicklingError) and re.search("Unsupported|GLOBAL|REDUCE", str(error)):
             raise InputError(
-                f"{flag} {path}: holds pickled objects other than weights, which could run code; not loaded"
+                f"{name}: holds pickled objects other than weights, which could run code; not loaded"
             ) from None
-        raise InputError(f"{flag} {path}: truncated or not a checkpoint; copy it again") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError):
-        raise InputError(f"{flag} {path}: truncated or not a checkpoint; copy it again") from None
+        raise InputError(f"{name}: truncated or not a checkpoint; copy it again") from None
     if not isinstance(raw, dict) or not isinstance(raw.get("model"), dict):
-        raise InputError(f"{flag} {path}: not a Defect-Gen checkpoint (it has no 'model' weights)")
-    if raw.get("format_version", 0) > FORMAT_VERSION:
-        raise InputError(
-            f"{flag} {path}: written by a newer version of this program (format {raw['format_version']}, "
-            f"this one reads {FORMAT_VERSION}); update the program"
-        )
-    config = None
+        raise InputError(f"{name}: not a Defect-Gen checkpoint (it has no 'model' weights)")
+    written = raw.get("format_version", 0)
+    if written > FORMAT_VERSION:
+        raise InputError(f"{name}: of a newer version (format {written}, not {FORMAT_VERSION}); update the program")
     if isinstance(raw.get("config"), dict):
         try:
             config = load_config(raw["config"])
         except InputError as error:
-            raise InputError(f"{flag} {path}: its configuration is not one ({error})") from None
-    return Checkpoint(
-        path=path,
-        sha256=hashlib.sha256(data).hexdigest(),
-        model=raw["model"],
-        ema=raw.get("ema") or raw["model"],
-        optimizer=raw.get("optimizer"),
-        step=raw.get("step", _optimizer_step(raw.get("optimizer"))),
-        config=config,
-        log_window=raw.get("log_window"),
-    )
+            raise InputError(f"{name}: its configuration is not one ({error})") from None
+    optimizer = raw.get("optimizer")
+    # A released checkpoint does not say its step, but AdamW counts it for each parameter.
+    counts = [int(state["step"]) for state in (optimizer or {}).get("state", {}).values() if "step" in state]
+    step, ema = raw.get("step", max(counts, default=0)), raw.get("ema") or raw["model"]
+    sha256 = hashlib.sha256(data).hexdigest()
+    return Checkpoint(path, sha256, raw["model"], ema, optimizer, step, config, raw.get("log_window"))
 
 
-def _optimizer_step(optimizer: Mapping[str, Any] | None) -> int:
-    """A released checkpoint's step: AdamW counts it for each parameter."""
-    states = (optimizer or {}).get("state", {})
-    return max((int(s["step"]) for s in states.values() if "step" in s), default=0)
-
-
-# What two networks must share to exchange x_t, and what a resumed one must keep; and background and label map.
+# What two networks must share to exchange x_t; and what else a resumed one must keep.
 _SHARED = ("diffusion.schedule", "diffusion.num_timestep", "diffusion.parameterization")
-
-
-def config_values(config: Config, keys: tuple[str, ...]) -> dict[str, Any]:
-    """{"section.key": value} of a configuration, with its label map by index."""
-    values = {key: getattr(getattr(config, key.split(".")[0]), key.split(".")[1]) for key in keys}
-    values = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-    values["data.background"] = config.layout.background
-    values["data.label_map"] = ", ".join(config.layout.class_names)
-    return values
+_ARCHITECTURE = (
+    *("model.patch", "model.model_channels", "model.num_res_blocks", "model.channel_mult"),
+    *("model.attention_downsample", "model.num_head_channels", "model.num_heads", "model.norm_groups"),
+    *("model.use_scale_shift_norm", "model.class_cond", "train.separate_channel_loss"),
+)
 
 
 def check_agreement(a: Config, a_name: str, b: Config, b_name: str, extra: tuple[str, ...] = ()) -> None:
     """Raise InputError naming the first key in which two configurations may not differ, and both values."""
-    ours, theirs = config_values(a, _SHARED + extra), config_values(b, _SHARED + extra)
-    for key, value in ours.items():
-        if theirs[key] != value:
-            raise InputError(
-                f"{a_name} and {b_name} disagree in {key}: {value} against {theirs[key]}; they must be the same"
-            )
+    for key in (*_SHARED, *extra, "data.background", "data.label_map"):
+        get = operator.attrgetter(key)
+        ours, theirs = (", ".join(c.layout.class_names) if key == "data.label_map" else get(c) for c in (a, b))
+        ours, theirs = (list(value) if isinstance(value, tuple) else value for value in (ours, theirs))
+        if ours != theirs:
+            raise InputError(f"{a_name} and {b_name} disagree in {key}: {ours} against {theirs}; they must be the same")
 
 
 def same_network(checkpoint: Checkpoint, config: Config, config_name: str) -> None:
     """Raise InputError unless a checkpoint that says what it is can be resumed with a configuration."""
     if checkpoint.config is not None:
-        architecture = ("patch", "model_channels", "num_res_blocks", "channel_mult", "attention_downsample")
-        architecture += ("num_head_channels", "num_heads", "norm_groups", "use_scale_shift_norm", "class_cond")
-        extra = (*(f"model.{key}" for key in architecture), "train.separate_channel_loss")
-        check_agreement(checkpoint.config, checkpoint.path, config, config_name, extra)
+        check_agreement(checkpoint.config, checkpoint.path, config, config_name, _ARCHITECTURE)
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], path: str) -> None:
@@ -179,13 +159,13 @@ def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], path: st
     for name in [*expected, *weights]:
         if name not in weights or name not in expected:
             where, other = ("configuration", path) if name in expected else (path, "configuration")
-            raise InputError(
-                f"{path}: another architecture: parameter {name} is in the {where} but not in the {other}; "
-                "use the configuration it was trained with"
-            )
-        if weights[name].shape != expected[name].shape:
-            raise InputError(
-                f"{path}: another architecture: parameter {name} is {list(weights[name].shape)} there, but the "
-                f"configuration makes it {list(expected[name].shape)}; use the configuration it was trained with"
-            )
+            fault = f"is in the {where} but not in the {other}"
+        elif weights[name].shape != expected[name].shape:
+            shapes = [list(state[name].shape) for state in (weights, expected)]
+            fault = f"is {shapes[0]} there, but the configuration makes it {shapes[1]}"
+        else:
+            continue
+        raise InputError(
+            f"{path}: another architecture: parameter {name} {fault}; use the configuration it was trained with"
+        )
     model.load_state_dict(weights, strict=True)

@@ -26,17 +26,21 @@ RARE = 0.01
 
 
 def extend_types(checkpoint: Checkpoint, config: Config, config_name: str) -> Checkpoint:
-    """A checkpoint's weights, model and EMA, as those of the network with more types that `config` describes.
+    """A checkpoint's weights, model and EMA, as those of the network with more types of `config`, at step 0.
 
-    The result starts a new training: step 0, no optimizer state. A released checkpoint, which names no types, is
-    taken to know the first ones of config's. config_name: for errors. Raises InputError where config does not
-    number the old types as the checkpoint does and new ones after them, or differs in more than its types.
+    A released checkpoint, which names no types, is taken to know the first ones of config's. Raises InputError where
+    config does not number the old types as the checkpoint does and new ones after them, or differs in more than types.
     """
     flag = f"--extend_types {checkpoint.path}"
     for name in (FIRST, LAST, LAST_BIAS):
         if name not in checkpoint.model or name not in checkpoint.ema:
             raise InputError(f"{flag}: not a network of this program, it has no parameter {name}; name another file")
-    old, names = _old_types(checkpoint, config), config.layout.class_names
+    names = config.layout.class_names
+    if checkpoint.config is not None:
+        old = checkpoint.config.layout.class_names
+    else:
+        others = config.layout.num_channels - len(names)
+        old = names[: max(0, checkpoint.model[FIRST].shape[1] - others)]
     if old != names[: len(old)]:
         wanted = [*old, *(name for name in names if name not in old)]
         raise InputError(
@@ -52,16 +56,8 @@ def extend_types(checkpoint: Checkpoint, config: Config, config_name: str) -> Ch
     if checkpoint.config is not None:
         as_it_was = replace(config, data=replace(config.data, label_map=checkpoint.config.data.label_map))
         same_network(checkpoint, as_it_was, config_name)
-    added = len(names) - len(old)
-    return replace(
-        checkpoint,
-        model=_grown(checkpoint.model, added, config),
-        ema=_grown(checkpoint.ema, added, config),
-        optimizer=None,
-        step=0,
-        config=config,
-        log_window=None,
-    )
+    model, ema = (_grown(state, len(names) - len(old), config) for state in (checkpoint.model, checkpoint.ema))
+    return replace(checkpoint, model=model, ema=ema, optimizer=None, step=0, config=config, log_window=None)
 
 
 def with_class_cond(checkpoint: Checkpoint, config: Config) -> Checkpoint:
@@ -73,15 +69,6 @@ def with_class_cond(checkpoint: Checkpoint, config: Config) -> Checkpoint:
         return checkpoint
     rows = torch.zeros(1 + config.model.num_defect, 4 * config.model.model_channels)
     return replace(checkpoint, model={**checkpoint.model, LABELS: rows}, ema={**checkpoint.ema, LABELS: rows})
-
-
-def _old_types(checkpoint: Checkpoint, config: Config) -> tuple[str, ...]:
-    """Their names; of a released checkpoint the first ones of config's, as many as its channels allow."""
-    if checkpoint.config is not None:
-        return checkpoint.config.layout.class_names
-    layout = config.layout
-    others = layout.num_channels - layout.num_defect
-    return layout.class_names[: max(0, checkpoint.model[FIRST].shape[1] - others)]
 
 
 def _grown(state: Mapping[str, Tensor], added: int, config: Config) -> dict[str, Tensor]:
@@ -97,16 +84,14 @@ def _grown(state: Mapping[str, Tensor], added: int, config: Config) -> dict[str,
         if config.layout.background:  # the first mask channel; without it its logit is 0
             new_weight, new_bias = weight[MASK][:1], bias[MASK][:1]
         new_bias = new_bias + math.log(RARE)
-    told = {}
-    if LABELS in state:
-        told[LABELS] = F.pad(state[LABELS], (0, 0, 0, added))
-    return {
-        **state,
-        **told,
-        FIRST: torch.cat([first, *[torch.zeros_like(first[:, :1])] * added], dim=1),
+    grown = {
+        FIRST: F.pad(first, (0, 0, 0, 0, 0, added)),
         LAST: torch.cat([weight, *[new_weight] * added]),
         LAST_BIAS: torch.cat([bias, *[new_bias] * added]),
     }
+    if LABELS in state:
+        grown[LABELS] = F.pad(state[LABELS], (0, 0, 0, added))
+    return {**state, **grown}
 
 
 def _label_map(names: Sequence[str]) -> str:

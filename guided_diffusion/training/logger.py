@@ -1,7 +1,6 @@
-"""What a training run reports while it runs: progress bar, progress.csv, TensorBoard, loss.png.
+"""What the process of rank 0 reports while it trains: progress bar, progress.csv, TensorBoard, loss.png.
 
-An object that the process of rank 0 owns; the other ranks hold a NullLogger. matplotlib and tensorboard
-are slow to import and the run can do without them, so they are imported where they are used.
+matplotlib and tensorboard are slow to import and the run can do without them, so they are imported where they are used.
 """
 
 from __future__ import annotations
@@ -9,115 +8,87 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import blobfile as bf
 import numpy as np
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
+from .. import dist_util
 from ..errors import InputError
 from ..file_io import is_cloud, read_bytes, write_atomic
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 QUARTILES = ("q1", "q2", "q3", "q4")
+PARTS = ("loss", "rgb", "mask", "grad_norm")
 TRAIN_KEYS = ("loss", "rgb", "mask", *(f"loss_{q}" for q in QUARTILES))
 
 
-class NullLogger:
-    """Reports nothing: for the ranks other than 0."""
-
-    def log(self, step: int, values: dict[str, float]) -> None: ...
-
-    def advance(self, n: int = 1) -> None: ...
-
-    def save_loss_plot(self) -> None: ...
-
-    def message(self, text: str) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class TrainLogger(NullLogger):
+class TrainLogger:
     """Reports on a run of `total_steps` steps that starts, or goes on, after `start_step` of them.
 
     A resumed run (start_step > 0) drops what was logged after start_step, so that its records read as if
-    it had never been interrupted; a fresh one begins them anew. `quiet` keeps the terminal silent.
+    it had never been interrupted; a fresh one begins them anew. As a context it ends its files at the end.
     Raises InputError where an old progress.csv is not one.
     """
 
-    def __init__(self, work_dir: str, total_steps: int, start_step: int, quiet: bool = False) -> None:
-        self._work_dir = work_dir
-        self._csv_path = bf.join(work_dir, "progress.csv")
-        self._quiet = quiet
+    def __init__(self, work_dir: str, total_steps: int, start_step: int) -> None:
+        self._work_dir, self._csv_path = work_dir, bf.join(work_dir, "progress.csv")
         # In a log file every refresh of the bar is one more line, so it refreshes seldom there.
-        self._bar = tqdm(
-            total=total_steps,
-            initial=start_step,
-            disable=quiet,
-            dynamic_ncols=True,
-            mininterval=0.2 if sys.stderr.isatty() else 10,
-        )
+        refresh = 0.2 if sys.stderr.isatty() else 10
+        self._bar = tqdm(total=total_steps, initial=start_step, dynamic_ncols=True, mininterval=refresh)
         self._rows: list[dict[str, str]] = []  # each {"step": ..., column: text}, by step
-        self._columns: list[str] = ["step"]
-        self._lines: list[str] = []  # the rows as CSV text under these columns
         if start_step > 0 and bf.exists(self._csv_path):
             self._read_rows_until(start_step)
         self._tensorboard = self._open_tensorboard(purge_step=start_step + 1)
 
-    def log(self, step: int, values: dict[str, float]) -> None:
+    def __enter__(self) -> TrainLogger:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+        if self._tensorboard:
+            self._tensorboard.close()
+
+    def advance(self) -> None:
+        """Move the progress bar by a step."""
+        self._bar.update()
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
         """Record the numbers of `step` (steps done so far) in the CSV and TensorBoard, and show the loss."""
-        self._add_row({"step": str(step)} | {key: f"{value:.6g}" for key, value in values.items()})
+        self._rows.append({"step": str(step)} | {key: f"{value:.6g}" for key, value in values.items()})
         self._write_csv()
         if self._tensorboard:
             for key, value in values.items():
-                self._tensorboard.add_scalar(_tensorboard_tag(key), value, step)
+                group = "val" if key.startswith("val") else "train" if key in TRAIN_KEYS else "run"
+                self._tensorboard.add_scalar(f"{group}/{key}", value, step)
             self._tensorboard.flush()
         shown = [f"{key} {values[key]:.4g}" for key in ("loss", "val") if key in values]
         self._bar.set_postfix_str(", ".join(shown), refresh=False)
 
-    def advance(self, n: int = 1) -> None:
-        """Move the progress bar by `n` steps."""
-        self._bar.update(n)
-
-    def message(self, text: str) -> None:
-        """Print a line above the progress bar."""
-        if not self._quiet:
-            tqdm.write(text)
-            sys.stdout.flush()  # a killed run should not lose its last words in a pipe
-
     def save_loss_plot(self) -> None:
         """Draw what was logged so far to <work_dir>/loss.png; nothing where there is nothing to draw."""
-        series = {key: self._series(key) for key in self._columns[1:]}
-        series = {key: points for key, points in series.items() if len(points[0])}
+        series = {key: points for key in self._columns()[1:] if len((points := self._series(key))[0])}
         if "loss" not in series:
             return
         try:
             png = _draw_losses(series, title=bf.basename(self._work_dir.rstrip("/")) or "training")
         except ImportError:
-            self.message("loss.png is left out: matplotlib is not installed (pip install matplotlib)")
+            tqdm.write("loss.png is left out: matplotlib is not installed (pip install matplotlib)")
             return
         write_atomic(bf.join(self._work_dir, "loss.png"), png)
 
-    def close(self) -> None:
-        """End the progress bar and TensorBoard's file."""
-        self._bar.close()
-        if self._tensorboard:
-            self._tensorboard.close()
-
-    def _add_row(self, row: dict[str, str]) -> None:
-        new = [key for key in row if key not in self._columns]
-        self._rows.append(row)
-        if new:
-            self._columns += new
-            self._lines = [_csv_line([row.get(key, "") for key in self._columns]) for row in self._rows]
-        else:
-            self._lines.append(_csv_line([row.get(key, "") for key in self._columns]))
+    def _columns(self) -> list[str]:
+        return list(dict.fromkeys(key for row in self._rows for key in row))
 
     def _write_csv(self) -> None:
-        write_atomic(self._csv_path, (_csv_line(self._columns) + "".join(self._lines)).encode())
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, self._columns() or ["step"], restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        write_atomic(self._csv_path, buffer.getvalue().encode())
 
     def _read_rows_until(self, last_step: int) -> None:
         try:
@@ -127,29 +98,57 @@ class TrainLogger(NullLogger):
             raise InputError(
                 f"{self._csv_path}: is not a table of logged steps; rename or remove it to resume"
             ) from error
-        for row in kept:
-            self._add_row({key: text for key, text in row.items() if key and text})
+        self._rows = [{key: text for key, text in row.items() if key and text} for row in kept]
         if len(kept) < len(table):
             self._write_csv()
 
     def _open_tensorboard(self, purge_step: int) -> Any | None:
         """A SummaryWriter whose viewer forgets older events from purge_step on, or None without one."""
         if is_cloud(self._work_dir):
-            self.message("TensorBoard is left out: it needs a local work_dir; progress.csv has its numbers")
+            tqdm.write("TensorBoard is left out: it needs a local work_dir; progress.csv has its numbers")
             return None
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            self.message("TensorBoard is left out: it is not installed (pip install tensorboard)")
+            tqdm.write("TensorBoard is left out: it is not installed (pip install tensorboard)")
             return None
         return SummaryWriter(bf.join(self._work_dir, "tensorboard"), purge_step=purge_step)
 
     def _series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
         """Steps and values, float64 [n] each, where `key` was logged and a log axis can show it."""
-        points = [(float(row["step"]), float(row[key])) for row in self._rows if key in row]
-        points = [(step, value) for step, value in points if np.isfinite(value) and value > 0]
-        steps, values = np.array(points, dtype=np.float64).reshape(-1, 2).T
+        points = np.array([(row["step"], row[key]) for row in self._rows if key in row], np.float64).reshape(-1, 2)
+        steps, values = points[np.isfinite(points[:, 1]) & (points[:, 1] > 0)].T
         return steps, values
+
+
+class LossWindow:
+    """Running sums since the last report; `sums` is all its state, and goes into the checkpoint."""
+
+    def __init__(self, num_timestep: int, device: torch.device):
+        self.num_timestep = num_timestep
+        # steps, the parts, then loss and count of every quartile
+        self.sums = torch.zeros(1 + len(PARTS) + 2 * len(QUARTILES), device=device)
+
+    def add(self, losses: Mapping[str, Tensor], t: Tensor) -> None:
+        """Add one step: its scalar PARTS, and "per_sample" [N] at timesteps t [N]."""
+        n = 1 + len(PARTS)
+        self.sums[0] += 1
+        self.sums[1:n] += torch.stack([losses[part].detach() for part in PARTS])
+        quartile = t * len(QUARTILES) // self.num_timestep
+        self.sums[n : n + len(QUARTILES)].index_add_(0, quartile, losses["per_sample"])
+        self.sums[n + len(QUARTILES) :].index_add_(0, quartile, torch.ones_like(losses["per_sample"]))
+
+    def report(self) -> dict[str, float]:
+        """Means over the steps added and over ranks, "loss_q1".."loss_q4" by timestep quartile; then start anew."""
+        dist_util.average_(self.sums)
+        steps, *rest = self.sums.tolist()
+        self.sums.zero_()
+        values = {part: total / steps for part, total in zip(PARTS, rest, strict=False)}
+        totals, counts = rest[len(PARTS) : -len(QUARTILES)], rest[-len(QUARTILES) :]
+        for quartile, total, count in zip(QUARTILES, totals, counts, strict=True):
+            if count:
+                values[f"loss_{quartile}"] = total / count
+        return values
 
 
 def smooth(values: np.ndarray, half: int) -> np.ndarray:
@@ -165,93 +164,48 @@ def smooth(values: np.ndarray, half: int) -> np.ndarray:
     return (total[high] - total[low]) / (high - low)
 
 
-def _csv_line(fields: Sequence[str]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow(fields)
-    return buffer.getvalue()
+# Key in progress.csv, colour, label, dashed: of the panel of the loss and its parts, and of that by timestep.
+_LINES = [("rgb", "#56a0d3", "RGB part", False), ("mask", "#2a9d6f", "mask part", False)]
+_LINES += [("loss", "#222222", "training loss", False), ("val", "#d1495b", "held-out loss (val)", False)]
+_COLOURS = ("#f0a202", "#d95d39", "#8e3b7e", "#3b3a82")
+_NOTES = (", least noise", "", "", ", most noise")
+_QUARTILE_LINES = [
+    (f"{kind}_{q}", colour, q + note if kind == "loss" else f"{q}, held-out (val)", kind == "val")
+    for q, colour, note in zip(QUARTILES, _COLOURS, _NOTES, strict=True)
+    for kind in ("loss", "val")
+]
 
 
-def _tensorboard_tag(key: str) -> str:
-    if key.startswith("val"):
-        return f"val/{key}"
-    return f"train/{key}" if key in TRAIN_KEYS else f"run/{key}"
-
-
-Series = dict[str, tuple[np.ndarray, np.ndarray]]
-
-
-def _draw_losses(series: Series, title: str) -> bytes:
+def _draw_losses(series: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str) -> bytes:
     """PNG of the loss curves and, where logged, of the timestep quartiles beside them."""
     from matplotlib.figure import Figure  # no pyplot: no global state, no display
 
-    quartiles = any(f"loss_{q}" in series for q in QUARTILES)
-    figure = Figure(figsize=(13 if quartiles else 7.5, 5), dpi=110, layout="constrained")
-    axes = figure.subplots(1, 2 if quartiles else 1, squeeze=False)[0]
-    _draw_parts(axes[0], series, title)
-    if quartiles:
-        _draw_quartiles(axes[1], series)
+    panels = {f"{title}: loss": _LINES}
+    if any(f"loss_{q}" in series for q in QUARTILES):
+        panels["loss by quartile of the timestep t"] = _QUARTILE_LINES
+    figure = Figure(figsize=(6.5 * len(panels), 5), dpi=110, layout="constrained")
+    for axes, (name, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        _draw_panel(axes, name, [(*series[key], *style) for key, *style in lines if key in series])
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
-def _draw_parts(axes: Axes, series: Series, title: str) -> None:
-    """Training loss, its RGB and mask parts and the held-out loss with its lowest point marked."""
-    for key, colour, label in (
-        ("rgb", "#56a0d3", "RGB part"),
-        ("mask", "#2a9d6f", "mask part"),
-        ("loss", "#222222", "training loss"),
-        ("val", "#d1495b", "held-out loss (val)"),
-    ):
-        if key in series:
-            _draw_noisy(axes, *series[key], color=colour, label=label, lw=1.4 if "part" in label else 2.2)
-    if "val" in series:
-        steps, values = series["val"][0], _smooth_by_length(series["val"][1])
-        best = int(np.argmin(values))
-        label = f"lowest val: {values[best]:.3g} at step {steps[best]:,.0f}"
-        axes.plot(steps[best], values[best], "o", color="#d1495b", mec="white", ms=8, label=label)
-    _finish(axes, f"{title}: loss")
-
-
-def _draw_quartiles(axes: Axes, series: Series) -> None:
-    """One colour per quartile of the timesteps: training solid, held-out dashed."""
-    colours = ("#f0a202", "#d95d39", "#8e3b7e", "#3b3a82")
-    notes = (", least noise", "", "", ", most noise")
-    dashed = (0, (4, 2))
-    for quartile, colour, note in zip(QUARTILES, colours, notes, strict=True):
-        if f"loss_{quartile}" in series:
-            _draw_noisy(axes, *series[f"loss_{quartile}"], color=colour, label=quartile + note, lw=1.8)
-        if f"val_{quartile}" in series:
-            _draw_noisy(axes, *series[f"val_{quartile}"], color=colour, lw=1.8, ls=dashed)
-    if any(f"val_{q}" in series for q in QUARTILES):
-        axes.plot([], [], color="#555555", lw=1.8, ls=dashed, label="held-out (val)")
-    _finish(axes, "loss by quartile of the timestep t")
-
-
-def _draw_noisy(axes: Axes, steps: np.ndarray, values: np.ndarray, color: str, **line: Any) -> None:
-    """The raw values faintly, their smoothed line strongly."""
-    axes.plot(steps, values, color=color, lw=0.8, alpha=0.25)
-    axes.plot(steps, _smooth_by_length(values), color=color, **line)
-
-
-def _smooth_by_length(values: np.ndarray) -> np.ndarray:
-    return smooth(values, half=len(values) // 30)
-
-
-def _finish(axes: Axes, title: str) -> None:
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
-
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    subs = (1, 2, 5) if high > 10 * low else (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8)
-    axes.yaxis.set_major_locator(LogLocator(subs=subs))
-    axes.yaxis.set_minor_locator(NullLocator())
+def _draw_panel(axes: Any, title: str, lines: Sequence[tuple]) -> None:
+    """The raw values faintly, their smoothed lines strongly, the lowest held-out loss marked."""
+    for steps, values, colour, label, dashed in lines:
+        smoothed = smooth(values, half=len(values) // 30)
+        axes.plot(steps, values, color=colour, lw=0.8, alpha=0.25)
+        axes.plot(steps, smoothed, color=colour, label=label, lw=1.8, ls="--" if dashed else "-")
+        if label == "held-out loss (val)":
+            best = int(np.argmin(smoothed))
+            label = f"lowest val: {smoothed[best]:.3g} at step {steps[best]:,.0f}"
+            axes.plot(steps[best], smoothed[best], "o", color=colour, mec="white", ms=8, label=label)
+    axes.set(yscale="log", xlabel="training step")
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_title(title, loc="left", fontsize=12)
-    axes.set_xlabel("training step")
     axes.grid(color="#e2e2e2", lw=0.7)
-    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)

@@ -6,11 +6,12 @@ import numpy as np
 import torch
 
 from ..config import Config
-from ..diffusion.conditioning import BALANCED, Held, parse_defects
+from ..diffusion.conditioning import tell_types
 from ..diffusion.gaussian_diffusion import GaussianDiffusion
-from ..diffusion.samplers import make_predict_x0
-from ..diffusion.two_stage import two_stage_sample
+from ..diffusion.respace import make_plan
+from ..diffusion.samplers import ddim, make_predict_x0
 from ..file_io import encode_png
+from ..joint_tensor import clip
 from ..keyed_random import sample_noise
 from ..networks.unet import UNet
 from ..pictures import overlay
@@ -30,19 +31,12 @@ def preview_grid(model: UNet, config: Config, diffusion: GaussianDiffusion, devi
 
     types = None
     if config.model.class_cond:  # one after the other
-        types = Held(types=parse_defects(BALANCED, layout.class_names)).told(range(count), layout, device)
+        types = tell_types([{k + 1} for k in range(layout.num_defect)], range(count), layout, device)
     predict_x0 = make_predict_x0(model, config, diffusion, types)
-    x = two_stage_sample(
-        noise(T - 1),
-        diffusion,
-        predict_x0,
-        None,
-        step_inference=0,
-        num_steps=min(PREVIEW_STEPS, T),
-        noise=noise,
-    )
+    pairs = make_plan(T, min(PREVIEW_STEPS, T))
+    x = ddim(noise(T - 1), pairs, predict_x0, clip, diffusion.alpha_bar, noise)
     images, masks = layout.decode(x)
-    overlays = [overlay(image, mask) for image, mask in zip(images, masks, strict=True)]
-    grid = np.concatenate([np.concatenate(list(images), axis=1), np.concatenate(overlays, axis=1)], axis=0)
+    overlays = map(overlay, images, masks)
+    grid = np.concatenate([np.concatenate(list(row), axis=1) for row in (images, overlays)])
     zoom = max(1, 128 // min(config.data.resolution))
     return encode_png(grid.repeat(zoom, axis=0).repeat(zoom, axis=1))

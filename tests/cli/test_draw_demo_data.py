@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from guided_diffusion.data.image_datasets import DefectDataset
-from guided_diffusion.prepare.layouts import read_label_map
-from scripts.draw_demo_data import LABEL_MAP, draw, tint_rule, types_of_image
+from guided_diffusion.data.prepared import read_label_map
+from scripts.draw_demo_data import LABEL_MAP, draw, mask_agreement, tint_rule, types_of_image
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "draw_demo_data.py"
 
@@ -86,3 +86,14 @@ def test_bad_input_ends_in_one_line_and_status_2(tmp_path, arguments, word):
     assert result.returncode == 2 and word in result.stderr
     assert result.stderr.count("\n") == 1 and "Traceback" not in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_drawn_masks_agree_with_their_colours_and_shuffled_ones_do_not() -> None:
+    pairs = [draw(i, 64, seed=0) for i in range(12)]
+    shuffled = [(image, pairs[(i + 5) % 12][1]) for i, (image, _) in enumerate(pairs)]
+    good, bad = mask_agreement(pairs), mask_agreement(shuffled)
+    assert set(good) == {"scratch", "stain", "pit"}
+    assert min(min(row[1:]) for row in good.values()) > 0.9
+    assert max(max(row[1:]) for row in bad.values()) < 0.25
+    image, mask = pairs[0]
+    assert all(row[1:] == (0.0, 0.0) for row in mask_agreement([(image, np.zeros_like(mask))]).values())

@@ -276,7 +276,7 @@ def test_quickstart_goes_through_its_stages(called_with: Caller) -> None:
         ),
     ]
     assert f"--sample_dir {demo}/samples --large_recep {demo}/large --small_recep {demo}/small" in calls[-2]
-    assert calls[-1] == f"{ROOT}/scripts/check_demo_masks.py {demo}/samples"
+    assert calls[-1] == f"{ROOT}/scripts/draw_demo_data.py --check {demo}/samples"
     assert f"{demo}/samples/contact_sheet.png" in result.stdout
 
 

@@ -29,19 +29,9 @@ class CountingStub:
 def walk(step_inference, num_steps, handoff="paper", sampler="cold", spacing="uniform"):
     large, small = CountingStub(0.25), CountingStub(0.75)
     x = torch.randn(1, 6, 4, 4, generator=torch.Generator().manual_seed(0))
-    out = two_stage_sample(
-        x,
-        DIFFUSION,
-        large,
-        small,
-        step_inference=step_inference,
-        num_steps=num_steps,
-        spacing=spacing,
-        sampler=sampler,
-        handoff=handoff,
-        noise=lambda t: torch.zeros_like(x),
-    )
-    return large, small, out
+    options = {"step_inference": step_inference, "num_steps": num_steps, "spacing": spacing, "sampler": sampler}
+    noise = lambda t: torch.zeros_like(x)  # noqa: E731
+    return large, small, two_stage_sample(x, DIFFUSION, large, small, handoff=handoff, noise=noise, **options)
 
 
 @pytest.mark.parametrize(

@@ -9,36 +9,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from guided_diffusion.data.image_files import View
+from guided_diffusion.data.prepared import write_released
 from guided_diffusion.errors import InputError
-from guided_diffusion.evaluation.image_sets import (
-    View,
-    read_good,
-    read_samples,
-    read_whole,
-    read_windows,
-    view_of_samples,
-)
-from guided_diffusion.generation.class_names import common_class_names
-from guided_diffusion.generation.sample_io import SampleFolder
+from guided_diffusion.evaluation.image_sets import read_good, read_samples, read_whole, read_windows, view_of_samples
+from guided_diffusion.generation.sample_io import SampleFolder, common_class_names
 
 NAMES = ("scratch", "pit")
 
 
-def write_data(root: Path, count: int = 3, size: int = 24, good: int = 0) -> Path:
+def write_data(root: Path, good: int = 0) -> str:
+    """Two scratches and a pit of 24 px in the released layout, and defect-free images of 24 x 48 px."""
     rng = np.random.default_rng(0)
-    for index in range(count):
-        for part, array in (
-            ("test", rng.integers(0, 256, (size, size, 3), np.uint8)),
-            ("converted_ground_truth", (rng.random((size, size)) < 0.1).astype(np.uint8) * (1 + index % 2)),
-        ):
-            path = root / part / NAMES[index % 2] / f"{index}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(array).save(path)
-    for index in range(good):
-        (root / "test/good").mkdir(exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (size, 2 * size), np.uint8)).save(root / f"test/good/{index}.png")
-    (root / "dataset.json").write_text(json.dumps({"label_map": {"pit": 2, "scratch": 1}}))
-    return root
+    names = [f"{NAMES[k % 2]}/{k}" for k in range(3)] + [f"good/{k}" for k in range(good)]
+    masks = [(rng.random((24, 24)) < 0.1).astype(np.uint8) * (1 + k % 2) for k in range(3)] + [None] * good
+    images = [rng.integers(0, 256, (24, 24 if mask is not None else 48, 3), np.uint8) for mask in masks]
+    write_released(str(root), names, zip(images, masks, strict=True), {"pit": 2, "scratch": 1}, {})
+    return str(root)
 
 
 def write_samples(root: Path, **settings: object) -> str:
@@ -57,11 +44,11 @@ def test_samples_and_their_view(tmp_path: Path) -> None:
     assert view == View((16, 16), True, (24, 24), 0.8) and view.whole_size == (24, 24)
     samples = read_samples(cut, NAMES)
     assert samples.images.shape == (2, 16, 16, 3) and samples.names == samples.groups == ["000000", "000001"]
-    assert samples.take([1]).names == ["000001"] and len(samples.having(2)) == 2
+    assert samples.take([1]).names == ["000001"]
 
 
 def test_windows_are_pieces_of_the_whole_images(tmp_path: Path) -> None:
-    root = str(write_data(tmp_path))
+    root = write_data(tmp_path)
     view = View((16, 16), True, (), 1.0)
     whole = read_whole(root, NAMES, view)
     windows = read_windows(root, NAMES, view, windows=5)
@@ -81,16 +68,16 @@ def test_groups_and_defect_free_images(tmp_path: Path) -> None:
     root = write_data(tmp_path / "data", good=2)
     groups = tmp_path / "groups.csv"
     groups.write_text("0.png,a\n1.png,b\nscratch/2.png,a\nscratch/0.png,a\npit/1.png,b\ngood/0.png,c\ngood/1.png,c\n")
-    assert read_whole(str(root), NAMES, View((8, 8)), groups=str(groups)).groups == ["b", "a", "a"]
-    good = read_good(str(root), NAMES, View((8, 8)), groups=str(groups))
+    assert read_whole(root, NAMES, View((8, 8)), groups=str(groups)).groups == ["b", "a", "a"]
+    good = read_good(root, NAMES, View((8, 8)), groups=str(groups))
     assert good.names == ["good/0", "good/1"] and good.groups == ["c", "c"]
     assert [image.shape for image in good.images] == [(8, 8, 3)] * 2 and not any(mask.any() for mask in good.masks)
-    assert [image.shape for image in read_good(str(root), NAMES, View((8, 8), True)).images] == [(24, 48, 3)] * 2
-    assert len(read_good(str(write_data(tmp_path / "none")), NAMES, View((8, 8)))) == 0
+    assert [image.shape for image in read_good(root, NAMES, View((8, 8), True)).images] == [(24, 48, 3)] * 2
+    assert len(read_good(write_data(tmp_path / "none"), NAMES, View((8, 8)))) == 0
 
 
 def test_label_maps_have_to_agree(tmp_path: Path) -> None:
-    root, samples = str(write_data(tmp_path / "data")), write_samples(tmp_path / "samples")
+    root, samples = write_data(tmp_path / "data"), write_samples(tmp_path / "samples")
     assert common_class_names({"--real": root, "--samples": samples}) == NAMES
     (tmp_path / "data/dataset.json").write_text(json.dumps({"label_map": {"pit": 1, "scratch": 2}}))
     with pytest.raises(InputError, match="--samples .* scratch, pit, .*--real .* pit, scratch"):

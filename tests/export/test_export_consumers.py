@@ -16,10 +16,9 @@ from export_material import SIZE, TYPES, Sets, make_sets
 from PIL import Image
 
 from guided_diffusion.cli.export import main
-from guided_diffusion.evaluation.torchvision_import import import_torchvision
-from guided_diffusion.export import FORMATS
+from guided_diffusion.evaluation.features import import_torchvision
 
-for module in ("pycocotools", "ultralytics", "datasets", "anomalib", "mmengine"):
+for module in ("ultralytics", "datasets", "anomalib", "mmengine"):
     if importlib.util.find_spec(module) is None:
         pytest.skip(f"{module} is not installed here: scripts/setup_consumers.sh", allow_module_level=True)
 
@@ -34,12 +33,11 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Sets:
 
 @pytest.fixture(scope="module")
 def exported(sets: Sets, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The folder of each format, with all three sets where it has parts; "rle" is coco with run lengths."""
+    """The folder of each format, with all three sets."""
     folders = {}
-    for name, form, more in [*((name, name, []) for name in FORMATS), ("rle", "coco", ["--segmentation", "rle"])]:
-        folders[name] = tmp_path_factory.mktemp("exported") / "tile"
-        arguments = sets.arguments if FORMATS[form].has_parts else sets.arguments[:2]
-        main([sets.samples, str(folders[name]), "--format", form, *arguments, *more])
+    for form in ("yolo", "hf", "mvtec", "mmseg"):
+        folders[form] = tmp_path_factory.mktemp("exported") / "tile"
+        main([sets.samples, str(folders[form]), "--format", form, *sets.arguments])
     return folders
 
 
@@ -47,25 +45,6 @@ def check(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None
     assert set(found) == set(expected)
     for name, mask in expected.items():
         assert np.array_equal(found[name], mask), name
-
-
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools itself
-@pytest.mark.parametrize("form", ["coco", "rle"])
-def test_pycocotools(sets: Sets, exported: dict[str, Path], form: str) -> None:
-    from pycocotools.coco import COCO
-
-    masks = {}
-    for part in ("train", "val"):
-        coco = COCO(str(exported[form] / f"annotations/instances_{part}.json"))
-        assert [category["name"] for category in coco.loadCats(coco.getCatIds())] == list(TYPES)
-        for image in coco.loadImgs(coco.getImgIds()):
-            assert Image.open(exported[form] / "images" / image["file_name"]).size == (image["width"], image["height"])
-            mask = masks[image["file_name"].removesuffix(".png")] = np.zeros(SIZE, np.uint8)
-            for annotation in coco.loadAnns(coco.getAnnIds(imgIds=image["id"])):
-                region = coco.annToMask(annotation).astype(bool)
-                assert region.sum() == annotation["area"] and not mask[region].any()
-                mask[region] = annotation["category_id"]
-    check(masks, sets.masks)
 
 
 @pytest.mark.parametrize("overlap", [True, False])
@@ -165,11 +144,3 @@ def test_mmsegmentation(sets: Sets, exported: dict[str, Path], tmp_path: Path) -
             masks[Path(path).stem] = np.asarray(Image.open(annotation))
             assert Image.open(images / path).size == SIZE[::-1]
     check(masks, sets.masks)
-
-
-def test_this_project_trains_on_it(sets: Sets, exported: dict[str, Path]) -> None:
-    from guided_diffusion.data.image_datasets import DefectDataset
-
-    data = DefectDataset.load(str(exported["defect_spectrum"]), len(TYPES), SIZE)
-    masks = {name: mask.numpy() for name, mask in zip(data.names, data.masks, strict=True)}
-    check(masks, {name: mask for name, mask in sets.masks.items() if not name.startswith("val_")})

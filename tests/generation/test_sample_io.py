@@ -1,3 +1,5 @@
+"""Sample folders: their files, going on after a kill, settings that differ, the contact sheet."""
+
 import io
 import json
 import os
@@ -6,6 +8,7 @@ import blobfile as bf
 import numpy as np
 import pytest
 from PIL import Image
+from runs import tree
 
 from guided_diffusion.errors import InputError
 from guided_diffusion.generation import sample_io
@@ -17,6 +20,7 @@ SETTINGS = {
     "seed": 7,
     "step_inference": 400,
     "image_size": (16, 24),
+    "num_steps": (12, 8),
     "checkpoints": {"large": "a" * 64, "small": "b" * 64},
 }
 
@@ -31,74 +35,54 @@ def make_samples(indices, height=16, width=24):
     return images.astype(np.uint8), masks
 
 
-def fill(folder, indices):
+def fill(folder, *indices):
     folder.add(indices, *make_samples(indices))
+    return folder
 
 
-def tree(root):
-    """Content of every file below root by relative path."""
-    paths = [os.path.join(at, name) for at, _, names in os.walk(root) for name in names]
-    return {os.path.relpath(path, root): open(path, "rb").read() for path in paths}
+def files(root):
+    return {path: content for path, content in tree(root).items() if content is not None}
 
 
 def read_png(path):
     return np.asarray(Image.open(path))
 
 
-def read_manifest(root):
-    return [json.loads(line) for line in (root / "manifest.jsonl").read_text().splitlines()]
+@pytest.fixture
+def folder(tmp_path):
+    return SampleFolder(str(tmp_path), NAMES, SETTINGS)
 
 
-def test_files_of_a_sample(tmp_path):
-    images, masks = make_samples([3])
-    SampleFolder(str(tmp_path), NAMES, SETTINGS).add([3], images, masks)
-    assert sorted(tree(tmp_path)) == [
-        "defects/oil_stain/000003.png",
-        "images/000003.png",
-        "manifest.jsonl",
-        "masks/000003.png",
-        "masks_converted_dir/000003.png",
-    ]
-    assert np.array_equal(read_png(tmp_path / "images/000003.png"), images[0])
-    assert np.array_equal(read_png(tmp_path / "masks_converted_dir/000003.png"), masks[0])
-    assert np.array_equal(read_png(tmp_path / "masks/000003.png"), colorize(masks[0]))
-    assert np.array_equal(read_png(tmp_path / "defects/oil_stain/000003.png"), (masks[0] == 3) * 255)
+def test_files_of_a_sample(tmp_path, folder):
+    assert folder.missing(2) == [0, 1] and not os.listdir(tmp_path)  # making the object writes nothing
+    fill(folder, 3)
+    (image,), (mask,) = make_samples([3])
+    pictures = {
+        "defects/oil_stain/000003.png": (mask == 3) * 255,
+        "images/000003.png": image,
+        "masks/000003.png": colorize(mask),
+        "masks_converted_dir/000003.png": mask,
+    }
+    assert sorted(files(tmp_path)) == sorted([*pictures, "manifest.jsonl"])
+    for path, expected in pictures.items():
+        assert np.array_equal(read_png(tmp_path / path), expected)
 
 
-def test_manifest_describes_each_sample(tmp_path):
-    folder = SampleFolder(str(tmp_path), NAMES, SETTINGS)
-    fill(folder, [5, 2])
-    fill(folder, [0])
-    rows = read_manifest(tmp_path)
+def test_manifest_describes_each_sample(tmp_path, folder):
+    fill(folder, 5, 2)
+    fill(folder, 0)
+    rows = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
     assert [row["index"] for row in rows] == [0, 2, 5]
     assert [row["types"] for row in rows] == [{}, {"hole": 6}, {"crack": 3, "oil stain": 10}]
-    assert rows[2]["seed"] == 7
-    assert rows[2]["settings"] == {**SETTINGS, "image_size": [16, 24], "class_names": list(NAMES)}
+    assert rows[2]["settings"] == json.loads(json.dumps({**SETTINGS, "class_names": NAMES})) and rows[2]["seed"] == 7
     for row in rows:
         paths = [row["image"], row["mask"], row["index_mask"], *row["defects"].values()]
         assert all((tmp_path / path).is_file() for path in paths)
         assert list(row["defects"]) == list(row["types"])
 
 
-def test_missing_and_adding_more_later(tmp_path):
-    folder = SampleFolder(str(tmp_path), NAMES, SETTINGS)
-    assert folder.missing(3) == [0, 1, 2]
-    fill(folder, [0, 2])
-    assert folder.missing(3) == [1]
-    again = SampleFolder(str(tmp_path), NAMES, SETTINGS)
-    assert again.missing(3) == [1]
-    assert again.missing(5) == [1, 3, 4]
-    fill(again, [1, 3, 4])
-    assert SampleFolder(str(tmp_path), NAMES, SETTINGS).missing(5) == []
-    at_once = tmp_path / "at_once"
-    fill(SampleFolder(str(at_once), NAMES, SETTINGS), range(5))
-    expected = tree(at_once)
-    assert {path: data for path, data in tree(tmp_path).items() if path in expected} == expected
-
-
 def test_a_run_cut_off_at_any_write_goes_on_to_the_same_folder(tmp_path, monkeypatch):
-    whole = tmp_path / "whole"
-    fill(SampleFolder(str(whole), NAMES, SETTINGS), range(4))
+    fill(SampleFolder(str(tmp_path / "whole"), NAMES, SETTINGS), *range(4))
     write = sample_io.write_atomic
     for kill_at in range(30):
         root = tmp_path / f"cut_{kill_at}"
@@ -114,32 +98,28 @@ def test_a_run_cut_off_at_any_write_goes_on_to_the_same_folder(tmp_path, monkeyp
             write(path, data)
 
         monkeypatch.setattr(sample_io, "write_atomic", dying_write)
-        folder = SampleFolder(str(root), NAMES, SETTINGS)
         try:
-            for indices in ([0, 1], [2, 3]):
-                fill(folder, indices)
+            fill(fill(SampleFolder(str(root), NAMES, SETTINGS), 0, 1), 2, 3)
         except KeyboardInterrupt:
             pass
         monkeypatch.setattr(sample_io, "write_atomic", write)
         again = SampleFolder(str(root), NAMES, SETTINGS)
         for index in again.missing(4):  # another batch size
-            fill(again, [index])
+            fill(again, index)
         assert again.missing(4) == []
         if left < 0:  # else nothing was cut off
-            assert tree(root) == tree(whole), f"cut off at write {kill_at}"
+            assert files(root) == files(tmp_path / "whole"), f"cut off at write {kill_at}"
     assert left >= 0, "the last try should have been long enough to run through"
 
 
-def test_files_of_a_cut_off_sample_do_not_outlive_other_settings(tmp_path):
-    folder = SampleFolder(str(tmp_path), NAMES, SETTINGS)
-    fill(folder, [1, 2])
+def test_files_of_a_cut_off_sample_do_not_outlive_other_settings(tmp_path, folder):
+    fill(folder, 1, 2)
     lines = (tmp_path / "manifest.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "manifest.jsonl").write_text(lines[1])  # as if sample 1 had not been completed
-    images, _ = make_samples([1])
     again = SampleFolder(str(tmp_path), NAMES, SETTINGS)
-    again.add([1], images, np.zeros((1, 16, 24), np.uint8))
-    assert not (tmp_path / "defects/crack/000001.png").exists()
-    assert (tmp_path / "defects/hole/000002.png").exists()
+    assert again.missing(3) == [0, 1]
+    again.add([1], make_samples([1])[0], np.zeros((1, 16, 24), np.uint8))
+    assert not (tmp_path / "defects/crack/000001.png").exists() and (tmp_path / "defects/hole/000002.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -147,67 +127,49 @@ def test_files_of_a_cut_off_sample_do_not_outlive_other_settings(tmp_path):
     [
         (NAMES, {"step_inference": 50}, "step_inference 400, not 50"),
         (NAMES, {"image_size": (16, 32)}, "image_size [16, 24], not [16, 32]"),
+        (NAMES, {"num_steps": 20}, "num_steps [12, 8], not 20"),
         (NAMES, {"checkpoints": {"large": "a" * 64, "small": "c" * 64}}, f"small {'b' * 64}, not {'c' * 64}"),
         (NAMES, {"sampler": "ddim"}, "sampler unset, not ddim"),
         (("crack", "hole"), {}, 'class_names ["crack", "hole", "oil stain"], not ["crack", "hole"]'),
     ],
 )
-def test_other_settings_are_refused_and_nothing_is_written(tmp_path, names, changed, said):
-    fill(SampleFolder(str(tmp_path), NAMES, SETTINGS), [0, 1])
+def test_other_settings_are_refused_and_nothing_is_written(tmp_path, folder, names, changed, said):
+    fill(folder, 0, 1)
     (tmp_path / ".tmp-left").write_bytes(b"")
     before = tree(tmp_path)
     with pytest.raises(InputError) as caught:
         SampleFolder(str(tmp_path), names, {**SETTINGS, **changed})
-    assert said in str(caught.value)
-    assert "--sample_dir" in str(caught.value)
+    assert said in str(caught.value) and caught.value.with_flags({}).startswith("--sample_dir: ")
     assert tree(tmp_path) == before
 
 
-def test_a_folder_from_before_there_was_a_choice_is_continued(tmp_path):
-    fill(SampleFolder(str(tmp_path), NAMES, SETTINGS), [0])
-    assert SampleFolder(str(tmp_path), NAMES, {**SETTINGS, "spacing": "uniform"}).missing(2) == [1]
-    with pytest.raises(InputError, match="spacing uniform, not logsnr"):
-        SampleFolder(str(tmp_path), NAMES, {**SETTINGS, "spacing": "logsnr"})
-
-
-def test_steps_by_network_come_back_from_the_manifest(tmp_path):
-    fill(SampleFolder(str(tmp_path), NAMES, {**SETTINGS, "num_steps": (12, 8)}), [0])
-    assert SampleFolder(str(tmp_path), NAMES, {**SETTINGS, "num_steps": [12, 8]}).missing(1) == []
-    with pytest.raises(InputError, match=r"num_steps \[12, 8\], not 20"):
-        SampleFolder(str(tmp_path), NAMES, {**SETTINGS, "num_steps": 20})
-
-
-def test_a_setting_that_is_gone_is_named(tmp_path):
-    fill(SampleFolder(str(tmp_path), NAMES, {**SETTINGS, "eta": 0.5}), [0])
-    with pytest.raises(InputError, match="eta 0.5, not unset"):
-        SampleFolder(str(tmp_path), NAMES, SETTINGS)
+def test_a_setting_that_is_gone_is_named_but_for_upscale_1(tmp_path):
+    for upscale in (1, 2):
+        fill(SampleFolder(str(tmp_path / str(upscale)), NAMES, {**SETTINGS, "upscale": upscale}), 0)
+    assert SampleFolder(str(tmp_path / "1"), NAMES, SETTINGS).missing(2) == [1]
+    with pytest.raises(InputError, match="upscale 2, not unset"):
+        SampleFolder(str(tmp_path / "2"), NAMES, SETTINGS)
 
 
 @pytest.mark.parametrize("name", ["images", "masks", "masks_converted_dir"])
 def test_a_folder_of_someone_elses_images_is_refused(tmp_path, name):
     (tmp_path / name).mkdir()
     (tmp_path / name / "000000.png").write_bytes(b"precious")
-    with pytest.raises(InputError, match=rf"--sample_dir: .* has files in {name}/ but no manifest.jsonl"):
+    with pytest.raises(InputError, match=rf"sample_dir: .* has files in {name}/ but no manifest.jsonl"):
         SampleFolder(str(tmp_path), NAMES, SETTINGS)
-    assert tree(tmp_path) == {f"{name}/000000.png": b"precious"}
+    assert files(tmp_path) == {f"{name}/000000.png": b"precious"}
 
 
 @pytest.mark.parametrize("line", ['{"index": 0, "ima', "[1]", '{"index": "0", "settings": {}}', "\x00"])
-def test_a_damaged_manifest_line_is_named(tmp_path, line):
-    fill(SampleFolder(str(tmp_path), NAMES, SETTINGS), [0])
+def test_a_damaged_manifest_line_is_named(tmp_path, folder, line):
+    fill(folder, 0)
     with open(tmp_path / "manifest.jsonl", "a") as file:
         file.write(line + "\n")
     with pytest.raises(InputError, match=r"manifest\.jsonl: line 2 does not describe a sample"):
         SampleFolder(str(tmp_path), NAMES, SETTINGS)
 
 
-def test_making_the_object_writes_nothing(tmp_path):
-    SampleFolder(str(tmp_path / "new"), NAMES, SETTINGS).missing(3)
-    assert os.listdir(tmp_path) == []
-
-
-def test_what_does_not_fit_together_is_refused(tmp_path):
-    folder = SampleFolder(str(tmp_path), NAMES, SETTINGS)
+def test_what_does_not_fit_together_is_refused(tmp_path, folder):
     images, masks = make_samples([0, 1])
     for arguments in (([0], images, masks), ([0, 1], images, masks[:1]), ([0, 1], images[:, :8], masks)):
         with pytest.raises(ValueError, match="differ"):
@@ -220,63 +182,38 @@ def test_what_does_not_fit_together_is_refused(tmp_path):
 def test_type_folders_are_safe_and_distinct(tmp_path):
     names = ("a/b", "a b", "..", "", "Riß-1.x", "A_B")
     mask = np.arange(7, dtype=np.uint8).repeat(2).reshape(1, 2, 7)
-    folder = SampleFolder(str(tmp_path), names, {})
-    folder.add([0], np.zeros((1, 2, 7, 3), np.uint8), mask)
-    folders = sorted(os.listdir(tmp_path / "defects"))
-    assert folders == sorted(["a_b", "a_b_2", "type_3", "type_4", "Riß-1.x", "A_B_6"])
-    assert read_manifest(tmp_path)[0]["types"] == {name: 2 for name in names}
+    SampleFolder(str(tmp_path), names, {}).add([0], np.zeros((1, 2, 7, 3), np.uint8), mask)
+    assert set(os.listdir(tmp_path / "defects")) == {"a_b", "a_b_2", "type_3", "type_4", "Riß-1.x", "A_B_6"}
 
 
-def sheet_of(tmp_path, count, size, names=NAMES, colour=(10, 200, 30), **arguments):
-    """A contact sheet, uint8 [H, W, 3], of images of one colour."""
-    images = np.full((count, *size, 3), colour, np.uint8)
-    masks = np.zeros((count, *size), np.uint8)
+# --- the contact sheet -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "tile"),
+    [((64, 64), (128, 128)), ((40, 60), (120, 180)), ((128, 96), (128, 96)), ((512, 512), (256, 256))],
+)
+def test_sheet_shows_images_and_overlays_and_the_legend_of_many_types(tmp_path, size, tile):
+    names = [f"a name that is far too long for the caption of a small tile, number {k}" for k in range(1, 31)]
+    masks = np.zeros((3, *size), np.uint8)
     masks[:, : size[0] // 4] = 1
     folder = SampleFolder(str(tmp_path), names, {**SETTINGS, "image_size": size})
-    folder.add(range(count), images, masks)
-    path = folder.write_contact_sheet(**arguments)
-    assert path == str(tmp_path / "contact_sheet.png")
-    return read_png(path)
+    folder.add(range(3), np.full((3, *size, 3), (10, 200, 30), np.uint8), masks)
+    assert folder.write_contact_sheet(max_samples=2) == str(tmp_path / "contact_sheet.png")
+    sheet = read_png(tmp_path / "contact_sheet.png")
+
+    def count(colour):
+        return (sheet == np.array(colour, np.uint8)).all(axis=-1).sum()
+
+    # All of the image, and three quarters of the overlay, keep the image's colour; reducing blends a line of them.
+    assert count((10, 200, 30)) == pytest.approx(2 * tile[0] * tile[1] * 7 / 4, rel=0.02 if size[0] > 256 else 0)
+    assert all(count(colour) >= 50 for colour in palette(30)[1:]) and max(sheet.shape) < 3000
 
 
-def count_pixels(sheet, colour):
-    return int((sheet == np.array(colour, np.uint8)).all(axis=-1).sum())
-
-
-@pytest.mark.parametrize(("size", "tile"), [((64, 64), (128, 128)), ((40, 60), (120, 180)), ((128, 96), (128, 96))])
-def test_sheet_shows_image_and_overlay_at_a_whole_zoom(tmp_path, size, tile):
-    sheet = sheet_of(tmp_path, 5, size)
-    height, width = tile
-    # All of the image, and three quarters of the overlay, keep the image's colour.
-    assert count_pixels(sheet, (10, 200, 30)) == 5 * (height * width + height * width * 3 // 4)
-    assert sheet.shape[0] < 3000 and sheet.shape[1] < 3000
-
-
-def test_sheet_reduces_large_images_and_obeys_max_samples(tmp_path):
-    sheet = sheet_of(tmp_path, 3, (512, 512), max_samples=2)
-    expected = 2 * 256 * 256 * 7 / 4
-    assert abs(count_pixels(sheet, (10, 200, 30)) - expected) < 0.02 * expected
-
-
-def test_sheet_has_the_legend_of_all_types_whether_they_occur_or_not(tmp_path):
-    sheet = sheet_of(tmp_path, 1, (64, 64), names=[f"type {k}" for k in range(1, 31)])
-    for colour in palette(30)[1:]:
-        assert count_pixels(sheet, colour) >= 50
-
-
-def test_sheet_copes_with_long_names_and_many_types(tmp_path):
-    names = [f"a name that is far too long for the caption of a small tile, number {k}" for k in range(1, 10)]
-    mask = (np.arange(32 * 8) % 10).astype(np.uint8).reshape(1, 32, 8)
-    folder = SampleFolder(str(tmp_path), names, {"note": "n" * 16, "image_size": [32, 8]})
-    folder.add([0], np.zeros((1, 32, 8, 3), np.uint8), mask)
-    assert read_png(folder.write_contact_sheet()).shape[1] < 1200
-
-
-def test_sheet_needs_samples_and_their_files(tmp_path):
-    folder = SampleFolder(str(tmp_path), NAMES, SETTINGS)
+def test_sheet_needs_samples_and_their_files(tmp_path, folder):
     with pytest.raises(InputError, match="holds no samples"):
         folder.write_contact_sheet()
-    fill(folder, [0, 1])
+    fill(folder, 0, 1)
     (tmp_path / "images/000001.png").unlink()
     with pytest.raises(InputError, match=r"images/000001\.png: is in manifest\.jsonl but missing"):
         folder.write_contact_sheet()
@@ -289,20 +226,22 @@ def test_everything_works_in_a_cloud_store(tmp_path, monkeypatch):
         prefix = folder.rstrip("/") + "/"
         return {path[len(prefix) :].split("/")[0] for path in store if path.startswith(prefix)}
 
-    monkeypatch.setattr(bf, "write_bytes", store.__setitem__)
-    monkeypatch.setattr(bf, "read_bytes", store.__getitem__)
-    monkeypatch.setattr(bf, "exists", store.__contains__)
-    monkeypatch.setattr(bf, "remove", store.__delitem__)
-    monkeypatch.setattr(bf, "isdir", lambda folder: bool(below(folder)))
-    monkeypatch.setattr(bf, "listdir", lambda folder: iter(below(folder)))
+    for name, does in (
+        ("write_bytes", store.__setitem__),
+        ("read_bytes", store.__getitem__),
+        ("exists", store.__contains__),
+        ("remove", store.__delitem__),
+        ("isdir", below),
+        ("listdir", below),
+    ):
+        monkeypatch.setattr(bf, name, does)
     monkeypatch.chdir(tmp_path)
     root = "gs://bucket/samples"
-    fill(SampleFolder(root, NAMES, SETTINGS), [0, 1])
+    fill(SampleFolder(root, NAMES, SETTINGS), 0, 1)
     store[f"{root}/images/000002.png"] = b"of a run cut off"
     again = SampleFolder(root, NAMES, SETTINGS)
     assert again.missing(4) == [2, 3]
-    fill(again, [3])
-    path = again.write_contact_sheet()
+    path = fill(again, 3).write_contact_sheet()
     assert Image.open(io.BytesIO(store[path])).mode == "RGB"
     assert f"{root}/images/000002.png" not in store
     assert len(store[f"{root}/manifest.jsonl"].splitlines()) == 3

@@ -1,167 +1,373 @@
-"""Finding and pairing files: every known layout, and what is refused."""
+"""Layouts: what is drawn in one is what its reader finds, pixel by pixel; what readers refuse and forgive."""
 
+import copy
+import io
 import json
+import math
+import random
+import unicodedata
+from collections import Counter
 
 import numpy as np
 import pytest
+from drawn_formats import CASES, COLOURS, NAMES, SHOWN_TURNED, SIZE, black_and_white, material, save, segmentation
+from PIL import Image, ImageDraw
 
 from guided_diffusion.errors import InputError
-from guided_diffusion.prepare.layouts import find_samples, natural_key, read_label_map, write_released
+from guided_diffusion.prepare.layouts import Options, read_layout
+from guided_diffusion.prepare.layouts.drawing import DrawingRule, read_labelled
+
+PHOTOGRAPHS, MASKS = material(7)
+PHOTOGRAPH, MASK = PHOTOGRAPHS[2], MASKS[2]  # of three types
+BINARY = black_and_white(MASK)
+POLYGON = [[4, 4, 20, 4, 20, 20, 4, 20]]
+TRIANGLE = {"points": [[4, 4], [30, 4], [20, 30]]}
 
 
-def touch(root, *names):
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
+def lay(root, files):
+    for name, content in files.items():
+        save(root / name, content)
 
 
-def relative(root, samples):
-    strip = len(str(root)) + 1
-    return [(s.image[strip:], s.mask.path[strip:], s.folder) for s in samples]
+def read_all(root, options=None, rule=None):
+    """The image and mask of all samples. Raises InputError with the first problem."""
+    data = read_layout(str(root), options)
+    data.check()
+    return [read_labelled(sample, 255, rule).pair() for sample in data.samples]
 
 
-def test_released_layout(tmp_path):
-    touch(tmp_path, "test/hole/10.png", "test/hole/9.png", "test/crack/a.jpg", "test/good/1.png")
-    gt = "converted_ground_truth"
-    touch(tmp_path, f"{gt}/hole/10_mask.png", f"{gt}/hole/9.png", f"{gt}/crack/a.png", "test/hole/.hidden.png")
-    assert relative(tmp_path, find_samples(str(tmp_path))) == [
-        ("test/crack/a.jpg", f"{gt}/crack/a.png", "crack"),
-        ("test/hole/9.png", f"{gt}/hole/9.png", "hole"),
-        ("test/hole/10.png", f"{gt}/hole/10_mask.png", "hole"),
-    ]
+@pytest.mark.parametrize("case", CASES)
+def test_the_reader_finds_what_was_drawn(tmp_path, case):
+    expected = CASES[case](tmp_path, *material(5), NAMES)
+    data = read_layout(str(tmp_path), expected.options)
+    data.check()
+    assert (data.format, data.label_map) == (expected.format, expected.label_map)
+    assert {sample.name for sample in data.good} == expected.good
+    assert sorted(sample.name for sample in data.samples) == sorted(expected.masks)
+    assert {sample.name: sample.part for sample in data.samples if sample.part} == expected.parts
+    for sample in data.samples:
+        image, mask = read_labelled(sample, len(NAMES)).pair()
+        assert mask.dtype == np.uint8 and np.array_equal(mask, expected.masks[sample.name]), sample.name
+        assert np.array_equal(image, expected.images.get(sample.name, image)), sample.name
 
 
-@pytest.mark.parametrize("colour", ["rgb_mask", "rbg_mask"])
-def test_defect_spectrum_with_types_never_takes_colour_masks(tmp_path, colour):
-    touch(tmp_path, "image/cut/000.png", "image/good/000.png", "mask/cut/000_mask.png")
-    touch(tmp_path, f"{colour}/cut/000_{colour}.png", f"mask/cut/000_{colour}.png", f"mask/cut/000_{colour}.jpg")
-    assert relative(tmp_path, find_samples(str(tmp_path))) == [("image/cut/000.png", "mask/cut/000_mask.png", "cut")]
+def test_objects_of_defect_spectrum_have_their_published_types(tmp_path):
+    for folder, types in {"DS-MVTec/bottle": 3, "DS-DAGM": 5, "DS-VISION/Ring": None}.items():
+        CASES["DS-DAGM"](tmp_path / folder, *material(5), NAMES)
+        label_map = read_layout(str(tmp_path / folder)).label_map
+        assert (label_map and len(label_map)) == types
+    assert read_layout(str(tmp_path / "DS-MVTec/bottle")).label_map["contamination"] == 3
 
 
-def test_defect_spectrum_flat(tmp_path):
-    touch(tmp_path, "image/109.png", "image/00987_0047_Thick-Place.jpg", "image/Thumbs.db")
-    touch(tmp_path, "mask/109_mask.png", "mask/00987_0047_Thick-Place_mask.png")
-    assert relative(tmp_path, find_samples(str(tmp_path))) == [
-        ("image/109.png", "mask/109_mask.png", None),
-        ("image/00987_0047_Thick-Place.jpg", "mask/00987_0047_Thick-Place_mask.png", None),
-    ]
+def test_the_kind_of_masks_that_say_little(tmp_path):
+    """One bright mask among empty ones; one mask of index 2 in type folders of ones."""
+    small = PHOTOGRAPH[:8, :8]
+    lay(tmp_path / "rare", {f"images/{i:02}.png": small for i in range(40)})
+    masks = {f"masks/{i:02}.png": 255 * np.eye(8, dtype=np.uint8) * (i == 5) for i in range(40)}
+    lay(tmp_path / "rare", masks)
+    assert read_layout(str(tmp_path / "rare")).label_map == {"defect": 1}
+    assert sum(mask.sum() for _, mask in read_all(tmp_path / "rare")) == 8
+    for i in range(60):
+        mask = np.full((8, 8), 2 if i == 7 else 1, np.uint8)
+        lay(tmp_path / "typed", {f"{at}/{NAMES[i % 2]}/{i}.png": x for at, x in (("images", small), ("masks", mask))})
+    assert Counter(mask.max() for _, mask in read_all(tmp_path / "typed")) == {1: 59, 2: 1}
 
 
-def test_synthetic_layout_reads_converted_masks_only(tmp_path):
-    touch(tmp_path, "images/000001.png", "masks/000001.png", "masks_converted_dir/000001.png")
-    assert relative(tmp_path, find_samples(str(tmp_path))) == [
-        ("images/000001.png", "masks_converted_dir/000001.png", None)
-    ]
+@pytest.mark.parametrize("threshold", [0, 127, 200])
+def test_soft_masks_are_thresholded_exactly(tmp_path, threshold):
+    soft = np.random.default_rng(0).choice(np.array([0, 1, 9, 127, 128, 200, 201, 255], np.uint8), SIZE)
+    lay(tmp_path, mvtec(PHOTOGRAPH, soft))
+    ((_, mask),) = read_all(tmp_path, rule=DrawingRule(mask_threshold=threshold))
+    assert np.array_equal(mask, (soft > threshold).astype(np.uint8))
 
 
-def test_image_that_is_itself_called_mask_keeps_its_own_mask(tmp_path):
-    touch(tmp_path, "image/a.png", "image/a_mask.png", "mask/a.png", "mask/a_mask.png")
-    pairs = relative(tmp_path, find_samples(str(tmp_path)))
-    assert [(image, mask) for image, mask, _ in pairs] == [
-        ("image/a.png", "mask/a.png"),
-        ("image/a_mask.png", "mask/a_mask.png"),
-    ]
-
-
-def test_spaces_and_unicode_in_names(tmp_path):
-    touch(tmp_path, "image/Loch groß/Bild 1.png", "mask/Loch groß/Bild 1_mask.png")
-    assert find_samples(str(tmp_path))[0].folder == "Loch groß"
+def box(name, left, top, right, bottom):
+    return {"label": name, "shape_type": "rectangle", "points": [[left, top], [right, bottom]]}
 
 
 @pytest.mark.parametrize(
-    ("files", "words"),
+    ("priority", "corner", "middle"), [((), 2, 3), ((1,), 1, 1), ((2, 1), 2, 2), ((3, 1), 1, 3), ((1, 2, 3), 1, 1)]
+)
+def test_overlaps_are_counted_and_decided_by_priority(tmp_path, priority, corner, middle):
+    hole = box("hole", 5, 5, 14, 14), box("hole", 5, 5, 7, 7)
+    lay(tmp_path, labelme(box("crack", 0, 0, 9, 9), *hole, box("scratch", 8, 8, 12, 12)))
+    (sample,) = read_layout(str(tmp_path)).samples
+    found = read_labelled(sample, 3, DrawingRule(priority=priority))
+    assert found.overlaps == {(1, 2): 25, (1, 3): 4, (2, 3): 25}
+    assert found.mask[6, 6] == corner and found.mask[8, 8] == middle
+    assert (found.mask > 0).sum() == 100 + 100 - 25
+
+
+def test_background_cuts_holes_whatever_the_priority(tmp_path):
+    lay(tmp_path, labelme(box("crack", 0, 0, 9, 9), box("_background_", 3, 3, 5, 5), box("hole", 5, 5, 5, 5)))
+    (sample,) = read_layout(str(tmp_path)).samples
+    found = read_labelled(sample, 2, DrawingRule(priority=(1, 2)))
+    assert Counter(found.mask.ravel().tolist()) == {0: 48 * 40 - 92, 1: 91, 2: 1} and not found.overlaps
+
+
+@pytest.mark.parametrize(
+    ("shape", "box", "area"),  # top, left, bottom, right
     [
-        ([], ["holds no data set", "test/ + converted_ground_truth/", "images/ + masks_converted_dir/"]),
-        (["test/hole/1.png"], ["test/", "no converted_ground_truth/"]),
-        (["mask/1.png"], ["mask/", "no image/"]),
-        (["images/1.png", "masked/1.png"], ["no masks_converted_dir/"]),
-        (["image/1.png", "mask/1.png", "images/1.png", "masks/1.png"], ["more than one data set", "images/ + masks/"]),
-        (["bottle/image/1.png", "bottle/mask/1.png"], ["did you mean", "bottle?"]),
-        (
-            ["image/1.png", "mask/1.png", "test/1.png", "converted_ground_truth/1.png"],
-            ["more than one data set"],
-        ),
-        (["image/good/1.png", "mask/notes.txt"], ["holds no images"]),
-        (["image/hole/1.png", "mask/hole/2.png"], ["image/hole/1.png", "no mask for this image"]),
-        (["image/hole/1.png", "mask/cut/1.png", "image/cut/1.png"], ["image/hole/1.png", "no hole/"]),
-        (["image/1.png", "mask/1.png", "mask/2.png"], ["mask/2.png", "no image for this mask"]),
-        (["image/1.png", "mask/1.png", "mask/cut/1.png"], ["mask/cut/1.png", "no image", "no cut/"]),
-        (["image/1.png", "mask/1_rgb_mask.png"], ["image/1.png", "no mask for this image"]),
-        (["image/1.png", "image/1.jpg", "mask/1.png"], ["shares its stem"]),
-        (["image/1.png", "mask/1.png", "mask/1.tif"], ["shares its stem"]),
-        (["image/1.png", "mask/1.png", "mask/1_mask.png"], ["image/1.png", "two masks"]),
+        ({"shape_type": "rectangle", "points": [[30, 5], [7, 20]]}, (5, 7, 20, 30), 16 * 24),
+        ({"shape_type": "rectangle", "points": [[7, 5], [30, 5], [30, 20], [7, 20]]}, (5, 7, 20, 30), 16 * 24),
+        ({"shape_type": "circle", "points": [[20, 18], [29, 18]]}, (9, 11, 27, 29), math.pi * 9.5**2),
+        ({"shape_type": "point", "points": [[20, 18]]}, (13, 15, 23, 25), math.pi * 5.5**2),
+        ({"shape_type": "line", "points": [[6, 16], [30, 16]]}, (11, 6, 21, 30), 10 * 25),
+        ({"shape_type": "linestrip", "points": [[6, 6], [30, 6], [30, 30]]}, (1, 6, 30, 35), 10 * 49),
     ],
 )
-def test_refused_with_one_line(tmp_path, files, words):
-    touch(tmp_path, *files)
+def test_labelme_shapes_lie_where_they_were_drawn(tmp_path, shape, box, area):
+    lay(tmp_path, labelme(shape))
+    ((_, mask),) = read_all(tmp_path)
+    where = np.argwhere(mask)
+    assert np.abs(np.array([*where.min(axis=0), *where.max(axis=0)]) - box).max() <= 1
+    assert mask.sum() == pytest.approx(area, rel=0.1)
+
+
+@pytest.mark.parametrize(("layout", "least"), [("coco", 0.98), ("labelme", 0.9)])  # labelme draws the outline as well
+def test_slanted_polygons_lie_where_they_were_drawn(tmp_path, layout, least):
+    rng = np.random.default_rng(3)
+    angles, radii = np.sort(rng.uniform(0, 2 * np.pi, 9)), rng.uniform(12, 18, 9)
+    points = [[24 + r * np.cos(a), 20 + r * np.sin(a)] for r, a in zip(radii, angles, strict=True)]
+    corner = 0 if layout == "coco" else 0.5  # COCO measures from the pixel's corner
+    lay(tmp_path, coco([[np.ravel(points).tolist()]]) if layout == "coco" else labelme({"points": points}))
+    ((_, mask),) = read_all(tmp_path)
+    fine = Image.new("1", (SIZE[1] * 16, SIZE[0] * 16))
+    ImageDraw.Draw(fine).polygon([((x + corner) * 16, (y + corner) * 16) for x, y in points], fill=1)
+    truth = np.array(fine)[8::16, 8::16]
+    assert truth.sum() > 100 and ((mask > 0) & truth).sum() / ((mask > 0) | truth).sum() > least
+
+
+def coco(segmentations=None, **changes):
+    """Files of a COCO data set of one image; changes: of its lists."""
+    drawn = enumerate(segmentations or [POLYGON])
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": SIZE[0], "width": SIZE[1]}],
+        "annotations": [{"id": i, "image_id": 1, "category_id": 3, "segmentation": one} for i, one in drawn],
+        "categories": [{"id": 3, "name": "crack"}],
+    }
+    return {"_annotations.coco.json": {**content, **changes}, "a.png": PHOTOGRAPH}
+
+
+def rle(**changes):
+    return coco([{**segmentation(MASK > 0, "compressed"), **changes}])
+
+
+def labelme(*shapes, image="a.png", **changes):
+    drawn = [{"label": "crack", **shape} for shape in shapes]
+    content = {"shapes": drawn, "imagePath": image, "imageHeight": SIZE[0], "imageWidth": SIZE[1], **changes}
+    return {"a.json": content, **({image: PHOTOGRAPH} if image else {})}
+
+
+def turned(orientation):
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    Image.fromarray(PHOTOGRAPH).save(buffer, format="PNG", exif=exif)
+    return buffer.getvalue()
+
+
+def pair(mask, image=PHOTOGRAPH, **more):
+    """images/a.png and masks/a.png."""
+    return {"images/a.png": image, "masks/a.png": mask, **more}
+
+
+def mvtec(image, mask, name="crack"):
+    return {f"test/{name}/a.png": image, f"ground_truth/{name}/a_mask.png": mask}
+
+
+def beside(names, folder="cut"):
+    """Files of a folder; `_mask` and PNG files are masks."""
+    return {
+        f"{folder}/{name}": BINARY if "_mask" in name or name.endswith("png") else PHOTOGRAPH for name in names.split()
+    }
+
+
+def one_file(name, **more):
+    """The file list of a COCO data set."""
+    return [{"id": 1, "file_name": name, **more}]
+
+
+COLOURED = np.array(COLOURS, np.uint8)[MASK]
+UNKNOWN_COLOUR = np.where(MASK[..., None] == 3, np.array([9, 200, 200], np.uint8), COLOURED)
+COLOURMAP = Options(colormap=dict(zip(NAMES, COLOURS[1:], strict=True)))
+TWO_TYPES = Options(label_map={"crack": 1, "hole": 2})
+RLE = "coco.json|does not add up"
+COUNTS = segmentation(MASK > 0, "compressed")["counts"]
+X = np.zeros((2, 2), np.uint8)
+REFUSED = [  # files, words of the line, options
+    ({"notes.txt": b""}, "holds no data set|test/ + converted_ground_truth/|images/ + masks_converted_dir/"),
+    ({"test/hole/1.png": X}, "test/|no converted_ground_truth/"),
+    ({"mask/1.png": X}, "mask/|no image/"),
+    ({"images/1.png": X, "masked/1.png": X}, "no masks_converted_dir/"),
+    ({**pair(X), "image/1.png": X, "mask/1.png": X}, "more than one data set|images/ + masks/"),
+    ({"bottle/image/1.png": X, "bottle/mask/1.png": X}, "did you mean|bottle?"),
+    ({"image/good/1.png": X, "mask/notes.txt": b""}, "holds no images"),
+    (pair(COLOURED), "masks/a.png|--colormap NAME1=30,30,200 NAME2=30,200,30 NAME3=200,30,30"),
+    (pair(UNKNOWN_COLOUR), f"masks/a.png|{(MASK == 3).sum()} pixels|9,200,200", COLOURMAP),
+    ({"images/a.png": PHOTOGRAPH, "masks/a.jpg": COLOURED}, "masks/a.jpg|JPEG"),
+    ({"images/a.png": PHOTOGRAPH, "masks/a.jpg": MASK}, "masks/a.jpg|JPEG"),
+    ({"image/a.png": PHOTOGRAPH, "mask/a.jpg": MASK}, "mask/a.jpg|JPEG"),
+    (pair(MASK * 80), "masks/a.png|0, 80, 160, 240|--mask_values binary|--colormap"),
+    (pair(np.where(MASK == 3, 255, MASK).astype("u1")), "masks/a.png|0, 1, 2, 255|--mask_values binary"),
+    (pair(PHOTOGRAPH, image=BINARY), "masks/a.png|swapped"),
+    (mvtec(BINARY, PHOTOGRAPH), "ground_truth/crack/a_mask.png|swapped"),
+    (mvtec(BINARY, BINARY), "test/crack/a.png|swapped"),
+    (pair(BINARY[:-1]), "masks/a.png|48 x 39|48 x 40"),
+    (mvtec(PHOTOGRAPH, BINARY, "crak"), "test/crak: unknown type 'crak'|did you mean 'crack'?", TWO_TYPES),
+    (labelme({**TRIANGLE, "label": "hol"}), "a.json: unknown type 'hol'|did you mean 'hole'?", TWO_TYPES),
+    (coco(), "coco.json: unknown type 'crack'", Options(label_map={"hole": 1})),
+    (beside("001.jpg 001_mask.png a.jpg a_mask.png", "."), "001.jpg|tells no defect type|--type_regex"),
+    (pair(BINARY, **{"masks/a_mask.png": BINARY}), "images/a.png|two masks"),
+    (beside("a.jpg a.png a_mask.png b.jpg b.png"), "cut/a.jpg|two masks|a.png|a_mask.png"),
+    (beside("a.jpg a_mask.jpg a_mask_mask.jpg a_mask_gt.jpg"), "cut/a_mask|two masks"),
+    (pair(BINARY, **{"masks/b.png": BINARY}), "masks/b.png|no image"),
+    (pair(BINARY, **{"masks/old/a.png": BINARY}), "masks/old/a.png|no image"),
+    (beside("a.tif a_mask.png b_mask.png"), "cut/b_mask.png|no image"),
+    (beside("a.tif a_mask.png b.tif"), "cut/b.tif|no mask"),
+    (pair(BINARY, **{"images/a.jpg": PHOTOGRAPH}), "images/a.|shares its stem"),
+    (beside("a.jpg a.png", "MT_cut") | beside("a.jpg a.png"), "a.jpg|same type and stem"),
+    (pair(BINARY, image=turned(3)), "images/a.png|EXIF"),
+    ({**coco(), "a.png": turned(3)}, "a.png|EXIF"),
+    ({**coco(images=one_file("a.png")), "a.png": turned(6)}, "a.png|EXIF"),
+    (pair(BINARY, image=MASK.astype("u2") * 60), "images/a.png|16-bit|8-bit"),
+    (beside("a_1.jpg a_1_mask.png", ".") | beside("1.jpg 1_mask.png"), "folders of such"),
+    ({**coco(), "a.png": b""}, "a.png|not an image"),
+    (coco(images=one_file("b.png")), "coco.json|b.png|not there"),
+    (coco(images=one_file("")), "coco.json|not there"),
+    (coco(images=one_file("a.png") + [{"id": 2, "file_name": "a.png"}]), "coco.json|a.png twice"),
+    (coco(images=one_file("a.png") + one_file("b.png")), "two images have the id 1"),
+    (coco(images=[{"id": 2, "file_name": "a.png"}]), "image 1|does not list"),
+    (coco(images=[{"id": [1], "file_name": "a.png"}]), "images[0]|wrong kind"),
+    (coco(images=one_file("a.png", height=39, width=48)), "coco.json|48 x 39|48 x 40"),
+    (coco(images=one_file("a.png", height=-40, width=48)), "coco.json|48 x -40"),
+    (coco(categories=[{"id": 4, "name": "crack"}]), "category 3|does not list"),
+    (coco(categories=[{"id": 3, "name": name} for name in NAMES]), "two categories have the id 3"),
+    (coco([[]]), "annotation 0 on a.png|no polygon or RLE"),
+    (coco([POLYGON, [[1, 2, 3, 4]]]), "annotation 1 on a.png"),
+    (coco([[[float("nan"), 1, 2, 3, 4, 5]]]), "annotation 0 on a.png"),
+    (coco([[[1e300, 1, 2, 3, 4, 10**400]]]), "annotation 0 on a.png"),
+    (rle(size=[48, 40]), "coco.json|[48, 40]"),
+    *((rle(counts=counts), RLE) for counts in ([40, 40], [-40, 1960], [960.0, 960.0], "", "\x00\u00e9\U0001f600")),
+    *((rle(counts=counts), RLE) for counts in (COUNTS[:-3], "o" * 5000, "oooooo0" * 50)),
+    (labelme({**TRIANGLE, "shape_type": "blob"}), "a.json|shapes[0]|'blob'|linestrip"),
+    (labelme({**TRIANGLE, "shape_type": ["polygon"]}), "a.json|shapes[0]"),
+    (labelme({"points": [[1, 2], [3, 4]]}), "a.json|polygon of 2 points"),
+    (labelme({"points": [[1, 2], [3, None], [4, 5]]}), "a.json|list of points"),
+    (labelme({"points": [[1, 2], [3, 1e9], [4, 5]]}), "a.json|list of points"),
+    (labelme({**TRIANGLE, "label": ""}), "a.json|no label"),
+    (labelme(TRIANGLE, image=None), "a.json|no image"),
+    (labelme(TRIANGLE, image=None, imageData="AAAA"), "a.json|not an image"),
+    (labelme(TRIANGLE, image=None, imageData=5), "a.json|embeds no image"),
+    (labelme({"points": [[1, 2], [3, 4]], "shape_type": "mask"}), "a.json|without its bitmap"),
+    (labelme({"points": [[1, 2], [3, 4]], "shape_type": "mask", "mask": "AAAA"}), "a.json|bitmap is broken"),
+    ({**labelme(TRIANGLE), "b.json": labelme(TRIANGLE)["a.json"]}, "b.json|a.png|a.json|remove one"),
+    (labelme(TRIANGLE, imageHeight=39), "a.json|48 x 39|a.png"),
+    ({**labelme(TRIANGLE), "b.json": [1]}, "b.json|no list 'shapes'"),
+]
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=[f"{k}: {case[1]}" for k, case in enumerate(REFUSED)])
+def test_refused_with_one_line_that_names_the_file(tmp_path, case):
+    files, words, *options = case
+    lay(tmp_path, files)
     with pytest.raises(InputError) as caught:
-        find_samples(str(tmp_path))
-    for word in [str(tmp_path), *words]:
-        assert word in str(caught.value)
-    assert "\n" not in str(caught.value)
+        read_all(tmp_path, *options)
+    line = str(caught.value)
+    assert "\n" not in line and str(tmp_path) in line
+    for word in words.split("|"):
+        assert word in line
 
 
-def test_missing_folder_and_file_in_its_place(tmp_path):
-    with pytest.raises(InputError, match="does not exist"):
-        find_samples(str(tmp_path / "nowhere"))
-    touch(tmp_path, "file")
-    with pytest.raises(InputError, match="is not a folder"):
-        find_samples(str(tmp_path / "file"))
+NFD, NFC = (unicodedata.normalize(form, "Stück") for form in ("NFD", "NFC"))
+FORGIVEN = [  # files, their format
+    ({**labelme(TRIANGLE), "images/notes.txt": b""}, "labelme"),
+    ({**labelme(TRIANGLE), "images/b.png": PHOTOGRAPH}, "labelme"),
+    ({"images/a.png": PHOTOGRAPH, "images/a.json": labelme(TRIANGLE)["a.json"]}, "labelme"),
+    ({"result.json": coco()["_annotations.coco.json"], "images/a.png": PHOTOGRAPH, "settings.json": [1]}, "coco"),
+    ({**coco(images=one_file("..\\images\\a.png")), "images/a.png": PHOTOGRAPH}, "coco"),
+    (coco(categories=[{"id": 3, "name": "crack"}, {"id": 4, "name": "crack"}]), "coco"),
+    (coco(POLYGON), "coco"),
+    (pair(BINARY, **{"raw/b.png": PHOTOGRAPH, "docs/notes.txt": b""}), "images_masks"),
+    ({"images/a.JPEG": PHOTOGRAPH, "masks/a.TIF": BINARY}, "images_masks"),
+    ({f"images/{NFD}.png": PHOTOGRAPH, f"masks/{NFC}_mask.png": BINARY}, "images_masks"),
+    (pair(BINARY, image=turned(SHOWN_TURNED)), "images_masks"),
+    ({**mvtec(PHOTOGRAPH, BINARY), "converted_ground_truth/crack/a.png": (BINARY > 0).astype("u1")}, "released"),
+]
 
 
-def test_broken_link_is_named(tmp_path):
-    touch(tmp_path, "mask/1.png")
-    (tmp_path / "image").mkdir()
-    (tmp_path / "image" / "1.png").symlink_to(tmp_path / "gone.png")
-    with pytest.raises(InputError, match="image"):
-        find_samples(str(tmp_path))
+@pytest.mark.parametrize(("files", "layout"), FORGIVEN)
+def test_read_all_the_same(tmp_path, files, layout):
+    lay(tmp_path, files)
+    ((image, mask),) = read_all(tmp_path)
+    assert read_layout(str(tmp_path)).format == layout
+    assert image.shape == (*SIZE, 3) and set(np.unique(mask)) == {0, 1}
 
 
-def test_natural_key_orders_numbers_by_value():
-    names = ["img10", "img2", "a", "2", "10", "img2b", "img02"]
-    assert sorted(names, key=natural_key) == ["2", "10", "a", "img02", "img2", "img2b", "img10"]
+def test_images_of_another_part_are_never_taken(tmp_path):
+    content = coco(images=one_file("a.png"))["_annotations.coco.json"]
+    lay(tmp_path, {"annotations/instances_train2017.json": content, "images/val2017/a.png": PHOTOGRAPH})
+    with pytest.raises(InputError, match="a.png, which is not there"):
+        read_all(tmp_path)
+    lay(tmp_path, {"images/train2017/a.png": PHOTOGRAPH})
+    assert [sample.image for sample in read_layout(str(tmp_path)).samples] == [str(tmp_path / "images/train2017/a.png")]
 
 
-def test_label_map(tmp_path):
-    assert read_label_map(str(tmp_path)) is None
-    file = tmp_path / "dataset.json"
-    file.write_text(json.dumps({"label_map": {"cut": 2, "hole": 1}}))
-    assert read_label_map(str(tmp_path)) == {"cut": 2, "hole": 1}
-    file.write_text("{}")
-    assert read_label_map(str(tmp_path)) is None
-    wrong_maps = ({"a": 0}, {"a": 1, "b": 3}, {"a": True}, {"a": 1, "b": 1}, ["a"], {})
-    for text in ["[1]", "{", *(json.dumps({"label_map": wrong}) for wrong in wrong_maps)]:
-        file.write_text(text)
-        with pytest.raises(InputError, match="dataset.json"):
-            read_label_map(str(tmp_path))
+def test_categories_are_matched_by_name_where_each_file_numbers_its_own(tmp_path):
+    shapes = {"crack": POLYGON, "hole": [[30, 30, 36, 30, 36, 36, 30, 36]]}
+    for part, own in (("train", {"crack": 3, "hole": 5}), ("val", {"hole": 3, "crack": 9})):
+        categories = [{"id": number, "name": name} for name, number in own.items()]
+        rows = [{"image_id": 1, "category_id": own[name], "segmentation": shape} for name, shape in shapes.items()]
+        content = coco(categories=categories, annotations=rows)["_annotations.coco.json"]
+        lay(tmp_path, {f"{part}/_annotations.coco.json": content, f"{part}/a.png": PHOTOGRAPH})
+    (_, train), (_, val) = read_all(tmp_path)
+    assert read_layout(str(tmp_path)).label_map == {"crack": 1, "hole": 2}
+    assert Counter(train.ravel().tolist()) == {0: 48 * 40 - 256 - 36, 1: 256, 2: 36}
+    assert np.array_equal(train, val)
 
 
-def tiny_pairs():
-    image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
-    mask = np.array([[0, 1], [2, 2]], np.uint8).repeat(2, 0).repeat(2, 1)
-    return [(image, mask), (image[..., 0], mask * 0), (image, None)]
+JUNK = [None, True, -1, 0, 10**400, 1e308, float("nan"), "", "\x00", "../..", "gs://x/y", [], {}, [[]], [{}], {"a": []}]
 
 
-def test_written_data_set_is_found_again_and_left_alone(tmp_path):
-    root, names, label_map = tmp_path / "out", ["cut/1", "hole/1", "good/1"], {"cut": 1, "hole": 2}
-    assert write_released(str(root), names, tiny_pairs(), label_map, {"by": "test"}) == 6
-    assert [sample.folder for sample in find_samples(str(root))] == ["cut", "hole"]
-    assert read_label_map(str(root)) == label_map
-    records = json.loads((root / "dataset.json").read_text())["images"]
-    assert [record.get("types") for record in records] == [{"cut": 4, "hole": 8}, {}, None]
+def mutate(content, rng):
+    """A copy of a JSON value with one place replaced, removed or doubled."""
+    content = copy.deepcopy(content)
+    here, parent, key = content, None, None
+    while isinstance(here, (dict, list)) and here and (parent is None or rng.random() < 0.85):
+        parent, key = here, rng.choice(list(here) if isinstance(here, dict) else range(len(here)))
+        here = parent[key]
+    action = rng.choice(["replace", "remove", "double"])
+    if action == "remove":
+        del parent[key]
+    elif action == "double" and isinstance(parent, list):
+        parent.append(here)
+    else:
+        parent[key] = rng.choice(JUNK)
+    return content
 
-    assert write_released(str(root), names, tiny_pairs(), label_map, {"by": "test"}) == 0
-    (root / "test/cut/1.png").write_bytes(b"cut off")
-    (root / "test/cut/.tmp-left").write_bytes(b"")
-    assert write_released(str(root), names, tiny_pairs(), label_map, {"by": "test"}) == 1
-    assert not (root / "test/cut/.tmp-left").exists()
-    with pytest.raises(InputError, match="another data set"):
-        write_released(str(root), ["cut/2"], tiny_pairs()[:1], label_map, {})
 
-
-def test_writing_below_a_file_is_refused(tmp_path):
-    touch(tmp_path, "file")
-    for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(InputError):
-            write_released(str(out), ["cut/1"], tiny_pairs()[:1], {"cut": 1, "hole": 2}, {})
+@pytest.mark.parametrize(
+    ("case", "file"),
+    [
+        ("coco vision, polygon", "train/_annotations.coco.json"),
+        ("coco single, compressed", "result.json"),
+        ("coco annotations, rle", "annotations/instances_val.json"),
+        ("labelme bitmaps", "1.json"),
+        ("labelme embedded", "2.json"),
+    ],
+)
+def test_damaged_json_is_refused_or_read(tmp_path, case, file):
+    CASES[case](tmp_path, PHOTOGRAPHS[:3], MASKS[:3], NAMES)
+    valid = json.loads((tmp_path / file).read_text())
+    rng, refused = random.Random(0), 0
+    for turn in range(60):
+        damaged = valid
+        for _ in range(rng.randint(1, 3)):
+            damaged = mutate(damaged, rng)
+        text = json.dumps(damaged)
+        (tmp_path / file).write_text(text if turn % 10 else text[: rng.randrange(len(text))])
+        try:
+            read_all(tmp_path)
+        except InputError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > 10

@@ -24,11 +24,7 @@ def test_fit_gives_the_size_and_no_new_label(how, size):
     assert set(np.unique(out_mask)) <= set(np.unique(mask))
     assert fit(image, None, size, how)[1] is None
     assert np.array_equal(fit(image[..., 0], mask, size, how)[0].shape, size)
-
-
-def test_stretch_is_the_resize_of_training():
-    image, mask = coded(50, 70)
-    assert np.array_equal(fit(image, mask, (32, 32), "stretch")[1], resize_mask(mask, (32, 32)))
+    assert how != "stretch" or np.array_equal(out_mask, resize_mask(mask, size))
 
 
 def test_crop_keeps_the_window_with_the_most_defect_pixels():

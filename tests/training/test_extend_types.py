@@ -19,9 +19,9 @@ from runs import QUICK, assert_same_training, interrupt, tree
 from guided_diffusion import create_model, load_config
 from guided_diffusion.config import Config
 from guided_diffusion.data.image_datasets import DefectDataset
+from guided_diffusion.data.prepared import find_samples, write_released
 from guided_diffusion.diffusion.gaussian_diffusion import create_diffusion
 from guided_diffusion.errors import InputError
-from guided_diffusion.prepare.layouts import find_samples, write_released
 from guided_diffusion.training.checkpoint import Checkpoint, load_checkpoint
 from guided_diffusion.training.extend import FIRST, LAST, LAST_BIAS, RARE, extend_types
 from guided_diffusion.training.train_util import TrainLoop
@@ -93,14 +93,11 @@ def test_the_grown_network_predicts_what_the_old_one_does(size: str, separate: b
 def test_a_released_checkpoint_knows_the_first_types() -> None:
     old, new = make_config("small", OLD), make_config("small", NEW)
     released, named = (extend_types(trained(old, is_released), new, "new.yml") for is_released in (True, False))
-    for name, value in named.model.items():
-        assert torch.equal(released.model[name], value)
-    three = trained(new, released=True)
-    with pytest.raises(InputError, match="no new type"):
-        extend_types(three, new, "new.yml")
-    del three.model["out.2.bias"]
+    assert all(torch.equal(released.model[name], value) for name, value in named.model.items())
+    foreign = trained(new, released=True)
+    del foreign.model["out.2.bias"]
     with pytest.raises(InputError, match=r"old\.pt: not a network of this program, .* out\.2\.bias"):
-        extend_types(three, new, "new.yml")
+        extend_types(foreign, new, "new.yml")
 
 
 @pytest.mark.parametrize(
@@ -129,26 +126,23 @@ def test_the_loss_of_old_types_is_the_old_one_and_what_the_new_channel_adds(sepa
     """One loss: a mean over one channel more, its error 0. Separate: more by log(1 + RARE p(background))."""
     changes = {"train.separate_channel_loss": separate, "data.background": background}
     old, new = make_config("large", OLD, **changes), make_config("large", NEW, **changes)
-    checkpoint = trained(old)
-    grown = extend_types(checkpoint, new, "new.yml")
+    checkpoint, n = trained(old), old.layout.num_channels
     images, masks = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8), torch.randint(0, 3, (3, 16, 16))
-    noise = torch.randn(3, new.layout.num_channels, 16, 16)
+    noise = torch.randn(3, n + 1, 16, 16)
 
-    def loss(config: Config, state: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    def loss(config: Config, state: dict) -> torch.Tensor:
         x_start, own = config.layout.encode(images, masks), noise[:, : config.layout.num_channels]
-        model, diffusion = network(config, state), create_diffusion(config)
         with torch.no_grad():
-            logits = model(diffusion.q_sample(x_start, T, own), T)
-            return diffusion.training_losses(model, x_start, T, own, separate)["per_sample"], logits
+            return create_diffusion(config).training_losses(network(config, state), x_start, T, own, separate)
 
-    (before, output), (after, _) = loss(old, checkpoint.model), loss(new, grown.model)
-    n = old.layout.num_channels
+    before = loss(old, checkpoint.model)["per_sample"]
+    after = loss(new, extend_types(checkpoint, new, "new.yml").model)["per_sample"]
+    expected = before * n / (n + 1)
     if separate:
-        p_background = old.layout.log_softmax(output).exp()[:, 0]
+        x_t = create_diffusion(old).q_sample(old.layout.encode(images, masks), T, noise[:, :n])
+        with torch.no_grad():
+            p_background = old.layout.log_softmax(network(old, checkpoint.model)(x_t, T)).exp()[:, 0]
         expected = before + old.train.mask_loss_weight * torch.log1p(RARE * p_background).mean(dim=(1, 2))
-        assert (after > before).all()
-    else:
-        expected = before * n / (n + 1)
     assert after.tolist() == pytest.approx(expected.tolist(), rel=1e-5)
 
 
@@ -178,48 +172,43 @@ def test_training_moves_the_new_channels(size: str, separate: bool, tmp_path: Pa
 # On the command line
 
 
-class Extension:
-    """A pair trained on two types of the demo data, and commands that extend it to the third."""
+@pytest.fixture(scope="module")
+def extend(run_script: Callable, demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable:
+    """extend(size, work, *flags, ...) trains on the demo data; extend.old holds a pair trained on two of its types."""
+    old = tmp_path_factory.mktemp("old")
+    samples = [s for s in find_samples(str(demo_data)) if (np.asarray(Image.open(s.mask.path)) < 3).all()]
+    pairs = ((np.asarray(Image.open(s.image)), np.asarray(Image.open(s.mask.path))) for s in samples)
+    names = [f"{s.folder}/{Path(s.image).stem}" for s in samples]
+    write_released(str(old / "data"), names, pairs, {"scratch": 1, "stain": 2}, {})
 
-    def __init__(self, run_script: Callable, folder: Path, new_data: Path):
-        self.run_script, self.folder, self.new_data, self.old_data = run_script, folder, new_data, folder / "old_data"
-        samples = [s for s in find_samples(str(new_data)) if (np.asarray(Image.open(s.mask.path)) < 3).all()]
-        pairs = ((np.asarray(Image.open(s.image)), np.asarray(Image.open(s.mask.path))) for s in samples)
-        names = [f"{s.folder}/{Path(s.image).stem}" for s in samples]
-        write_released(str(self.old_data), names, pairs, {"scratch": 1, "stain": 2}, {})
-        for size in ("large", "small"):
-            (folder / f"{size}.yml").write_text(yaml.safe_dump(tiny_config(size, **{"data.resolution": 16})))
-            self(size, folder / size, data=self.old_data)
-
-    def __call__(
-        self, size: str, work: Path, *flags: object, data: Path | None = None, prelude: str = "", status: int = 0
-    ) -> str:
-        """Train; returns what it printed."""
-        arguments = ["--config", self.folder / f"{size}.yml", "--data_dir", data or self.new_data, "--work_dir", work]
-        result = self.run_script("train.py", *arguments, *flags, prelude=QUICK + prelude)
+    def train(size: str, work: Path, *flags: object, data: Path = demo_data, prelude: str = "", status: int = 0) -> str:
+        arguments = ["--config", old / f"{size}.yml", "--data_dir", data, "--work_dir", work]
+        result = run_script("train.py", *arguments, *flags, prelude=QUICK + prelude)
         assert result.returncode == status, result.stderr
         return result.stdout
 
-
-@pytest.fixture(scope="module")
-def extension(run_script: Callable, demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Extension:
-    return Extension(run_script, tmp_path_factory.mktemp("extension"), demo_data)
-
-
-def test_a_pair_learns_a_third_type_and_generates(extension: Extension, run_script: Callable, tmp_path: Path) -> None:
     for size in ("large", "small"):
-        old = extension.folder / size
-        before = tree(old)
-        printed = extension(size, tmp_path / size, "--extend_types", old)
-        assert f"starting from {old}/checkpoint/diffusion_000004.pt" in printed and "scratch, stain, pit" in printed
-        assert tree(old) == before
-        checkpoint = load_checkpoint(str(tmp_path / size / "checkpoint" / "diffusion_000004.pt"), "-")
+        (old / f"{size}.yml").write_text(yaml.safe_dump(tiny_config(size, **{"data.resolution": 16})))
+        train(size, old / size, data=old / "data")
+    train.old = old
+    return train
+
+
+def test_a_pair_learns_a_third_type_and_generates(extend: Callable, run_script: Callable, tmp_path: Path) -> None:
+    for size in ("large", "small"):
+        old, new = extend.old / size, tmp_path / size / "checkpoint" / "diffusion_000004.pt"
+        before, line = tree(old), f"starting from {old}/checkpoint/diffusion_000004.pt"
+        assert line in extend(size, tmp_path / size, "--dry_run", "--extend_types", old)
+        assert not (tmp_path / size).exists()
+        printed = extend(size, tmp_path / size, "--extend_types", old)
+        assert line in printed and "scratch, stain, pit" in printed and tree(old) == before
+        checkpoint = load_checkpoint(str(new), "-")
         assert checkpoint.step == 4 and checkpoint.config.layout.class_names == ("scratch", "stain", "pit")
         assert checkpoint.model[FIRST][:, 6].abs().mean() > 1e-4 and checkpoint.model[LAST][6].abs().mean() > 1e-4
     # so that masks hold the new type, which four steps do not achieve
-    content = torch.load(tmp_path / "small" / "checkpoint" / "diffusion_000004.pt")
+    content = torch.load(new)
     content["ema"][LAST_BIAS][6] += 9
-    torch.save(content, tmp_path / "small" / "checkpoint" / "diffusion_000004.pt")
+    torch.save(content, new)
     pair = ("--large_recep", tmp_path / "large", "--small_recep", tmp_path / "small", "--sample_dir", tmp_path / "out")
     result = run_script("inference.py", *pair, "--num_samples", 2, "--num_steps", 4)
     assert result.returncode == 0, result.stderr
@@ -229,16 +218,10 @@ def test_a_pair_learns_a_third_type_and_generates(extension: Extension, run_scri
         assert np.asarray(Image.open(tmp_path / "out" / row["index_mask"])).max() == 3
 
 
-def test_an_interrupted_extension_goes_on_by_the_same_command(extension: Extension, tmp_path: Path) -> None:
-    flags = ("--extend_types", extension.folder / "large" / "checkpoint" / "diffusion_000002.pt")
-    extension("large", tmp_path / "whole", *flags)
+def test_an_interrupted_extension_goes_on_by_the_same_command(extend: Callable, tmp_path: Path) -> None:
+    flags = ("--extend_types", extend.old / "large" / "checkpoint" / "diffusion_000002.pt")
+    extend("large", tmp_path / "whole", *flags)
     kill = interrupt("train_util.TrainLoop.train_step", "args[0].step == 3")
-    extension("large", tmp_path / "work", *flags, prelude=kill, status=-signal.SIGKILL)
-    assert "going on from" in extension("large", tmp_path / "work", "--extend_types", tmp_path / "gone")
+    extend("large", tmp_path / "work", *flags, prelude=kill, status=-signal.SIGKILL)
+    assert "going on from" in extend("large", tmp_path / "work", "--extend_types", tmp_path / "gone")
     assert_same_training(tmp_path / "work", tmp_path / "whole")
-
-
-def test_a_dry_run_looks_at_the_checkpoint_and_writes_nothing(extension: Extension, tmp_path: Path) -> None:
-    printed = extension("small", tmp_path / "work", "--dry_run", "--extend_types", extension.folder / "small")
-    assert f"starting from {extension.folder}/small/checkpoint/diffusion_000004.pt" in printed
-    assert tree(tmp_path) == {}

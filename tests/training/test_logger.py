@@ -6,10 +6,11 @@ import sys
 import blobfile as bf
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from guided_diffusion.errors import InputError
-from guided_diffusion.training.logger import NullLogger, TrainLogger, smooth
+from guided_diffusion.training.logger import LossWindow, TrainLogger, smooth
 
 
 @pytest.fixture(autouse=True)
@@ -28,13 +29,12 @@ def values_at(step):
     return values
 
 
-def run(work_dir, first, last, total=10, **arguments):
+def run(work_dir, first, last):
     """Log the steps first..last of a run and return the logger."""
-    logger = TrainLogger(str(work_dir), total, first - 1, quiet=True, **arguments)
-    for step in range(first, last + 1):
-        logger.advance()
-        logger.log(step, values_at(step))
-    logger.close()
+    with TrainLogger(str(work_dir), 10, first - 1) as logger:
+        for step in range(first, last + 1):
+            logger.advance()
+            logger.log(step, values_at(step))
     return logger
 
 
@@ -61,14 +61,10 @@ def test_a_resumed_csv_reads_as_if_never_interrupted(tmp_path, saved):
     assert (tmp_path / "cut/progress.csv").read_bytes() == (tmp_path / "whole/progress.csv").read_bytes()
 
 
-def test_resuming_alone_already_drops_later_rows(tmp_path):
+def test_resuming_alone_drops_later_rows_and_a_fresh_run_all(tmp_path):
     run(tmp_path, 1, 7)
-    TrainLogger(str(tmp_path), 10, 5, quiet=True).close()
+    run(tmp_path, 6, 5)
     assert [row["step"] for row in read_table(tmp_path)] == ["1", "2", "3", "4", "5"]
-
-
-def test_a_fresh_run_begins_anew(tmp_path):
-    run(tmp_path, 1, 7)
     run(tmp_path, 1, 2)
     assert [row["step"] for row in read_table(tmp_path)] == ["1", "2"]
     assert "val" not in read_table(tmp_path)[0]
@@ -78,17 +74,16 @@ def test_a_fresh_run_begins_anew(tmp_path):
 def test_a_file_that_is_no_progress_csv_is_named(tmp_path, content):
     (tmp_path / "progress.csv").write_bytes(content)
     with pytest.raises(InputError, match=r"progress\.csv: is not a table of logged steps"):
-        TrainLogger(str(tmp_path), 10, 5, quiet=True)
+        TrainLogger(str(tmp_path), 10, 5)
     assert (tmp_path / "progress.csv").read_bytes() == content
 
 
 def test_tensorboard_forgets_what_came_after_the_resumed_step(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run(tmp_path, 1, 5)
-    logger = TrainLogger(str(tmp_path), 6, 3, quiet=True)
-    for step in (4, 5, 6):
-        logger.log(step, {"loss": 100 + step})
-    logger.close()
+    with TrainLogger(str(tmp_path), 6, 3) as logger:
+        for step in (4, 5, 6):
+            logger.log(step, {"loss": 100 + step})
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     points = {event.step: event.value for event in events.Scalars("train/loss")}
@@ -97,78 +92,44 @@ def test_tensorboard_forgets_what_came_after_the_resumed_step(tmp_path):
     assert {"train/loss_q1", "train/rgb", "val/val_q4", "run/lr"} <= set(events.Tags()["scalars"])
 
 
-def test_without_its_package_the_run_goes_on_and_says_so_once(tmp_path, capsys):
-    logger = TrainLogger(str(tmp_path), 10, 0)
-    for step in (1, 2):
-        logger.log(step, values_at(step))
-    logger.close()
-    assert capsys.readouterr().out.count("TensorBoard is left out: it is not installed") == 1
-    assert sorted(os.listdir(tmp_path)) == ["progress.csv"]
-    assert len(read_table(tmp_path)) == 2
-
-
-def test_bar_shows_progress_and_loss_and_messages_stand_alone(tmp_path, capsys):
-    logger = TrainLogger(str(tmp_path), 10, 4)
-    logger.advance(2)
-    logger.log(6, {"loss": 0.25, "val": 0.5, "lr": 1e-4})
-    logger.message("saved checkpoint")
-    logger.close()
+def test_bar_shows_progress_and_loss_and_what_is_lacking_is_said_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with TrainLogger(str(tmp_path), 10, 4) as logger:
+        for step in (5, 6):
+            logger.advance()
+            logger.log(step, {"loss": 0.25, "val": 0.5, "lr": 1e-4})
+        logger.save_loss_plot()
     shown = capsys.readouterr()
-    assert "saved checkpoint\n" in shown.out
     assert "6/10" in shown.err and "loss 0.25, val 0.5" in shown.err and "it/s" in shown.err
-
-
-def test_quiet_is_quiet(tmp_path, capsys):
-    run(tmp_path, 1, 3).message("nobody reads this")
-    assert capsys.readouterr() == ("", "")
-
-
-def test_null_logger_has_every_method():
-    methods = [name for name in vars(TrainLogger) if not name.startswith("_")]
-    assert methods and all(name in vars(NullLogger) for name in methods)
+    assert shown.out.count("TensorBoard is left out: it is not installed") == 1
+    assert "loss.png is left out: matplotlib is not installed" in shown.out
+    assert os.listdir(tmp_path) == ["progress.csv"] and len(read_table(tmp_path)) == 2
 
 
 def test_loss_plot_is_a_picture_of_one_or_two_panels(tmp_path):
-    pytest.importorskip("matplotlib")
-    run(tmp_path, 1, 10).save_loss_plot()
-    two = Image.open(tmp_path / "loss.png").size
-    logger = TrainLogger(str(tmp_path / "plain"), 10, 0, quiet=True)
-    for step in range(1, 5):
-        logger.log(step, {"loss": 1 / step, "lr": 1e-4})
+    logger = run(tmp_path, 1, 10)
     logger.save_loss_plot()
-    one = Image.open(tmp_path / "plain/loss.png").size
+    two = Image.open(tmp_path / "loss.png").size
+    for row in logger._rows:
+        for quartile in "1234":
+            del row[f"loss_q{quartile}"]
+    logger.save_loss_plot()
+    one = Image.open(tmp_path / "loss.png").size
     assert one[1] == two[1] and one[0] < two[0]
 
 
-@pytest.mark.parametrize("losses", [[1.0], [1.0, float("nan"), 0.5], [0.0, 0.5], [0.02, 0.0201], [-1.0, 2.0]])
+@pytest.mark.parametrize("losses", [[1.0], [1.0, float("nan"), 0.5], [0.0, 0.5], [0.02, 0.0201], [-1.0, 2.0], [0.0]])
 def test_loss_plot_copes_with_few_and_odd_values(tmp_path, losses):
-    pytest.importorskip("matplotlib")
-    logger = TrainLogger(str(tmp_path), 10, 0, quiet=True)
+    logger = TrainLogger(str(tmp_path), 10, 0)
     for step, loss in enumerate(losses, start=1):
         logger.log(step, {"loss": loss, "val": loss, "loss_q1": loss})
     logger.save_loss_plot()
-    assert np.asarray(Image.open(tmp_path / "loss.png").convert("RGB")).std() > 0
-
-
-def test_loss_plot_without_numbers_draws_nothing(tmp_path):
-    logger = TrainLogger(str(tmp_path), 10, 0, quiet=True)
-    logger.save_loss_plot()
-    logger.log(1, {"loss": float("nan")})
-    logger.save_loss_plot()
-    assert os.listdir(tmp_path) == ["progress.csv"]
-
-
-def test_loss_plot_without_matplotlib_says_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    logger = TrainLogger(str(tmp_path), 10, 0)
-    logger.log(1, values_at(1))
-    logger.save_loss_plot()
-    logger.close()
-    assert "loss.png is left out: matplotlib is not installed" in capsys.readouterr().out
+    drawn = (tmp_path / "loss.png").exists()
+    assert drawn == (max(losses) > 0)
+    assert not drawn or np.asarray(Image.open(tmp_path / "loss.png").convert("RGB")).std() > 0
 
 
 def test_cloud_work_dir_gets_csv_and_plot_but_no_events(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("matplotlib")
     store: dict[str, bytes] = {}
     monkeypatch.setattr(bf, "write_bytes", store.__setitem__)
     monkeypatch.setattr(bf, "read_bytes", store.__getitem__)
@@ -178,8 +139,7 @@ def test_cloud_work_dir_gets_csv_and_plot_but_no_events(tmp_path, monkeypatch, c
     for step in range(1, 6):
         logger.log(step, values_at(step))
     logger.save_loss_plot()
-    logger.close()
-    TrainLogger("gs://bucket/run", 10, 3, quiet=True).close()
+    TrainLogger("gs://bucket/run", 10, 3)
     assert sorted(store) == ["gs://bucket/run/loss.png", "gs://bucket/run/progress.csv"]
     assert len(store["gs://bucket/run/progress.csv"].splitlines()) == 4
     assert os.listdir(tmp_path) == []
@@ -194,6 +154,15 @@ def test_smooth_keeps_lines_and_averages_noise():
     noise = np.random.default_rng(0).normal(1, 0.1, 400)
     assert smooth(noise, 10)[10:].std() < 0.4 * noise.std()
     assert smooth(np.array([2.0]), 5) == pytest.approx([2.0])
+
+
+def test_a_window_averages_parts_and_quartiles_and_starts_anew():
+    window, names = LossWindow(8, torch.device("cpu")), ("loss", "rgb", "mask", "grad_norm")
+    for loss in (1.0, 3.0):
+        parts = dict.fromkeys(names, torch.tensor(loss))
+        window.add(parts | {"per_sample": torch.tensor([loss, 5.0])}, torch.tensor([0, 7]))
+    assert window.report() == dict.fromkeys(names, 2.0) | {"loss_q1": 2.0, "loss_q4": 5.0}
+    assert window.sums.abs().sum() == 0
 
 
 def test_importing_the_module_loads_neither_matplotlib_nor_tensorboard():

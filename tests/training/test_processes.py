@@ -6,16 +6,14 @@ The real command line under torchrun and mpiexec, on the CPU.
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from command_line import plain_environment
+from command_line import launch
 from conftest import TrainedPair, tiny_config
 from runs import QUICK, assert_same_training, before_replacing, interrupt, sample_differences, tree
 
@@ -65,22 +63,6 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 STEPS, BATCH, IMAGES = 4, 3, 12  # two processes see every image once in two steps
 
 
-def launcher(kind: str) -> list[str]:
-    """What stands before the script on the command line, for two processes."""
-    if kind == "torchrun":
-        return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    pytest.importorskip("mpi4py", reason="mpi4py is not installed (requirements-dev.txt)")
-    program = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
-    if program is None:
-        pytest.skip("mpiexec is not installed (requirements-dev.txt)")
-    return [program, "-n", "2", sys.executable]
-
-
-def launch(kind: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [*launcher(kind), *map(str, arguments)]
-    return subprocess.run(command, env=plain_environment(), capture_output=True, text=True, timeout=180)
-
-
 # Training
 
 
@@ -119,27 +101,14 @@ def with_torchrun(training: Training) -> list[dict]:
     return ranks
 
 
-def test_weights_are_equal_across_ranks(with_torchrun: list[dict]) -> None:
-    assert len(with_torchrun) == 2
+def test_ranks_agree_share_no_image_and_only_rank_0_writes(with_torchrun: list[dict]) -> None:
+    first, second = with_torchrun
     for key in ("step", "model", "ema"):
-        assert with_torchrun[0][key] == with_torchrun[1][key]
-    assert with_torchrun[0]["model"] != with_torchrun[0]["ema"]
-
-
-def test_ranks_share_no_image_within_an_epoch(with_torchrun: list[dict]) -> None:
-    seen = [rank["seen"] for rank in with_torchrun]
-    assert [[len(batch) for batch in batches] for batches in seen] == [[BATCH] * STEPS] * 2
-    epochs = [
-        [index for batches in seen for batch in batches[start : start + 2] for index in batch]
-        for start in range(0, STEPS, 2)
-    ]
-    for epoch in epochs:
-        assert sorted(epoch) == list(range(IMAGES))
-    assert epochs[0] != epochs[1]
-
-
-def test_only_rank_0_writes(with_torchrun: list[dict]) -> None:
-    assert with_torchrun[0]["replaced"] and not with_torchrun[1]["replaced"]
+        assert first[key] == second[key]
+    assert first["model"] != first["ema"] and first["replaced"] and not second["replaced"]
+    assert [[len(batch) for batch in rank["seen"]] for rank in with_torchrun] == [[BATCH] * STEPS] * 2
+    epochs = [sum((sum(rank["seen"][start : start + 2], []) for rank in with_torchrun), []) for start in (0, 2)]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(IMAGES))] * 2 and epochs[0] != epochs[1]
 
 
 def test_stopped_under_mpi_and_resumed_with_torchrun(training: Training, with_torchrun: list[dict]) -> None:
@@ -181,16 +150,6 @@ def samples(run_script: Callable, trained_pair: TrainedPair, tmp_path_factory: p
         return place
 
     return made
-
-
-def test_the_folder_is_complete(samples: Callable) -> None:
-    rows = [json.loads(line) for line in (samples(4) / "manifest.jsonl").read_text().splitlines()]
-    assert [row["index"] for row in rows] == list(range(10))
-    for row in rows:
-        for path in (row["image"], row["mask"], row["index_mask"], *row["defects"].values()):
-            assert (samples(4) / path).exists()
-    images = [(samples(4) / row["image"]).read_bytes() for row in rows]
-    assert len(set(images)) == 10
 
 
 @pytest.mark.parametrize("batch_size", [1, 10])
@@ -255,7 +214,7 @@ def test_a_process_with_less_memory_keeps_step_with_the_others(
     "moment",
     [
         interrupt("sample_io.SampleFolder._write_sample", "args[1] == 5"),
-        interrupt("sample_io.SampleFolder._write_png", "args[1] == 'masks/000004.png'"),
+        interrupt("sample_io.SampleFolder._write", "args[1].endswith('/masks/000004.png')"),
         before_replacing("/images/000004.png"),
         interrupt("sample_io.SampleFolder._write_manifest", "len(args[0]._lines) == 8"),
         interrupt("sample_io.SampleFolder._write_manifest", "len(args[0]._lines) == 8", before=False),
@@ -272,16 +231,3 @@ def test_cut_off_and_continued(
     result = run_script(*command)
     assert result.returncode == 0, result.stderr
     assert tree(tmp_path / "samples") == tree(samples(4))
-
-
-def test_more_samples_are_added(
-    samples: Callable, run_script: Callable, trained_pair: TrainedPair, tmp_path: Path
-) -> None:
-    assert run_script("inference.py", *arguments(trained_pair, tmp_path, 4, 4)).returncode == 0
-    first = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.rglob("0*.png")}
-    assert len(list((tmp_path / "images").iterdir())) == 4
-    result = run_script("inference.py", *arguments(trained_pair, tmp_path, 10, 4))
-    assert result.returncode == 0 and "4 of 10 samples are there already" in result.stdout
-    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in first} == first
-    levels, pixels = sample_differences(tmp_path, samples(4))
-    assert levels <= 2 and pixels <= 0.001

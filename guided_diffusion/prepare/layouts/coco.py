@@ -5,16 +5,17 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import blobfile as bf
 
 from ...data.files import PARTS, list_folder, name_of, part_in, stem_of
+from ...data.prepared import Sample
 from ...errors import InputError
 from ...file_io import read_bytes, read_json
-from .model import Dataset, Options, Sample, Shape, Shapes, is_coordinate, number_types
+from .model import Dataset, Options, Shape, Shapes, is_coordinate
 
 KEYS = {  # COCO's lists, and what their rows need
     "images": ("id", "file_name"),
@@ -24,43 +25,35 @@ KEYS = {  # COCO's lists, and what their rows need
 LOOKED_INTO = 8  # a folder with more JSON files than that is not one of annotation files
 
 
-@dataclass(frozen=True)
-class _File:
-    """An annotation file, the part it is for, its checked content, and its categories' names by id."""
+class _File(NamedTuple):
+    """An annotation file, the part it is for, its checked lists, and its categories' names by id."""
 
     path: str
     part: str | None
-    content: dict[str, Any]
+    images: list[dict[str, Any]]
+    annotations: list[dict[str, Any]]
     names: dict[Any, str]
 
 
 def find_coco(root: str) -> list[tuple[str, str | None]]:
     """(annotation file, part) of the data set at `root`: in it, in annotations/, or in train/, val/, ..."""
-    parts = [name for name in list_folder(root)[1] if name.lower() in PARTS]
-    found = [
-        (path, part_in(bf.basename(path)))
-        for folder in (root, bf.join(root, "annotations"))
-        for path in _annotation_files(folder)
-    ]
-    return found + [(path, name.lower()) for name in parts for path in _annotation_files(bf.join(root, name))]
+    homes = {root: None, bf.join(root, "annotations"): None}
+    homes |= {bf.join(root, name): name.lower() for name in list_folder(root)[1] if name.lower() in PARTS}
+    return [(path, part or part_in(bf.basename(path))) for home, part in homes.items() for path in _candidates(home)]
 
 
-def _annotation_files(folder: str) -> list[str]:
-    files = list_folder(folder, (".json",))[0] if bf.isdir(folder) else []
-    paths = [bf.join(folder, name) for name in files]
+def _candidates(folder: str) -> list[str]:
+    """The annotation files in a folder; damaged ones count, so that the reader can say what is wrong."""
+    paths = [bf.join(folder, name) for name in list_folder(folder, (".json",))[0]] if bf.isdir(folder) else []
     sure = [path for path in paths if path.lower().endswith(".coco.json")]
     if sure or len(paths) > LOOKED_INTO:
         return sure
-    return [path for path in paths if _looks_like_coco(path)]
-
-
-def _looks_like_coco(path: str) -> bool:
-    """Whether a file has the names of COCO's lists; damaged ones count, so that the reader can say what is wrong."""
-    try:
-        data = read_bytes(path)
-    except OSError:
-        return False
-    return all(f'"{key}"'.encode() in data for key in KEYS)
+    found = []
+    for path in paths:
+        with suppress(OSError):
+            data = read_bytes(path)
+            found += [path] * all(f'"{key}"'.encode() in data for key in KEYS)
+    return found
 
 
 def read_coco(root: str, options: Options) -> Dataset:
@@ -69,33 +62,34 @@ def read_coco(root: str, options: Options) -> Dataset:
     files = [_open(path, part, data.problems) for path, part in find_coco(root)]
     types: dict[str, str] = {}  # and the file that uses it
     for file in files:
-        used = {annotation["category_id"] for annotation in file.content["annotations"]}
-        for key in sorted(used & set(file.names), key=_id_key):
+        used = {annotation["category_id"] for annotation in file.annotations} & set(file.names)
+        for key in sorted(used, key=lambda key: (isinstance(key, str), key)):
             types.setdefault(file.names[key], file.path)
-    own = {name: index for index, name in enumerate(types, 1)}
-    data.label_map = number_types(types, options.label_map or own, data.problems)
-    stems = Counter(stem_of(image["file_name"]) for file in files for image in file.content["images"])
+    data.number_types(types, options.label_map or {name: index for index, name in enumerate(types, 1)})
+    stems = Counter(stem_of(image["file_name"]) for file in files for image in file.images)
     listed: dict[str, str] = {}
     for file in files:
         shapes = _shapes_by_image(file, data)
         find = _finder(root, file)
-        for image in file.content["images"]:
+        for image in file.images:
             path = find(image["file_name"])
             if path is None:
-                data.problems.append(
-                    f"{file.path}: lists {image['file_name']}, which is not there; add it or correct the list"
-                )
-            elif first := listed.get(path):
+                problem = f"lists {image['file_name']}, which is not there; add it or correct the list"
+                data.problems.append(f"{file.path}: {problem}")
+                continue
+            if first := listed.get(path):
                 where = "" if first == file.path else f" and in {first}"
                 data.problems.append(f"{file.path}: lists {path} twice{where}; list it once")
-            else:
-                listed[path] = file.path
-                _add(path, image, file, shapes[image["id"]], stems, data)
+                continue
+            listed[path] = file.path
+            folders = [file.part, *(folder for folder in _words(image["file_name"])[:-1] if folder != file.part)]
+            name = name_of(stem_of(path), "_".join(filter(None, folders)), stems)
+            size = image.get("height"), image.get("width")
+            size = size if all(isinstance(side, int) for side in size) else None
+            drawn = shapes[image["id"]]
+            mask = Shapes(file.path, tuple(drawn), size) if drawn else None
+            (data.samples if mask else data.good).append(Sample(path, mask, None, name, file.part))
     return data
-
-
-def _id_key(key: int | str) -> tuple[str, int | str]:
-    return ("str" if isinstance(key, str) else "", key)
 
 
 def _open(path: str, part: str | None, problems: list[str]) -> _File:
@@ -115,30 +109,27 @@ def _open(path: str, part: str | None, problems: list[str]) -> _File:
     for category in content["categories"]:
         if names.setdefault(category["id"], category["name"]) != category["name"]:
             problems.append(f"{path}: two categories have the id {category['id']}; correct it")
-    return _File(path, part, content, names)
+    return _File(path, part, content["images"], content["annotations"], names)
 
 
 def _shapes_by_image(file: _File, data: Dataset) -> dict[Any, list[Shape]]:
     """The shapes of each image by its id."""
-    images: dict[Any, str] = {}
-    for image in file.content["images"]:
-        if image["id"] in images:
-            data.problems.append(f"{file.path}: two images have the id {image['id']}; correct it")
-        images[image["id"]] = image["file_name"]
+    images = {image["id"]: image["file_name"] for image in file.images}
+    ids = Counter(image["id"] for image in file.images)
+    data.problems += [f"{file.path}: two images have the id {key}; correct it" for key in ids if ids[key] > 1]
     shapes: dict[Any, list[Shape]] = {key: [] for key in images}
-    for annotation in file.content["annotations"]:
+    for annotation in file.annotations:
         where = f"{file.path}: annotation {annotation.get('id')}"
         owner, category = annotation["image_id"], annotation["category_id"]
         if owner not in images:
             data.problems.append(f"{where} is of image {owner}, which the file does not list; correct it")
         elif category not in file.names:
             data.problems.append(f"{where} is of category {category}, which the file does not list; correct it")
-        elif file.names[category] in data.label_map:
-            shape = _shape(annotation.get("segmentation"), data.label_map[file.names[category]])
-            if shape is None:
-                data.problems.append(f"{where} on {images[owner]} has no polygon or RLE; draw or remove it")
-            else:
+        elif index := data.label_map.get(file.names[category]):
+            if shape := _shape(annotation.get("segmentation"), index):
                 shapes[owner].append(shape)
+            else:
+                data.problems.append(f"{where} on {images[owner]} has no polygon or RLE; draw or remove it")
     return shapes
 
 
@@ -157,18 +148,6 @@ def _shape(drawn: Any, index: int) -> Shape | None:
     return Shape(index, "rings", tuple(tuple(map(float, ring)) for ring in rings))
 
 
-def _add(
-    path: str, image: dict[str, Any], file: _File, shapes: list[Shape], stems: Counter[str], data: Dataset
-) -> None:
-    folders = [folder for folder in _words(image["file_name"])[:-1] if folder != file.part]
-    prefix = "_".join([file.part, *folders] if file.part else folders)
-    height, width = image.get("height"), image.get("width")
-    size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
-    mask = Shapes(file.path, tuple(shapes), size) if shapes else None
-    sample = Sample(path, mask, None, name_of(stem_of(path), prefix, stems), file.part)
-    (data.samples if mask else data.good).append(sample)
-
-
 def _words(file_name: str) -> list[str]:
     """The folders and the file that a file_name of any system names; where they start is not kept."""
     words = unicodedata.normalize("NFC", file_name).replace("\\", "/").split("/")
@@ -181,7 +160,7 @@ def _finder(root: str, file: _File) -> Callable[[str], str | None]:
     Folders of another part are not looked at: their files may have the same names.
     """
     folder = bf.dirname(file.path)
-    bases = [folder] if bf.basename(folder) != "annotations" else [folder, root]
+    bases = [folder, root] if bf.basename(folder) == "annotations" else [folder]
     homes = [home for base in bases for home in (base, bf.join(base, "images")) if bf.isdir(home)]
     if file.part:
         own = [bf.join(home, name) for home in homes for name in list_folder(home)[1] if part_in(name) == file.part]
@@ -194,10 +173,8 @@ def _finder(root: str, file: _File) -> Callable[[str], str | None]:
 
     def find(file_name: str) -> str | None:
         words = _words(file_name)
-        for given in (words, words[-1:]):
-            for home in homes:
-                if given and (path := images_in(bf.join(home, *given[:-1])).get(given[-1])):
-                    return path
-        return None
+        places = [(home, given) for given in (words, words[-1:]) for home in homes if given]
+        found = (images_in(bf.join(home, *given[:-1])).get(given[-1]) for home, given in places)
+        return next(filter(None, found), None)
 
     return find

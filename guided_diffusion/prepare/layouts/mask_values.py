@@ -2,82 +2,52 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from PIL import Image
 
-from ...data.files import name_of, natural_key, stem_of
-from ...data.image_files import open_image
-from ...errors import InputError
-from .model import ColourMask, IndexMask, Options, Sample, TypeMasks, number_types
+from ...data.files import natural_key
+from ...data.image_files import MAX_PLAUSIBLE_INDEX, open_image
+from ...data.prepared import IndexMask, Sample
+from ...errors import InputError, unknown_name
+from .model import ColourMask, Dataset, Options
 
 LOOKED_AT = 24  # files, evenly spread
-MAX_PLAUSIBLE_INDEX = 64
 FEW_LEVELS = 16  # more grey levels than that are soft edges, not types
 NEAR = 32  # grey levels from black or white that compression explains
 
 
-class TypedMasks:
-    """Images with mask files of named types, gathered until the types are known and can be numbered."""
-
-    def __init__(self, options: Options, problems: list[str]):
-        self._options, self._problems = options, problems
-        self._found: list[tuple[str, list[tuple[str, str]], str | None, str | None]] = []
-
-    def add(self, image: str, masks: list[tuple[str, str]], folder: str | None, part: str | None) -> None:
-        """masks: (type name, path), in the order of drawing."""
-        self._found.append((image, masks, folder, part))
-
-    def samples(self) -> tuple[list[Sample], dict[str, int] | None]:
-        """The samples and their label map, None where the masks hold indices that nobody named.
-
-        Where the kind of the masks cannot be told or their colours have no names, that is a problem and there are none.
-        """
-        options = self._options
-        if not self._found:
-            return [], None
-        one_each = all(len(masks) == 1 for _, masks, _, _ in self._found)
-        try:
-            paths = [path for _, masks, _, _ in self._found for _, path in masks]
-            types = {name: path for _, masks, _, _ in self._found for name, path in masks}
-            kind = kind_of_masks(paths, options, len(types)) if one_each else "binary"
-            colours = _colour_table(paths, options) if kind == "colour" else {}
-        except InputError as error:
-            self._problems.append(str(error))
-            return [], None
-        label_map = dict(options.label_map) if options.label_map else None
+def number_masks(found: Sequence[tuple[Sample, list[tuple[str, str]]]], options: Options, data: Dataset) -> None:
+    """Give `data` the samples found, with their mask files [(type name, path), ...] in the order of drawing, and its
+    label map. Where the kind of the masks cannot be told or their colours have no names, that is a problem."""
+    if not found:
+        return
+    paths = [path for _, masks in found for _, path in masks]
+    make, data.label_map = IndexMask, options.label_map
+    try:
+        several = len(paths) > len(found)
+        kind = "binary" if several else _kind(paths, options, len({name for _, masks in found for name, _ in masks}))
         if kind == "colour":
-            label_map = _label_map_of_colours(options)
-        elif kind == "binary":
-            label_map = number_types(types, options.label_map, self._problems)
-        samples = []
-        stems = Counter(stem_of(image) for image, *_ in self._found)
-        for image, masks, folder, part in self._found:
-            if kind == "index":
-                mask = IndexMask(masks[0][1])
-            elif kind == "colour":
-                mask = ColourMask(masks[0][1], colours)
-            else:
-                mask = TypeMasks(tuple((label_map[name], path) for name, path in masks if name in label_map))
-                if not mask.files:
-                    continue
-            name = name_of(stem_of(image), part, stems) if part else ""
-            samples.append(Sample(image, mask, folder, name, part))
-        return samples, label_map
+            colours, data.label_map = _colour_table(paths, options)
+            make = partial(ColourMask, colours=colours)
+    except InputError as error:
+        data.problems.append(str(error))
+        data.label_map = None
+        return
+    if kind == "binary":
+        data.add_typed(found, options.label_map)
+    else:
+        data.samples = [replace(sample, mask=make(path)) for sample, ((_, path),) in found]
 
 
-def kind_of_masks(paths: Sequence[str], options: Options, num_named: int) -> str:
-    """What the masks are: "index", "binary" or "colour". num_named: how many types folders or file names tell.
-
-    Raises InputError where it cannot be told, naming a file.
-    """
-    if options.mask_values != "auto":
-        return options.mask_values
-    if options.colormap:
-        return "colour"
+def _kind(paths: Sequence[str], options: Options, num_named: int) -> str:
+    """What the masks are: "index", "binary" or "colour". num_named: how many types folders or file names tell. Raises
+    InputError where it cannot be told."""
+    if options.mask_values != "auto" or options.colormap:
+        return options.mask_values if options.mask_values != "auto" else "colour"
     files, levels = _look_at(paths, undecided={0, 1} if num_named > 1 else {0})
     if "colour" in files:
         return "colour"
@@ -101,10 +71,8 @@ def kind_of_masks(paths: Sequence[str], options: Options, num_named: int) -> str
 
 
 def _look_at(paths: Sequence[str], undecided: set[int]) -> tuple[set[str], set[int]]:
-    """What LOOKED_AT of the files are, "photograph", "colour", "palette", "jpeg", "grey", and their levels or indices.
-
-    While these are all `undecided`, more files are looked at. Raises InputError for coloured JPEG files.
-    """
+    """What LOOKED_AT of the files are, "photograph", "colour", "palette", "jpeg", "grey", and their levels or indices;
+    more of them while all levels are `undecided`. Raises InputError for coloured JPEG files."""
     kinds: set[str] = set()
     levels: set[int] = set()
     for number, path in enumerate(_spread(paths)):
@@ -116,22 +84,19 @@ def _look_at(paths: Sequence[str], undecided: set[int]) -> tuple[set[str], set[i
             continue  # told when it is read
         if looks_like_photograph(image):
             kinds.add("photograph")
-        elif is_colourful(image):
+        elif _is_colourful(image):
             if image.format == "JPEG":
                 raise InputError(f"{path}: is a JPEG, whose compression alters the colours; save masks as PNG")
             kinds.add("colour")
         else:
-            palette = image.mode == "P" and not is_grey_ramp(image)
+            palette = has_palette(image)
             kinds.add("palette" if palette else "jpeg" if image.format == "JPEG" else "grey")
             levels |= set(np.unique(np.asarray(image) if palette else grey_levels(image)).tolist())
     return kinds, levels
 
 
 def grey_levels(image: Image.Image) -> np.ndarray:
-    """The brightest channel of a mask file, uint8 [H, W]; 16-bit levels up to 255 stay, larger ones are scaled.
-
-    Transparency is dropped; black and white of 1-bit files are 0 and 255.
-    """
+    """The brightest channel of a mask file, uint8 [H, W]; 16-bit levels up to 255 stay, larger ones are scaled."""
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.asarray(image).astype(np.int64)
         return (values if values.max() <= 255 else np.round(values / 257)).clip(0, 255).astype(np.uint8)
@@ -140,79 +105,55 @@ def grey_levels(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB")).max(axis=2)
 
 
-def is_colourful(image: Image.Image) -> bool:
+def _is_colourful(image: Image.Image) -> bool:
     """Whether the channels of an RGB file differ by more than compression explains."""
-    if image.mode not in ("RGB", "RGBA", "RGBX"):
-        return False
-    pixels = np.asarray(image.convert("RGB")).astype(np.int16)
-    return bool((pixels.max(axis=2) - pixels.min(axis=2)).max() > NEAR)
+    return image.mode.startswith("RGB") and np.ptp(np.asarray(image.convert("RGB")), axis=2).max() > NEAR
 
 
 def looks_like_photograph(image: Image.Image) -> bool:
     """Whether more than a quarter of a mask file is neither near black nor near white, in many levels."""
-    if image.mode == "P" and not is_grey_ramp(image):
+    if has_palette(image):
         return False
     counts = np.bincount(grey_levels(image).ravel(), minlength=256)
     middle = counts[NEAR + 1 : 255 - NEAR]
     return bool(middle.sum() > counts.sum() / 4 and np.count_nonzero(middle) > FEW_LEVELS)
 
 
-def is_grey_ramp(image: Image.Image) -> bool:
-    """Whether a palette file's palette is merely the grey levels."""
-    colours = np.array(image.getpalette() or [0], np.int16)
-    return len(colours) == 768 and bool((colours == np.repeat(np.arange(256), 3)).all())
+def has_palette(image: Image.Image) -> bool:
+    """Whether a file's values are places in a palette that is more than the grey levels."""
+    return image.mode == "P" and image.getpalette() != [level for level in range(256) for _ in range(3)]
 
 
-def type_in_name(path: str, regex: str | None, problems: list[str]) -> str | None:
-    """The type that a file name tells: `regex`'s first group in the stem, or what is left of it without numbers.
+def _colour_table(paths: Sequence[str], options: Options) -> tuple[dict[tuple[int, int, int], int], dict[str, int]]:
+    """{(r, g, b): type index} of the colour map, in whose order types are numbered, and the label map.
 
-    `00987_0047_Thick-Place` is a Thick-Place, `crack_001` and `crack001` a crack. None, and a problem, where it
-    tells none.
+    Raises InputError where nobody names the colours, or one is none of the types.
     """
-    stem = stem_of(path)
-    if regex:
-        match = re.search(regex, stem)
-        name = match[1] if match else None
-        remedy = f"--type_regex {regex!r} finds none in it"
-    else:
-        words = [re.sub(r"^\d+|\d+$", "", word).strip("-. ") for word in re.split(r"[_ ]+", stem)]
-        name = "_".join(word for word in words if word)
-        remedy = "say where with --type_regex"
-    if not name:
-        problems.append(f"{path}: its name tells no defect type; {remedy}")
-    return name or None
-
-
-def _colour_table(paths: Sequence[str], options: Options) -> Mapping[tuple[int, int, int], int]:
     if not options.colormap:
-        seen: dict[tuple[int, ...], str] = {}
-        for number, path in enumerate(_spread(paths)):
-            if number >= LOOKED_AT and seen:
-                break
-            for colour in np.unique(np.asarray(open_image(path).convert("RGB")).reshape(-1, 3), axis=0)[:32]:
-                if colour.any():
-                    seen.setdefault(tuple(colour.tolist()), path)
-        colours = sorted(seen) or [(0, 0, 0)]
-        shown = " ".join(f"NAME{k}=" + ",".join(map(str, colour)) for k, colour in enumerate(colours[:6], 1))
-        path = seen.get(colours[0], paths[0])
-        raise InputError(
-            f"{path}: is an RGB mask, whose colours mean nothing by themselves; name them, as in "
-            f"scripts/prepare_data.py --colormap {shown}{' ...' if len(colours) > 6 else ''}"
-        )
-    label_map = _label_map_of_colours(options)
-    return {tuple(colour): label_map.get(name, 0) for name, colour in options.colormap.items()}
+        raise InputError(_say_colours(paths))
+    names = [name for name in options.colormap if name != "background"]
+    label_map = dict(options.label_map or {name: index for index, name in enumerate(names, 1)})
+    for name in names:
+        if name not in label_map:
+            raise InputError(f"--colormap: {unknown_name('type', name, label_map)}; correct it or the label map")
+    return {tuple(colour): label_map.get(name, 0) for name, colour in options.colormap.items()}, label_map
 
 
-def _label_map_of_colours(options: Options) -> dict[str, int]:
-    """Types in the order of the colour map; `background` is none."""
-    names = [name for name in options.colormap or {} if name != "background"]
-    if options.label_map:
-        unknown: list[str] = []
-        number_types(dict.fromkeys(names, "--colormap"), options.label_map, unknown)
-        if unknown:
-            raise InputError(unknown[0])
-        return dict(options.label_map)
-    return {name: index for index, name in enumerate(names, 1)}
+def _say_colours(paths: Sequence[str]) -> str:
+    """What to say of masks whose colours nobody names."""
+    seen: dict[tuple[int, ...], str] = {}
+    for number, path in enumerate(_spread(paths)):
+        if number >= LOOKED_AT and seen:
+            break
+        for colour in np.unique(np.asarray(open_image(path).convert("RGB")).reshape(-1, 3), axis=0)[:32]:
+            if colour.any():
+                seen.setdefault(tuple(colour.tolist()), path)
+    colours = sorted(seen) or [(0, 0, 0)]
+    shown = " ".join(f"NAME{k}=" + ",".join(map(str, colour)) for k, colour in enumerate(colours[:6], 1))
+    return (
+        f"{seen.get(colours[0], paths[0])}: is an RGB mask, whose colours mean nothing by themselves; name them, as in "
+        f"scripts/prepare_data.py --colormap {shown}{' ...' if len(colours) > 6 else ''}"
+    )
 
 
 def _spread(paths: Sequence[str]) -> list[str]:

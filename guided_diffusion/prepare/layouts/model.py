@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...data.files import natural_key, stem_of
-from ...errors import InputError, unknown_name
+from ...data.files import natural_key
+from ...data.prepared import IndexMask, Sample, check_problems
+from ...errors import unknown_name
 
 COORDINATE_LIMIT = 1e5  # pixels; what lies further out is damage, and would take for ever to draw
 BACKGROUND = 0
 IGNORED = -1  # a shape that is drawn nowhere
-
-
-@dataclass(frozen=True)
-class IndexMask:
-    """A file whose values are the type indices: 0 background, k the k-th type."""
-
-    path: str
 
 
 @dataclass(frozen=True)
@@ -42,11 +36,9 @@ class ColourMask:
 
 @dataclass(frozen=True)
 class Shape:
-    """One annotation. kind and what `data` then is, x and y in pixels from the upper left corner:
-
-    polygon, rectangle, circle, point, line, linestrip: labelme's points, ((x, y), ...); bitmap: (x, y, base64 PNG);
-    rings: COCO's polygons, ((x, y, x, y, ...), ...); rle: COCO's {"size": (h, w), "counts": list or text}.
-    """
+    """One annotation; `data` by kind, x and y in pixels from the upper left corner: for labelme's kinds its points,
+    ((x, y), ...); bitmap: (x, y, base64 PNG); rings: COCO's polygons, ((x, y, x, y, ...), ...); rle: COCO's {"size":
+    (h, w), "counts": list or text}."""
 
     index: int
     kind: str
@@ -70,26 +62,6 @@ Mask = IndexMask | TypeMasks | ColourMask | Shapes
 
 
 @dataclass(frozen=True)
-class Sample:
-    """An image file and what tells its index mask (None: defect-free).
-
-    name: unique in the data set, "<folder>/<stem>" in layouts with type folders, else "<stem>". folder: the type
-    folder. part: "train", "val", ..., where the layout says.
-    """
-
-    image: str
-    mask: Mask | None
-    folder: str | None = None
-    name: str = ""
-    part: str | None = None
-
-    def __post_init__(self) -> None:
-        if not self.name:
-            stem = stem_of(self.image)
-            object.__setattr__(self, "name", f"{self.folder}/{stem}" if self.folder else stem)
-
-
-@dataclass(frozen=True)
 class Options:
     """What a user says about a layout, where it does not tell by itself.
 
@@ -107,9 +79,8 @@ class Options:
 class Dataset:
     """A data set as found on disk.
 
-    samples: those with a mask, by folder and name in natural order; good: defect-free ones. label_map: None where
-    neither the layout nor the user names the types. problems: lines that each name a file, what is wrong and what to
-    do; notes: what was left out.
+    samples: those with a mask; good: defect-free ones. label_map: None where nobody names the types. problems: lines
+    that each name a file, what is wrong and what to do; notes: what was left out.
     """
 
     root: str
@@ -122,25 +93,34 @@ class Dataset:
 
     def check(self) -> None:
         """Raise InputError with the first problem, if there is one."""
-        if self.problems:
-            more = len(self.problems) - 1
-            raise InputError(self.problems[0] + (f" ({more} more: scripts/check_data.py lists them)" if more else ""))
+        check_problems(self.problems)
+
+    def number_types(self, types: Mapping[str, str], given: Mapping[str, int] | None) -> dict[str, int]:
+        """Set and return the label map for `types`, {name: where it was found}: `given`, or 1, 2, ... in natural order.
+
+        A type that `given` lacks is noted as a problem of where it was found.
+        """
+        names = sorted(types, key=natural_key)
+        self.label_map = dict(given or {name: k for k, name in enumerate(names, 1)})
+        for name in (name for name in names if name not in self.label_map):
+            problem = unknown_name("type", name, self.label_map)
+            self.problems.append(f"{types[name]}: {problem}; correct it or the label map")
+        return self.label_map
+
+    def add_typed(
+        self,
+        found: Sequence[tuple[Sample, list[tuple[str, str]]]],
+        given: Mapping[str, int] | None,
+        types: Mapping[str, str] | None = None,
+    ) -> None:
+        """Add samples with their binary masks [(type name, path), ...], drawn in that order. given, types: as of
+        number_types; without `types` those of the masks."""
+        label_map = self.number_types(types or {name: path for _, masks in found for name, path in masks}, given)
+        for sample, masks in found:
+            if files := tuple((label_map[name], path) for name, path in masks if name in label_map):
+                self.samples.append(replace(sample, mask=TypeMasks(files)))
 
 
 def is_coordinate(value: Any) -> bool:
     """Whether a value from a JSON file can be a pixel position: a finite number, not absurdly far from the image."""
     return isinstance(value, (int, float)) and abs(value) <= COORDINATE_LIMIT
-
-
-def number_types(types: Mapping[str, str], given: Mapping[str, int] | None, problems: list[str]) -> dict[str, int]:
-    """The label map for `types`, {name: where it was found}: `given`, or 1, 2, ... in natural order of the names.
-
-    A type that `given` lacks is noted as a problem of where it was found, and left out.
-    """
-    names = sorted(types, key=natural_key)
-    if given is None:
-        return {name: index for index, name in enumerate(names, 1)}
-    for name in names:
-        if name not in given:
-            problems.append(f"{types[name]}: {unknown_name('type', name, given)}; correct it or the label map")
-    return dict(given)

@@ -1,0 +1,32 @@
+"""Connected regions of index masks: pixels of one type that touch, at a corner too, are one region."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+
+class Region(NamedTuple):
+    """A connected part of one type in a mask. box: top, left, bottom, right; the latter two are beyond it."""
+
+    type: int  # index, 1..number of types
+    pixels: int
+    box: tuple[int, int, int, int]
+
+
+def number_regions(where: np.ndarray) -> tuple[np.ndarray, int]:
+    """The regions of a boolean mask [H, W] as int32 [H, W], 0 where it is False, else 1..N; and N."""
+    return ndimage.label(where, np.ones((3, 3)))
+
+
+def regions(mask: np.ndarray) -> list[Region]:
+    """The regions of an index mask uint8 [H, W], type by type, the largest first."""
+    found = []
+    for index in np.unique(mask[mask > 0]).tolist():
+        numbered, _ = number_regions(mask == index)
+        pixels = np.bincount(numbered.ravel())[1:].tolist()
+        boxes = [(y.start, x.start, y.stop, x.stop) for y, x in ndimage.find_objects(numbered)]
+        found += [Region(index, *one) for one in zip(pixels, boxes, strict=True)]
+    return sorted(found, key=lambda region: (region.type, -region.pixels))

@@ -1,0 +1,223 @@
+"""From what a layout tells to pixels: an image and its index mask, whatever the mask was drawn with."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import combinations
+
+import numpy as np
+from PIL import Image, ImageDraw
+from pycocotools import mask as coco_rle
+
+from ...data.image_files import open_image, read_index_mask, to_rgb, turned_like
+from ...data.prepared import Sample
+from ...errors import InputError
+from ...file_io import read_bytes
+from .mask_values import grey_levels, has_palette, looks_like_photograph
+from .model import BACKGROUND, IGNORED, ColourMask, Shape, Shapes, TypeMasks
+
+POINT_RADIUS = 5  # pixels, as labelme draws points
+
+
+@dataclass(frozen=True)
+class DrawingRule:
+    """How masks are drawn. mask_threshold: defective is a grey level above it, 0..255. line_width: of labelme's lines.
+
+    priority: type indices, the most important first, wherever types overlap; among equals the last drawn wins.
+    """
+
+    mask_threshold: int = 127
+    line_width: int = 10
+    priority: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """image: uint8 [H, W] of grey files, else [H, W, 3]. mask: uint8 [H, W], None for defect-free images.
+    overlaps: pixels that two types claim, by (lower, higher) index."""
+
+    image: np.ndarray
+    mask: np.ndarray | None
+    overlaps: Counter[tuple[int, int]] = field(default_factory=Counter)
+
+    def pair(self) -> tuple[np.ndarray, np.ndarray]:
+        """Image uint8 [H, W, 3] and index mask uint8 [H, W], all 0 for defect-free images."""
+        image = np.repeat(self.image[..., None], 3, axis=2) if self.image.ndim == 2 else self.image
+        return image, np.zeros(image.shape[:2], np.uint8) if self.mask is None else self.mask
+
+
+def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule | None = None) -> Labelled:
+    """A sample's image and index mask, values 0..num_defect. Raises InputError where a file cannot be read, the mask is
+    of another size or not what it should be, or the two look swapped."""
+    rule, drawn, overlaps = rule or DrawingRule(), sample.mask, Counter()
+    image = open_image(sample.image, image_bytes)
+    mask = None
+    if isinstance(drawn, Shapes):
+        image = turned_like(image, sample.image, drawn.size, drawn.path, upright=drawn.upright)
+        draw = partial(draw_shape, size=(image.height, image.width), line_width=rule.line_width, path=drawn.path)
+        layers = [(shape.index, drawn.path, partial(draw, shape)) for shape in drawn.shapes if shape.index != IGNORED]
+        mask = _compose(layers, rule.priority, overlaps)
+    elif drawn is not None:
+        if isinstance(drawn, TypeMasks):
+            draw = partial(read_binary_mask, threshold=rule.mask_threshold)
+            mask = _compose([(i, path, partial(draw, path)) for i, path in drawn.files], rule.priority, overlaps)
+        elif isinstance(drawn, ColourMask):
+            mask = read_colour_mask(drawn)
+        else:
+            mask = read_index_mask(drawn.path, num_defect)
+        image = turned_like(image, sample.image, mask.shape, drawn.path, upright=False)
+    if mask is not None and mask.max(initial=0) > num_defect:
+        raise InputError(f"{drawn.path}: draws type {mask.max()}, but num_defect is {num_defect}")
+    pixels = np.array(image) if image.mode == "L" else to_rgb(image, sample.image)
+    if isinstance(drawn, TypeMasks) and set(np.flatnonzero(np.bincount(pixels.ravel()))) == {0, 255}:
+        raise InputError(f"{sample.image}: is black and white only; is it swapped with its mask {drawn.path}?")
+    return Labelled(pixels, mask, overlaps)
+
+
+def image_bytes(path: str) -> bytes:
+    """An image file's content, or the image that a labelme file (.json) embeds. Raises OSError or InputError."""
+    data = read_bytes(path)
+    if not path.lower().endswith(".json"):
+        return data
+    try:
+        return base64.b64decode(json.loads(data)["imageData"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: embeds no image and none lies beside it; add the image") from error
+
+
+def read_binary_mask(path: str, threshold: int) -> np.ndarray:
+    """Where a mask file is defective, bool [H, W]: grey level above the threshold, palette index above 0, or white.
+    Raises InputError where it is a photograph, or carries the mask in its transparency."""
+    image = open_image(path)
+    if image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "F"):
+        raise InputError(f"{path}: has mode {image.mode}, but a mask is black and white; save it as 8-bit grey")
+    if has_palette(image):
+        return np.asarray(image) > 0
+    if looks_like_photograph(image):
+        raise InputError(f"{path}: looks like a photograph rather than a mask; is it swapped with its image?")
+    levels = grey_levels(image)
+    if image.mode in ("RGBA", "LA") and levels.min() == levels.max():
+        raise InputError(f"{path}: carries the mask in its transparency; save it in black and white")
+    return levels > threshold
+
+
+def read_colour_mask(mask: ColourMask) -> np.ndarray:
+    """Index mask uint8 [H, W] of a file whose colours are types; black is background unless it names a type. Raises
+    InputError for a colour that has no type."""
+    image = open_image(mask.path)
+    if image.format == "JPEG":
+        raise InputError(f"{mask.path}: is a JPEG, whose compression alters the colours; save masks as PNG")
+    codes = np.asarray(image.convert("RGB")).astype(np.int64) @ (1 << 16, 1 << 8, 1)
+    table = {0: 0} | {(r << 16) | (g << 8) | b: index for (r, g, b), index in mask.colours.items()}
+    found, inverse, counts = np.unique(codes, return_inverse=True, return_counts=True)
+    for code, count in zip(found.tolist(), counts.tolist(), strict=True):
+        if code not in table:
+            colour = ",".join(str(code >> shift & 255) for shift in (16, 8, 0))
+            raise InputError(
+                f"{mask.path}: {count} pixels have the colour {colour}, which --colormap does not name; name it, or "
+                "draw without soft edges"
+            )
+    return np.array([table[code] for code in found.tolist()], np.uint8)[inverse].reshape(codes.shape)
+
+
+def _compose(
+    layers: Sequence[tuple[int, str, Callable[[], np.ndarray]]],
+    priority: Sequence[int],
+    overlaps: Counter[tuple[int, int]],
+) -> np.ndarray:
+    """Index mask of layers (type index, file, what draws it as bool [H, W]); the later and more important cover others.
+
+    Notes in `overlaps` which pixels two types claim. Raises InputError where layers differ in size.
+    """
+    rank = np.zeros(256, np.uint8)
+    rank[list(priority)] = np.arange(len(priority), 0, -1)
+    rank[BACKGROUND] = 0
+    mask: np.ndarray | None = None
+    claims: dict[int, np.ndarray] = {}  # bool [H, W] by type: where some layer draws it
+    for index, path, draw in layers:
+        layer = draw()
+        if mask is None:
+            mask = np.zeros(layer.shape, np.uint8)
+        elif layer.shape != mask.shape:
+            raise InputError(f"{path}: is of another size than the other masks of its image; draw them alike")
+        if index == BACKGROUND:  # cuts a hole into all that is drawn so far
+            mask[layer] = BACKGROUND
+            claims = {other: claim & ~layer for other, claim in claims.items()}
+        else:
+            mask[layer & (rank[mask] <= rank[index])] = index
+            claims[index] = claims[index] | layer if index in claims else layer
+    for pair in combinations(sorted(claims), 2):
+        if count := np.count_nonzero(claims[pair[0]] & claims[pair[1]]):
+            overlaps[pair] = count
+    return mask
+
+
+def draw_shape(shape: Shape, size: tuple[int, int], line_width: int, path: str) -> np.ndarray:
+    """bool [H, W] of a shape, `size` = (H, W). Raises InputError naming `path` where its RLE or bitmap is broken."""
+    if shape.kind == "rings":
+        return coco_rle.decode(coco_rle.merge(coco_rle.frPyObjects(list(map(list, shape.data)), *size))) > 0
+    if shape.kind == "rle":
+        return _decode_rle(shape.data, size, path)
+    canvas = Image.new("1", (size[1], size[0]))
+    draw = ImageDraw.Draw(canvas)
+    if shape.kind == "bitmap":
+        x, y, text = shape.data
+        try:
+            bitmap = open_image(path, lambda _: base64.b64decode(text)).convert("L")
+        except InputError as error:
+            raise InputError(f"{path}: holds a mask shape whose bitmap is broken; draw that shape again") from error
+        canvas.paste(bitmap.point(lambda level: 255 * (level > 0)).convert("1"), (round(x), round(y)))
+        return np.array(canvas)
+    points = list(shape.data)
+    if shape.kind == "polygon":
+        draw.polygon(points, outline=1, fill=1)
+    elif shape.kind == "rectangle":  # two corners, or all four
+        draw.rectangle((*np.min(points, axis=0), *np.max(points, axis=0)), outline=1, fill=1)
+    elif shape.kind in ("circle", "point"):
+        x, y = points[0]
+        radius = POINT_RADIUS if shape.kind == "point" else math.dist(points[0], points[1])
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=1, fill=1)
+    else:
+        draw.line(points, fill=1, width=line_width)
+    return np.array(canvas)
+
+
+def _decode_rle(data: dict, size: tuple[int, int], path: str) -> np.ndarray:
+    """COCO's run lengths: counts by columns, background first, as a list or compressed to text."""
+    if tuple(data["size"]) != size:
+        raise InputError(f"{path}: holds an RLE of size {list(data['size'])} for an image of {list(size)}; correct it")
+    counts = data["counts"]
+    counts = _decompress(counts) if isinstance(counts, str) else counts
+    whole = counts and all(isinstance(count, int) and count >= 0 for count in counts)
+    if not whole or sum(counts) != size[0] * size[1]:
+        raise InputError(f"{path}: holds an RLE that does not add up to {size[0]} x {size[1]} pixels; export it again")
+    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(size[1], size[0]).T
+
+
+def _decompress(text: str) -> list[int] | None:
+    """Run lengths from COCO's text; None where it is broken (pycocotools would read and write beyond its memory).
+
+    Groups of five bits, the lowest first, and a sixth that says whether more follow; signed; from the third run on the
+    difference to the last but one.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64 or shift > 60:
+            return None
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+        value = shift = 0
+    return None if shift else counts

@@ -1,0 +1,187 @@
+"""Prepared sets and sample folders: what is found and paired, what is refused, what is written; names and groups."""
+
+import json
+
+import numpy as np
+import pytest
+from drawn_formats import CASES, NAMES, material
+
+from guided_diffusion.data.files import natural_key, read_groups
+from guided_diffusion.data.prepared import find_good, find_samples, read_label_map, read_pair, write_released
+from guided_diffusion.data.regions import regions
+from guided_diffusion.errors import InputError
+
+GT = "converted_ground_truth"
+PLAIN = ("test/1.png", f"{GT}/1.png")
+
+
+def touch(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+
+
+def refusal(function, *arguments):
+    with pytest.raises(InputError) as caught:
+        function(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),  # (image, mask, name) of what trains
+    [
+        (  # by type and number; hidden and other files are not there
+            ("test/hole/10.png", "test/hole/9.png", "test/crack/a.jpg", "test/good/1.png", "test/Thumbs.db")
+            + (f"{GT}/hole/10_mask.png", f"{GT}/hole/9.png", f"{GT}/crack/a.png", "test/hole/.hidden.png"),
+            [
+                ("test/crack/a.jpg", f"{GT}/crack/a.png", "crack/a"),
+                ("test/hole/9.png", f"{GT}/hole/9.png", "hole/9"),
+                ("test/hole/10.png", f"{GT}/hole/10_mask.png", "hole/10"),
+            ],
+        ),
+        (  # samples are read from index masks only
+            ("images/1.png", "masks/1.png", "masks_converted_dir/1.png", "masks_converted_dir/1_rgb_mask.png"),
+            [("images/1.png", "masks_converted_dir/1.png", "1")],
+        ),
+        (  # of parts the one that trains
+            [f"{folder}/{part}/1.png" for folder in ("test", GT) for part in ("train", "val")],
+            [("test/train/1.png", f"{GT}/train/1.png", "train_1")],
+        ),
+        (  # an image that is itself called mask keeps its own
+            [f"{folder}/Loch groß/a b{end}.png" for folder in ("test", GT) for end in ("", "_mask")],
+            [(f"test/{name}.png", f"{GT}/{name}.png", name) for name in ("Loch groß/a b", "Loch groß/a b_mask")],
+        ),
+    ],
+)
+def test_what_is_found(tmp_path, files, expected):
+    touch(tmp_path, *files)
+    strip = len(str(tmp_path)) + 1
+    assert [(s.image[strip:], s.mask.path[strip:], s.name) for s in find_samples(str(tmp_path))] == expected
+    good = [("good/1", None)] if "test/good/1.png" in files else []
+    assert [(sample.name, sample.mask) for sample in find_good(str(tmp_path))] == good
+
+
+@pytest.mark.parametrize("name", ["DS-DAGM", "images_masks index", "mvtec", "magnetic tile", "coco single, compressed"])
+def test_any_other_layout_is_told_how_to_prepare_it(tmp_path, name):
+    root = tmp_path / "own data"
+    CASES[name](root, *material(5), NAMES)
+    for find in (find_samples, find_good):
+        assert refusal(find, str(root)).endswith(f"python scripts/prepare_data.py '{root}' OUT")
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ([], ["no prepared data set", "test/ + converted_ground_truth/", "images/ + masks_converted_dir/"]),
+        ([*PLAIN, "images/1.png", "masks_converted_dir/1.png"], ["more than one data set"]),
+        (["train/test/1.png", f"train/{GT}/1.png"], ["did you mean", "train?"]),
+        (["test/good/1.png", f"{GT}/notes.txt"], ["no images with defects"]),
+        (["test/hole/1.png", f"{GT}/hole/2.png"], ["test/hole/1.png", "no mask for this image", "1 more"]),
+        (["test/hole/1.png", f"{GT}/cut/1.png", "test/cut/1.png"], ["test/hole/1.png", "no hole/"]),
+        ([*PLAIN, f"{GT}/2.png"], [f"{GT}/2.png", "no image for this mask"]),
+        ([*PLAIN, f"{GT}/cut/1.png"], [f"{GT}/cut/1.png", "no image", "no cut/"]),
+        (["test/1.png", f"{GT}/1_rgb_mask.png"], ["test/1.png", "no mask for this image"]),
+        ([*PLAIN, "test/1.jpg"], ["shares its stem"]),
+        ([*PLAIN, f"{GT}/1.tif"], ["shares its stem"]),
+        ([*PLAIN, f"{GT}/1_mask.png"], ["test/1.png", "two masks"]),
+        ([*PLAIN, "dataset.unfinished.json"], ["did not finish", "prepare_data.py"]),
+    ],
+)
+def test_refused_with_one_line(tmp_path, files, words):
+    touch(tmp_path, *files)
+    line = refusal(find_samples, str(tmp_path))
+    assert all(word in line for word in [str(tmp_path), *words])
+
+
+def test_missing_folder_file_in_its_place_and_broken_link(tmp_path):
+    assert "does not exist" in refusal(find_samples, str(tmp_path / "nowhere"))
+    touch(tmp_path, "file", f"set/{GT}/1.png")
+    assert "is not a folder" in refusal(find_samples, str(tmp_path / "file"))
+    (tmp_path / "set/test").mkdir()
+    (tmp_path / "set/test/1.png").symlink_to(tmp_path / "gone.png")
+    assert "set/test" in refusal(find_samples, str(tmp_path / "set"))
+
+
+def test_natural_key_orders_numbers_by_value():
+    names = ["img10", "img2", "a", "2", "10", "img2b", "img02"]
+    assert sorted(names, key=natural_key) == ["2", "10", "a", "img02", "img2", "img2b", "img10"]
+
+
+def test_label_map(tmp_path):
+    assert read_label_map(str(tmp_path)) is None
+    file = tmp_path / "dataset.json"
+    for label_map in ({"cut": 2, "hole": 1}, None):
+        file.write_text(json.dumps({"label_map": label_map}))
+        assert read_label_map(str(tmp_path)) == label_map
+    wrong_maps = ({"a": 0}, {"a": 1, "b": 3}, {"a": True}, {"a": 1, "b": 1}, ["a"], {})
+    for text in ["[1]", "{", *(json.dumps({"label_map": wrong}) for wrong in wrong_maps)]:
+        file.write_text(text)
+        assert "dataset.json" in refusal(read_label_map, str(tmp_path))
+
+
+def tiny_pairs():
+    image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    mask = np.array([[0, 1], [2, 2]], np.uint8).repeat(2, 0).repeat(2, 1)
+    return [(image, mask), (image[..., 0], mask * 0), (image, None)]
+
+
+def test_written_data_set_is_found_again_and_left_alone(tmp_path):
+    root, names, label_map = str(tmp_path / "out"), ["cut/1", "hole/1", "good/1"], {"cut": 1, "hole": 2}
+    assert write_released(root, names, tiny_pairs(), label_map, {"by": "test"}) == 6
+    found = find_samples(root) + find_good(root)
+    assert [sample.folder for sample in found] == ["cut", "hole", "good"] and read_label_map(root) == label_map
+    for sample, (image, mask) in zip(found, tiny_pairs(), strict=True):
+        read = read_pair(sample, 2)
+        assert np.array_equal(read[0], image if image.ndim == 3 else image[..., None].repeat(3, 2))
+        assert np.array_equal(read[1], np.zeros((4, 4)) if mask is None else mask)
+    records = json.loads((tmp_path / "out/dataset.json").read_text())["images"]
+    assert [record.get("types") for record in records] == [{"cut": 4, "hole": 8}, {}, None]
+
+    assert write_released(root, names, tiny_pairs(), label_map, {"by": "test"}) == 0
+    (tmp_path / "out/test/cut/1.png").write_bytes(b"cut off")
+    touch(tmp_path, "out/test/cut/.tmp-left")
+    assert write_released(root, names, tiny_pairs(), label_map, {"by": "test"}) == 1
+    assert not (tmp_path / "out/test/cut/.tmp-left").exists()
+    assert "another data set" in refusal(write_released, root, ["cut/2"], tiny_pairs()[:1], label_map, {})
+    touch(tmp_path, "file")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        refusal(write_released, str(out), ["cut/1"], tiny_pairs()[:1], label_map, {})
+
+
+GROUPED = ["pit/001", "pit/002", "stain/001"]
+ROWS = {"test/pit/001.png": 7, "test/pit/002.png": 7, "test/stain/001.png": 9}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),  # the groups, or words of the refusal
+    [
+        ("a.csv", "file,group\n" + "".join(f"{file}, {group}\n" for file, group in ROWS.items()), ["7", "7", "9"]),
+        ("a.json", json.dumps(ROWS), ["7", "7", "9"]),
+        ("s.json", json.dumps({"files": {file: {"tile": group} for file, group in ROWS.items()}}), ["7", "7", "9"]),
+        ("b.csv", "Imgs/001.jpg,3\n002,4\n", ["3", "4", "3"]),  # a stem alone, where it tells
+        ("a.csv", "001,1\n", "names no group for the image pit/002"),
+        ("a.csv", "x/001,1\ny/001,2\n002,1\n", "names no group for the image pit/001, or several"),
+        ("a.csv", "001;1\n", "should hold rows 'file,group'"),
+        ("a.json", "[1, 2]", "should hold rows 'file,group'"),
+        ("a.json", '{"files": {"001": {"part": 1}}}', "should hold rows 'file,group'"),
+        ("a.json", "{", "is not valid JSON"),
+        ("a.txt", None, "cannot be read"),
+    ],
+)
+def test_groups(tmp_path, name, text, expected):
+    path = tmp_path / name
+    if text is not None:
+        path.write_text(text)
+    if isinstance(expected, list):
+        assert read_groups(str(path), GROUPED, "--groups") == expected
+    else:
+        line = refusal(read_groups, str(path), GROUPED, "--groups")
+        assert expected in line and str(path) in line
+
+
+def test_regions_are_connected_parts_of_one_type():
+    mask = np.array([[1, 0, 0, 2, 2], [0, 1, 0, 2, 0], [0, 0, 0, 1, 0], [3, 0, 0, 1, 1]], np.uint8)
+    assert regions(mask) == [(1, 3, (2, 3, 4, 5)), (1, 2, (0, 0, 2, 2)), (2, 3, (0, 3, 2, 5)), (3, 1, (3, 0, 4, 1))]
+    assert regions(np.zeros((4, 4), np.uint8)) == []

@@ -1,0 +1,95 @@
+"""New masks like those of a training set: balanced, in their places, on canvases of any size."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import label
+
+from guided_diffusion.generation.mask_bank import MaskBank, _widened
+
+
+def bank_of(masks):
+    """A bank of one data set held in memory."""
+    layers = {k: np.stack([mask == k for mask in masks if (mask == k).any()]) for k in range(1, masks.max() + 1)}
+    return MaskBank(layers, {k: _widened(own.any(axis=0), ()) for k, own in layers.items()}, ())
+
+
+def anywhere(*layers):
+    """A bank of layers bool [16, 16], one of each type, that may lie anywhere."""
+    numbered = dict(enumerate(layers, start=1))
+    return MaskBank({k: own[None] for k, own in numbered.items()}, {k: np.ones((16, 16), bool) for k in numbered}, ())
+
+
+def layer(rows, columns):
+    own = np.zeros((16, 16), bool)
+    own[rows, columns] = True
+    return own
+
+
+def test_bank_masks_are_new_balanced_and_kept_where_the_type_occurs():
+    masks = np.zeros((6, 64, 64), np.uint8)
+    for k in range(3):
+        masks[k, 5 : 12 + k, 20:40] = 1  # at the top
+        masks[3 + k, 30:60, 50 : 54 + k] = 2  # a bar at the right
+    bank = bank_of(masks)
+    drawn = [bank.draw(bank.size, 0, index) for index in range(100)]
+    assert [sum((mask == k).any() for mask in drawn) for k in (1, 2)] == [50, 50]
+    assert all(len(np.unique(mask)) == 2 for mask in drawn)
+    assert len({mask.tobytes() for mask in drawn}) > 95 and not any((mask == m).all() for mask in drawn for m in masks)
+    for mask in drawn:
+        own = mask > 0
+        assert (own & bank.places[mask.max()]).sum() >= 0.9 * own.sum()
+        top, left = np.argwhere(own).mean(axis=0)
+        assert top < 25 if mask.max() == 1 else left > 40
+    areas = [(mask == 1).sum() for mask in drawn if (mask == 1).any()]
+    assert 0.5 * 140 <= min(areas) and max(areas) <= 1.3**2 * 180 * 1.15
+    assert np.array_equal(bank.draw(bank.size, 0, 7), drawn[7]) and not np.array_equal(
+        bank.draw(bank.size, 1, 7), drawn[7]
+    )
+
+
+def test_a_bank_defect_that_the_border_cuts_goes_on_beyond_it():
+    mask = np.zeros((1, 64, 64), np.uint8)
+    mask[0, :40, 20:44] = 1
+    bank = bank_of(mask)
+    assert all(bank.draw(bank.size, 0, index)[0].any() for index in range(30))  # never a cut edge inside the image
+
+
+def test_several_types_per_image():
+    masks = np.zeros((3, 32, 32), np.uint8)
+    masks[0, 2:8, 2:8], masks[1, 2:8, 20:28], masks[2, 20:28, 10:20] = 1, 2, 3
+    bank = bank_of(masks)
+    for index in range(20):
+        assert set(np.unique(bank.draw(bank.size, 0, index, 3))) == {0, 1, 2, 3}
+        assert len(np.unique(bank.draw(bank.size, 0, index, 2))) == 3
+
+
+def test_bank_masks_lie_all_over_a_larger_canvas():
+    bank = anywhere(layer(slice(6, 10), slice(5, 11)), layer(slice(6, 10), slice(5, 11)))
+    drawn = [bank.draw((32, 96), 0, index) for index in range(40)]
+    assert {mask.shape for mask in drawn} == {(32, 96)}
+    defects = sum(label(mask > 0)[1] for mask in drawn)
+    assert 0.8 * 120 < defects <= 120  # three for twelve areas of training; some overlap
+    assert all((mask == k).any() for mask in drawn for k in (1, 2))  # types take turns, over canvases too
+    everywhere = np.mean([mask > 0 for mask in drawn], axis=0).reshape(4, 8, 6, 16).mean(axis=(1, 3))
+    assert everywhere.min() > 0
+    assert np.array_equal(bank.draw((32, 96), 0, 7), drawn[7])
+    assert np.array_equal(bank.draw((16, 16), 0, 7), bank.draw(bank.size, 0, 7))
+
+
+@pytest.mark.parametrize("rows", [slice(0, 9), slice(9, 16), slice(0, 16)])
+def test_a_bank_defect_that_the_border_cuts_is_not_cut_within_the_canvas(rows):
+    bank = anywhere(layer(rows, slice(5, 11)))
+    for index in range(20):
+        drawn = bank.draw((24, 40), 0, index) > 0
+        assert drawn.any()
+        assert drawn[0].any() or rows.start > 0
+        assert drawn[-1].any() or rows.stop < 16
+
+
+def test_bank_defects_that_two_borders_cut_lie_at_their_own():
+    bank = anywhere(layer(slice(0, 5), slice(2, 6)), layer(slice(12, 16), slice(9, 13)))
+    for index in range(20):
+        drawn = bank.draw((32, 32), 0, index, types=(1, 2))
+        for type_, edge in ((1, 0), (2, -1)):
+            own = drawn == type_  # of its own length, stretched: not gone on to the other border
+            assert own[edge].any() and own.any(axis=1).sum() <= 10

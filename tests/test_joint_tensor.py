@@ -1,0 +1,43 @@
+"""The joint tensor: what is encoded comes back, and logits become probabilities."""
+
+import numpy as np
+import pytest
+import torch
+
+from guided_diffusion.joint_tensor import JointLayout
+
+
+@pytest.mark.parametrize("background", [True, False])
+@pytest.mark.parametrize("num_defect", [1, 5, 255])
+def test_round_trip(num_defect, background):
+    layout = JointLayout(tuple(f"t{k}" for k in range(num_defect)), background)
+    rng = np.random.default_rng(0)
+    images = torch.from_numpy(rng.integers(0, 256, (3, 3, 8, 8), dtype=np.uint8))
+    masks = torch.from_numpy(rng.integers(0, num_defect + 1, (3, 8, 8), dtype=np.uint8))
+    x = layout.encode(images, masks)
+    assert x.shape == (3, 3 + background + num_defect, 8, 8) == (3, layout.num_channels, 8, 8)
+    assert x[:, :3].min() >= -1 and x[:, :3].max() <= 1 and set(x[:, 3:].unique().tolist()) <= {0.0, 1.0}
+    if background:
+        assert (x[:, 3:].sum(dim=1) == 1).all()
+    decoded_images, decoded_masks = layout.decode(x)
+    assert decoded_images.dtype == decoded_masks.dtype == np.uint8
+    assert (decoded_images == images.permute(0, 2, 3, 1).numpy()).all()
+    assert (decoded_masks == masks.numpy()).all()
+
+
+def test_without_background_channel_weak_types_are_background():
+    x = torch.full((1, 5, 1, 3), 0.1)
+    x[0, 4, 0, 1] = 0.49
+    x[0, 3, 0, 2] = 0.51
+    assert JointLayout(("a", "b"), False).decode(x)[1].tolist() == [[[0, 0, 1]]]
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_probabilities_are_a_softmax_over_background_and_types(background):
+    layout = JointLayout(("a", "b"), background)
+    x = torch.randn(2, layout.num_channels, 4, 4)
+    p = layout.probabilities(x)
+    logits = x[:, 3:] if background else torch.cat([torch.zeros(2, 1, 4, 4), x[:, 3:]], dim=1)
+    expected = torch.exp(logits) / torch.exp(logits).sum(dim=1, keepdim=True)
+    assert torch.equal(p[:, :3], x[:, :3]) and p.shape == x.shape
+    assert torch.allclose(p[:, 3:], expected[:, -(layout.num_channels - 3) :], atol=1e-6)
