@@ -195,8 +195,11 @@ def class_names_of(folder: str) -> tuple[str, ...] | None:
 def common_class_names(folders: dict[str, str]) -> tuple[str, ...]:
     """The types that all these folders agree on, `folders` being {what the user calls it: folder}.
 
-    Folders that do not tell are passed over. Raises InputError where two differ or none tells.
+    Folders that do not tell are passed over. Raises InputError where one is missing, two differ or none tells.
     """
+    for flag, folder in folders.items():
+        if not bf.isdir(folder):
+            raise InputError(f"{flag} {folder}: does not exist; check the path")
     known = {flag: names for flag, folder in folders.items() if (names := class_names_of(folder))}
     if not known:
         flag, folder = next(iter(folders.items()))

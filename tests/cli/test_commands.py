@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,24 @@ def test_outside_the_environment_a_script_says_how_to_get_it(tmp_path: Path) -> 
     assert result.returncode == 2
     assert result.stderr.startswith(f"error: {sys.executable} has no module ") and ".venv" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("evaluate.py quality --real {0} --samples no/where", "--samples no/where: does not exist"),
+        (
+            "evaluate.py lift --train no/where --val {0} --samples {0} --out {0}/out",
+            "--train no/where: does not exist",
+        ),
+        ("evaluate.py compare --large no/where --real {0}", "--large no/where: no such checkpoint file"),
+        ("evaluate.py report --samples no/where", "--samples no/where: does not exist"),
+        ("curate.py --samples no/where --train {0} --out {0}/out", "--samples no/where: has no manifest.jsonl"),
+        ("export_data.py no/where {0}/out --format coco", "SAMPLES no/where: is not a folder"),
+    ],
+)
+def test_a_folder_that_is_not_there_is_one_line(command: str, line: str, tmp_path: Path, run_script: Callable) -> None:
+    result = run_script(*command.format(tmp_path).split())
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.startswith(f"error: {line}") and result.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
