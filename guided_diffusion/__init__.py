@@ -11,11 +11,11 @@ _HOMES = {
     "InputError": "errors",
     "Settings": "generation.settings",
     "UNet": "networks.unet",
-    "create_diffusion": "diffusion.gaussian_diffusion",
     "create_model": "networks.unet",
     "load_config": "config_file",
 }
 __all__ = sorted(_HOMES)
+GOOD = "good"  # stands for "no defect", among type names and as the folder of images without a mask
 
 
 def __getattr__(name: str) -> Any:

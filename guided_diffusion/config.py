@@ -1,26 +1,22 @@
 """The configuration: every option once, with its default, bounds and meaning. config_file.py reads it from YAML."""
 
-from __future__ import annotations
-
 import dataclasses
+import json
 import math
+import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from . import GOOD
 from .errors import InputError, unknown_name
 from .joint_tensor import JointLayout
 
 SCHEDULES = ("cosine", "linear", "sqrt_linear", "sqrt", "inverse_proportion")
-GOOD = "good"  # stands for "no defect" among type names
 
 # `target` strings of released files. They are looked up here and never imported.
-MODEL_TARGETS = {  # name: is it the patch-level network?
-    "models.unet.openaiunet.UNetModel": False,
-    "models.unet.unet_receptive.UNetModel": True,
-}
-TARGETS = {"diffusion": ("diffusion.base_diffusion.ColdDiffusion",), "optimizer": ("torch.optim.AdamW",)}
-TARGETS["model"] = tuple(MODEL_TARGETS)
+COLD, ADAMW = "diffusion.base_diffusion.ColdDiffusion", "torch.optim.AdamW"
+GLOBAL, PATCH = "models.unet.openaiunet.UNetModel", "models.unet.unet_receptive.UNetModel"
 
 
 def option(default: Any, meaning: str, bounds: str = "", choices: tuple[str, ...] = ()) -> Any:
@@ -32,27 +28,22 @@ class Section:
     """A section of the YAML file. Its fields are checked when it is made. Raises InputError."""
 
     def __post_init__(self) -> None:
-        name = next(name for name, cls in SECTIONS.items() if isinstance(self, cls))
         for field in dataclasses.fields(self):
-            key, value = f"{name}.{field.name}", getattr(self, field.name)
-            if field.metadata["choices"] and value not in field.metadata["choices"]:
-                raise InputError(unknown_name(key, value, field.metadata["choices"]))
-            if field.metadata["bounds"] and value is not None:
-                check_bounds(key, value, field.metadata["bounds"])
-
-
-def check_bounds(key: str, value: float, bounds: str) -> None:
-    """Raise InputError unless the value lies in an interval such as "[0, 1)"."""
-    low, high = (float(end) for end in bounds[1:-1].split(","))
-    if (value >= low if bounds[0] == "[" else value > low) and (value <= high if bounds[-1] == "]" else value < high):
-        return
-    text = bounds[1 : bounds.index(",")]
-    inside = f"in {bounds}" if high < math.inf else f"at least {text}" if bounds[0] == "[" else f"above {text}"
-    raise InputError(f"{key}: {value} must be {inside}")
+            key = f"{type(self).__name__.removesuffix('Config').lower()}.{field.name}"
+            value, bounds, choices = getattr(self, field.name), field.metadata["bounds"], field.metadata["choices"]
+            if choices and value not in choices:
+                raise InputError(unknown_name(key, value, choices))
+            if not bounds or value is None:
+                continue
+            low, high = (float(end) for end in bounds[1:-1].split(","))
+            if not (low < value < high or (bounds[0] == "[" and value == low) or (bounds[-1] == "]" and value == high)):
+                above = f"at least {low:g}" if bounds[0] == "[" else f"above {low:g}"
+                raise InputError(f"{key}: {value} must be {above if high == math.inf else f'in {bounds}'}")
 
 
 @dataclass(frozen=True)
 class DiffusionConfig(Section):
+    target: str = option(COLD, "as released files have it", "", (COLD,))
     parameterization: str = option("x0", "what the network predicts; eps excludes separate losses", "", ("x0", "eps"))
     schedule: str = option("cosine", "of the noise", "", SCHEDULES)
     num_timestep: int = option(1000, "T, the number of noise levels", "[2, inf)")
@@ -62,11 +53,11 @@ class DiffusionConfig(Section):
 class ModelConfig(Section):
     """One UNet. Channel counts of 0 and scale-shift None mean "derive" and are filled in by load_config."""
 
-    patch: bool = option(False, "False: global network; True: patch-level network (model.target says which)")
+    target: str = option(GLOBAL, "which of the two networks, global or patch-level; must be given", "", (GLOBAL, PATCH))
     image_size: int = option(256, "pixels; stands in for data.resolution where that is missing")
     in_channels: int = option(0, "3 + background + number of types; derived")
     out_channels: int = option(0, "the same; derived")
-    model_channels: int = option(128, "width, a multiple of norm_groups; memory and time grow with its square")
+    model_channels: int = option(128, "width, a multiple of norm_groups; time grows with its square", "[1, inf)")
     num_res_blocks: int = option(2, "residual blocks per level", "[1, inf)")
     channel_mult: tuple[int, ...] = option((1, 1, 2, 2, 4, 4), "width factor of each level")
     attention_downsample: tuple[int, ...] = option((), "downsampling factors whose levels get attention (global only)")
@@ -78,7 +69,7 @@ class ModelConfig(Section):
     use_scale_shift_norm: bool | None = option(None, "how the timestep enters; derived: true for the global network")
     class_cond: bool = option(False, "tell the network which types to draw (--defects)")
     num_defect: int = option(0, "types that it can be told, with class_cond; derived")
-    ckpt: str | None = option(None, "checkpoint file whose weights training starts from")
+    ckpt: str | None = option(None, "checkpoint (or work_dir: its latest) whose weights training starts from")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,11 +77,11 @@ class ModelConfig(Section):
             object.__setattr__(self, "use_scale_shift_norm", not self.patch)
         if not self.channel_mult or min(self.channel_mult) < 1:
             raise InputError(f"model.channel_mult: {list(self.channel_mult)} must be a list of numbers >= 1")
-        groups = self.norm_groups
-        if self.model_channels < 1 or self.model_channels % groups:
+        width, groups = self.model_channels, self.norm_groups
+        if width % groups:
             raise InputError(
-                f"model.model_channels: width {self.model_channels} must be a multiple of {groups} "
-                f"(GroupNorm has {groups} groups); try {max(1, round(self.model_channels / groups)) * groups}"
+                f"model.model_channels: width {width} must be a multiple of {groups} (GroupNorm has {groups} groups); "
+                f"try {max(1, round(width / groups)) * groups}"
             )
         factors = [2**level for level in range(len(self.channel_mult))]
         for factor in () if self.patch else self.attention_downsample:
@@ -98,6 +89,11 @@ class ModelConfig(Section):
                 raise InputError(f"model.attention_downsample: factor {factor} is none of this network's {factors}")
         for mult in self.channel_mult:
             self.heads(self.model_channels * mult)
+
+    @property
+    def patch(self) -> bool:
+        """Is it the patch-level network?"""
+        return self.target == PATCH
 
     @property
     def size_multiple(self) -> int:
@@ -138,22 +134,23 @@ class DataConfig(Section):
             if len(size) not in (0, 2) or any(side < 1 for side in size):
                 raise InputError(f"data.{key}: {list(size)} must be one number or [height, width]")
             object.__setattr__(self, key, tuple(size))
-        if self.fit != "random_crop" and (self.crop_from or self.crop_defect):
-            key = "crop_from" if self.crop_from else "crop_defect"
-            raise InputError(f"data.{key}: only with data.fit random_crop; set that, or remove {key}")
+        for key in ("crop_from", "crop_defect"):
+            if getattr(self, key) and self.fit != "random_crop":
+                raise InputError(f"data.{key}: only with data.fit random_crop; set that, or remove {key}")
         if self.type_rates is not None and min(self.type_rates.values(), default=0) < 0:
             raise InputError("data.type_rates: must be 0 or more")
         if self.label_map is not None:
-            indices = list(self.label_map.values())
-            if sorted(indices) != list(range(1, len(indices) + 1)):
+            indices = sorted(self.label_map.values())
+            if indices != list(range(1, len(indices) + 1)):
                 raise InputError(
-                    f"data.label_map: indices {sorted(indices)} must be 1..{len(indices)}, each once "
+                    f"data.label_map: indices {indices} must be 1..{len(indices)}, each once "
                     "(0 is the background and is not listed)"
                 )
 
 
 @dataclass(frozen=True)
 class OptimizerConfig(Section):
+    target: str = option(ADAMW, "as released files have it", "", (ADAMW,))
     lr: float = option(1e-4, "learning rate of AdamW", "(0, inf)")
     weight_decay: float = option(0.002, "of AdamW", "[0, inf)")
     warmup: int = option(0, "steps over which the learning rate rises from 0", "[0, inf)")
@@ -193,11 +190,6 @@ class Config:
     optimizer: OptimizerConfig
     train: TrainConfig
 
-    def __post_init__(self) -> None:
-        batch, micro_batch = self.data.bs_per_gpu, self.train.micro_batch
-        if micro_batch and batch % micro_batch:
-            raise InputError(f"train.micro_batch: {micro_batch} must divide data.bs_per_gpu, which is {batch}")
-
     @property
     def layout(self) -> JointLayout:
         names = sorted(self.data.label_map, key=self.data.label_map.get)
@@ -218,42 +210,19 @@ class Config:
             rates[GOOD] = 0.0
         return tuple(rates.values())
 
-    def to_dict(self) -> dict:
-        """Plain dict in the released YAML layout; load_config gives the same Config back."""
-        out = {}
-        for section, keys in PARAMS.items():
-            values = {key: _plain(value) for key, value in vars(getattr(self, section)).items() if key != "patch"}
-            params = {key: values.pop(key) for key in keys}
-            out[section] = {"params": params, **values} if params else values
-        target = next(name for name, patch in MODEL_TARGETS.items() if patch == self.model.patch)
-        out["model"] = {"target": target, **out["model"]}
-        out["diffusion"]["target"] = TARGETS["diffusion"][0]
-        return out
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """{section: {key: value}} of plain values; load_config gives the same Config back."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))  # tuples become lists
 
 
-SECTIONS = {"diffusion": DiffusionConfig, "model": ModelConfig, "data": DataConfig, "optimizer": OptimizerConfig}
-SECTIONS["train"] = TrainConfig
-PARAMS = {  # keys that the released layout keeps under `params`
-    "diffusion": ("parameterization", "schedule", "num_timestep"),
-    "model": tuple(f.name for f in dataclasses.fields(ModelConfig) if f.name not in ("patch", "ckpt")),
-    "data": ("dir", "resolution", "num_image_train"),
-    "optimizer": ("lr", "weight_decay"),
-    "train": (),
-}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return list(value)
-    return dict(value) if isinstance(value, Mapping) else value
+SECTIONS: dict[str, type[Section]] = typing.get_type_hints(Config)
 
 
 def describe_keys() -> Iterator[str]:
     """A line for each YAML key: its default, bounds or choices, and meaning."""
     for section, cls in SECTIONS.items():
         for field in dataclasses.fields(cls):
-            if field.name != "patch":
-                allowed = "|".join(field.metadata["choices"]) or field.metadata["bounds"]
-                default = "none" if field.default in (None, ()) else _plain(field.default)
-                about = ", ".join(filter(None, (f"default {default}", allowed)))
-                yield f"{section}.{field.name}: {field.metadata['meaning']} ({about})"
+            allowed = "|".join(field.metadata["choices"]) or field.metadata["bounds"]
+            default = list(field.default) if isinstance(field.default, tuple) else field.default
+            about = ", ".join(filter(None, (f"default {'none' if default in (None, []) else default}", allowed)))
+            yield f"{section}.{field.name}: {field.metadata['meaning']} ({about})"

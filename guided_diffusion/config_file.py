@@ -3,8 +3,6 @@
 A key may stand in its section or under the section's `params`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import types
@@ -16,10 +14,14 @@ from typing import Any
 import blobfile as bf
 import yaml
 
-from .config import GOOD, MODEL_TARGETS, SECTIONS, TARGETS, Config
+from . import GOOD
+from .config import GLOBAL, PATCH, SECTIONS, Config
 from .errors import InputError, unknown_name
 from .file_io import read_bytes
 from .joint_tensor import MAX_TYPES
+
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", tuple: "a list"}
+WORDS[Mapping] = "name: number pairs"
 
 
 @contextmanager
@@ -42,12 +44,8 @@ def load_config(
     """
     flat = read_sections(source, overrides)
     with _errors_name(source):
-        target = flat["model"].pop("target", None)
-        if target is None:
-            raise InputError(f"model.target: missing; one of {', '.join(MODEL_TARGETS)}")
-        if "patch" in flat["model"]:
-            raise InputError("model.patch: not a key; model.target says which network this is")
-        flat["model"]["patch"] = MODEL_TARGETS[target]
+        if not flat["model"].get("target"):
+            raise InputError(f"model.target: missing; one of {GLOBAL}, {PATCH}")
         if "image_size" in flat["model"]:
             flat["data"].setdefault("resolution", flat["model"]["image_size"])
         return _resolve(Config(**{name: _build(name, cls, flat[name]) for name, cls in SECTIONS.items()}), num_defect)
@@ -62,7 +60,12 @@ def read_sections(
         for key in raw:
             if key not in SECTIONS:
                 raise InputError(unknown_name("key", str(key), SECTIONS))
-        flat = {section: _flatten(section, raw.get(section)) for section in SECTIONS}
+        flat = {section: _mapping(section, raw.get(section)) for section in SECTIONS}
+        for section, values in flat.items():
+            for key, value in _mapping(f"{section}.params", values.pop("params", None)).items():
+                if key in values:
+                    raise InputError(f"{section}.{key}: given twice, in the section and under params; remove one")
+                values[key] = value
         for path, value in (overrides or {}).items():
             section, _, key = path.partition(".")
             key = key.removeprefix("params.")
@@ -97,21 +100,6 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise InputError(f"--set {text}: the value is not valid YAML") from None
 
 
-def _flatten(section: str, raw: Any) -> dict[str, Any]:
-    """Merge `params` into its section; check the target against the table."""
-    flat = _mapping(section, raw)
-    for key, value in _mapping(f"{section}.params", flat.pop("params", None)).items():
-        if key in flat:
-            raise InputError(f"{section}.{key}: given twice, in the section and under params; remove one")
-        flat[key] = value
-    target = flat.get("target")
-    if section in TARGETS and target is not None and target not in TARGETS[section]:
-        raise InputError(unknown_name(f"{section}.target", str(target), TARGETS[section]))
-    if section != "model":
-        flat.pop("target", None)
-    return flat
-
-
 def _mapping(where: str, raw: Any) -> dict[str, Any]:
     if raw is not None and not isinstance(raw, Mapping):
         raise InputError(f"{where}: expected a section with keys, got {raw!r}")
@@ -120,13 +108,11 @@ def _mapping(where: str, raw: Any) -> dict[str, Any]:
 
 def _build(section: str, cls: type, flat: Mapping[str, Any]) -> Any:
     """Make one section's dataclass; unknown keys and wrong types are errors."""
-    hints = typing.get_type_hints(cls)
-    values = {}
+    hints, values = typing.get_type_hints(cls), {}
     for key, value in flat.items():
         if key not in hints:
-            known = [f"{section}.{name}" for name in hints if name != "patch"]
-            raise InputError(unknown_name("key", f"{section}.{key}", known))
-        if value is None and key not in ("ckpt", "dir") and types.NoneType not in typing.get_args(hints[key]):
+            raise InputError(unknown_name("key", f"{section}.{key}", [f"{section}.{name}" for name in hints]))
+        if value is None and types.NoneType not in typing.get_args(hints[key]):
             continue  # an empty YAML value means the default
         if key == "compile" and (isinstance(value, bool) or value == "auto"):
             value = "on" if value is True else "off"  # YAML takes on for true; old checkpoints' configurations say auto
@@ -136,27 +122,23 @@ def _build(section: str, cls: type, flat: Mapping[str, Any]) -> Any:
 
 def _convert(path: str, value: Any, hint: Any) -> Any:
     """Check a YAML value against a field's type."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for option in options:
-        origin = typing.get_origin(option) or option
-        if origin is types.NoneType and value is None:
-            return None
-        if origin is float and type(value) in (int, float, str):
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None and types.NoneType in kinds:
+        return None
+    expected = []
+    for kind in kinds:
+        origin = typing.get_origin(kind) or kind
+        if origin is Mapping and isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
+            return {name: _convert(f"{path}.{name}", one, typing.get_args(kind)[1]) for name, one in value.items()}
+        if kind is float and type(value) in (int, float, str):
             with suppress(ValueError, OverflowError):  # of a text too: YAML 1.1 reads 1e-4 as one
                 if math.isfinite(number := float(value)):
                     return number
-        if origin in (bool, str, int) and type(value) is origin:
+        if kind in (bool, str, int) and type(value) is kind:
             return value
         if origin is tuple and isinstance(value, (list, tuple)) and all(type(v) is int for v in value):
             return tuple(value)
-        if origin is Mapping and isinstance(value, Mapping):
-            if typing.get_args(option)[1] is float:
-                return {str(name): _convert(f"{path}.{name}", rate, float) for name, rate in value.items()}
-            if all(isinstance(k, str) and type(v) is int for k, v in value.items()):
-                return dict(value)
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", tuple: "a list"}
-    pairs = "name: rate pairs" if path.endswith("type_rates") else "name: index pairs"
-    expected = [names.get(typing.get_origin(o) or o, pairs) for o in options if o is not types.NoneType]
+        expected += [WORDS[origin]] if origin in WORDS else []
     raise InputError(f"{path}: expected {' or '.join(expected)}, got {value!r}")
 
 
@@ -198,6 +180,9 @@ def _resolve(config: Config, num_defect: int | None) -> Config:
             f"data.crop_from: {data.crop_from[0]} x {data.crop_from[1]} is smaller than data.resolution, "
             f"{height} x {width}, the size of the windows"
         )
+    batch, micro_batch = data.bs_per_gpu, config.train.micro_batch
+    if micro_batch and batch % micro_batch:
+        raise InputError(f"train.micro_batch: {micro_batch} must divide data.bs_per_gpu, which is {batch}")
     if config.train.separate_channel_loss and config.diffusion.parameterization != "x0":
         raise InputError("separate_channel_loss works with diffusion.parameterization x0 only")
     for name in data.type_rates or {}:

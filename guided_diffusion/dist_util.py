@@ -1,11 +1,8 @@
 """Several processes as one: the only file that knows torchrun, MPI, or one process.
 
-`setup` joins them once; then `rank()` and `world_size()` answer, 0 and 1 where there is one process. The collectives
-are for small things (flags, logged numbers, names). They run through gloo on the CPU even when the gradients go through
-nccl, so asking one every step does not make the host wait for the GPU.
+The collectives are for small things (flags, logged numbers, names). They run through gloo on the CPU even when the
+gradients go through nccl, so asking one every step does not make the host wait for the GPU.
 """
-
-from __future__ import annotations
 
 import os
 import socket
@@ -26,8 +23,7 @@ TIMEOUT = timedelta(hours=2)
 def setup(device: str = "auto") -> torch.device:
     """Join the other processes, if there are any, and return the device of this one. Call it first, and once.
 
-    device: as of choose_device. Raises InputError when it is unknown or absent, and when MPI started the process but
-    cannot be used.
+    Raises InputError as choose_device does, and where MPI started the process but cannot be used.
     """
     if "RANK" not in os.environ:
         _meet_by_mpi()
@@ -42,21 +38,14 @@ def setup(device: str = "auto") -> torch.device:
 
 
 def leave(status: int) -> NoReturn:
-    """End this process with an exit status.
+    """End this process with an exit status. mpiexec then ends the others: call barrier first where all is well.
 
-    One of several ends at once: taken down with all that Python takes down, gloo's threads now and then aborted a
-    process that was done ("terminate called without an active exception"). mpiexec then ends the others, whatever they
-    are doing: call barrier first where all is well.
+    One of several ends at once: while Python takes itself down, gloo's threads now and then abort a process.
     """
     if not dist.is_initialized():
         sys.exit(status)
-    _flush()
-    os._exit(status)
-
-
-def _flush() -> None:
     sys.stdout.flush()
-    sys.stderr.flush()
+    os._exit(status)
 
 
 def rank() -> int:
@@ -71,7 +60,7 @@ def world_size() -> int:
 
 def barrier() -> None:
     """Wait until every process has come here, with its output out."""
-    _flush()
+    sys.stdout.flush()
     any_rank(False)  # nobody can know the answer before everybody has spoken
 
 
@@ -115,29 +104,21 @@ def choose_device(device: str) -> torch.device:
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        chosen = None
-    if chosen is None or chosen.type not in ("cpu", "cuda"):
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
         raise InputError(f"--device {device}: unknown device; use auto, cpu, cuda or cuda:N")
-    if chosen.type == "cpu":
+    if kind == "cpu":
         return torch.device("cpu")
+    index, count = int(number or os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
     if not torch.cuda.is_available():
-        raise InputError(f"--device {device}: no CUDA GPU can be used here; use --device cpu")
-    if chosen.index is not None and _started() > 1:
-        raise InputError(
-            f"--device {device}: with {_started()} processes each takes a GPU of its own; "
-            "use --device cuda (CUDA_VISIBLE_DEVICES says which GPUs)"
-        )
-    index = int(os.environ.get("LOCAL_RANK", 0)) if chosen.index is None else chosen.index
-    count = torch.cuda.device_count()
-    if index >= count:
-        raise InputError(
-            f"--device {device}: GPU number {index} is needed, but this host shows {count}, numbered "
-            "from 0; start at most one process per GPU, or use --device cpu"
-        )
-    return torch.device("cuda", index)
+        fault = "no CUDA GPU can be used here; use --device cpu"
+    elif number and _started() > 1:
+        fault = f"with {_started()} processes each takes a GPU of its own; use --device cuda and CUDA_VISIBLE_DEVICES"
+    elif index >= count:
+        fault = f"GPU number {index} is needed, but this host shows {count}; start fewer processes, or use --device cpu"
+    else:
+        return torch.device("cuda", index)
+    raise InputError(f"--device {device}: {fault}")
 
 
 def _started() -> int:
@@ -148,18 +129,15 @@ def _started() -> int:
 def _meet_by_mpi() -> None:
     """Where mpiexec started this process, write what torchrun would into the environment. MPI does nothing else."""
     environ = os.environ
-    if not any(name in environ for name in ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")):
-        return
     sizes = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
     told_size = next((environ[name] for name in sizes if name in environ), None)
-    if told_size == "1":
+    if told_size == "1" or not environ.keys() & {"PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK"}:
         return
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: no MPI library was found
-        reason = str(error).splitlines()[0]
         raise InputError(
-            f"this process was started by MPI, but mpi4py cannot be used ({reason}); "
+            f"this process was started by MPI, but mpi4py cannot be used ({str(error).splitlines()[0]}); "
             "install mpi4py for the MPI that mpiexec belongs to, or start with torchrun"
         ) from error
     world = MPI.COMM_WORLD
@@ -171,10 +149,9 @@ def _meet_by_mpi() -> None:
     host = world.Split_type(MPI.COMM_TYPE_SHARED)
     with socket.socket() as probe:
         probe.bind(("", 0))
-        port = str(probe.getsockname()[1])
-    address = "127.0.0.1" if host.size == world.size else socket.gethostname()
-    # Rank 0's; MASTER_ADDR and MASTER_PORT win.
-    meeting = world.bcast((environ.get("MASTER_ADDR", address), environ.get("MASTER_PORT", port)))
-    environ.update(RANK=str(world.rank), WORLD_SIZE=str(world.size), MASTER_ADDR=meeting[0], MASTER_PORT=meeting[1])
-    environ.update(LOCAL_RANK=str(host.rank), LOCAL_WORLD_SIZE=str(host.size))
+        port = probe.getsockname()[1]
+    place = {"MASTER_ADDR": "127.0.0.1" if host.size == world.size else socket.gethostname(), "MASTER_PORT": port}
+    meeting = world.bcast({name: environ.get(name, str(value)) for name, value in place.items()})  # rank 0's
+    ranks = {"RANK": world.rank, "WORLD_SIZE": world.size, "LOCAL_RANK": host.rank, "LOCAL_WORLD_SIZE": host.size}
+    environ.update(meeting, **{name: str(value) for name, value in ranks.items()})
     MPI.Finalize()  # now, not at exit: a rank that fails would wait there for the others, and they for it

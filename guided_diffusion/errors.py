@@ -1,11 +1,8 @@
 """One way to tell a user that the input is wrong: one line, exit status 2, no traceback.
 
 Library code names its parameters, in backticks: InputError("`seed` -1: must be 0 or more"). In Python that reads "seed
--1: ...". On a command line run_cli turns each into a flag, "--seed -1: ...": `name` becomes --name, or what the
-command's FLAGS says where it has another name there.
+-1: ...", on a command line "--seed -1: ...".
 """
-
-from __future__ import annotations
 
 import argparse
 import difflib
@@ -53,13 +50,14 @@ def run_cli(
 ) -> NoReturn:
     """Run a script's main(); an InputError becomes one line on stderr and exit status 2.
 
-    leave: what ends the process, dist_util.leave where it may be one of several. flags: of parameters whose flag is not
-    --name.
+    leave: what ends the process, dist_util.leave where it may be one of several. flags: see InputError.with_flags.
     """
     try:
         status = main(None)
-    except (InputError, bf.Error) as error:  # blobfile says which path of the user's it cannot use
+    except (InputError, ImportError, bf.Error) as error:  # blobfile says which path of the user's it cannot use
         text = error.with_flags(flags or {}) if isinstance(error, InputError) else str(error)
+        if isinstance(error, ImportError):  # evaluation's packages are imported where they are used
+            text += "; pip install -r requirements-eval.txt"
         print("error: " + " ".join(text.split()), file=sys.stderr, flush=True)
         status = 2
     except KeyboardInterrupt:

@@ -1,11 +1,12 @@
 """Files, local or in a cloud store ("gs://...", "az://..."), of which a kill leaves the old content or the new."""
 
-import hashlib
 import io
 import json
 import os
 import secrets
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import blobfile as bf
@@ -60,36 +61,36 @@ def write_atomic(path: str, data: bytes) -> None:
 
 def remove_temporaries(folder: str) -> None:
     """Delete what killed writes left in `folder` (not below it). Call it from the only writer there."""
-    if is_cloud(folder) or not os.path.isdir(folder):
-        return
-    for name in os.listdir(folder):
-        if name.startswith(TEMPORARY_PREFIX):
+    if not is_cloud(folder):
+        for path in Path(folder).glob(f"{TEMPORARY_PREFIX}*"):
             with suppress(OSError):
-                os.remove(os.path.join(folder, name))
+                path.unlink()
+
+
+@contextmanager
+def writing(path: str, flag: str, remedy: str) -> Iterator[None]:
+    """Make an InputError of what goes wrong inside. flag: how the user named the folder, such as "--work_dir"."""
+    try:
+        yield
+    except (OSError, bf.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{flag}: cannot write {path!r} ({reason}); {remedy}") from error
 
 
 def ensure_writable(folder: str, flag: str) -> None:
-    """Create `folder` and prove by a write that files can be made in it: permission bits say little.
-
-    flag: how the user named it, such as "--work_dir". Raises InputError if it cannot be used.
-    """
-    try:
+    """Create `folder` and prove by a write that files can be made in it: permission bits say little."""
+    with writing(folder, flag, "name a folder that can be created and written"):
         probe = bf.join(folder, TEMPORARY_PREFIX + secrets.token_hex(8))
         write_atomic(probe, b"")
         bf.remove(probe)
-    except (OSError, bf.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"{flag}: cannot write to {folder!r} ({reason}); name a folder that can be created and written"
-        ) from error
 
 
 def write_if_changed(path: str, data: bytes) -> bool:
     """Write `data` atomically unless the file holds it already; returns whether it was written."""
-    changed = not bf.exists(path) or read_bytes(path) != data
-    if changed:
-        write_atomic(path, data)
-    return changed
+    if bf.exists(path) and read_bytes(path) == data:
+        return False
+    write_atomic(path, data)
+    return True
 
 
 def lies_in(path: str, folder: str) -> bool:
@@ -100,9 +101,13 @@ def lies_in(path: str, folder: str) -> bool:
     return f"{inner.rstrip('/')}/".startswith(f"{outer.rstrip('/')}/")
 
 
+def as_json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
 def write_json(path: str, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
-    write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    write_atomic(path, as_json(value))
 
 
 def read_json(path: str) -> Any:
@@ -113,19 +118,10 @@ def read_json(path: str) -> Any:
         raise InputError(f"{path}: is not valid JSON ({error}); mend or remove it") from error
 
 
-def encode_png(array: np.ndarray) -> bytes:
-    """PNG bytes of a uint8 array, [H, W] (grey) or [H, W, 3] (RGB). Raises ValueError for any other."""
-    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
-        raise ValueError(f"expected uint8 [H, W] or [H, W, 3], got {array.dtype} {list(array.shape)}")
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(array)).save(buffer, format="PNG", compress_level=PNG_COMPRESSION)
+def encode_png(array: np.ndarray, palette: np.ndarray | None = None) -> bytes:
+    """PNG bytes of a uint8 array, [H, W] (grey, or indices into `palette`, uint8 [N, 3]) or [H, W, 3] (RGB)."""
+    buffer, picture = io.BytesIO(), Image.fromarray(np.ascontiguousarray(array))
+    if palette is not None:
+        picture.putpalette(palette.tobytes())  # makes the mode "P"
+    picture.save(buffer, format="PNG", compress_level=PNG_COMPRESSION)
     return buffer.getvalue()
-
-
-def sha256_file(path: str) -> str:
-    """Hexadecimal SHA-256 of a file's content, read in pieces."""
-    with bf.BlobFile(path, "rb") as file:
-        digest = hashlib.sha256()
-        for piece in iter(lambda: file.read(1 << 20), b""):
-            digest.update(piece)
-    return digest.hexdigest()

@@ -4,8 +4,6 @@ Channels 0-2 are RGB in [-1, 1]; then, if configured, one background channel; th
 type, one-hot in {0, 1}. Outside this module only extend.py, which appends types, relies on that order.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,19 +1,19 @@
-"""One function over many files, in several processes."""
-
-from __future__ import annotations
+"""One function over many items, in several processes."""
 
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from tqdm import tqdm
 
+from .errors import InputError
+
 Item, Result = TypeVar("Item"), TypeVar("Result")
-WORTH_IT = 64  # items; with fewer, starting processes takes longer than they save
-CHUNK = 8  # items handed to a process at a time
 
 
 def default_workers() -> int:
@@ -22,37 +22,45 @@ def default_workers() -> int:
 
 
 def parallel_map(
-    function: Callable[[Item], Result], items: Sequence[Item], *, workers: int, description: str
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    workers: int,
+    description: str,
+    unit: str = "image",
+    chunk: int = 8,
+    least: int = 64,
 ) -> Iterator[Result]:
     """Results in the order of `items`, one at a time, with a progress bar. Function and items must be picklable.
 
-    What the function raises comes out here. Nothing is held but the items and the results that wait for their turn.
+    chunk: items handed to a process at a time. With fewer than `least` items there is no other process: starting them
+    takes longer than they save. Raises what the function raises, and InputError where a process is killed.
     """
-    with tqdm(total=len(items), desc=description, unit="image", disable=None) as bar:
-        if workers < 2 or len(items) < WORTH_IT:
-            for item in items:
-                yield function(item)
-                bar.update()
-            return
-        # spawn: a fork would copy locks that other threads of this process hold.
-        with multiprocessing.get_context("spawn").Pool(workers, initializer=_leave_interrupts_to_parent) as pool:
-            for result in pool.imap(function, items, chunksize=CHUNK):
-                yield result
-                bar.update()
+    bar = {"total": len(items), "desc": description, "unit": unit, "disable": None}
+    workers = min(workers, len(items))
+    if workers < 2 or len(items) < least:
+        yield from tqdm(map(function, items), **bar)
+        return
+    # spawn: a fork would copy locks that other threads of this process hold; nor does CUDA outlive it.
+    context = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(workers, context, _end_with_parent) as pool:
+            yield from tqdm(pool.map(function, items, chunksize=chunk), **bar)
+    except BrokenProcessPool as error:
+        raise InputError(
+            f"{description}: a process was killed, perhaps for want of memory; allow fewer CPUs"
+        ) from error
 
 
-def end_with_parent() -> None:
-    """Let this worker process end when the one that started it is killed.
+def _end_with_parent() -> None:
+    """Let this worker leave Ctrl-C to the process that started it, and end when that is killed.
 
-    A worker of a ProcessPoolExecutor would finish its work for nobody, and then wait for more for ever.
+    It would finish its work for nobody, and then wait for more for ever.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         multiprocessing.parent_process().join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _leave_interrupts_to_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

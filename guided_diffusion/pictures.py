@@ -1,16 +1,13 @@
-"""Colours of types, overlays, and the two sheets: tiles (contact sheet) and rows (one setting after another).
+"""Colours of types, overlays, and sheets of tiles, such as the contact sheet.
 
 Lengths are in units of a 128 px tile, so that a sheet of larger tiles looks the same.
 """
 
-from __future__ import annotations
-
 import colorsys
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -50,23 +47,13 @@ def overlay(image: np.ndarray, mask: np.ndarray, alpha: float = 0.55) -> np.ndar
 
 @dataclass(frozen=True)
 class Tile:
-    """Two pictures side by side on a sheet, and what stands below them."""
+    """A picture and its overlay on a sheet, and what stands below them."""
 
     image: Image.Image
     overlay: Image.Image
     caption: str
-    types: Mapping[int, str] | None = None  # type index -> name; empty is captioned "no defect", None says nothing
-    note: str = ""  # a second line, cut at its start
+    note: str = ""  # a second line
     marked: bool = False  # framed and captioned in red
-
-
-@dataclass(frozen=True)
-class Row:
-    """One setting: images uint8 [N, H, W, 3], index masks uint8 [N, H, W], and lines that say what it is."""
-
-    label: Sequence[str]  # the first line is the heading
-    images: np.ndarray
-    masks: np.ndarray
 
 
 def fit_tile(array: np.ndarray) -> Image.Image:
@@ -80,125 +67,60 @@ def fit_tile(array: np.ndarray) -> Image.Image:
     return image
 
 
-def draw_sheet(title: str, settings: str, legend: Sequence[str], tiles: Sequence[Tile]) -> Image.Image:
-    """Title and settings (parted by three spaces), legend with the types' colours, then the tiles, all of one size."""
+def draw_sheet(
+    title: str, notes: Sequence[str], legend: Sequence[str], tiles: Sequence[Tile], rows: bool = False
+) -> Image.Image:
+    """Title and notes, legend with the types' colours, then the tiles, all of one size.
+
+    rows: a tile is a row of pictures, above the row of their overlays; it has a line of the sheet for itself.
+    """
     width, height = tiles[0].image.size
-    unit = max(width, height, 128) / 128
-    gap = round(3 * unit)
-    cell = (max(2 * width + gap, round(130 * unit)), height + round((40 if any(t.note for t in tiles) else 22) * unit))
-    step = (cell[0] + round(16 * unit), cell[1] + round(8 * unit))
-    columns = _columns(len(tiles), step)
-    inner = max(columns * step[0] - (step[0] - cell[0]), round(640 * unit))
-    font = ImageFont.load_default(13 * unit)
-    lines = ["   ".join(row) for row in _wrap(settings.split("   "), inner, lambda text: font.getlength(text + "   "))]
-    rows = math.ceil(len(tiles) / columns)
-    sheet, left, top = _start_sheet(title, lines, legend, inner, rows * step[1], unit)
+    unit = max(height if rows else width, height, 128) / 128
+    gap, line, font = round(3 * unit), round(18 * unit), ImageFont.load_default(13 * unit)
+    beside = (0, height + gap) if rows else (width + gap, 0)  # the overlay, from its picture
+    right, bottom = width + beside[0], height + beside[1]
+    room = max(right, round(130 * unit))
+    step = room + round(16 * unit), bottom + gap + line * (2 if any(tile.note for tile in tiles) else 1) + line // 2
+    columns = round(math.sqrt(len(tiles) * 4 / 3 * step[1] / step[0]))  # for a sheet of about 4:3
+    columns = 1 if rows else min(max(1, columns), len(tiles), 12)
+    inner = round(max([columns * step[0], 640 * unit, *map(font.getlength, notes)]))
+
+    margin, swatch = round(20 * unit), round(16 * unit)
+    places, x, row = [], 0.0, 0  # as many texts in a row as fit; the legend starts a row of its own
+    for number, text in enumerate([*notes, *legend], start=1):
+        key = max(0, number - len(notes))  # the number in the legend; 0: a note
+        width = swatch * (2 if key else 1) + font.getlength(text)
+        if x and (x + width > inner or key == 1):
+            x, row = 0.0, row + 1
+        places.append((margin + x, row, text, key))
+        x += width
+    top = margin * (4 + row) + margin // 2
+    body = math.ceil(len(tiles) / columns) * step[1]
+    sheet = Image.new("RGB", (inner + 2 * margin, top + body + margin // 2), _PAPER)
     draw = ImageDraw.Draw(sheet)
+    draw.text((margin, margin - margin // 4), title, _INK, ImageFont.load_default(20 * unit))
+    for x, row, text, key in places:
+        y = margin * (2 + row) + margin // 2
+        if key:
+            draw.rectangle((x, y + 3 * unit, x + 11 * unit, y + 14 * unit), tuple(palette(key)[key].tolist()), _GREY)
+        draw.text((x + swatch * (key > 0), y), text, _INK if key else _GREY, font)
+
     for number, tile in enumerate(tiles):
-        x, y = left + (number % columns) * step[0], top + (number // columns) * step[1]
+        x, y = margin + (number % columns) * step[0], top + (number // columns) * step[1]
         if tile.marked:
-            draw.rectangle((x - gap, y - gap, x + 2 * width + 2 * gap - 1, y + height + gap - 1), _RED)
+            draw.rectangle((x - gap, y - gap, x + right + gap - 1, y + bottom + gap - 1), _RED)
         sheet.paste(tile.image, (x, y))
-        sheet.paste(tile.overlay, (x + width + gap, y))
-        _draw_caption(draw, x, y + height + gap, x + cell[0], tile, font, unit)
+        sheet.paste(tile.overlay, (x + beside[0], y + beside[1]))
+        for text in (tile.caption, tile.note):
+            while font.getlength(text) > room and len(text) > 4:  # both ends tell
+                text = text[: len(text) // 2 - 2] + "..." + text[len(text) // 2 + 2 :]
+            draw.text((x, y + bottom + gap), text, _RED if tile.marked and text == tile.caption else _GREY, font)
+            y += line
     return sheet
 
 
-def draw_rows(title: str, notes: Sequence[str], class_names: Sequence[str], rows: Sequence[Row]) -> Image.Image:
-    """Title, notes and the types' colours, then a row of images over mask overlays for each of `rows`, all as long."""
-    tile = fit_tile(rows[0].images[0])
-    unit = max(*tile.size, 128) / 128
-    gap, line = round(3 * unit), round(20 * unit)
-    font, bold = ImageFont.load_default(13 * unit), ImageFont.load_default(16 * unit)
-    column = round(max(bold.getlength(text) for row in rows for text in row.label)) + line
-    inner = round(max([column + len(rows[0].images) * (tile.width + gap), *map(font.getlength, notes)]))
-    step = 2 * (tile.height + gap) + round(10 * unit)
-    sheet, left, top = _start_sheet(title, notes, class_names, inner, step * len(rows), unit)
-    draw = ImageDraw.Draw(sheet)
-    for number, row in enumerate(rows):
-        y = top + step * number
-        for place, text in enumerate(row.label):
-            draw.text((left, y + place * line), text, _GREY if place else _INK, font if place else bold)
-        for k, (image, mask) in enumerate(zip(row.images, row.masks, strict=True)):
-            x = left + column + k * (tile.width + gap)
-            sheet.paste(fit_tile(image), (x, y))
-            sheet.paste(fit_tile(overlay(image, mask, alpha=0.7)), (x, y + tile.height + gap))
-    return sheet
-
-
-def _start_sheet(
-    title: str, lines: Sequence[str], legend: Sequence[str], inner: int, body: int, unit: float
-) -> tuple[Image.Image, int, int]:
-    """A sheet with its header: title, lines and legend; and left and top of the room for the body."""
-    margin = line = round(20 * unit)
-    font, large = ImageFont.load_default(13 * unit), ImageFont.load_default(20 * unit)
-    legend_rows = _wrap(list(enumerate(legend, start=1)), inner, lambda key: font.getlength(key[1]) + 30 * unit)
-    header = margin + line * (2 + len(lines) + len(legend_rows)) + line // 2
-    sheet = Image.new("RGB", (inner + 2 * margin, header + body + margin // 2), _PAPER)
-    draw = ImageDraw.Draw(sheet)
-    draw.text((margin, margin - line // 4), title, _INK, large)
-    y = margin + line + line // 4
-    for number, text in enumerate(lines):
-        draw.text((margin, y + number * line), text, _GREY, font)
-    y += len(lines) * line + line // 4
-    for row in legend_rows:
-        x = float(margin)
-        for index, text in row:
-            x = _draw_key(draw, x, y, index, text, font, unit)
-        y += line
-    return sheet, margin, header
-
-
-def _columns(count: int, step: tuple[int, int]) -> int:
-    """So many columns that the sheet is about 4:3 and its last row rather full."""
-
-    def cost(columns: int) -> float:
-        rows = math.ceil(count / columns)
-        aspect = columns * step[0] / (rows * step[1])
-        return abs(math.log(aspect * 3 / 4)) + 3 * (1 - count / (columns * rows))
-
-    return min(range(1, min(count, 12) + 1), key=cost)
-
-
-def _draw_caption(
-    draw: ImageDraw.ImageDraw, x: float, y: float, right: float, tile: Tile, font: Any, unit: float
-) -> None:
-    """Caption and types below a tile, up to x = right, and its note; types without room are counted."""
-    note = tile.note
-    while font.getlength(note) > right - x and len(note) > 4:  # its end tells names apart
-        note = "..." + note[4:]
-    draw.text((x, y + 18 * unit), note, _GREY, font)
-    draw.text((x, y), tile.caption, _RED if tile.marked else _GREY, font)
-    x += font.getlength(tile.caption + "  ")
-    if tile.types is not None and not tile.types:
-        draw.text((x, y), "no defect", _GREY, font)
-    for done, (index, name) in enumerate((tile.types or {}).items()):
-        left = len(tile.types) - done
-        room = right - x - 16 * unit - (font.getlength("  +99") if left > 1 else 0)
-        if done and font.getlength(name) > room:
-            draw.text((x, y), f"+{left}", _GREY, font)
-            return
-        while font.getlength(name) > room and len(name) > 4:
-            name = name[:-4] + "..."
-        x = _draw_key(draw, x, y, index, name, font, unit)
-
-
-def _draw_key(draw: ImageDraw.ImageDraw, x: float, y: float, index: int, text: str, font: Any, unit: float) -> float:
-    """A swatch in the colour of type `index` and its text at (x, y); returns where the next one goes."""
-    colour = tuple(palette(index)[index].tolist())
-    draw.rectangle((x, y + 3 * unit, x + 11 * unit, y + 14 * unit), colour, _GREY)
-    draw.text((x + 16 * unit, y), text, _INK, font)
-    return x + font.getlength(text) + 30 * unit
-
-
-def _wrap(items: Sequence[Any], width: float, measure: Callable[[Any], float]) -> list[list[Any]]:
-    """Items in rows that are at most `width` wide."""
-    rows: list[list[Any]] = []
-    room = 0.0
-    for item in items:
-        if not rows or measure(item) > room:
-            rows.append([])
-            room = width
-        rows[-1].append(item)
-        room -= measure(item)
-    return rows
+def row_tile(caption: str, images: np.ndarray, masks: np.ndarray) -> Tile:
+    """A tile for draw_sheet(rows=True): uint8 images [N, H, W, 3] over their overlays by index masks [N, H, W]."""
+    overlays = [overlay(image, mask, alpha=0.7) for image, mask in zip(images, masks, strict=True)]
+    strips = (np.hstack([np.asarray(fit_tile(one)) for one in line]) for line in (images, overlays))
+    return Tile(*map(Image.fromarray, strips), caption)

@@ -1,9 +1,6 @@
 """In which precision networks compute, torch.compile, and running out of memory."""
 
-from __future__ import annotations
-
 import gc
-import shutil
 from collections.abc import Callable
 
 import torch
@@ -50,26 +47,19 @@ def cast_weights(model: nn.Module) -> None:
             module.to(torch.bfloat16)
 
 
-class CompileError(InputError):
-    """torch.compile lacks something, or failed."""
-
-
-def try_compile(network: nn.Module, run: Callable[[nn.Module], object], device: torch.device) -> nn.Module:
+def try_compile(network: nn.Module, run: Callable[[nn.Module], object]) -> nn.Module:
     """The network under torch.compile, once run(it) has made it compile.
 
-    Raises CompileError if something is lacking or fails; running out of memory is passed on.
+    Raises InputError if something is lacking or fails; running out of memory is passed on.
     """
-    remedy = "turn it off (train.compile off, --compile off)"
-    if device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++"))):
-        raise CompileError(f"torch.compile: no C++ compiler (g++ or clang++) is installed; install one, or {remedy}")
     fast = torch.compile(network)
     try:
         run(fast)
     except Exception as error:  # what a compiler raises has no common type
         if is_out_of_memory(error):
             raise
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise CompileError(f"torch.compile: failed ({reason}); {remedy}") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"torch.compile: failed ({reason}); turn it off (train.compile off, --compile off)") from error
     return fast
 
 

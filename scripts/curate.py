@@ -1,4 +1,4 @@
-"""Keep the samples worth training on; see guided_diffusion/cli/curate.py."""
+"""Keep the samples that are good enough to train on; see guided_diffusion/cli/curate.py."""
 
 from run_command import run_command
 

@@ -154,21 +154,15 @@ def mask_agreement(pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, tupl
 
     pairs: image uint8 [H, W, 3] and index mask uint8 [H, W] of each sample.
     """
+    rules = [tint_rule(image) for image, _ in pairs]
     found = {}
     for name, index in LABEL_MAP.items():
-        both, either = [], []
-        for image, mask in pairs:
-            rule = tint_rule(image) == index
-            both.append((rule & (mask == index)).sum())
-            either.append((rule | (mask == index)).sum())
-        both, either = np.array(both), np.array(either)
+        compared = [(rule == index, mask == index) for rule, (_, mask) in zip(rules, pairs, strict=True)]
+        both = np.array([(rule & mask).sum() for rule, mask in compared])
+        either = np.array([(rule | mask).sum() for rule, mask in compared])
         seen = either > 0
-        overall = both.sum() / max(1, either.sum())
-        found[name] = (
-            int(seen.sum()),
-            float(overall),
-            float((both[seen] / either[seen]).mean()) if seen.any() else 0.0,
-        )
+        mean = float((both[seen] / either[seen]).mean()) if seen.any() else 0.0
+        found[name] = (int(seen.sum()), float(both.sum() / max(1, either.sum())), mean)
     return found
 
 
@@ -210,8 +204,7 @@ def main(argv: list[str] | None = None) -> None:
     progress = tqdm(range(args.num_images), desc="drawing", unit="image", disable=None)
     pairs = (draw(index, args.size, args.seed) for index in progress)
     source = {"drawn_by": "scripts/draw_demo_data.py", "size": args.size, "seed": args.seed}
-    written = write_released(args.out, names, pairs, LABEL_MAP, source)
-    if written:
+    if write_released(args.out, names, pairs, LABEL_MAP, source):
         types = ", ".join(LABEL_MAP)
         print(f"{args.out}: drew {args.num_images} images of {args.size} x {args.size} pixels with {types}")
     else:

@@ -1,4 +1,4 @@
-# Sourced by train_large.sh, train_small.sh and inference.sh, with ROOT set to the repository.
+# Sourced by train_large.sh, train_small.sh, inference.sh and setup_env.sh, with ROOT set to the repository.
 #
 #   launch scripts/NAME.py [ARGUMENT...]    replaces the shell by that Python program, started as
 #     - one plain process;

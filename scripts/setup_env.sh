@@ -1,4 +1,4 @@
-# Sourced by quickstart.sh and test.sh, with ROOT set to the repository.
+# Sourced by quickstart.sh, test.sh and the other setup scripts, with ROOT set to the repository.
 #
 #   setup_env FILE...    sets and exports PYTHON: a python with what these requirements files ask for.
 #     It is $PYTHON or the active environment's if that has it all; else .venv's, made where needed.

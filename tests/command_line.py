@@ -5,8 +5,6 @@ own arguments, folder, stdout and stderr, executes the script as `__main__` and 
 run may get a prelude: code that is executed first, such as one that arranges for a kill at a given moment.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import runpy
@@ -34,8 +32,8 @@ def plain_environment() -> dict[str, str]:
     return kept | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
 
 
-def launch(kind: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a script by two processes, kind "torchrun" or "mpiexec", or by one, "alone"."""
+def launch(kind: str, script: Path, *arguments: object, prelude: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a script by two processes, kind "torchrun" or "mpiexec", or by one, "alone", each after the prelude."""
     start = [sys.executable]
     if kind == "torchrun":
         start += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -45,7 +43,7 @@ def launch(kind: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         if program is None:
             pytest.skip("mpiexec is not installed (requirements-dev.txt)")
         start = [program, "-n", "2", sys.executable]
-    command = [*start, *map(str, arguments)]
+    command = [*start, *([__file__, prelude] if prelude else []), str(script), *map(str, arguments)]
     return subprocess.run(command, env=plain_environment(), capture_output=True, text=True, timeout=180, cwd=ROOT)
 
 
@@ -53,14 +51,8 @@ class CommandLine:
     """Runs scripts of the repository, one at a time; call close() at the end."""
 
     def __init__(self) -> None:
-        self._server = subprocess.Popen(
-            [sys.executable, __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=plain_environment(),
-            cwd=ROOT,
-        )
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self._server = subprocess.Popen([sys.executable, __file__], env=plain_environment(), cwd=ROOT, **pipes)
 
     def run(
         self, script: str, *arguments: object, prelude: str = "", timeout: float = 120
@@ -69,9 +61,7 @@ class CommandLine:
         argv = [str(ROOT / "scripts" / script), *map(str, arguments)]
         with tempfile.TemporaryDirectory() as folder:
             outputs = [Path(folder, "stdout"), Path(folder, "stderr")]
-            request = {"argv": argv, "outputs": list(map(str, outputs)), "prelude": prelude}
-            self._server.stdin.write(json.dumps(request) + "\n")
-            self._server.stdin.flush()
+            print(json.dumps([argv, [str(path) for path in outputs], prelude]), file=self._server.stdin, flush=True)
             pid = int(self._server.stdout.readline())
             timer = threading.Timer(timeout, os.kill, (pid, signal.SIGKILL))
             timer.start()
@@ -85,29 +75,21 @@ class CommandLine:
         self._server.stdout.close()
 
 
-def _serve() -> dict:
-    """Fork for each request that comes in; returns it in the child, and never in the server."""
-    for line in sys.stdin:
-        request = json.loads(line)
-        pid = os.fork()
-        if pid == 0:
-            return request
-        print(pid, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-    sys.exit()
+def _run(argv: list[str], prelude: str) -> None:
+    """Do what `python <argv>` would do, after the prelude."""
+    sys.argv, sys.path[0] = argv, str(Path(argv[0]).parent)
+    exec(prelude, {})
+    runpy.run_path(argv[0], run_name="__main__")
 
 
-def _run(request: dict) -> int:
-    """Do what `python <argv>` would do, and return its exit status."""
+def _serve(argv: list[str], outputs: list[str], prelude: str) -> int:
+    """In a child of the server: run what is asked for, and return its exit status."""
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    for descriptor, path in enumerate(request["outputs"], start=1):
+    for descriptor, path in enumerate(outputs, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
-    sys.argv = request["argv"]
-    sys.path[0] = str(Path(sys.argv[0]).parent)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background ignores it
     try:
-        exec(request["prelude"], {})
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        _run(argv, prelude)
     except SystemExit as exit_:
         return exit_.code or 0
     except BaseException:
@@ -117,6 +99,9 @@ def _run(request: dict) -> int:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        _run(sys.argv[2:], sys.argv[1])
+        sys.exit()
     # What the scripts import, the parts that they import late included.
     import matplotlib.backends.backend_agg
     import matplotlib.figure  # noqa: F401
@@ -128,7 +113,12 @@ if __name__ == "__main__":
     import guided_diffusion.networks.estimate
     import guided_diffusion.training.train_util  # noqa: F401
 
-    status = _run(_serve())
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)  # to take down all that was imported would need a second
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            status = _serve(*json.loads(line))
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)  # to take down all that was imported would need a second
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)

@@ -1,6 +1,4 @@
-"""What tests share: the repository, the material beside it, and a tiny pair of networks trained once."""
-
-from __future__ import annotations
+"""What tests share: the material beside the repository, and a tiny pair of networks trained once."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -11,34 +9,15 @@ import pytest
 import yaml
 from command_line import ROOT, CommandLine
 
+from guided_diffusion import DefectGen
+
+MODEL = {"image_size": 32, "model_channels": 32, "num_res_blocks": 1, "channel_mult": [1, 1], "num_head_channels": 16}
+EVERY = {"log_image_interval": 0, "save_ckpt_interval": 2, "eval_interval": 2}
 TINY = {
-    "diffusion": {
-        "target": "diffusion.base_diffusion.ColdDiffusion",
-        "params": {"parameterization": "x0", "schedule": "cosine", "num_timestep": 1000},
-    },
-    "model": {
-        "params": {
-            "image_size": 32,
-            "model_channels": 32,
-            "num_res_blocks": 1,
-            "channel_mult": [1, 1],
-            "attention_downsample": [],
-            "num_head_channels": 16,
-            "dropout": 0.1,
-        }
-    },
-    "data": {"bs_per_gpu": 4, "params": {"resolution": 32}, "flip": "both"},
-    "optimizer": {"params": {"lr": 0.001, "weight_decay": 0.002}, "warmup": 2},
-    "train": {
-        "iterations": 4,
-        "log_image_interval": 0,
-        "save_ckpt_interval": 2,
-        "eval_interval": 2,
-        "ema_decay": 0.9,
-        "loss_weight": "min_snr",
-        "precision": "fp32",
-        "compile": "off",
-    },
+    "model": {**MODEL, "dropout": 0.1},
+    "data": {"bs_per_gpu": 4, "resolution": 32, "flip": "both"},
+    "optimizer": {"lr": 0.001, "warmup": 2},
+    "train": {"iterations": 4, **EVERY, "ema_decay": 0.9, "loss_weight": "min_snr", "precision": "fp32"},
 }
 TARGETS = {"large": "models.unet.openaiunet.UNetModel", "small": "models.unet.unet_receptive.UNetModel"}
 
@@ -51,31 +30,20 @@ class TrainedPair(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def repo() -> Path:
-    """Root of the repository."""
-    return ROOT
-
-
-@pytest.fixture(scope="session")
-def shared_dir(repo: Path) -> Path:
+def shared_dir() -> Path:
     """Fixtures and real data, which lie beside the repository and are not part of it."""
-    folder = repo.parent / "shared"
+    folder = ROOT.parent / "shared"
     if not folder.is_dir():
         pytest.skip("../shared (fixtures and real data) is not beside this checkout")
     return folder
 
 
 @pytest.fixture(scope="session")
-def command_line() -> Iterator[CommandLine]:
-    server = CommandLine()
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="session")
-def run_script(command_line: CommandLine) -> Callable:
+def run_script() -> Iterator[Callable]:
     """run_script("train.py", *arguments, prelude="", timeout=120) -> CompletedProcess with text output."""
-    return command_line.run
+    server = CommandLine()
+    yield server.run
+    server.close()
 
 
 @pytest.fixture(scope="session")
@@ -88,28 +56,42 @@ def demo_data(run_script: Callable, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def tiny_config(size: str, **changes: Any) -> dict:
-    """Configuration of a tiny "large" or "small" network; changes are {"section.key": value}, None: no key."""
+    """Configuration of a tiny "large" or "small" network; changes are {"section.key" or "section": value}."""
     config = copy.deepcopy(TINY)
     config["model"]["target"] = TARGETS[size]
     for path, value in changes.items():
         section, _, key = path.partition(".")
-        if not key:
+        if key:
+            config.setdefault(section, {})[key] = value
+        else:
             config[section] = value
-            continue
-        place = config.setdefault(section, {})
-        place = place["params"] if key in place.get("params", {}) else place
-        place[key] = value
-        if value is None:
-            del place[key]
     return config
 
 
 @pytest.fixture(scope="session")
-def trained_pair(run_script: Callable, demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedPair:
+def train(run_script: Callable, demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable:
+    """train(config, work_dir, *flags, prelude="", status=0) -> what train.py printed; on the demo data."""
+
+    def run(config: dict, work_dir: Path, *flags: object, prelude: str = "", status: int = 0) -> str:
+        file = tmp_path_factory.mktemp("config") / "config.yml"
+        file.write_text(yaml.safe_dump(config))
+        paths = ("--config", file, "--data_dir", demo_data, "--work_dir", work_dir)
+        result = run_script("train.py", *paths, *flags, prelude=prelude)
+        assert result.returncode == status and "Traceback" not in result.stderr, result.stderr
+        return result.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained_pair(train: Callable, tmp_path_factory: pytest.TempPathFactory) -> TrainedPair:
     folder = tmp_path_factory.mktemp("trained")
-    for size in ("large", "small"):
-        (folder / f"{size}.yml").write_text(yaml.safe_dump(tiny_config(size)))
-        flags = ("--config", folder / f"{size}.yml", "--data_dir", demo_data, "--work_dir", folder / size)
-        result = run_script("train.py", *flags)
-        assert result.returncode == 0, result.stderr
+    for size in TARGETS:
+        train(tiny_config(size), folder / size)
     return TrainedPair(folder / "large", folder / "small")
+
+
+@pytest.fixture(scope="session")
+def generator(trained_pair: TrainedPair) -> DefectGen:
+    """The pair, loaded to sample on the CPU in fp32. Shared: do not change it."""
+    return DefectGen.load(str(trained_pair.large), str(trained_pair.small), device="cpu", precision="fp32")

@@ -1,7 +1,5 @@
 """Squares in noise, dark (type 1) or bright (type 2), as image sets, data sets and sample folders."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +22,7 @@ def draw(count: int, seed: int, size: int = SIZE, types: Sequence[int] = (1, 2))
         side = int(rng.integers(8, 13))
         top, left = rng.integers(0, size - side, 2)
         masks[k, top : top + side, left : left + side] = types[k % len(types)]
-    images[masks > 0] = np.array([0, 20, 240], np.uint8)[masks[masks > 0]][:, None]
+    images[masks > 0] = np.array([0, 20, 240, 200], np.uint8)[masks[masks > 0]][:, None]
     return images, masks
 
 

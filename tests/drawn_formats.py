@@ -1,15 +1,12 @@
 """Small data sets drawn in every layout that users bring, each with what a reader should find in it.
 
-`CASES[name](root, photographs, masks, names)` draws one below `root` and returns what is `Expected` of a reader. Masks
-are index masks of the types `names`; in that of the i-th photograph type 1 + i % len(names) always occurs.
+`CASES[name](root)` draws PHOTOGRAPHS and their MASKS below `root` and returns what is `Expected` of a reader.
 """
-
-from __future__ import annotations
 
 import base64
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,34 +20,17 @@ from guided_diffusion.prepare.layouts import Options
 
 SIZE = (40, 48)
 NAMES = ("crack", "hole", "scratch")
+LABEL_MAP = {name: index for index, name in enumerate(NAMES, 1)}
 COLOURS = ((0, 0, 0), (200, 30, 30), (30, 200, 30), (30, 30, 200))
 GREYS = (0, 80, 160, 240)
 CATEGORY_IDS = (2, 5, 11)
 SHOWN_TURNED = 6  # the EXIF orientation of images that are shown turned by 90 degrees clockwise
 
 
-@dataclass
-class Expected:
-    """What a reader should find. masks: index masks by sample name; images: where the file format keeps every pixel;
-    good: names of the defect-free; parts: of samples that have one; options: what must be said."""
-
-    format: str
-    label_map: dict[str, int] | None
-    good: set[str] = field(default_factory=set)
-    options: Options = field(default_factory=Options)
-    masks: dict[str, np.ndarray] = field(default_factory=dict)
-    images: dict[str, np.ndarray] = field(default_factory=dict)
-    parts: dict[str, str] = field(default_factory=dict)
-
-    def add(self, name: str, mask: np.ndarray, image: np.ndarray | None, part: str | None = None) -> None:
-        self.masks[name] = mask
-        self.images |= {} if image is None else {name: image}
-        self.parts |= {name: part} if part else {}
-
-
-def material(seed: int, count: int = 7) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Photographs uint8 [H, W, 3] and index masks uint8 [H, W] of up to three ellipses that do not touch."""
-    rng = np.random.default_rng(seed)
+def _material(count: int = 7) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """uint8 [H, W, 3], and index masks uint8 [H, W] of one to three ellipses that do not touch, the first of type
+    1 + i % 3."""
+    rng = np.random.default_rng(5)
     y, x = np.mgrid[: SIZE[0], : SIZE[1]]
     photographs = [rng.integers(60, 190, (*SIZE, 3), dtype=np.uint8) for _ in range(count)]
     masks = [np.zeros(SIZE, np.uint8) for _ in range(count)]
@@ -63,8 +43,19 @@ def material(seed: int, count: int = 7) -> tuple[list[np.ndarray], list[np.ndarr
     return photographs, masks
 
 
-def numbered(names: Sequence[str]) -> dict[str, int]:
-    return {name: index for index, name in enumerate(names, 1)}
+PHOTOGRAPHS, MASKS = _material()
+
+
+@dataclass
+class Expected:
+    """What a reader should find. good: names of the defect-free samples; options: what must be said; samples: by name
+    their photograph, index mask and part."""
+
+    format: str
+    label_map: dict[str, int] | None
+    good: set[str] = field(default_factory=set)
+    options: Options = field(default_factory=Options)
+    samples: dict[str, tuple[np.ndarray, np.ndarray, str | None]] = field(default_factory=dict)
 
 
 def save(path: Path, content: Any, **options: Any) -> None:
@@ -107,50 +98,54 @@ MASK_KINDS = BINARY_KINDS | {
 }
 
 
-def draw(root, photographs, masks, names, *, format, image, mask, name, kind, good=None, **more):
+def draw(
+    root, format, image, mask, name, kind, *, good=None, types=NAMES, parts=("val", "train"), regex=None, colour=None
+):
     """Image and mask files, one mask an image. image, mask, name: templates of their paths and of the sample's name.
 
-    good: {image: name} of defect-free images. more: types (instead of names), parts, regex (of the type), and colour (a
-    template, for coloured masks beside those of indices).
+    kind: of MASK_KINDS. good: {image: name} of defect-free images. regex: of the type. colour: a template, for coloured
+    masks beside those of indices.
     """
-    types, parts = more.get("types", names), more.get("parts", ("val", "train"))
-    typed = "{type}" in name or "regex" in more or format == "flat"
-    label_map = numbered(types if typed else ["defect"]) if kind in BINARY_KINDS else None
-    found = Expected(format, label_map, set((good or {}).values()), Options(type_regex=more.get("regex")))
+    typed, binary = "{type}" in name or regex or format == "flat", kind in BINARY_KINDS
+    label_map = {name: index for index, name in enumerate(types if typed else ["defect"], 1)} if binary else None
+    found = Expected(format, label_map, set((good or {}).values()), Options(type_regex=regex))
     if kind in ("colour", "grey"):
         colours = COLOURS if kind == "colour" else [(grey,) * 3 for grey in GREYS]
-        found.options, found.label_map = Options(colormap=dict(zip(names, colours[1:], strict=True))), numbered(names)
-    for i, (photograph, drawn) in enumerate(zip(photographs, masks, strict=True)):
+        found.options, found.label_map = Options(colormap=dict(zip(NAMES, colours[1:], strict=True))), LABEL_MAP
+    for i, (photograph, drawn) in enumerate(zip(PHOTOGRAPHS, MASKS, strict=True)):
         own, part = types[i % len(types)], parts[i % 2]
         words = {"type": own, "Type": own.title(), "part": part, "Part": part.title(), "i": i, "back": 9 - i}
         path = root / mask.format(**words)
         save(root / image.format(**words), photograph)
         save(path, MASK_KINDS[kind](drawn))
-        if "colour" in more:
-            save(root / more["colour"].format(**words), MASK_KINDS["colour"](drawn))
-        if kind in BINARY_KINDS:
-            index = label_map[own] if typed else 1
-            drawn = index * (np.array(Image.open(path).convert("L")) > 127).astype(np.uint8)
-        exact = None if image.endswith("jpg") else photograph
-        found.add(name.format(**words), drawn, exact, part if "art}" in image else None)
+        if colour:
+            save(root / colour.format(**words), MASK_KINDS["colour"](drawn))
+        if binary:
+            drawn = (label_map[own] if typed else 1) * (np.array(Image.open(path).convert("L")) > 127).astype(np.uint8)
+        found.samples[name.format(**words)] = photograph, drawn, part if "art}" in image else None
     for path in good or {}:
-        save(root / path, photographs[0])
+        save(root / path, PHOTOGRAPHS[0])
         if "Imgs" in path:  # magnetic tile has empty masks there
             save(root / path.replace("jpg", "png"), np.zeros(SIZE, np.uint8))
     return found
 
 
-def draw_mask_folder_per_type(root, photographs, masks, names):
+def draw_mask_folder_per_type(root):
     """images/x.png, and masks/<type>/x.png for each type that occurs in it; the last image has none."""
-    found = Expected("images_masks", numbered(names), {"last"})
-    for i, (photograph, mask) in enumerate(zip(photographs, masks, strict=True)):
+    found = Expected("images_masks", LABEL_MAP, {"last"})
+    for i, (photograph, mask) in enumerate(zip(PHOTOGRAPHS, MASKS, strict=True)):
         save(root / f"images/{i}.png", photograph)
-        for index, name in enumerate(names, 1):
+        for name, index in LABEL_MAP.items():
             if (mask == index).any():
                 save(root / f"masks/{name}/{i}.png", black_and_white(mask == index))
-        found.add(f"{i}", mask, photograph)
-    save(root / "images/last.png", photographs[0])
+        found.samples[f"{i}"] = photograph, mask, None
+    save(root / "images/last.png", PHOTOGRAPHS[0])
     return found
+
+
+def regions(mask: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """Name and bool [H, W] of the types in an index mask."""
+    return [(NAMES[index - 1], mask == index) for index in np.unique(mask[mask > 0]).tolist()]
 
 
 def row_runs(region: np.ndarray) -> Iterator[tuple[int, int, int]]:
@@ -164,44 +159,34 @@ def segmentation(region: np.ndarray, kind: str) -> Any:
     """COCO's `segmentation` of bool [H, W]; kind "polygon", "rle" or "compressed"."""
     if kind == "polygon":
         return [[x1, y, x2, y, x2, y + 1, x1, y + 1] for y, x1, x2 in row_runs(region)]
-    pixels = region.T.ravel()
-    starts = [0, *(np.flatnonzero(np.diff(pixels)) + 1).tolist(), pixels.size]
-    rle = {"size": list(region.shape), "counts": [0] * bool(pixels[0]) + np.diff(starts).tolist()}
     if kind == "compressed":
-        rle["counts"] = coco_rle.frPyObjects(rle, *region.shape)["counts"].decode()
-    return rle
+        counts = coco_rle.encode(np.asfortranarray(region, np.uint8))["counts"].decode()
+    else:
+        edges = np.flatnonzero(np.diff(region.T.ravel(), prepend=False, append=not region[-1, -1]))
+        counts = np.diff(edges, prepend=0).tolist()
+    return {"size": list(region.shape), "counts": counts}
 
 
-def draw_coco(root, photographs, masks, names, *, kind, arrangement):
-    """arrangement: "vision" (train/, val/ with the same file names), "annotations" (beside images/<part>/), "single".
-
-    Category ids are not contiguous and one is not used; several annotations belong to an image, to the last one none.
-    """
-    found = Expected("coco", numbered(names))
-    parts = [None] if arrangement == "single" else ["train", "val"]
-    half = len(masks) // len(parts)
+def draw_coco(root, kind, file, home, parts=("train", "val")):
+    """file, home: of the annotations and images of a part. Category ids are not contiguous and one is not used; images
+    have the same names in both parts; several annotations belong to an image, to the last one none."""
+    found, half = Expected("coco", LABEL_MAP), len(MASKS) // len(parts)
+    categories = [{"id": k, "name": name} for k, name in zip((0, *CATEGORY_IDS), ("all", *NAMES), strict=True)]
     for p, part in enumerate(parts):
-        path, home = {
-            "vision": (f"{part}/_annotations.coco.json", f"{part}/"),
-            "annotations": (f"annotations/instances_{part}.json", f"images/{part}/"),
-            "single": ("result.json", "images/"),
-        }[arrangement]
-        categories = [{"id": k, "name": name} for k, name in zip((0, *CATEGORY_IDS), ("all", *names), strict=True)]
         content = {"images": [], "annotations": [], "categories": categories}
         for number, i in enumerate([*range(p * half, (p + 1) * half), None]):
-            file, key = f"{number:04}.png", 40 - number
-            save(root / home / file, photographs[i or 0])
-            content["images"].append({"id": key, "file_name": file, "height": SIZE[0], "width": SIZE[1]})
-            name = f"{part}_{number:04}" if part else f"{number:04}"
+            key, name = 40 - number, f"{part}_{number:04}" if part else f"{number:04}"
+            save(root / home.format(part) / f"{number:04}.png", PHOTOGRAPHS[i or 0])
+            row = {"id": key, "file_name": f"{number:04}.png", "height": SIZE[0], "width": SIZE[1]}
+            content["images"].append(row)
             if i is None:
                 found.good.add(name)
                 continue
-            found.add(name, masks[i], photographs[i], part)
-            for index in set(np.unique(masks[i]).tolist()) - {0}:
-                drawn = segmentation(masks[i] == index, kind)
-                row = {"image_id": key, "category_id": CATEGORY_IDS[index - 1], "segmentation": drawn}
-                content["annotations"].append({"id": len(content["annotations"]), **row})
-        save(root / path, content)
+            found.samples[name] = PHOTOGRAPHS[i], MASKS[i], part
+            for type_, region in regions(MASKS[i]):
+                row = {"id": len(content["annotations"]), "image_id": key, "segmentation": segmentation(region, kind)}
+                content["annotations"].append({**row, "category_id": CATEGORY_IDS[NAMES.index(type_)]})
+        save(root / file.format(part), content)
     return found
 
 
@@ -211,36 +196,29 @@ def png_text(picture: np.ndarray) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def labelme_shapes(mask: np.ndarray, names: tuple[str, ...], kind: str) -> list[dict[str, Any]]:
+def labelme_shapes(mask: np.ndarray, kind: str) -> Iterator[dict[str, Any]]:
     """labelme's shapes of an index mask: polygons through the outer pixels' centres, or bitmaps."""
-    shapes = []
-    for index in set(np.unique(mask).tolist()) - {0}:
-        label, region = names[index - 1], mask == index
+    for label, region in regions(mask):
         if kind == "mask":
-            (top, left), (bottom, right) = np.argwhere(region).min(0).tolist(), np.argwhere(region).max(0).tolist()
-            bitmap = png_text(region[top : bottom + 1, left : right + 1])
-            points = [[left, top], [right, bottom]]
-            shapes.append({"label": label, "shape_type": "mask", "points": points, "mask": bitmap})
-            continue
-        for y, x1, x2 in row_runs(region):
-            points = [[x1, y], [x2 - 1, y], [x2 - 1, y]]
-            shapes.append({"label": label, "shape_type": "polygon", "points": points})
-    return shapes
+            points = [[2, 1], [SIZE[1] - 1, SIZE[0] - 1]]
+            yield {"label": label, "shape_type": kind, "points": points, "mask": png_text(region[1:, 2:])}
+        for y, x1, x2 in row_runs(region) if kind == "polygon" else ():
+            yield {"label": label, "shape_type": kind, "points": [[x1, y], [x2 - 1, y], [x2 - 1, y]]}
 
 
-def draw_labelme(root, photographs, masks, names, *, kind="polygon", image="beside"):
+def draw_labelme(root, kind="polygon", image="beside"):
     """image: "beside", "renamed" (imagePath is wrong), "embedded", "apart" (images/ and annotations/), "turned" (EXIF).
 
     The last file has no shapes; one has a shape that is to be ignored, and one erased by _background_.
     """
-    found = Expected("labelme", numbered(names))
+    found = Expected("labelme", LABEL_MAP, {f"{len(MASKS)}"})
     annotations, images = (root / "annotations", root / "images") if image == "apart" else (root, root)
-    for i, (photograph, mask) in enumerate(zip([*photographs, photographs[0]], [*masks, 0 * masks[0]], strict=True)):
-        shapes = labelme_shapes(mask, names, kind)
+    whole = {"shape_type": "rectangle", "points": [[-1, -1], [SIZE[1], SIZE[0]]]}
+    for i, (photograph, mask) in enumerate(zip([*PHOTOGRAPHS, PHOTOGRAPHS[0]], [*MASKS, 0 * MASKS[0]], strict=True)):
+        shapes = [*labelme_shapes(mask, kind)]
         if i == 0:
-            whole = {"shape_type": "rectangle", "points": [[-1, -1], [SIZE[1], SIZE[0]]]}
-            erased = [{**whole, "label": label} for label in (names[0], "_background_")]
-            shapes = [*erased, *shapes, {**whole, "label": "__ignore__"}]
+            first, second, last = ({**whole, "label": label} for label in (NAMES[0], "_background_", "__ignore__"))
+            shapes = [first, second, *shapes, last]
         path = {"renamed": f"C:\\photographs\\{i + 1}.png", "apart": f"..\\images\\{i}.png"}.get(image, f"{i}.png")
         content = {"shapes": shapes, "imagePath": path, "imageHeight": SIZE[0], "imageWidth": SIZE[1]}
         if image == "embedded":
@@ -253,9 +231,7 @@ def draw_labelme(root, photographs, masks, names, *, kind="polygon", image="besi
             save(images / f"{i}.png", photograph)
         save(annotations / f"{i}.json", content)
         if mask.any():
-            found.add(f"{i}", mask, photograph)
-        else:
-            found.good.add(f"{i}")
+            found.samples[f"{i}"] = photograph, mask, None
     return found
 
 
@@ -272,25 +248,27 @@ def typed(format, image, mask, name, **more):
     return partial(draw, format=format, image=image, mask=mask, name=name, kind="black_and_white", **more)
 
 
+def beside(image: str, mask: str, good: str):
+    """Type folders with images and masks in them."""
+    stem = "exp{i}_num_{back}"
+    image, mask = image.replace("*", stem), mask.replace("*", stem)
+    return typed("type_folders", image, mask, f"{{type}}/{stem}", good={good: "good/1"})
+
+
+def flat(stem: str, suffix: str, ending: str, **more):
+    good = stem.format(type="good", i=99)
+    return typed("flat", f"{stem}.{suffix}", f"{stem}{ending}.png", stem, good={f"{good}.{suffix}": good}, **more)
+
+
 RELEASED = partial(pair, "released", "test", "converted_ground_truth")
 SPECTRUM = partial(pair, "defect_spectrum", "image", "mask", ending="_mask")
 OPEN = partial(pair, "images_masks", "images", "masks", stem="{i}", suffix="bmp")
 MVTEC_GOOD = {f"{part}/good/000.png": f"good/{part}_000" for part in ("train", "test")}
 MVTEC = partial(typed, "mvtec", "test/{type}/{i:03}.png", name="{type}/{i:03}", good=MVTEC_GOOD)
-STEM = "exp{i}_num_{back}"
-BESIDE = partial(typed, "type_folders", name=f"{{type}}/{STEM}")
+DAGM_FILES = "{Type}/{Part}/{i:04}.PNG", "{Type}/{Part}/Label/{i:04}_label.PNG", "{type}/{part}_{i:04}"
 DAGM = partial(
-    typed, "dagm", "{Type}/{Part}/{i:04}.PNG", "{Type}/{Part}/Label/{i:04}_label.PNG", parts=("test", "train")
+    typed, "dagm", *DAGM_FILES, parts=("test", "train"), good={"Class1/Train/0009.PNG": "good/class1_train_0009"}
 )
-DAGM = partial(DAGM, name="{type}/{part}_{i:04}", good={"Class1/Train/0009.PNG": "good/class1_train_0009"})
-
-
-def flat(stem: str, suffix: str, ending: str, **more):
-    good = stem.format(type="good", i=99)
-    files = (f"{stem}.{suffix}", f"{stem}{ending}.png", stem)
-    return typed("flat", *files, good={f"{good}.{suffix}": good}, **more)
-
-
 CASES: dict[str, Callable[..., Expected]] = {
     "released": RELEASED(below="{type}/", good={"test/good/000.png": "good/000"}),
     "released, flat and marked": RELEASED(ending="_mask"),
@@ -307,23 +285,17 @@ CASES: dict[str, Callable[..., Expected]] = {
     "mask folder per type": draw_mask_folder_per_type,
     "mvtec": MVTEC(mask="ground_truth/{type}/{i:03}_mask.png"),
     "visa": MVTEC(mask="ground_truth/{type}/{i:03}.png"),
-    "magnetic tile": BESIDE(
-        image=f"MT_{{Type}}/Imgs/{STEM}.jpg", mask=f"MT_{{Type}}/Imgs/{STEM}.png", good={"MT_Free/Imgs/1.jpg": "good/1"}
-    ),
-    "type folders, marked": BESIDE(
-        image=f"{{type}}/{STEM}.png", mask=f"{{type}}/{STEM}_mask.png", good={"good/1.png": "good/1"}
-    ),
-    "type folders, inside": BESIDE(
-        image=f"{{type}}/images/{STEM}.png", mask=f"{{type}}/masks/{STEM}.png", good={"good/images/1.png": "good/1"}
-    ),
+    "magnetic tile": beside("MT_{Type}/Imgs/*.jpg", "MT_{Type}/Imgs/*.png", "MT_Free/Imgs/1.jpg"),
+    "type folders, marked": beside("{type}/*.png", "{type}/*_mask.png", "good/1.png"),
+    "type folders, inside": beside("{type}/images/*.png", "{type}/masks/*.png", "good/images/1.png"),
     "flat, marked": flat("{type}_{i:03}", "png", "_mask"),
     "flat, jpg": flat("{type}{i:03}", "jpg", ""),
     "flat, regex": flat("IMG_{i}-{type}", "bmp", "_gt", regex=r"-(\w+)$"),
     "dagm, one class": DAGM(types=["class1"]),
     "dagm, classes": DAGM(types=["class1", "class2", "class3"]),
-    "coco vision, polygon": partial(draw_coco, kind="polygon", arrangement="vision"),
-    "coco annotations, rle": partial(draw_coco, kind="rle", arrangement="annotations"),
-    "coco single, compressed": partial(draw_coco, kind="compressed", arrangement="single"),
+    "coco in part folders": partial(draw_coco, kind="polygon", file="{}/_annotations.coco.json", home="{}"),
+    "coco in annotations/": partial(draw_coco, kind="rle", file="annotations/instances_{}.json", home="images/{}"),
+    "coco in one file": partial(draw_coco, kind="compressed", file="result.json", home="images", parts=(None,)),
     "labelme bitmaps": partial(draw_labelme, kind="mask"),
     **{f"labelme {at}": partial(draw_labelme, image=at) for at in ("beside", "renamed", "embedded", "apart", "turned")},
 }

@@ -1,15 +1,15 @@
 """What the tests of exports share: masks that are hard to describe, and sets of images with such masks."""
 
-from __future__ import annotations
-
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.path import Path as Polygon
 from PIL import Image
 
+from guided_diffusion.cli.export import main
+from guided_diffusion.data.prepared import write_released
 from guided_diffusion.generation.sample_io import SampleFolder
 
 TYPES = ("crack", "oil stain", "pit")
@@ -19,7 +19,7 @@ SETTINGS = {"seed": 7, "sampler": "ddim", "num_steps": 20, "checkpoints": {"larg
 
 @dataclass(frozen=True)
 class Sets:
-    """Folders of samples, training and held-out images; masks: the index mask of each image by its exported name."""
+    """Folders; masks: the index mask of each image by its exported name; good: the names of defect-free images."""
 
     samples: str
     real: str
@@ -27,9 +27,19 @@ class Sets:
     masks: dict[str, np.ndarray]
     good: tuple[str, ...] = ("real_good_whole", "real_good_whole2", "val_good_fine")
 
-    @property
-    def arguments(self) -> list[str]:
-        return ["--real", self.real, "--val", self.val]
+
+def export(sets: Sets, out: Path, form: str, *more: str) -> Path:
+    """Export the samples, the real and, where the format has parts, the held-out images."""
+    flags = ["--real", sets.real, *(["--val", sets.val] if form != "defect_spectrum" else []), *more]
+    main([sets.samples, str(out), "--format", form, *flags])
+    return out
+
+
+def check(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    """That masks are the same, by name."""
+    assert set(found) == set(expected)
+    for name, mask in expected.items():
+        assert np.array_equal(found[name], mask), name
 
 
 def hard_masks() -> Iterator[np.ndarray]:
@@ -54,13 +64,8 @@ def hard_masks() -> Iterator[np.ndarray]:
 
 def inside(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
     """Pixels that are in a closed polygon (x, y), by the even-odd rule; bool [H, W]."""
-    crossings = np.zeros((height, width), int)
-    ys, xs = np.mgrid[:height, :width] + np.array([0.57, 0.62])[:, None, None]  # off all lines through the centres
-    for (x, y), (x2, y2) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
-        if y != y2:
-            between = (ys >= min(y, y2)) & (ys < max(y, y2))
-            crossings += between & (xs < x + (ys - y) / (y2 - y) * (x2 - x))
-    return crossings % 2 == 1
+    centres = np.mgrid[:height, :width].reshape(2, -1).T[:, ::-1] + [0.62, 0.57]  # off all lines through the middles
+    return Polygon(polygon).contains_points(centres).reshape(height, width)
 
 
 def index_masks(count: int, seed: int) -> list[np.ndarray]:
@@ -83,38 +88,31 @@ def picture(seed: int) -> np.ndarray:
 
 def make_sets(root: Path) -> Sets:
     """Six samples and some real images, whose names want care, in three folders below `root`."""
-    generated = index_masks(6, seed=1)
+    generated = index_masks(7, seed=1)
     samples = SampleFolder(str(root / "samples"), TYPES, SETTINGS)
-    samples.add(range(6), np.stack([picture(i) for i in range(6)]), np.stack(generated))
-    masks = {f"gen_{i:06d}": mask for i, mask in enumerate(generated)}
-    real = {"crack/exp1.png": "real_crack_exp1", "crack/exp10.png": "real_crack_exp10"}
-    # Alike once they are safe; and grey, 16-bit and JPEG images.
-    real |= {"oil stain/a b.png": "real_oil_stain_a_b", "oil stain/a_b.png": "real_oil_stain_a_b_2"}
-    real |= {"pit/grey.png": "real_pit_grey", "pit/deep.png": "real_pit_deep", "pit/photo.jpg": "real_pit_photo"}
-    masks |= _write_real(root / "real", real, ["whole.png", "whole2.png"], seed=2)
-    masks |= _write_real(root / "val", {"crack/exp1.png": "val_crack_exp1"}, ["fine.png"], seed=3)
+    samples.add(range(7), np.stack([picture(i) for i in range(7)]), np.stack(generated))
+    manifest = root / "samples" / "manifest.jsonl"  # without the last sample, the rest of a run that was cut off
+    manifest.write_text("".join(manifest.read_text().splitlines(keepends=True)[:6]))
+    masks = {f"gen_{i:06d}": mask for i, mask in enumerate(generated[:6])}
+    real = {"crack/exp1": "real_crack_exp1", "crack/exp10": "real_crack_exp10"}
+    real |= {"oil stain/a b": "real_oil_stain_a_b", "oil stain/a_b": "real_oil_stain_a_b_2"}  # alike once they are safe
+    real |= {f"pit/{name}": f"real_pit_{name}" for name in ("deep", "grey", "photo")}
+    masks |= _write_real(root / "real", real, ["good/whole", "good/whole2"], seed=2)
+    masks |= _write_real(root / "val", {"crack/exp1": "val_crack_exp1"}, ["good/fine"], seed=3)
+
+    images = root / "real" / "test"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a rotation, which only some readers apply
+    Image.open(images / "crack/exp10.png").save(images / "crack/exp10.png", exif=exif)
+    Image.fromarray(picture(7)[..., 0]).save(images / "pit/grey.png")
+    Image.fromarray(picture(8)[..., 0].astype(np.uint16) * 257).save(images / "pit/deep.png")
+    (images / "pit/photo.png").unlink()
+    Image.fromarray(picture(9)).save(images / "pit/photo.jpg")
     return Sets(str(root / "samples"), str(root / "real"), str(root / "val"), masks)
 
 
 def _write_real(root: Path, names: dict[str, str], good: list[str], seed: int) -> dict[str, np.ndarray]:
-    written = {}
     masks = index_masks(2 + len(names), seed)[2:]
-    for number, ((path, name), mask) in enumerate(zip(names.items(), masks, strict=True)):
-        image = picture(100 * seed + number)
-        if "grey" in path:
-            image = image[..., 0]
-        elif "deep" in path:
-            image = image[..., 0].astype(np.uint16) * 257
-        _save(root / "test" / path, image)
-        _save((root / "converted_ground_truth" / path).with_suffix(".png"), mask)
-        written[name] = mask
-    for number, path in enumerate(good):
-        _save(root / "test" / "good" / path, picture(200 * seed + number))
-    label_map = {name: index for index, name in enumerate(TYPES, start=1)}
-    (root / "dataset.json").write_text(json.dumps({"label_map": label_map}))
-    return written
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path)
+    pairs = [(picture(100 * seed + k), mask) for k, mask in enumerate([*masks, *[None] * len(good)])]
+    write_released(str(root), [*names, *good], pairs, {name: k for k, name in enumerate(TYPES, 1)}, {})
+    return dict(zip(names.values(), masks, strict=True))

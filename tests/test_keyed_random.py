@@ -8,22 +8,10 @@ from guided_diffusion.keyed_random import key_to_seed, numpy_generator, sample_n
 CPU = torch.device("cpu")
 
 
-PINNED = (2666844188883631894, 7823554205659507037)
-
-
 def test_known_seeds_do_not_drift():
     """Samples of published seeds must stay reproducible, so the hash is pinned."""
-    assert key_to_seed("sample", 0, 0, 1000) == PINNED[0]
-    assert key_to_seed("train", 7, 123, 1) == PINNED[1]
-
-
-def test_keys_differ_in_every_part():
-    keys = [("a", 0, 0, 0), ("b", 0, 0, 0), ("a", 1, 0, 0), ("a", 0, 1, 0), ("a", 0, 0, 1), ("a", 2**40, 0, 0)]
-    assert len({key_to_seed(*key) for key in keys}) == len(keys)
-    assert all(0 <= key_to_seed(*key) < 2**63 for key in keys)
-
-
-def test_generators_repeat():
+    assert key_to_seed("sample", 0, 0, 1000) == 2666844188883631894
+    assert key_to_seed("train", 7, 123, 1) == 7823554205659507037
     for make in (lambda: numpy_generator("x", 1).random(5), lambda: torch.rand(5, generator=torch_generator(CPU, 1))):
         assert np.array_equal(np.asarray(make()), np.asarray(make()))
 
@@ -35,5 +23,4 @@ def test_sample_noise_rows_depend_on_their_index_alone():
     assert not torch.equal(sample_noise(3, [1], 998, (2, 4, 4), CPU)[0], together[1])
     many = sample_noise(0, range(400), 5, (3, 8, 8), CPU)
     assert abs(many.mean().item()) < 0.02 and abs(many.std().item() - 1) < 0.02
-    correlation = np.corrcoef(many.flatten(1).numpy()[:50])
-    assert np.abs(correlation - np.eye(50)).max() < 0.35
+    assert np.abs(np.corrcoef(many.flatten(1).numpy()[:50]) - np.eye(50)).max() < 0.35

@@ -1,7 +1,5 @@
 """Tiny networks that can be told types, with random weights, for the tests of what they are told."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any

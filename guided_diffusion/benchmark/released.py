@@ -4,8 +4,6 @@ It takes the parameters of our UNet and has a forward of its own, so that it sta
 things are kinder than in the released code: attention is not recomputed in the backward pass, and images are in memory.
 """
 
-from __future__ import annotations
-
 import copy
 from functools import partial
 
@@ -16,8 +14,7 @@ from torch import Tensor, nn
 
 from ..config import Config, ModelConfig
 from ..data.image_datasets import DefectDataset
-from ..diffusion.gaussian_diffusion import create_diffusion
-from ..keyed_random import torch_generator
+from ..diffusion.gaussian_diffusion import GaussianDiffusion
 from ..networks.nn import AttentionBlock, ResBlock, timestep_embedding
 from ..networks.unet import UNet
 from ..training.train_util import learning_rate
@@ -85,7 +82,7 @@ class ReleasedTraining:
 
     def __init__(self, config: Config, model: UNet, data: DefectDataset, device: torch.device):
         self.config, self.data, self.device = config, data, device
-        self.diffusion = create_diffusion(config)
+        self.diffusion = GaussianDiffusion(config)
         self.model = model.to(device).train()
         self.ema = copy.deepcopy(self.model).requires_grad_(False).eval()
         lr, weight_decay = config.optimizer.lr, config.optimizer.weight_decay
@@ -97,9 +94,8 @@ class ReleasedTraining:
         data, rng = self.config.data, np.random.default_rng(self.steps)
         images, masks = self.data.batch(rng.integers(len(self.data), size=data.bs_per_gpu), rng, data.flip)
         x_start = self.config.layout.encode(images, masks).to(self.device)
-        generator = torch_generator(self.device, "released", self.steps)
-        t = torch.randint(self.diffusion.num_timestep, (len(x_start),), generator=generator, device=self.device)
-        self.update(x_start, t, torch.randn(x_start.shape, generator=generator, device=self.device))
+        t = torch.randint(self.diffusion.num_timestep, (len(x_start),), device=self.device)
+        self.update(x_start, t, torch.randn_like(x_start))
 
     def update(self, x_start: Tensor, t: Tensor, noise: Tensor) -> float:
         """One update on a given batch: x_start and noise float32 [N, C, H, W], t int64 [N], on the device."""

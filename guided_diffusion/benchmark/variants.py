@@ -1,8 +1,6 @@
 """What is timed: a training step and a whole generation, by the released recipe and by ours, on random weights."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -12,7 +10,8 @@ from torch import Tensor
 
 from ..config import Config
 from ..data.image_datasets import DefectDataset
-from ..diffusion.gaussian_diffusion import create_diffusion
+from ..data.image_files import View
+from ..diffusion.gaussian_diffusion import GaussianDiffusion
 from ..diffusion.respace import NumSteps
 from ..diffusion.samplers import cold
 from ..diffusion.two_stage import two_stage_plans
@@ -54,46 +53,45 @@ def training_variants(config: Config, device: torch.device, compiled: Sequence[s
 
 
 def generation_variants(
-    pair: Sequence[Config], device: torch.device, compiled: Sequence[str], folder: str, S: int, num_steps: NumSteps
+    pair: Mapping[str, Config], device: torch.device, compiled: Sequence[str], folder: str, num_steps: NumSteps
 ) -> list[Variant]:
     """Whole images of a pair: the released walk through all timesteps in float32, and DefectGen.generate.
 
-    folder: for checkpoints of random weights, as ours are loaded from them. S: the hand-off, step_inference.
+    folder: for checkpoints of random weights, as ours are loaded from them.
     """
-    first, diffusion = pair[0], create_diffusion(pair[0])
+    first, diffusion, S = pair["large"], GaussianDiffusion(pair["large"]), Settings.step_inference
     T, precision = diffusion.num_timestep, resolve_precision(first.train.precision, device)
     walks = two_stage_plans(diffusion, S, T, "uniform", "paper")
     own_walks = two_stage_plans(diffusion, S, num_steps, Settings.spacing, "paper")
+    for size, config in pair.items():
+        model = random_model(config, torch.device("cpu"))
+        save_checkpoint(bf.join(folder, size), 0, {"model": model.state_dict(), "config": config.to_dict()})
 
     def flops(walks: Sequence[Sequence]) -> float:
-        return sum(estimate(config).flops_per_image * len(walk) for config, walk in zip(pair, walks, strict=True))
+        return sum(
+            estimate(config).flops_per_image * len(walk) for config, walk in zip(pair.values(), walks, strict=True)
+        )
 
     def released(batch: int) -> Callable[[], None]:
-        models = [random_model(config, device).eval().requires_grad_(False) for config in pair]
+        models = [random_model(config, device).eval().requires_grad_(False) for config in pair.values()]
         x = sample_noise(0, range(batch), T, (first.layout.num_channels, *first.data.resolution), device)
+
+        def predict(model: UNet, x_t: Tensor, t: int) -> Tensor:
+            return released_forward(model, x_t, torch.full((batch,), t, device=device))
 
         @torch.no_grad()
         def call() -> None:
             for model, walk in zip(models, walks, strict=True):
-
-                def predict(x_t: Tensor, t: int, model: UNet = model) -> Tensor:
-                    return released_forward(model, x_t, torch.full((batch,), t, device=device))
-
-                cold(x, walk[:STEPS_TIMED], predict, clip_released, diffusion.alpha_bar, lambda t: x)
+                cold(x, walk[:STEPS_TIMED], partial(predict, model), clip_released, diffusion.alpha_bar, lambda t: x)
 
         return call
 
     def ours(way: str, batch: int) -> Callable[[], object]:
-        paths = [bf.join(folder, name) for name in ("large", "small")]
-        for path, config in zip(paths, pair, strict=True):
-            if not bf.isdir(path):
-                model = random_model(config, torch.device("cpu"))
-                save_checkpoint(path, 0, {"model": model.state_dict(), "config": config.to_dict()})
-        generator = DefectGen.load(*paths, device=device, precision=precision)
-        steps = {"step_inference": S, "num_steps": num_steps}
+        generator = DefectGen.load(*(bf.join(folder, size) for size in pair), device=device, precision=precision)
         if way == "on":
-            generator.compile(batch, generator.settings(**steps))
-        return partial(generator.generate, batch, batch_size=batch, on_out_of_memory=_does_not_fit, **steps)
+            generator.compile(batch, generator.settings(num_steps=num_steps))
+        fixed = {"num_steps": num_steps, "batch_size": batch, "on_out_of_memory": _does_not_fit}
+        return partial(generator.generate, batch, **fixed)
 
     scale = flops(walks) / flops([walk[:STEPS_TIMED] for walk in walks])
     own = [Variant(f"ours, compile {way}", partial(ours, way), flops(own_walks), precision) for way in compiled]
@@ -111,7 +109,7 @@ def random_data(config: Config) -> DefectDataset:
     images = torch.randint(256, (FEW_SHOT, 3, height, width), generator=generator, dtype=torch.uint8)
     shape = (FEW_SHOT, height, width)
     masks = torch.randint(config.layout.num_defect + 1, shape, generator=generator, dtype=torch.uint8)
-    return DefectDataset(list(images), list(masks), list(map(str, range(FEW_SHOT))), (height, width))
+    return DefectDataset(list(images), list(masks), list(map(str, range(FEW_SHOT))), View((height, width)))
 
 
 def random_model(config: Config, device: torch.device) -> UNet:

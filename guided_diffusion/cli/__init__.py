@@ -3,8 +3,6 @@
 `defect-gen COMMAND`, `python -m guided_diffusion COMMAND` and scripts/*.py all come to `run`.
 """
 
-from __future__ import annotations
-
 import importlib
 import sys
 from typing import NoReturn
@@ -18,7 +16,7 @@ COMMANDS = {  # what `defect-gen` calls it: module of this folder, one line of h
     "generate": ("inference", "generate labelled images with the two trained networks"),
     "export": ("export", "write samples and real images in the layout of another program"),
     "evaluate": ("evaluate", "measure fidelity, novelty, labels, and what the images add to training"),
-    "curate": ("curate", "keep the samples worth training on"),
+    "curate": ("curate", "keep the samples that are good enough to train on"),
 }
 
 

@@ -1,16 +1,13 @@
-"""Keep the samples that are worth training on, and say why the others were dropped.
+"""Choose the samples to train on, and say why the others were dropped.
 
     python scripts/curate.py --samples work/samples --train data --real data_held_out --out work/curated --per_type 100
 
 Drops empty masks and specks, near-copies of training images, near-duplicates of other samples, clipped colours, and
 masks that a segmenter trained on real images does not agree with; then balances the types. --list reads what a person
-marked in the report. OUT is another sample folder with kept.jsonl, dropped.jsonl (name, reason, score) and curate.json.
+marked in the report. OUT is another sample folder with kept.jsonl, dropped.jsonl (reason, score) and curate.json.
 """
 
-from __future__ import annotations
-
 import argparse
-import math
 import re
 from collections import Counter
 
@@ -26,82 +23,67 @@ from ..generation.sample_io import read_manifest
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    image_sets.add_arguments(
-        parser,
-        required=("samples", "train"),
-        real="limits are set on --train",
-        groups="each by itself",
-        seed="of the segmenter",
-        extractor=False,
-    )
+    image_sets.add_flags(parser, ("samples", "train"), ("real", "groups", "device", "seed"))
     add("--out", required=True, help="folder for the kept samples, new or empty")
     add("--per_type", type=int, metavar="N", help="keep about so many samples with each type (all that pass)")
     add("--list", metavar="FILE", help="JSON file of names to keep and to drop, as the report exports it")
-    add(
-        "--min_agreement",
-        default="auto",
-        metavar="X|auto|off",
-        help="least IoU of a mask with a segmenter's; auto: by type, what all but the worst 5%% of --real reach (auto)",
-    )
+    about = "least IoU of a mask with a segmenter's; auto: by type, what all but the worst 5%% of --real reach (auto)"
+    add("--min_agreement", default="auto", metavar="X|auto|off", help=about)
     args = parser.parse_args(argv)
     check_least(args, per_type=1, seed=0)
-    wish, limits = args.min_agreement, None
-    if wish not in ("auto", "off"):
-        limits = float(wish) if re.fullmatch(r"\d*\.?\d+(e-?\d+)?", wish) else math.nan
-        if not 0 <= limits <= 1:
-            raise InputError(f"--min_agreement {wish}: must be auto, off or a number from 0 to 1")
+    wish = args.min_agreement
+    if not re.fullmatch(r"auto|off|0?\.\d+|[01](\.0*)?", wish):
+        raise InputError(f"--min_agreement {wish}: must be auto, off or a number from 0 to 1")
     if bf.exists(args.out) and (not bf.isdir(args.out) or next(iter(bf.listdir(args.out)), None)):
         raise InputError(f"--out {args.out}: is not empty; name a new folder, or remove what is there")
     path = bf.join(args.samples, "manifest.jsonl")
     if not bf.exists(path):
         raise InputError(f"--samples {args.samples}: has no manifest.jsonl; name a folder that inference.py wrote")
-
     manifest = {f"{row['index']:06d}": row for row in read_manifest(path)}
-    sets = image_sets.read_sets(args)
-    samples = sets.samples.take([i for i, name in enumerate(sets.samples.names) if name in manifest])
+    samples, sets = image_sets.read_sets(args)
+    samples = samples.take([i for i, name in enumerate(samples.names) if name in manifest])
     if not len(samples):
         raise InputError(f"--samples {args.samples}: no image is in its manifest.jsonl; generate samples first")
     keep, drop = curation.read_list(args.list, samples.names) if args.list else ((), ())
-    real, names = sets.real, samples.class_names
-    device = dist_util.setup(args.device)
+    real, device = sets.held_out, dist_util.setup(args.device)
     ensure_writable(args.out, "--out")
 
     agreed, segmenter = None, None
-    if limits is not None or (wish == "auto" and real):
-        segmenter, _ = scores.train_agreement_segmenter(
-            sets.train, sets.good, sets.view, args.seed, held_out=real, device=device
-        )
+    limits = {**sample_scores.measure_limits(sets.train, sets.trained, real), "agreement": None}
+    for line in sample_scores.notes(limits):
+        print(line)
+    if wish == "auto" and not real:
+        print("no --real: no sample is dropped because a segmenter disagrees with its mask")
+    elif wish != "off":
+        segmenter, _ = scores.train_agreement_segmenter(sets, args.seed, device)
         agreed, _ = scores.agreement(segmenter, samples)
         if wish == "auto":
-            limits = curation.agreement_limits(scores.agreement(segmenter, real)[0], real)
-            print("least agreement: " + ", ".join(f"{name} {limit:.2f}" for name, limit in limits.items()))
-    elif wish == "auto":
-        print("no --real: no sample is dropped because a segmenter disagrees with its mask")
-    measured = sample_scores.Limits.measure(sets.train, sets.trained, real)
-    scored = sample_scores.score_samples(samples, sets.train, measured, agreed)
-    for line in sample_scores.notes(scored.thresholds):
-        print(line)
-    curated = curation.curate(scored, min_agreement=limits, per_type=args.per_type, keep=keep, drop=drop)
-    dropped = dict(Counter(row["rule"] for row in curated.dropped))
-    if not curated.kept:
-        reasons = ", ".join(f"{rule} {count}" for rule, count in dropped.items())
+            limits["agreement"] = curation.agreement_limits(scores.agreement(segmenter, real)[0], real)
+            print("least agreement: " + ", ".join(f"{name} {limit:.2f}" for name, limit in limits["agreement"].items()))
+        else:
+            limits["agreement"] = dict.fromkeys(samples.class_names, float(wish))
+    rows, among = sample_scores.score_samples(samples, sets.train, limits, agreed)
+    kept, dropped = curation.curate(rows, among, limits, per_type=args.per_type, keep=keep, drop=drop)
+    counts = dict(Counter(row["rule"] for row in dropped))
+    if not kept:
+        reasons = ", ".join(f"{rule} {count}" for rule, count in counts.items())
         raise InputError(f"--samples {args.samples}: all {len(samples)} samples would be dropped ({reasons})")
 
-    kept = {row["name"] for row in curated.kept}
-    types = {name: [row["name"] in kept for row in scored.rows if name in row["types"]] for name in names}
+    names = {row["name"] for row in kept}
+    types = {name: [row["name"] in names for row in rows if name in row["types"]] for name in samples.class_names}
     result = {
         "command": "curate",
         "settings": vars(args),
         "provenance": {"segmenter": segmenter and segmenter.provenance},
-        "limits": {**scored.thresholds, "agreement": limits},
-        "uncurated": scored.memorization,
-        "counts": {"samples": len(samples), "kept": len(kept), "dropped": dropped},
+        "limits": limits,
+        "uncurated": sample_scores.memorization(rows),
+        "counts": {"samples": len(samples), "kept": len(kept), "dropped": counts},
         "per_type": {name: {"samples": len(own), "kept": sum(own)} for name, own in types.items()},
     }
     write_json(bf.join(args.out, "curate.json"), result)
-    about = {"per_type": args.per_type, "min_agreement": limits, "listed": bool(args.list), "of": len(samples)}
-    curation.write_curated(args.out, args.samples, manifest, curated, names, about)
-    print(tables.table(["dropped", "samples"], list(dropped.items())))
-    rows = [[name, len(own), sum(own), curated.wanting.get(name, 0)] for name, own in types.items()]
-    print(tables.table(["type", "samples", "kept", "short of --per_type"], rows))
+    about = {"per_type": args.per_type, "min_agreement": wish, "listed": bool(args.list), "of": len(samples)}
+    curation.write_curated(args.out, samples, manifest, kept, dropped, about)
+    print(tables.table(["dropped", "samples"], list(counts.items())))
+    shown = [[name, len(own), sum(own), max(0, (args.per_type or 0) - sum(own))] for name, own in types.items()]
+    print(tables.table(["type", "samples", "kept", "short of --per_type"], shown))
     print(f"{len(kept)} of {len(samples)} samples in {args.out}; look at {bf.join(args.out, 'contact_sheet.png')}")

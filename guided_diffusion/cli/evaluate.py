@@ -8,20 +8,14 @@
 Needs requirements-eval.txt. Each command has its own --help.
 """
 
-from __future__ import annotations
-
 import argparse
 
-from ..errors import InputError
-
-FLAGS = {"sample_dir": "--out", "step_inference": "--steps"}
+FLAGS = {"sample_dir": "--out", "step_inference": "--steps", "sampler": "--samplers"}
 
 
 def main(argv: list[str] | None = None) -> None:
-    try:
-        from ..evaluation import compare, lift, quality, report
-    except ImportError as error:
-        raise InputError(f"evaluate.py: {error}; pip install -r requirements-eval.txt") from error
+    from ..evaluation import compare, lift, quality, report  # not above: run_cli says where a package is missing
+
     modules = {"quality": quality, "lift": lift, "compare": compare, "report": report}
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)

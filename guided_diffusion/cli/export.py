@@ -4,17 +4,14 @@
 
 SAMPLES is a sample folder, or a prepared set, whose images are then marked as real. --real joins the training part,
 --val becomes the validation part; names, and where the format can say it a field, tell generated from real. Everything
-is only read but OUT, which must be empty or hold an earlier export of the same files: that is brought up to date.
+is only read but OUT, which must be empty or hold an earlier export in that format: that is brought up to date.
 """
-
-from __future__ import annotations
 
 import argparse
 from collections import Counter
 
 import blobfile as bf
 
-from ..data.prepared import find_good
 from ..errors import InputError
 from ..export.formats import FORMATS
 from ..export.records import read_export, safe_names, write_export
@@ -31,47 +28,28 @@ def main(argv: list[str] | None = None) -> None:
     add("--val", metavar="DIR", help="prepared set of held-out real images, which become the validation part")
     add("--keep_good", action="store_true", help="take their defect-free images too (mvtec always does)")
     add("--segmentation", choices=("polygon", "rle"), help="coco only: how regions are written (polygon)")
-    add("--object", metavar="NAME", help="mvtec only: name of the object's folder (the name of OUT)")
     args = parser.parse_args(argv)
-    check(args)
-    keep_good = args.keep_good or args.format == "mvtec"
-    export = read_export(
-        args.samples,
-        args.real,
-        args.val,
-        keep_good=keep_good,
-        segmentation=args.segmentation or "polygon",
-        object_name=args.object or safe_names([bf.basename(args.out.rstrip("/"))])[0],
-    )
+    if args.segmentation and args.format != "coco":
+        raise InputError("--segmentation: only --format coco knows it; leave it out")
+    if args.val and args.format == "defect_spectrum":
+        raise InputError(f"--val: defect_spectrum has no parts; export {args.val} to a folder of its own")
+    for flag, folder in (("SAMPLES", args.samples), ("--real", args.real), ("--val", args.val)):
+        if folder and (lies_in(args.out, folder) or lies_in(folder, args.out)):
+            raise InputError(f"OUT {args.out}: lies in {flag} {folder} or around it; name a folder apart from it")
+    keep_good, name = args.keep_good or args.format == "mvtec", bf.basename(args.out.rstrip("/"))
+    told = {"segmentation": args.segmentation or "polygon", "object_name": safe_names([name])[0]}
+    export = read_export(args.samples, args.real, args.val, keep_good=keep_good, **told)
     layout = FORMATS[args.format](export)
-    settings = {flag: getattr(args, flag) for flag in ("samples", "real", "val", "keep_good", "segmentation", "object")}
+    settings = {flag: getattr(args, flag) for flag in ("samples", "real", "val", "keep_good", "segmentation")}
     kinds = {"gen": "generated", "real": "real", "val": "held out"}
     counts = dict(Counter(kinds[record.origin] for record in export.records))
     written = write_export(args.out, args.format, layout, export, {"settings": settings, "counts": counts})
 
-    if "generated" not in counts:
-        print(f"note: {args.samples} has no manifest.jsonl, so its images are marked as real")
     given = ", ".join(f"{number} {kind}" for kind, number in counts.items())
     types = Counter(name for record in export.records for name in record.types)
-    holding = ", ".join(f"{name} in {types[name]}" for name in export.class_names)
+    holding = ", ".join(f"{name} in {types[name]}" for name in export.label_map)
     print(f"{args.out}: {given} ({holding}), {written or 'no'} files written")
     for note in layout.notes:
         print(f"note: {note}")
-    if not keep_good and (good := sum(len(find_good(folder)) for folder in (args.real, args.val) if folder)):
-        print(f"left out: {good} defect-free images (--keep_good takes them)")
-
-
-def check(args: argparse.Namespace) -> None:
-    """Raise InputError for flags that do not go together, and for folders that lie in each other."""
-    for flag, owner in (("segmentation", "coco"), ("object", "mvtec")):
-        if getattr(args, flag) is not None and args.format != owner:
-            raise InputError(f"--{flag}: only --format {owner} knows it; leave it out")
-    if args.val and args.format == "defect_spectrum":
-        raise InputError(f"--val: defect_spectrum has no parts; export {args.val} to a folder of its own")
-    if args.object is not None and safe_names([args.object]) != [args.object]:
-        raise InputError(f"--object {args.object}: must consist of letters, digits, '-' and '_'")
-    for flag, folder in (("SAMPLES", args.samples), ("--real", args.real), ("--val", args.val)):
-        if folder and not bf.isdir(folder):
-            raise InputError(f"{flag} {folder}: is not a folder; name a sample folder or a prepared set")
-        if folder and (lies_in(args.out, folder) or lies_in(folder, args.out)):
-            raise InputError(f"OUT {args.out}: lies in {flag} {folder} or around it; name a folder apart from it")
+    if "generated" not in counts:
+        print(f"note: {args.samples} has no manifest.jsonl, so its images are marked as real")

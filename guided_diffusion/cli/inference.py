@@ -7,23 +7,18 @@ Writes images/, masks/ (colour), masks_converted_dir/ (index), defects/<type>/ (
 contact_sheet.png. Run again after a stop, or with more --num_samples, it adds what is missing.
 """
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
-
-import torch
 
 from .. import dist_util
 from ..diffusion.respace import SPACINGS, parse_num_steps
 from ..diffusion.samplers import SAMPLERS
 from ..diffusion.two_stage import HANDOFFS
-from ..errors import InputError
-from ..file_io import ensure_writable
-from ..generation.api import WEIGHTS, DefectGen, parse_batch_size
-from ..generation.conditions import Held, find_conditions
-from ..generation.rounds import generate_rounds, provenance
-from ..generation.sample_io import SampleFolder, recorded_settings
+from ..errors import check_least
+from ..generation.api import DefectGen
+from ..generation.conditions import read_conditions
+from ..generation.network import WEIGHTS
+from ..generation.sample_io import recorded_settings
 from ..generation.settings import DEFAULT_STEPS, Settings
 from ..generation.windows import WINDOWS
 from ..precision import PRECISIONS
@@ -47,22 +42,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--large_recep", help="checkpoint of the large network, or its work_dir")
     add("--small_recep", help="checkpoint of the small network, or its work_dir")
     add("--sample_dir", required=True, help="folder for the samples")
-    add(
-        "--step_inference",
-        type=int,
-        default=Settings.step_inference,
-        help=f"the small network takes over below this timestep ({Settings.step_inference})",
-    )
+    about = f"the small network takes over below this timestep ({Settings.step_inference})"
+    add("--step_inference", type=int, default=Settings.step_inference, help=about)
     add("--large_recep_config", help="its YAML file; needed for checkpoints that carry none")
     add("--small_recep_config", help="its YAML file; needed for checkpoints that carry none")
     add("--num_defect", type=int, help="number of defect types; needed for checkpoints that carry none")
-    add(
-        "--seperate_channel_loss",
-        "--separate_channel_loss",
-        type=int,
-        choices=(0, 1),
-        help="whether a released checkpoint was trained with it; ours say so themselves",
-    )
+    about = "whether a released checkpoint was trained with it; ours say so themselves"
+    add("--seperate_channel_loss", "--separate_channel_loss", type=int, choices=(0, 1), help=about)
     add("--num_samples", type=int, help=f"in all ({DEFAULT_NUM_SAMPLES}; with --masks one for each)")
     add("--batch_size", default="auto", metavar="N|auto", help="per process; does not change samples (auto)")
     add("--image_size", type=int, nargs=2, metavar=("H", "W"), help="pixels; default: as in training")
@@ -73,9 +59,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--spacing", choices=SPACINGS, default=Settings.spacing, help=f"of the steps ({Settings.spacing})")
     add("--weights", choices=WEIGHTS, default="ema", help="(ema)")
     add("--handoff", choices=HANDOFFS, default="paper", help="released: the released script's restart (paper)")
-    add(
-        "--defects", nargs="+", metavar="TYPES", help="what samples show, in turn: crack, or crack,hole; balanced; none"
-    )
+    add("--defects", nargs="+", metavar="TYPES", help="shown in turn: crack, or crack,hole; balanced; none")
     add("--guidance_scale", type=float, default=1.0, help="above 1: networks keep closer to the types (1)")
     add("--masks", metavar="DIR|bank", help="index masks that samples must have; bank: new ones like the training's")
     add("--types_per_image", type=int, default=1, help="with --masks bank (1)")
@@ -83,29 +67,17 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--background", metavar="DIR", help="photographs to draw the defects of --masks into")
     add("--margin", type=int, default=Settings.margin, help=f"pixels around a defect drawn anew ({Settings.margin})")
     add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
-    add(
-        "--precision", choices=(*PRECISIONS, "auto"), default="auto", help="auto (default): bf16 where the hardware can"
-    )
+    add("--precision", choices=(*PRECISIONS, "auto"), default="auto", help="auto: bf16 where the hardware can (auto)")
     add("--compile", choices=("on", "off"), default="off", help="torch.compile (off)")
     add("--local_rank", "--local-rank", help=argparse.SUPPRESS)  # older launchers pass it; the environment knows
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    if args.num_samples is not None and args.num_samples < 1:
-        raise InputError(f"--num_samples {args.num_samples}: must be at least 1")
-    if args.seed < 0:
-        raise InputError(f"--seed {args.seed}: must be 0 or more")
-    args.batch_size = parse_batch_size(args.batch_size)
-    if args.num_steps is not None:
-        args.num_steps = parse_num_steps(args.num_steps)
-    generate(args, dist_util.setup(args.device))
-    dist_util.barrier()
-    return 0
+    check_least(args, num_samples=1, seed=0)
+    device = dist_util.setup(args.device)
 
-
-def generate(args: argparse.Namespace, device: torch.device) -> None:
     def given(*names: str) -> dict[str, Any]:
         return {name: getattr(args, name) for name in names}
 
@@ -123,33 +95,17 @@ def generate(args: argparse.Namespace, device: torch.device) -> None:
         **given("num_defect", "weights"),
     )
     settings = generator.settings(
-        **given("step_inference", "num_steps", "sampler", "spacing", "handoff", "image_size", "windows"),
-        **given("guidance_scale", "margin"),
+        **given("step_inference", "sampler", "spacing", "handoff", "image_size", "windows", "guidance_scale", "margin"),
+        num_steps=args.num_steps and parse_num_steps(args.num_steps),
         defects=None if args.masks == "bank" else args.defects,  # these masks show the types
     )
     if args.num_samples is None and args.masks in (None, "bank"):
         args.num_samples = DEFAULT_NUM_SAMPLES
-    conditions = find_conditions(
-        generator.config,
-        settings,
-        **given("masks", "background", "bank_data", "types_per_image", "defects", "seed", "num_samples"),
-    )
-    # Before anything is written:
-    Held(generator.layout, device, settings, conditions.masks, conditions.backgrounds)
-    if args.num_samples is None:  # one for each mask
-        args.num_samples = len(conditions.masks)
-
-    folder = missing = None
-    if dist_util.rank() == 0:
-        about = provenance(generator, settings, args.seed, args.weights, conditions)
-        folder = SampleFolder(args.sample_dir, generator.layout.class_names, about)
-        ensure_writable(args.sample_dir, "--sample_dir")
-        missing = folder.missing(args.num_samples)
-        if len(missing) < args.num_samples:
-            print(f"{args.num_samples - len(missing)} of {args.num_samples} samples are there already")
-    missing = dist_util.broadcast_from_zero(missing)
-
-    compile = args.compile == "on"
-    generate_rounds(generator, settings, args.seed, missing, conditions, folder, args.batch_size, compile)
+    told = given("masks", "background", "bank_data", "types_per_image", "defects", "seed", "num_samples")
+    conditions = read_conditions(generator.config, settings, **told)
+    count = args.num_samples or len(conditions.masks)  # one for each mask
+    how = given("seed", "batch_size") | {"compile": args.compile == "on"}
+    folder = generator.generate_into(args.sample_dir, count, settings, conditions, **how)
     if folder:
-        print(f"{args.num_samples} samples in {args.sample_dir}; look at {folder.write_contact_sheet()}", flush=True)
+        print(f"{count} samples in {args.sample_dir}; look at {folder.write_contact_sheet()}", flush=True)
+    dist_util.barrier()

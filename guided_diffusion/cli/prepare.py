@@ -1,41 +1,45 @@
-#!/usr/bin/env python3
 """Turn a labelled defect data set of any usual layout into a training data set.
 
     python scripts/prepare_data.py bottle data/bottle                         # MVTec AD, found by its folders
     python scripts/prepare_data.py photos data/parts --val_fraction 0.2 --group_regex '(part\\d+)'
     python scripts/prepare_data.py DIR data/parts --colormap crack=255,0,0 hole=0,255,0
 
-OUT gets test/ (images), converted_ground_truth/ (index masks) and dataset.json (label map, sources, types, sizes,
-hashes); with a split one such folder per part, OUT/train, OUT/val. SOURCE is only read. Everything is checked before
-anything is written; run again, it goes on where it stopped, writes what is missing or has changed and removes what is
-gone from SOURCE.
-docs/data.md shows the layouts.
+OUT gets test/ (images), converted_ground_truth/ (index masks) and dataset.json; with a split one such folder per part,
+OUT/train, OUT/val. SOURCE is only read, and checked before anything is written. Run again, it writes what is missing or
+has changed, and removes what is gone from SOURCE. docs/data.md shows the layouts.
 """
-
-from __future__ import annotations
 
 import argparse
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 import blobfile as bf
 
-from ..data.prepared import TRAIN, check_label_map
-from ..errors import InputError, check_least, unknown_name
-from ..file_io import lies_in, read_json
+from ..data.prepared import TRAIN, check_problems
+from ..errors import InputError, unknown_name
+from ..file_io import lies_in
 from ..parallel import default_workers
+from ..prepare import splits
 from ..prepare.check import find_overlaps
 from ..prepare.layouts import FORMATS, Options, read_layout
 from ..prepare.layouts.drawing import DrawingRule
-from ..prepare.preparation import Recipe, look_first, plan_set, report_set, report_split
+from ..prepare.preparation import Recipe, look_first, plan_set
 from ..prepare.shaping import FITS
-from ..prepare.splits import Item, apply_split, find_groups, read_split, split_by_fraction, split_by_shots, take_parts
 
-LEAST = dict(line_width=1, shots=1, tile=8, mask_threshold=0, keep_empty=0, workers=0, overlap=0, seed=0)
-MOST = dict(line_width=1000, mask_threshold=254, keep_empty=1, workers=1024)
+NUMBERS = {  # flag: default, least, most, meaning
+    "mask_threshold": (127, 0, 254, "defective is a mask value above this"),
+    "line_width": (10, 1, 1000, "pixels, of lines drawn in labelme"),
+    "shots": (None, 1, 10**6, "OUT/train: the first N images of each type; OUT/val: the rest"),
+    "val_fraction": (None, 0.001, 0.999, "OUT/val: this share of each type; OUT/train: the rest"),
+    "seed": (0, 0, 2**32, "of --val_fraction and of the tiles without defects"),
+    "tile": (None, 8, 2**16, "pixels: cut images into square tiles of this side"),
+    "overlap": (0, 0, 2**16, "pixels, of neighbouring tiles, at least"),
+    "keep_empty": (0.1, 0.0, 1.0, "share of tiles without defects kept"),
+    "workers": (0, 0, 1024, "processes that read and write images; 0: one per CPU"),
+}
+EXCLUDE = "shots val_fraction split", "shots val_fraction part", "group_regex group_csv", "fit tile"
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -44,44 +48,30 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("source", metavar="SOURCE", help="folder of the data set")
     add("out", metavar="OUT", help="folder for the training data set")
     add("--format", choices=("auto", *FORMATS), default="auto", help="layout of SOURCE (default auto)")
-    add("--label_map", metavar="MAP", help="crack,hole or crack=1,hole=2 or a JSON file (default: what SOURCE tells)")
+    add("--label_map", metavar="MAP", help="the types in order, as crack,hole (default: what SOURCE tells)")
     add("--mask_values", choices=("auto", "index", "binary", "colour"), default="auto", help="what mask files hold")
-    add("--mask_threshold", type=int, default=127, help="defective is a mask value above this (default 127)")
     add("--colormap", nargs="+", default=[], metavar="NAME=R,G,B", help="types of colours or grey levels")
     add("--priority", default="", metavar="TYPES", help="types that win where masks overlap, the first most (a,b,c)")
-    add("--line_width", type=int, default=10, help="pixels, of lines drawn in labelme (default 10)")
     add("--type_regex", metavar="REGEX", help="its first group, searched in a file's stem, is the type")
-    add("--shots", type=int, metavar="N", help="OUT/train: the first N images of each type; OUT/val: the rest")
-    add("--val_fraction", type=float, metavar="F", help="OUT/val: this share of each type; OUT/train: the rest")
     add("--split", metavar="FILE", help="JSON or CSV of parts (default SOURCE/split.json, if there)")
     add("--part", metavar="NAME", nargs="+", help="take these parts of the split only, together into OUT")
     add("--group_regex", metavar="REGEX", help="images whose path gives the same first group show one part")
     add("--group_csv", metavar="FILE", help="rows image,group: images of one group show one part")
-    add("--seed", type=int, default=0, help="of --val_fraction and of the tiles without defects (default 0)")
     add("--keep_good", action="store_true", help="take defect-free images too, without masks")
     add("--fit", choices=FITS, help="bring images to --size: stretch, crop around the defects, or pad")
     add("--size", type=int, nargs="+", metavar="PX", help="height and width for --fit; one number for both")
-    add("--tile", type=int, metavar="PX", help="cut images into square tiles of this side")
-    add("--overlap", type=int, default=0, metavar="PX", help="of neighbouring tiles, at least (default 0)")
-    add("--keep_empty", type=float, default=0.1, metavar="F", help="share of tiles without defects kept (default 0.1)")
-    add("--workers", type=int, default=0, help="processes (default 0: one per CPU)")
-    return parser.parse_args(argv)
-
-
-def check_args(args: argparse.Namespace) -> None:
-    """Raise InputError for flags that are out of range or exclude each other."""
-    check_least(args, **LEAST)
-    for name, high in MOST.items():
-        if getattr(args, name) > high:
-            raise InputError(f"--{name} {getattr(args, name)}: must be at most {high}")
-    if args.val_fraction is not None and not 0 < args.val_fraction < 1:
-        raise InputError(f"--val_fraction: {args.val_fraction} is not between 0 and 1")
-    splits = [name for name in ("shots", "val_fraction", "split") if getattr(args, name) is not None]
-    pairs = [*zip(splits, splits[1:], strict=False), ("group_regex", "group_csv"), ("fit", "tile")]
-    pairs += [(name, "part") for name in splits if name != "split"]
-    for one, other in pairs:
-        if getattr(args, one) is not None and getattr(args, other):
-            raise InputError(f"--{one} and --{other}: exclude each other; give one")
+    for name, (default, least, most, meaning) in NUMBERS.items():
+        told = "" if default is None else f"; default {default}"
+        add(f"--{name}", type=type(most), default=default, metavar="N", help=f"{meaning} ({least} to {most}{told})")
+    args = parser.parse_args(argv)
+    for name, (_, least, most, _) in NUMBERS.items():
+        value = getattr(args, name)
+        if value is not None and not least <= value <= most:
+            raise InputError(f"--{name} {value}: must be from {least} to {most}")
+    for names in EXCLUDE:
+        given = [f"--{name}" for name in names.split() if getattr(args, name)]
+        if len(given) > 1:
+            raise InputError(f"{' and '.join(given)}: exclude each other; give one")
     if bool(args.fit) != bool(args.size):
         raise InputError("--fit and --size: go together, as in --fit pad --size 256")
     if args.size and (len(args.size) > 2 or min(args.size) < 8):
@@ -91,27 +81,14 @@ def check_args(args: argparse.Namespace) -> None:
     for name in ("group_regex", "type_regex"):
         pattern = getattr(args, name)
         try:
-            if pattern is not None and not re.compile(pattern).groups:
-                raise InputError(f"--{name}: {pattern!r} has no group; put what matters in parentheses")
-        except re.error as error:
-            raise InputError(f"--{name}: {pattern!r} is no regular expression ({error})") from error
+            groups = re.compile(pattern or "()").groups
+        except re.error:
+            groups = 0
+        if not groups:
+            raise InputError(f"--{name}: {pattern!r} is no regular expression with a (group) of what matters")
     if lies_in(args.out, args.source):
         raise InputError(f"OUT {args.out}: lies in SOURCE, which is never written to; name a folder outside it")
-
-
-def parse_label_map(text: str) -> dict[str, int]:
-    """--label_map: `crack,hole`, `crack=1,hole=2`, or a JSON file of {name: index}, also below the key label_map."""
-    if text.lower().endswith(".json"):
-        try:
-            content = read_json(text)
-        except OSError as error:
-            raise InputError(f"--label_map {text}: cannot be read ({error.strerror or error})") from error
-        return check_label_map(content.get("label_map", content) if isinstance(content, dict) else content, text)
-    pairs = [item.partition("=") for item in text.split(",")]
-    numbered = {name.strip(): index.strip() or str(k) for k, (name, _, index) in enumerate(pairs, 1)}
-    if not all(name and index.isdecimal() for name, index in numbered.items()) or len(numbered) < len(pairs):
-        raise InputError(f"--label_map: {text!r} should be names, each once, as in crack,hole or crack=1,hole=2")
-    return check_label_map({name: int(index) for name, index in numbered.items()}, "--label_map")
+    return args
 
 
 def parse_colormap(items: Sequence[str]) -> dict[str, tuple[int, int, int]]:
@@ -129,26 +106,30 @@ def parse_colormap(items: Sequence[str]) -> dict[str, tuple[int, int, int]]:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    check_args(args)
     workers = args.workers or default_workers()
     path = args.split or bf.join(args.source, "split.json")
     if args.split and not bf.exists(path):
         raise InputError(f"--split: there is no split file {path}; name one that is there")
-    drawn = args.shots is not None or args.val_fraction is not None
-    split, label_map = read_split(path) if not drawn and bf.exists(path) else (None, None)
-    label_map = parse_label_map(args.label_map) if args.label_map else label_map
+    drawn = args.shots or args.val_fraction
+    split, label_map = splits.read_split(path) if not drawn and bf.exists(path) else ({}, None)
+    if args.label_map:
+        names = [name.strip() for name in args.label_map.split(",")]
+        if "" in names or "=" in args.label_map or len(set(names)) < len(names):
+            raise InputError(f"--label_map: {args.label_map!r} should be the types' names, each once, as in crack,hole")
+        label_map = {name: index for index, name in enumerate(names, 1)}
     options = Options(label_map, parse_colormap(args.colormap) or None, args.mask_values, args.type_regex)
     data = read_layout(args.source, options, format=args.format)
-    data.check()
+    check_problems(data.problems)
 
+    # Which images, of which groups, and in which parts where files say so.
     root = args.source.rstrip("/") + "/"
-    items = [Item(sample, sample.image.removeprefix(root), None, sample.part) for sample in data.samples + data.good]
-    find_groups(items if args.keep_good else items[: len(data.samples)], args.group_regex, args.group_csv)
+    items = [splits.Item(one, one.image.removeprefix(root), None, one.part) for one in data.samples + data.good]
+    splits.find_groups(items if args.keep_good else items[: len(data.samples)], args.group_regex, args.group_csv)
     if split:
-        apply_split(path, split, items)
+        splits.apply_split(path, split, items)
         print(f"{path}: parts {', '.join(dict.fromkeys(str(entry['part']) for entry in split.values()))}")
     if args.part:
-        take_parts(items, args.part)
+        splits.take_parts(items, args.part)
     listed = split or args.part
     items = [i for i in items if (i.sample.mask or args.keep_good) and (not listed or i.part is not None)]
     if not items:
@@ -156,41 +137,42 @@ def main(argv: list[str] | None = None) -> None:
     if twice := [name for name, count in Counter(item.sample.name for item in items).items() if count > 1]:
         raise InputError(f"SOURCE {args.source}: two images would become {twice[0]}.png; rename one")
 
+    # Their pixels are looked at, and parts drawn where that is asked for.
     priority = [name.strip() for name in args.priority.split(",") if args.priority]
     if unknown := [name for name in priority if name not in (data.label_map or {})]:
         raise InputError(f"--priority: {unknown_name('type', unknown[0], data.label_map or {})}")
     rule = DrawingRule(args.mask_threshold, args.line_width, tuple(data.label_map[name] for name in priority))
     label_map = look_first(items, data.label_map, rule, workers=workers)
     by = bf.basename(path) if split else "layout"
-    if args.shots is not None:
-        split_by_shots(items, args.shots)
+    if args.shots:
+        splits.split_by_shots(items, args.shots)
         by = f"shots {args.shots}"
-    elif args.val_fraction is not None:
-        split_by_fraction(items, args.val_fraction, args.seed)
+    elif args.val_fraction:
+        splits.split_by_fraction(items, args.val_fraction, args.seed)
         by = f"val_fraction {args.val_fraction}, seed {args.seed}"
     elif not listed:
-        parted = any(item.part for item in items if item.sample.mask)
+        default = TRAIN if any(item.part for item in items if item.sample.mask) else ""
         for item in items:
-            item.part = (item.part or TRAIN) if parted else ""
-    report_split(items)
-    names = {index: name for name, index in label_map.items()}
-    for finding in () if priority else find_overlaps([item.record for item in items], names):
-        print(finding.line)
+            item.part = default and (item.part or default)
+    splits.report_split(items)
+    if not priority:
+        for finding in find_overlaps([item.record for item in items], {k: name for name, k in label_map.items()}):
+            print(finding.line)
 
+    # All parts are planned before the first is written.
     size = tuple(args.size * 2)[:2] if args.size else None
     keep_empty = args.keep_empty if args.tile else 0.0
     recipe = Recipe(label_map, rule, args.fit, size, args.tile, args.overlap, keep_empty, args.seed)
-    made: dict[str, Any] = asdict(recipe)
+    made = asdict(recipe)
     del made["label_map"]
     source = {"prepared_from": bf.basename(args.source.rstrip("/")), "format": data.format, **made.pop("rule"), **made}
-    plans = {}
+    plans = []
     for part in dict.fromkeys(item.part for item in items if item.part is not None):
         about = {"source": source, "split": {"part": part or ", ".join(args.part or ["all"]), "by": by}}
         own = [item for item in items if item.part == part]
-        out = bf.join(args.out, part) if part else args.out
-        plans[out] = plan_set(out, own, recipe, about, workers=workers)
-    for out, write in plans.items():  # all of them are looked at before the first is written
-        report_set(out, *write())
+        plans.append(plan_set(bf.join(args.out, part) if part else args.out, own, recipe, about, workers=workers))
+    for write in plans:
+        print(write())
     print("label map: " + ", ".join(f"{name} {index}" for name, index in label_map.items()))
     if left := sum(item.part is None for item in items):
         print(f"left out: {left} images that show a part of another side of the split, but are not wanted there")

@@ -3,10 +3,9 @@
 python scripts/train.py --config configs/large_recep.yml --data_dir data --work_dir work/large
 """
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import replace
+from functools import partial
 
 import blobfile as bf
 import torch
@@ -15,13 +14,14 @@ from .. import dist_util
 from ..config import Config, describe_keys
 from ..config_file import load_config, parse_override, read_sections
 from ..data.image_datasets import DefectDataset
+from ..data.image_files import View
 from ..data.prepared import find_samples, read_label_map
 from ..errors import InputError
 from ..file_io import ensure_writable, remove_temporaries
-from ..networks.estimate import describe, estimate
+from ..networks.estimate import describe
 from ..precision import is_out_of_memory, resolve_precision
 from ..prepare.check import training_warnings
-from ..training.checkpoint import Checkpoint, find_checkpoint, latest_checkpoint, load_checkpoint, same_network
+from ..training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, same_network
 from ..training.extend import extend_types, with_class_cond
 from ..training.train_util import TrainLoop
 
@@ -29,9 +29,8 @@ leave = dist_util.leave  # ends one process of several
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    keys = "YAML keys, also for --set:\n" + "\n".join(f"  {line}" for line in describe_keys()).replace("%", "%%")
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, epilog=keys, formatter_class=form)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.epilog = "\n  ".join(["YAML keys, also for --set:", *describe_keys()]).replace("%", "%%")
     add = parser.add_argument
     add("--config", required=True, help="YAML file; its keys are listed below")
     add("--work_dir", help="folder for checkpoints, logs and previews")
@@ -39,9 +38,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--num_defect", type=int, help="number of defect types, if neither the YAML nor the data set names them")
     about = "1: RGB by MSE, masks by cross-entropy; 0: MSE on all channels (overrides the YAML)"
     add("--seperate_channel_loss", "--separate_channel_loss", type=int, choices=(0, 1), help=about)
-    add("--resume", default="auto", help="auto (default): the latest checkpoint in work_dir; a file; or none")
-    about = "start from this checkpoint (or work_dir: its latest) of a network that knows fewer types"
-    add("--extend_types", metavar="CKPT", help=about)
+    add("--resume", default="auto", help="auto (default): the latest checkpoint in work_dir; a checkpoint; or none")
+    add("--extend_types", metavar="CKPT", help="start from a checkpoint or work_dir whose network knows fewer types")
     add("--seed", type=int, help="overrides train.seed")
     add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     add("--dry_run", action="store_true", help="print what the training would be and cost; touch nothing")
@@ -52,14 +50,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def resolve_config(args: argparse.Namespace) -> Config:
     """The YAML file under the flags; the data set's own label map where the YAML has none."""
-    overrides = dict(parse_override(text) for text in args.set)
-    separate = args.seperate_channel_loss
-    separate = None if separate is None else bool(separate)
-    flags = {"data.dir": args.data_dir, "train.seed": args.seed, "train.separate_channel_loss": separate}
-    overrides |= {key: value for key, value in flags.items() if value is not None}
+    separate = None if args.seperate_channel_loss is None else bool(args.seperate_channel_loss)
+    flags = {"train.separate_channel_loss": separate, "data.dir": args.data_dir, "train.seed": args.seed}
+    overrides = dict(map(parse_override, args.set)) | {key: value for key, value in flags.items() if value is not None}
     data = read_sections(args.config, overrides)["data"]
-    root = data.get("dir")
-    if isinstance(root, str):
+    if isinstance(root := data.get("dir"), str):
         if not args.dry_run:
             find_samples(root)  # where the folder is wrong, say that rather than what is lacking for want of it
         if not data.get("label_map"):
@@ -70,28 +65,24 @@ def resolve_config(args: argparse.Namespace) -> Config:
 def find_resume(args: argparse.Namespace, config: Config) -> Checkpoint | None:
     """The checkpoint to go on from, if any; its network must be the configuration's."""
     work, latest = args.work_dir, latest_checkpoint(args.work_dir)
-    if args.extend_types and args.extend_types in (work, latest):
-        raise InputError(
-            f"--extend_types {args.extend_types}: lies in --work_dir, whose training would go on; name a new folder"
-        )
+    if (fewer := args.extend_types) and fewer in (work, latest):
+        raise InputError(f"--extend_types {fewer}: lies in --work_dir, whose training would go on; name a new folder")
     if args.resume == "none" and latest:
         raise InputError(f"--resume none: {work} already holds {latest}; choose another --work_dir or --resume auto")
     path = {"auto": latest, "none": None}.get(args.resume, args.resume)
-    if path is None:
-        return None
-    checkpoint = load_checkpoint(path, "--resume")
-    same_network(checkpoint, config, args.config)
+    checkpoint = path and load_checkpoint(path, "--resume")
+    if checkpoint:
+        same_network(checkpoint, config, args.config)
     return checkpoint
 
 
 def find_warm_start(args: argparse.Namespace, config: Config) -> Checkpoint | None:
     """The weights that a new training starts from, if any, made to fit the configuration's types if asked to."""
-    start, more = config.model.ckpt, args.extend_types
-    if start and more:
+    start, fewer = config.model.ckpt, args.extend_types
+    if start and fewer:
         raise InputError(f"--extend_types and model.ckpt ({start}): a training starts from one; drop the other")
-    if more:
-        path = find_checkpoint(more, "--extend_types")
-        return extend_types(load_checkpoint(path, "--extend_types"), config, args.config)
+    if fewer:
+        return extend_types(load_checkpoint(fewer, "--extend_types"), config, args.config)
     return with_class_cond(load_checkpoint(start, "model.ckpt"), config) if start else None
 
 
@@ -99,10 +90,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     if args.dry_run:
         config = resolve_config(args)
-        warm = find_warm_start(args, config) if args.extend_types else None
+        if args.extend_types:
+            print(f"starting from {find_warm_start(args, config).path}")
         precision = resolve_precision(config.train.precision, dist_util.choose_device(args.device))
-        config = replace(config, train=replace(config.train, precision=precision))
-        print(describe(config, estimate(config)), *([f"starting from {warm.path}"] if warm else []), sep="\n")
+        print(describe(replace(config, train=replace(config.train, precision=precision))))
         return 0
     if not args.work_dir:
         raise InputError("--work_dir: missing; name the folder for checkpoints, logs and previews")
@@ -122,32 +113,29 @@ def main(argv: list[str] | None = None) -> int:
 
 def train(args: argparse.Namespace, device: torch.device) -> int:
     config, main_rank = resolve_config(args), dist_util.rank() == 0
-    folder, names, val_dir = config.data.dir, config.layout.class_names, config.data.val_dir
-    if not folder:
+    cfg, names = config.data, config.layout.class_names
+    if not cfg.dir:
         raise InputError("--data_dir: missing; name the training set (or set data.params.dir in the YAML)")
     resume = find_resume(args, config)
     warm = None if resume else find_warm_start(args, config)
-    options = {"num_image_train": config.data.num_image_train, "include_good": config.data.include_good}
-    data = DefectDataset.as_trained(folder, config, progress=main_rank, **options)
-    val_data = DefectDataset.as_trained(val_dir, config, progress=main_rank) if val_dir else None
+    load = partial(DefectDataset.load, num_defect=len(names), view=View.of(cfg))
+    data = load(cfg.dir, num_image_train=cfg.num_image_train, include_good=cfg.include_good)
+    val_data = load(cfg.val_dir) if cfg.val_dir else None
     if resume and resume.step >= config.train.iterations:
         if main_rank:
             print(f"complete: trained to step {resume.step} (raise train.iterations to go on)")
         return 0
     loop = TrainLoop(config, args.work_dir, data, val_data, device, resume, warm)
     if main_rank:
-        good = f" and {data.num_good} without a defect" if data.num_good else ""
-        lines = [
-            f"{len(data) - data.num_good} images{good}, types: {', '.join(names)}; "
-            f"{dist_util.world_size()} process(es) on {device.type}, batch {config.data.bs_per_gpu} each",
-            *training_warnings(data, names),
-            describe(loop.config, estimate(loop.config)),
-            f"configuration      {bf.join(args.work_dir, 'config.yml')}",
-        ]
-        if resume or warm:
-            lines.append(f"going on from {resume.path}, step {resume.step}" if resume else f"starting from {warm.path}")
         ensure_writable(args.work_dir, "--work_dir")
         for name in ("", "checkpoint", "images"):
             remove_temporaries(bf.join(args.work_dir, name))
-        print("\n".join(lines), flush=True)
+        good = f" and {data.num_good} without a defect" if data.num_good else ""
+        print(
+            f"{len(data) - data.num_good} images{good}, types: {', '.join(names)}; "
+            f"{dist_util.world_size()} process(es) on {device.type}, batch {cfg.bs_per_gpu} each"
+        )
+        print(*training_warnings(data, names), describe(loop.config), sep="\n", flush=True)
+        if start := resume or warm:
+            print(f"{'going on' if resume else 'starting'} from {start.path}, step {start.step}", flush=True)
     return loop.run()

@@ -1,31 +1,28 @@
 """Names of files: listing, natural order, stems, and what a list of names pairs up to."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 import blobfile as bf
 
+from .. import GOOD
 from ..errors import InputError
 from ..file_io import read_bytes, read_json
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 PARTS = ("train", "val", "valid", "validation", "test")
-GOOD = "good"  # the type folder of defect-free images, which have no mask
 
 
 def list_folder(folder: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> tuple[list[str], list[str]]:
-    """Names of the files with these suffixes and of the folders in `folder`, hidden ones left out, in natural order.
-
-    Raises InputError where it cannot be listed.
-    """
-    try:
-        entries = [entry for entry in bf.scandir(folder) if not entry.name.startswith(".")]
+    """Names of the files with these suffixes and of the folders in `folder`, hidden ones left out, in natural order;
+    none where there is no such folder. Raises InputError where it cannot be listed."""
+    try:  # a broken link in it raises FileNotFoundError too
+        entries = [one for one in bf.scandir(folder) if not one.name.startswith(".")] if bf.isdir(folder) else []
     except OSError as error:
         raise InputError(f"{folder}: cannot be listed ({error.strerror or error})") from error
     files = [entry.name for entry in entries if entry.is_file and entry.name.lower().endswith(suffixes)]
@@ -49,20 +46,16 @@ def stem_of(path: str) -> str:
     return unicodedata.normalize("NFC", os.path.splitext(os.path.basename(path))[0])  # blobfile's is slow
 
 
-def name_of(stem: str, prefix: str | None, stems: Mapping[str, int]) -> str:
-    """A sample's name: its stem, after `prefix` where several have that stem (counted in `stems`)."""
-    return f"{prefix}_{stem}" if prefix and stems[stem] > 1 else stem
-
-
 def part_in(name: str) -> str | None:
     """The part (train, val, ...) that a folder or file is called after, as train2017 or instances_train.json."""
     return next((word for word in re.findall("[a-z]+", name.lower()) if word in PARTS), None)
 
 
-def by_stem(folder: str, files: Iterable[str], problems: list[str]) -> dict[str, str]:
-    """{stem: path} of the files in `folder`. Where two share a stem, a problem is noted and the first is kept."""
+def by_stem(folder: str, problems: list[str], files: Iterable[str] | None = None) -> dict[str, str]:
+    """{stem: path} of `files` in a folder, of all images by default. Of two of a stem the first is kept, and a problem
+    noted."""
     paths: dict[str, str] = {}
-    for name in files:
+    for name in list_folder(folder)[0] if files is None else files:
         path = bf.join(folder, name)
         if (first := paths.setdefault(stem_of(name), path)) != path:
             problems.append(f"{path}: shares its stem with {bf.basename(first)}; rename or remove one")
@@ -78,32 +71,28 @@ def read_rows(path: str) -> list[list[str]]:
 def read_groups(path: str, names: Sequence[str], flag: str) -> list[str]:
     """The group of each image (of one object, say), `names` being "<type>/<stem>" or "<stem>" as in DefectDataset.
 
-    The file is CSV with rows `file,group`; or JSON {file: group}; or a split file, {"files": {file: {"tile": group}}}.
+    The file is CSV with rows `file,group`; or JSON {file: group}; or a split file, {"files": {file: {"group": group}}}.
     Type and stem of a file count, the stem alone where it tells. flag: how the user named it. Raises InputError where
     the file is none of these or leaves an image without a group.
     """
     try:
-        rows = _json_rows(path) if path.endswith(".json") else read_rows(path)
+        rows = read_json(path) if path.endswith(".json") else read_rows(path)
     except OSError as error:
         raise InputError(f"{flag} {path}: cannot be read ({error.strerror or error})") from error
+    if path.endswith(".json"):
+        files = rows.get("files", rows) if isinstance(rows, dict) else ()
+        entries = files.items() if isinstance(files, dict) else ()
+        rows = [(file, one.get("group", one.get("tile")) if isinstance(one, dict) else one) for file, one in entries]
     if not rows or not all(len(row) == 2 and isinstance(row[1], (str, int)) and "" not in row for row in rows):
         raise InputError(f"{flag} {path}: should hold rows 'file,group' (CSV) or {{file: group}} (JSON)")
-    known: dict[str, str | None] = {}  # None: the stem alone does not tell
-    for file, group in ((file, str(group)) for file, group in rows):
-        folders, stem = file.split("/")[:-1], stem_of(file)
-        known[stem] = group if known.get(stem, group) == group else None
-        if folders:
-            known[f"{folders[-1]}/{stem}"] = group
-    groups = [known.get(name) or known.get(name.rpartition("/")[2]) for name in names]
-    if None in groups:
-        name = names[groups.index(None)]
-        raise InputError(f"{flag} {path}: names no group for the image {name}, or several; add <type>/<file>")
+    told: dict[str, set[str]] = defaultdict(set)
+    for file, group in rows:
+        for key in (stem_of(file), "/".join([*file.split("/")[-2:-1], stem_of(file)])):
+            told[key].add(str(group))
+    groups = []
+    for name in names:
+        own = told[name] or told[name.rpartition("/")[2]]
+        if len(own) != 1:
+            raise InputError(f"{flag} {path}: names no group for the image {name}, or several; add <type>/<file>")
+        groups += own
     return groups
-
-
-def _json_rows(path: str) -> list[Sequence]:
-    content = read_json(path)
-    if isinstance(content, dict) and isinstance(content.get("files"), dict):
-        entries = content["files"].items()
-        content = {file: entry.get("tile") if isinstance(entry, dict) else None for file, entry in entries}
-    return list(content.items()) if isinstance(content, dict) else []

@@ -8,71 +8,55 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..config import Config
+from .. import dist_util
 from ..errors import InputError
 from ..keyed_random import numpy_generator
 from .image_files import View, resize_image, resize_mask
 from .prepared import FirstShots, find_good, find_samples, read_pair
 
-Fit = Literal["resize", "random_crop"]
 Flip = Literal["none", "horizontal", "vertical", "both"]
-SHOW_PROGRESS_ABOVE = 200  # files
 
 
 @dataclass
 class DefectDataset:
     """Images uint8 [3, H, W] and their index masks uint8 [H, W], all on one device, with their names.
 
-    With fit "resize" all are of `resolution`; with "random_crop" of their own size, at least that, or of `crop_from`.
+    All are of the view's size; where it shows windows, of their own size, at least that, or of `crop_from`.
     """
 
     images: list[Tensor]
     masks: list[Tensor]
     names: list[str]
-    resolution: tuple[int, int]
-    fit: Fit = "resize"
-    crop_defect: float = 0.0  # share of the crops that hold a defect for certain
+    view: View
     num_good: int = 0  # so many, the last ones, are the set's defect-free images
 
     @classmethod
     def load(
-        cls,
-        root: str,
-        num_defect: int,
-        resolution: tuple[int, int],
-        *,
-        fit: Fit = "resize",
-        crop_from: Sequence[int] = (),
-        crop_defect: float = 0.0,
-        num_image_train: int | None = None,
-        include_good: bool = False,
-        progress: bool = True,
+        cls, root: str, num_defect: int, view: View, *, num_image_train: int | None = None, include_good: bool = False
     ) -> DefectDataset:
-        """Read the prepared set at `root` for `num_defect` types at `resolution` (H, W); the rest as config.DataConfig.
+        """Read the prepared set at `root` for `num_defect` types.
 
-        num_image_train: see FirstShots. include_good: the defect-free images too, after the others. progress: a bar
-        where there are many files. Raises InputError for whatever is wrong with the set, an image or a mask.
+        num_image_train: see FirstShots. include_good: the defect-free images too, after the others. Raises
+        InputError for whatever is wrong with the set, an image or a mask.
         """
         samples = find_samples(root)
         shots = FirstShots(num_image_train) if num_image_train is not None else None
         if shots:  # what folders tell need not be read
             samples = [sample for sample in samples if sample.folder is None or shots.takes(sample.folder, ())]
-        dataset = cls([], [], [], resolution, fit, crop_defect)
+        dataset = cls([], [], [], view)
         if include_good:
             samples += (good := find_good(root))
             dataset.num_good = len(good)
             if not good:
                 raise InputError(f"data.include_good: {root} holds no defect-free images; add some, or turn it off")
-        view = View(resolution, fit == "random_crop", tuple(crop_from), crop_defect)
-        quiet = not progress or len(samples) <= SHOW_PROGRESS_ABOVE
-        for sample in tqdm(samples, desc="reading images", unit="image", disable=quiet):
+        for sample in tqdm(samples, desc="reading images", unit="image", disable=dist_util.rank() > 0 or None):
             image, mask = read_pair(sample, num_defect)
             unsorted = sample.folder is None and sample.mask is not None  # its mask alone tells its types
             if shots and unsorted and not shots.takes(None, np.unique(mask[mask > 0]).tolist()):
@@ -86,13 +70,6 @@ class DefectDataset:
         if not any(mask.any() for mask in dataset.masks):
             raise InputError(f"{root}: all index masks are empty, so there is nothing to learn; check them")
         return dataset
-
-    @classmethod
-    def as_trained(cls, root: str, config: Config, **options: Any) -> DefectDataset:
-        """Read the set at `root` as a training of this configuration sees it. options, errors: as of `load`."""
-        data = config.data
-        crops = {"fit": data.fit, "crop_from": data.crop_from, "crop_defect": data.crop_defect}
-        return cls.load(root, config.layout.num_defect, data.resolution, **crops, **options)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -130,15 +107,15 @@ class DefectDataset:
     def batch(
         self, indices: np.ndarray, rng: np.random.Generator, flip: Flip = "none", kinds: Sequence[int] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Images uint8 [B, 3, h, w] and masks uint8 [B, h, w] of the samples `indices`; (h, w) is `resolution`.
+        """Images uint8 [B, 3, h, w] and masks uint8 [B, h, w] of the samples `indices`; (h, w) is the view's size.
 
         Crops and flips come from `rng`, other ones for each sample, the same for its image and mask. kinds: the type
         that each crop with a defect is placed around; None: any.
         """
         images = [self.images[index] for index in indices]
         masks = [self.masks[index] for index in indices]
-        if self.fit == "random_crop":
-            height, width = self.resolution
+        if self.view.windows:
+            height, width = self.view.size
             for i, mask in enumerate(masks):
                 wanted = mask if kinds is None else mask == kinds[i]
                 top, left = self._place_crop(wanted if wanted.any() else mask, rng)
@@ -153,11 +130,11 @@ class DefectDataset:
 
     def _place_crop(self, mask: Tensor, rng: np.random.Generator) -> tuple[int, int]:
         """Top and left of a window in `mask` [H, W]: anywhere, or anywhere around one of the pixels that it marks."""
-        ranges = [[0, side - window] for side, window in zip(mask.shape, self.resolution, strict=True)]
-        if self.crop_defect and rng.random() < self.crop_defect and mask.any():
+        ranges = [[0, side - window] for side, window in zip(mask.shape, self.view.size, strict=True)]
+        if self.view.crop_defect and rng.random() < self.view.crop_defect and mask.any():
             places = mask.nonzero()
             place = places[int(rng.integers(len(places)))].tolist()
-            for i, (at, window) in enumerate(zip(place, self.resolution, strict=True)):
+            for i, (at, window) in enumerate(zip(place, self.view.size, strict=True)):
                 ranges[i] = [max(0, at - window + 1), min(ranges[i][1], at)]
         top, left = (int(rng.integers(low, high + 1)) for low, high in ranges)
         return top, left

@@ -6,6 +6,7 @@ import io
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -13,9 +14,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..errors import InputError
 from ..file_io import read_bytes
 
+if TYPE_CHECKING:  # config imports torch, which processes that only read images do without
+    from ..config import DataConfig
+
 Image.MAX_IMAGE_PIXELS = 2**27  # Pillow refuses twice that, 0.8 GB decoded, and warns from here on
 EXIF_ORIENTATION = 0x0112
-UPRIGHT, QUARTER_TURNS = 1, (5, 6, 7, 8)  # values of that tag
 MAX_PLAUSIBLE_INDEX = 64
 
 
@@ -27,7 +30,9 @@ def open_image(path: str, read: Callable[[str], bytes] = read_bytes) -> Image.Im
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about sizes and odd metadata; what matters is checked here
-            image = Image.open(io.BytesIO(read(path)))
+            content = io.BytesIO(read(path))
+            Image.open(content).verify()  # PNG's checksums, which load() leaves out
+            image = Image.open(content)
             image.load()
     except InputError:
         raise
@@ -46,17 +51,16 @@ def to_rgb(image: Image.Image, path: str) -> np.ndarray:
 
     Raises InputError for grey levels of a range that cannot be told.
     """
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise InputError(f"{path}: holds grey levels outside 0..65535; save it as 8-bit")
-        if 0 < values.max() <= 255:
-            raise InputError(f"{path}: is 16-bit, but its levels reach {values.max()} only; save it as 8-bit")
-        grey = np.round(values / 257).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
     if image.mode == "F":
         raise InputError(f"{path}: holds floating-point grey levels of unknown range; save it as 8-bit")
-    return np.array(image.convert("RGB"))
+    if image.mode != "I" and not image.mode.startswith("I;16"):
+        return np.array(image.convert("RGB"))
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise InputError(f"{path}: holds grey levels outside 0..65535; save it as 8-bit")
+    if 0 < values.max() <= 255:
+        raise InputError(f"{path}: is 16-bit, but its levels reach {values.max()} only; save it as 8-bit")
+    return np.round(values / 257).astype(np.uint8)[..., None].repeat(3, axis=2)
 
 
 def read_image(path: str, size: Sequence[int] = ()) -> np.ndarray:
@@ -121,23 +125,21 @@ class View:
     crop_from: tuple[int, ...] = ()
     crop_defect: float = 0.0
 
-    @property
-    def fit(self) -> str:
-        """As config.DataConfig calls it."""
-        return "random_crop" if self.windows else "resize"
+    @classmethod
+    def of(cls, data: DataConfig) -> View:
+        """That of a training."""
+        return cls(data.resolution, data.fit == "random_crop", data.crop_from, data.crop_defect)
 
     @property
     def whole_size(self) -> tuple[int, ...]:
         """Height and width of a whole image at the samples' scale; empty: each image's own."""
         return self.crop_from if self.windows else self.size
 
-    def size_of(self, size: tuple[int, int]) -> tuple[int, int]:
+    def size_of(self, size: tuple[int, int]) -> tuple[int, ...]:
         """(height, width) to which an image of `size` is stretched: `whole_size`, or as little as holds a window."""
-        if self.whole_size:
-            return self.whole_size[0], self.whole_size[1]
         factor = max(1, *(window / side for window, side in zip(self.size, size, strict=True)))
-        height, width = (max(window, round(side * factor)) for window, side in zip(self.size, size, strict=True))
-        return height, width
+        least = (max(window, round(side * factor)) for window, side in zip(self.size, size, strict=True))
+        return self.whole_size or tuple(least)
 
 
 def turned_like(
@@ -149,21 +151,16 @@ def turned_like(
     that are not square; `upright`: the labelling program is known to. Raises InputError where it cannot be told or the
     sizes differ.
     """
-    stored = (image.height, image.width)
-    orientation = image.getexif().get(EXIF_ORIENTATION, UPRIGHT)
-    turned = orientation in range(UPRIGHT + 1, 9)
-    fits_stored = size in (None, stored)
-    fits_shown = turned and size in (None, stored[::-1] if orientation in QUARTER_TURNS else stored)
-    if fits_shown and (upright or not fits_stored):
-        return ImageOps.exif_transpose(image)
-    if fits_stored and fits_shown:
-        raise InputError(
-            f"{path}: carries an EXIF orientation, and {mask_path} does not tell whether it follows it; save the "
-            "image the way up that the mask has, without EXIF"
-        )
-    if not fits_stored:
+    turned = ImageOps.exif_transpose(image) if image.getexif().get(EXIF_ORIENTATION) in range(2, 9) else None
+    fitting = [one for one in (image, turned) if one and size in (None, (one.height, one.width))]
+    if not fitting:
         raise InputError(
             f"{mask_path}: mask is {size[1]} x {size[0]} pixels, but its image {path} is {image.width} x "
             f"{image.height}; redraw the mask at the size of the image"
         )
-    return image
+    if len(fitting) > 1 and not upright:
+        raise InputError(
+            f"{path}: carries an EXIF orientation, and {mask_path} does not tell whether it follows it; save the "
+            "image the way up that the mask has, without EXIF"
+        )
+    return fitting[-1]

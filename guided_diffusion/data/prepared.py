@@ -3,11 +3,8 @@
     test/[<type>/]      converted_ground_truth/[<type>/]    dataset.json      the released layout
     images/             masks_converted_dir/                manifest.jsonl    generated samples
 
-An image and its mask are paired by name, never by position. No torch here: processes that read images in parallel
-import this module.
+An image and its mask are paired by name, never by position. No torch here: processes that read images import it.
 """
-
-from __future__ import annotations
 
 import hashlib
 import shlex
@@ -22,7 +19,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..file_io import encode_png, ensure_writable, read_json, remove_temporaries, write_if_changed, write_json
-from .files import PARTS, by_stem, is_good, list_folder, name_of, natural_key, stem_of
+from .files import PARTS, by_stem, is_good, list_folder, natural_key, stem_of
 from .image_files import open_image, read_index_mask, to_rgb, turned_like
 
 RELEASED = IMAGES, MASKS = "test", "converted_ground_truth"
@@ -125,7 +122,7 @@ def check_label_map(label_map: Any, source: str) -> dict[str, int]:
 
 
 def read_records(root: str, file: str = DATASET_FILE) -> dict[str, Any]:
-    """The content of dataset.json, or of UNFINISHED_FILE; {} where it is not there. Raises InputError."""
+    """The content of dataset.json or UNFINISHED_FILE, {} where it is not there. Raises InputError."""
     path = bf.join(root, file)
     content = read_json(path) if bf.exists(path) else {}
     if not isinstance(content, dict) or not isinstance(content.get("images", []), list):
@@ -137,24 +134,32 @@ def _read(root: str) -> tuple[list[Sample], list[Sample]]:
     """Samples with masks, and defect-free ones, each in natural order."""
     check_folder(root)
     folders = list_folder(root)[1]
-    pairs = [pair for pair in (RELEASED, SAMPLES) if set(pair) <= set(folders)]
+    pairs = complete(folders, (RELEASED, SAMPLES))
     if len(pairs) > 1:
-        found = ", ".join(f"{images}/ + {masks}/" for images, masks in pairs)
-        raise InputError(f"{root}: holds more than one data set ({found}); give each its own folder")
+        raise InputError(f"{root}: holds more than one data set ({listed(pairs)}); give each its own folder")
     if not pairs:
         for inner in (bf.join(root, name) for name in folders):
-            if set(RELEASED) <= set(list_folder(inner)[1]):
+            if complete(list_folder(inner)[1], [RELEASED]):
                 raise InputError(f"{root}: holds no data set itself; did you mean {inner}?")
         raise InputError(
-            f"{root}: holds no prepared data set (test/ + converted_ground_truth/) and no samples (images/ + "
-            f"masks_converted_dir/); prepare it first: python scripts/prepare_data.py {shlex.quote(root)} OUT"
+            f"{root}: holds no prepared data set ({listed([RELEASED])}) and no samples ({listed([SAMPLES])}); prepare "
+            f"it first: python scripts/prepare_data.py {shlex.quote(root)} OUT"
         )
     problems: list[str] = []
     found = pair_folders(*(bf.join(root, name) for name in pairs[0]), INDEX_ENDINGS, problems)
-    for samples in found:
-        arrange(samples, problems)
+    arrange(*found, problems)
     check_problems(problems)
     return found
+
+
+def complete(folders: Collection[str], pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those of the pairs (image folder, mask folder) of which both are among `folders`."""
+    return [pair for pair in pairs if set(pair) <= set(folders)]
+
+
+def listed(pairs: Iterable[tuple[str, str]]) -> str:
+    """Pairs for a message."""
+    return ", ".join(f"{images}/ + {masks}/" for images, masks in pairs)
 
 
 def check_folder(root: str) -> None:
@@ -173,12 +178,13 @@ def check_problems(problems: Sequence[str]) -> None:
         raise InputError(problems[0] + (f" ({more} more: scripts/check_data.py lists them)" if more else ""))
 
 
-def arrange(samples: list[Sample], problems: list[str]) -> None:
-    """Sort samples: those in no type folder first, then by folder and name. Two of one name are noted as a problem."""
-    samples.sort(key=lambda s: (s.folder is not None, natural_key(s.folder or ""), natural_key(s.name)))
-    for first, second in pairwise(samples):
-        if first.name == second.name:
-            problems.append(f"{second.image}: has the same type and stem as {first.image}; rename one")
+def arrange(samples: list[Sample], good: list[Sample], problems: list[str]) -> None:
+    """Sort each: those in no type folder first, then by folder and name. Two of one name are noted as a problem."""
+    for own in (samples, good):
+        own.sort(key=lambda s: (s.folder is not None, natural_key(s.folder or ""), natural_key(s.name)))
+        for first, second in pairwise(own):
+            if first.name == second.name:
+                problems.append(f"{second.image}: has the same type and stem as {first.image}; rename one")
 
 
 def pair_folders(
@@ -186,64 +192,63 @@ def pair_folders(
 ) -> tuple[list[Sample], list[Sample]]:
     """Samples, and defect-free ones, of an image and a mask folder and of the folders in them: types, or parts (train,
     val). What has no partner is noted as a problem."""
-    inside = [list_folder(root)[1] for root in (image_root, mask_root)]
-    samples, good = [], []
-    for name in [None, *sorted({*inside[0], *inside[1]}, key=natural_key)]:
-        images, masks = (
-            root if name is None else bf.join(root, name) if name in folders else None
-            for root, folders in zip((image_root, mask_root), inside, strict=True)
-        )
+    found, good = [], []
+    inside = {name for root in (image_root, mask_root) for name in list_folder(root)[1]}
+    for name in (None, *sorted(inside, key=natural_key)):
+        images, masks = (bf.join(root, name) if name else root for root in (image_root, mask_root))
         if name and is_good(name):
-            good += good_of(images, name, problems)
+            good += [Sample(path, None, name) for path in by_stem(images, problems).values()]
             continue
         part = name.lower() if name and name.lower() in PARTS else None
-        for image, mask in pair_by_name(images, masks, endings, name, problems):
-            samples.append(Sample(image, IndexMask(mask), None if part else name, part=part))
-    stems = Counter(stem_of(sample.image) for sample in samples)
-    return [replace(s, name=name_of(stem_of(s.image), s.part, stems)) if s.part else s for s in samples], good
+        for image, mask in pair_files(images, masks, endings, problems):
+            found.append((Sample(image, IndexMask(mask), None if part else name, part=part), part))
+    return name_apart(found), good
 
 
-def good_of(folder: str | None, name: str | None, problems: list[str]) -> list[Sample]:
-    """The defect-free images in a folder, as samples of the type folder `name`."""
-    return [Sample(path, None, name) for path in _files(folder, problems).values()]
+def name_apart(found: Sequence[tuple[Sample, str | None]]) -> list[Sample]:
+    """Samples, each with a prefix: it stands in the name where several images have that stem."""
+    stems = Counter(stem_of(sample.image) for sample, _ in found)
+    return [
+        replace(sample, name=f"{prefix}_{stem}") if prefix and stems[stem := stem_of(sample.image)] > 1 else sample
+        for sample, prefix in found
+    ]
 
 
-def _files(folder: str | None, problems: list[str], but_for: tuple[str, ...] = ()) -> dict[str, str]:
-    """{stem: path} of the images in a folder, if it is there, but for stems of these endings."""
-    files = list_folder(folder)[0] if folder and bf.isdir(folder) else []
-    return by_stem(folder, (name for name in files if not stem_of(name).lower().endswith(but_for)), problems)
+def pair_files(
+    image_folder: str, mask_folder: str, endings: Sequence[str], problems: list[str], alone: list[str] | None = None
+) -> list[tuple[str, str]]:
+    """pair_by_name of the files in two folders."""
+    images, masks = by_stem(image_folder, problems), by_stem(mask_folder, problems)
+    return pair_by_name(images, masks, endings, (image_folder, mask_folder), problems, alone)
 
 
 def pair_by_name(
-    image_folder: str | None,
-    mask_folder: str | None,
+    images: Mapping[str, str],
+    masks: Mapping[str, str],
     endings: Sequence[str],
-    folder: str | None,
+    folders: tuple[str, str],
     problems: list[str],
-    good: list[str] | None = None,
+    alone: list[str] | None = None,
 ) -> list[tuple[str, str]]:
-    """(image, mask) for each image of one folder; None stands for a folder that is not there.
+    """(image, mask) for each image; images, masks: {stem: path}, in `folders`.
 
     Mask x or x + ending belongs to image x, unless an image is itself called that. What has no partner, or two, is
-    noted as a problem; images without a mask go to `good` where it is given.
+    noted as a problem; images without a mask go to `alone` where it is given.
     """
-    images, masks = _files(image_folder, problems), _files(mask_folder, problems, COLOUR_MASKS)
+    left = {stem: path for stem, path in masks.items() if not stem.lower().endswith(COLOUR_MASKS)}
     pairs = []
     for stem, image in images.items():
         names = [stem + end for end in endings if not end or stem + end not in images]
-        found = [masks.pop(name) for name in names if name in masks]
+        found = [left.pop(name) for name in names if name in left]
         if len(found) == 1:
             pairs.append((image, found[0]))
         elif found:
             problems.append(f"{image}: two masks for this image, {found[0]} and {found[1]}; remove one")
-        elif good is not None:
-            good.append(image)
+        elif alone is not None:
+            alone.append(image)
         else:
-            where = mask_folder or f"its mask folder, which has no {folder}/"
-            problems.append(f"{image}: no mask for this image ({stem}.png or {stem}_mask.png) in {where}; add it")
-    for mask in masks.values():
-        where = image_folder or f"the image folder, which has no {folder}/"
-        problems.append(f"{mask}: no image for this mask in {where}; add it or remove the mask")
+            problems.append(f"{image}: no mask for this image ({stem}.png or {stem}_mask.png) in {folders[1]}; add it")
+    problems += [f"{mask}: no image for this mask in {folders[0]}; add it or remove the mask" for mask in left.values()]
     return pairs
 
 
@@ -263,16 +268,11 @@ def write_released(
     check_no_strangers(root, {f"{name}.png" for name in names})
     ensure_writable(root, "OUT")
     clear_temporaries(root, names)
-    written = 0
-    records = []
-    for name, (image, mask) in zip(names, pairs, strict=True):
-        record, new = write_pair(root, name, image, mask, label_map)
-        records.append(record)
-        written += new
-    content = {"label_map": label_map, "source": source, "images": records}
+    made = [write_pair(root, name, *pair, label_map) for name, pair in zip(names, pairs, strict=True)]
+    content = {"label_map": label_map, "source": source, "images": [record for record, _ in made]}
     if changed := read_records(root) != content:
         write_json(bf.join(root, DATASET_FILE), content)
-    return written + changed
+    return sum(written for _, written in made) + changed
 
 
 def write_pair(
@@ -307,7 +307,7 @@ def check_no_strangers(root: str, expected: set[str]) -> None:
         raise InputError(f"{root}: is a file; name a folder for the data set")
     for part in RELEASED:
         top = bf.join(root, part)
-        files, folders = list_folder(top) if bf.isdir(top) else ([], [])
+        files, folders = list_folder(top)
         below = [f"{folder}/{name}" for folder in folders for name in list_folder(bf.join(top, folder))[0]]
         if strangers := [name for name in files + below if name not in expected]:
             raise InputError(

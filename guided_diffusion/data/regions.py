@@ -1,7 +1,5 @@
 """Connected regions of index masks: pixels of one type that touch, at a corner too, are one region."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +24,6 @@ def regions(mask: np.ndarray) -> list[Region]:
     found = []
     for index in np.unique(mask[mask > 0]).tolist():
         numbered, _ = number_regions(mask == index)
-        pixels = np.bincount(numbered.ravel())[1:].tolist()
-        boxes = [(y.start, x.start, y.stop, x.stop) for y, x in ndimage.find_objects(numbered)]
-        found += [Region(index, *one) for one in zip(pixels, boxes, strict=True)]
+        for pixels, (y, x) in zip(np.bincount(numbered.ravel())[1:], ndimage.find_objects(numbered), strict=True):
+            found.append(Region(index, int(pixels), (y.start, x.start, y.stop, x.stop)))
     return sorted(found, key=lambda region: (region.type, -region.pixels))

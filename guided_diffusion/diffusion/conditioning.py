@@ -5,9 +5,7 @@ masks that are given get an image, and a photograph gets a defect where a mask w
 trained with train.known_share does it better, and one with model.class_cond can be told types.
 """
 
-from __future__ import annotations
-
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 
@@ -61,17 +59,6 @@ def far_from_defects(defect: Tensor, margin: int) -> Tensor:
     return grown == 0
 
 
-def tell_types(
-    types: Sequence[Collection[int]], indices: Sequence[int], layout: JointLayout, device: torch.device
-) -> Tensor:
-    """What a network with class_cond is told of N sample indices, float32 [N, 1 + num_defect] as JointLayout.types_in:
-    sample i shows types[i], modulo their number."""
-    told = torch.zeros(len(indices), 1 + layout.num_defect, device=device)
-    for row, index in enumerate(indices):
-        told[row, list(types[index % len(types)])] = 1
-    return told
-
-
 def draw_conditions(
     config: Config, x_start: Tensor, masks: Tensor, key: Sequence[Key]
 ) -> tuple[Tensor | None, Tensor | None]:
@@ -88,7 +75,7 @@ def draw_conditions(
     if config.model.class_cond:
         types = layout.types_in(masks).to(device)
         drop = torch.full((len(types),), train.class_drop, device=device)
-        if known is not None:  # who wants a mask for a photograph seldom knows the types
+        if known is not None:  # a photograph may be given without its types
             photograph = known[:, RGB].flatten(1).all(dim=1)
             drop = torch.where(photograph, UNTOLD_PHOTOGRAPHS, drop)
         dropped = torch.rand(len(types), generator=generator).to(device) < drop
@@ -100,8 +87,8 @@ def draw_known(x_start: Tensor, layout: JointLayout, share: float, generator: to
     """Which parts of training images a network is given without noise: bool like x_start [N, C, H, W].
 
     Of a `share` of the images, one of these: the masks; the photograph; the masks, and the photograph further than a
-    few pixels from a defect. So the network learns what generating asks of it: an image for a mask, a mask for an
-    image, a defect in a photograph. generator: of the CPU.
+    few pixels from a defect. So the network learns what generating asks of it, an image for a mask and a defect in a
+    photograph; and a mask for a photograph, which no command asks for. generator: of the CPU.
     """
     known = torch.zeros_like(x_start, dtype=torch.bool)
     parts = torch.randint(3, (len(x_start),), generator=generator)

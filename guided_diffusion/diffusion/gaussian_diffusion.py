@@ -3,16 +3,14 @@
 Notation of Ho et al. 2020 (DDPM) and Nichol & Dhariwal 2021. All tables are float64.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import Config, DiffusionConfig
-from ..joint_tensor import MASK, RGB, JointLayout
+from ..config import Config
+from ..joint_tensor import MASK, RGB
 
 MAX_BETA = 0.999  # Nichol & Dhariwal: beyond it the last steps are singular
 COSINE_S = 0.008  # their offset of the cosine schedule
@@ -35,32 +33,20 @@ def make_betas(schedule: str, num_timestep: int) -> np.ndarray:
         return np.linspace(LINEAR_START, LINEAR_END, T)
     if schedule == "sqrt":
         return np.linspace(LINEAR_START, LINEAR_END, T) ** 0.5
-    if schedule == "inverse_proportion":
-        return np.clip(1 / (T - np.arange(T)), 0, MAX_BETA)
-    raise ValueError(f"unknown schedule {schedule!r}")
+    return np.clip(1 / (T - np.arange(T)), 0, MAX_BETA)  # inverse_proportion
 
 
 class GaussianDiffusion:
-    """Forward process and training losses for x_start of shape [N, C, H, W].
+    """Forward process and training losses of a configuration, for x_start of shape [N, C, H, W].
 
-    loss_weight: per timestep, "uniform" or "min_snr" (Hang et al. 2023): min(SNR, gamma) on the x_start
-    error, divided by SNR for eps. mask_loss_weight: of the cross-entropy among separate losses.
+    train.loss_weight: per timestep, "uniform" or "min_snr" (Hang et al. 2023): min(SNR, gamma) on the x_start error,
+    divided by SNR for eps. train.mask_loss_weight: of the cross-entropy among separate losses.
     """
 
-    def __init__(
-        self,
-        config: DiffusionConfig,
-        layout: JointLayout,
-        loss_weight: str = "uniform",
-        min_snr_gamma: float = 5.0,
-        mask_loss_weight: float = 0.2,
-    ):
-        self.parameterization = config.parameterization
-        self.num_timestep = config.num_timestep
-        self.layout = layout
-        self.mask_loss_weight = mask_loss_weight
-
-        self.betas = make_betas(config.schedule, config.num_timestep)
+    def __init__(self, config: Config) -> None:
+        self.parameterization, self.num_timestep = config.diffusion.parameterization, config.diffusion.num_timestep
+        self.layout, self.mask_loss_weight = config.layout, config.train.mask_loss_weight
+        self.betas = make_betas(config.diffusion.schedule, self.num_timestep)
         self.alphas_cumprod = np.cumprod(1 - self.betas)
         previous = np.append(1.0, self.alphas_cumprod[:-1])  # alphas_cumprod[-1] is the clean image
         # q(x_(t-1) | x_t, x_0), DDPM eq. 6-7
@@ -70,8 +56,8 @@ class GaussianDiffusion:
 
         snr = self.alphas_cumprod / (1 - self.alphas_cumprod)
         self.loss_weights = np.ones(self.num_timestep)
-        if loss_weight == "min_snr":
-            self.loss_weights = np.minimum(snr, min_snr_gamma)
+        if config.train.loss_weight == "min_snr":
+            self.loss_weights = np.minimum(snr, config.train.min_snr_gamma)
             if self.parameterization == "eps":
                 self.loss_weights = self.loss_weights / snr
         self._on_device: dict[torch.device, Tensor] = {}
@@ -95,11 +81,11 @@ class GaussianDiffusion:
         model: Callable[[Tensor, Tensor], Tensor],
         x_start: Tensor,
         t: Tensor,
-        noise: Tensor | None = None,
+        noise: Tensor,
         separate_channel_loss: bool = False,
         known: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Losses of one batch: x_start float [N, C, H, W], t int64 [N], noise like x_start (drawn if None).
+        """Losses of one batch: x_start float [N, C, H, W], t int64 [N], noise like x_start.
 
         known: bool [N, C, H, W], where the model is given x_start itself and nothing is asked of it; mask channels are
         known all together or not at all. None: nowhere.
@@ -109,8 +95,6 @@ class GaussianDiffusion:
         the mask outputs are logits: loss = MSE(RGB) + mask_loss_weight * cross-entropy(masks); else MSE on
         all channels.
         """
-        if noise is None:
-            noise = torch.randn_like(x_start)
         x_t = self.q_sample(x_start, t, noise)
         output = model(x_t if known is None else torch.where(known, x_start, x_t), t)
         target = x_start if self.parameterization == "x0" else noise
@@ -119,8 +103,6 @@ class GaussianDiffusion:
             squared = squared.masked_fill(known, 0)
         rgb = squared[:, RGB].mean(dim=(1, 2, 3))  # [N]
         if separate_channel_loss:
-            if self.parameterization != "x0":
-                raise ValueError("separate_channel_loss needs parameterization x0")
             one_hot = x_start[:, MASK]
             if not self.layout.background:
                 one_hot = torch.cat([1 - one_hot.sum(dim=1, keepdim=True), one_hot], dim=1)
@@ -146,11 +128,3 @@ class GaussianDiffusion:
             table = np.stack([self.alphas_cumprod**0.5, (1 - self.alphas_cumprod) ** 0.5, self.loss_weights])
             self._on_device[t.device] = torch.from_numpy(table).float().to(t.device)
         return self._on_device[t.device][:, t].reshape(3, -1, *[1] * (ndim - 1))
-
-
-def create_diffusion(config: Config) -> GaussianDiffusion:
-    """The diffusion that a configuration describes."""
-    train = config.train
-    return GaussianDiffusion(
-        config.diffusion, config.layout, train.loss_weight, train.min_snr_gamma, train.mask_loss_weight
-    )

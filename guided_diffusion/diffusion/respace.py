@@ -4,8 +4,6 @@ A plan is a list of pairs (t, t_prev), descending, starting at T-1 and ending (0
 image. All functions here are pure.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,14 +17,6 @@ SPACINGS = ("uniform", "logsnr")  # nodes uniform in t, or in log-SNR below the 
 # With log-SNR spacing the node after T-1 is at this share of T: above it a cosine schedule holds a third of the
 # log-SNR range, and nothing to see.
 NOISY_END = 0.99
-
-
-def check_step_inference(step_inference: int, num_timestep: int) -> None:
-    if not 0 <= step_inference <= num_timestep:
-        raise InputError(
-            f"`step_inference` {step_inference}: must be from 0 (large network only) to {num_timestep} "
-            "(small network only)"
-        )
 
 
 def parse_num_steps(text: str) -> int | tuple[int, int]:
@@ -43,10 +33,6 @@ def parse_num_steps(text: str) -> int | tuple[int, int]:
 def format_num_steps(num_steps: NumSteps) -> str:
     """As on the command line: "20" or "12+8"."""
     return str(num_steps) if isinstance(num_steps, int) else "+".join(map(str, num_steps))
-
-
-def total_steps(num_steps: NumSteps) -> int:
-    return num_steps if isinstance(num_steps, int) else sum(num_steps)
 
 
 def log_snr(alphas_cumprod: np.ndarray) -> np.ndarray:
@@ -66,12 +52,12 @@ def make_plan(
     The range of a network is measured likewise. Raises InputError.
     """
     T, S = num_timestep, step_inference
-    check_step_inference(S, T)
     large, small = _share_steps(T, num_steps, S, log_snr)
-    if not (large and small):
-        return _pairs(_nodes(T - 1, 0, large + small, log_snr))
-    # The large network's last step lands on t = S - 1, which is the small network's first node.
-    return _pairs(_nodes(T - 1, S - 1, large + 1, log_snr)[:-1] + _nodes(S - 1, 0, small, log_snr))
+    if large and small:  # the large network's last step lands on t = S - 1, which is the small network's first node
+        nodes = _nodes(T - 1, S - 1, large + 1, log_snr)[:-1] + _nodes(S - 1, 0, small, log_snr)
+    else:
+        nodes = _nodes(T - 1, 0, large + small, log_snr)
+    return list(zip(nodes, [*nodes[1:], -1], strict=True))
 
 
 def split_plan(plan: list[Pair], step_inference: int) -> tuple[list[Pair], list[Pair]]:
@@ -86,7 +72,6 @@ def released_plans(num_timestep: int, step_inference: int) -> tuple[list[Pair], 
     Each network starts at t = its number of steps - 1 and walks down to 0, so the small one gets an already
     denoised image. The step from t = 1 goes to the clean image instead of to t = 0 (the script's slip).
     """
-    check_step_inference(step_inference, num_timestep)
 
     def walk(steps: int) -> list[Pair]:
         return [(t, t - 1 if t > 1 else -1) for t in range(steps - 1, -1, -1)]
@@ -141,7 +126,3 @@ def _nodes(first: int, last: int, count: int, log_snr: np.ndarray | None) -> lis
 
 def _noisy_end(T: int) -> int:
     return max(1, min(round(NOISY_END * T), T - 2))
-
-
-def _pairs(nodes: list[int]) -> list[Pair]:
-    return list(zip(nodes, [*nodes[1:], -1], strict=True))

@@ -10,8 +10,6 @@ Each takes x at the first pair's t and returns x at the last pair's t_prev. Argu
     noise       t -> standard normal noise like x, for stochastic samplers
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from functools import partial
 from math import log, log1p, sqrt

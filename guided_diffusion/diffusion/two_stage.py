@@ -1,11 +1,10 @@
 """The hand-off: the large network lays out the object, then the small one invents local detail."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
+from ..errors import InputError
 from ..joint_tensor import clip, clip_released
 from .conditioning import Known
 from .gaussian_diffusion import GaussianDiffusion
@@ -19,8 +18,10 @@ def two_stage_plans(
     diffusion: GaussianDiffusion, step_inference: int, num_steps: NumSteps, spacing: str, handoff: str
 ) -> tuple[list[Pair], list[Pair]]:
     """(large, small) plans. "paper": x_(step_inference - 1) crosses, at its own noise level. "released": the
-    released script's restart, full steps only (num_steps and spacing are not looked at)."""
+    released script's restart, full steps only (num_steps and spacing are not looked at). Raises InputError."""
     T = diffusion.num_timestep
+    if not 0 <= step_inference <= T:
+        raise InputError(f"`step_inference` {step_inference}: must be from 0 (large network only) to {T} (small only)")
     if handoff == "released":
         return released_plans(T, step_inference)
     levels = log_snr(diffusion.alphas_cumprod) if spacing == "logsnr" else None

@@ -1,1 +1,1 @@
-"""Measuring what generated images are worth. Needs requirements-eval.txt; the rest of the package does not."""
+"""What generated images are like, and whether they help. Needs requirements-eval.txt, the other rooms do not."""

@@ -1,8 +1,6 @@
 """The arms of a comparison: what a segmenter is trained on besides the real images; copy-paste among them."""
 
-from __future__ import annotations
-
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +10,7 @@ from scipy import ndimage
 from ..errors import InputError, unknown_name
 from .image_sets import ImageSet
 
-BASELINES = ("plain", "repeat", "copy_paste")
+BASELINES = ("repeat", "copy_paste")
 PASTE_SCALE = 1.25  # pasted defects are enlarged by up to this factor, or its inverse
 PLACES = 20  # tried, for one without a defect
 SURROUNDINGS = 3  # pixels around the defects that are compared with the place, and blended
@@ -20,66 +18,53 @@ SURROUNDINGS = 3  # pixels around the defects that are compared with the place, 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train. kind: real, plain, repeat, copy_paste or synthetic. extra: images beside the real ones.
+    """One way to train. kind: real, repeat, copy_paste or synthetic. extra: images beside the real ones.
 
-    ratio: extra over real, None where a count was asked for. samples: name of the set that a synthetic arm takes.
+    ratio: extra over real. samples: name of the set that a synthetic arm takes.
     """
 
     name: str
     kind: str
     extra: int = 0
-    ratio: float | None = None
+    ratio: float = 0
     samples: str | None = None
 
 
 def plan_arms(
-    num_real: int,
-    samples: dict[str, int],
-    *,
-    ratios: Sequence[float],
-    counts: Sequence[int],
-    baselines: Sequence[str],
-    strict: Collection[str] = (),
+    num_real: int, samples: dict[str, list[ImageSet]], ratios: Sequence[float], baselines: Sequence[str]
 ) -> tuple[list[Arm], list[str]]:
-    """The arms, `real` first, and notes on those left out for want of samples.
+    """The arms, `real` first, and notes on those left out for want of samples; raises InputError if all are.
 
-    samples: how many there are in each set (in its smallest run). strict: for which of "ratios" and "counts" an
-    InputError is raised instead; it is where no arm with samples is left, too.
+    samples: the generator runs of each set, of which the smallest counts.
     """
-    arms = [Arm("real", "real")] + [Arm("plain", "plain")] * ("plain" in baselines)
-    arms += [Arm(f"{kind}_x1", kind, num_real, 1.0) for kind in BASELINES[1:] if kind in baselines]
-    notes, fixed = [], len(arms)
-    for name, there in samples.items():
-        wanted = [("ratios", Arm(f"{name}_x{r:g}", "synthetic", max(1, round(r * num_real)), r, name)) for r in ratios]
-        wanted += [("counts", Arm(f"{name}_n{n}", "synthetic", n, None, name)) for n in counts]
-        for flag, arm in wanted:
+    arms = [Arm("real", "real"), *(Arm(f"{kind}_x1", kind, num_real, 1) for kind in baselines)]
+    notes = []
+    for name, runs in samples.items():
+        there = min(map(len, runs))
+        for ratio in ratios:
+            arm = Arm(f"{name}_x{ratio:g}", "synthetic", max(1, round(ratio * num_real)), ratio, name)
             if arm.extra <= there:
                 arms.append(arm)
-                continue
-            problem = f"{arm.name} needs {arm.extra} samples, but {name} has {there}"
-            if flag in strict:
-                raise InputError(f"--{flag}: {problem}; make more samples or ask for fewer")
-            notes.append(f"Left out: {problem}.")
-    if len(arms) == fixed:
-        raise InputError("--samples: too few for any arm; make more samples or ask for a smaller --ratios")
+            else:
+                notes.append(f"Left out: {arm.name} needs {arm.extra} samples, but {name} has {there}.")
+    if not arms[-1].samples:
+        raise InputError(" ".join(["--samples: no arm takes any.", *notes, "Make more, or ask for smaller --ratios."]))
     return arms, notes
 
 
 def choose_verdict_arm(name: str | None, arms: Sequence[Arm]) -> str:
     """The arm named, or ratio 1 of the first set, or its first arm. Raises InputError."""
     known = [arm.name for arm in arms[1:]]
-    if name is not None and name not in known:
+    if name and name not in known:
         raise InputError(unknown_name("--verdict_arm", name, known))
-    synthetic = [arm for arm in arms if arm.kind == "synthetic"]
-    return name or next((arm for arm in synthetic if arm.ratio == 1), synthetic[0]).name
+    return name or min((arm for arm in arms if arm.samples), key=lambda arm: arm.ratio != 1).name
 
 
 def copy_paste(real: ImageSet, good: ImageSet | None, count: int, rng: np.random.Generator) -> ImageSet:
-    """`count` images with the defects of one real image pasted into a defect-free one, or a defect-free place.
+    """`count` images with the defects of one real image pasted into a defect-free one (after Dwibedi et al. 2017).
 
-    The defects of an image are moved together: flipped, scaled by up to PASTE_SCALE, put anywhere, shifted in
-    brightness by as much as their surroundings differ, and blended over about a pixel (after Dwibedi et al. 2017,
-    "Cut, Paste and Learn"). Without defect-free images they go into real ones, where they cover the fewest defects.
+    They are moved together: flipped, scaled by up to PASTE_SCALE, put anywhere, shifted in brightness by as much as
+    their surroundings differ, and blended. Without defect-free images: into real ones, where they cover fewest defects.
     """
     sources = real.take([i for i, mask in enumerate(real.masks) if mask.any()])
     pairs = zip(_walk(sources, count, rng), _walk(good or real, count, rng), strict=True)
@@ -108,7 +93,7 @@ def _paste(
 
     covered = []  # defect pixels that each place would cover, its number, and the place
     while len(covered) < PLACES and not (covered and covered[-1][0] == 0):
-        top, left = (int(rng.integers(have - own + 1)) for have, own in zip(onto_mask.shape, label.shape, strict=True))
+        top, left = rng.integers(room - label.shape + 1)
         window = slice(top, top + height), slice(left, left + width)
         covered.append((int(np.count_nonzero(onto_mask[window])), len(covered), window))
     window = min(covered)[2]

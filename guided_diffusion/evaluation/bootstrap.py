@@ -7,7 +7,7 @@ resamples are compared by paired differences.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -22,102 +22,51 @@ NUM_RESAMPLES = 2_000
 
 def number_groups(groups: Sequence[Hashable]) -> np.ndarray:
     """Numbers int64 [N] from 0, the same for equal groups, in the order of their first appearance."""
-    numbers: dict[Hashable, int] = {}
-    return np.array([numbers.setdefault(group, len(numbers)) for group in groups], np.int64)
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    return np.array([numbers[group] for group in groups], np.int64)
 
 
 @dataclass(frozen=True)
 class Resampling:
-    """R draws of the units of N images: unit int64 [N] of each image, counts float64 [R, units]."""
+    """The units of N images, and draws of them: unit int64 [N] of each image, counts float64 [1 + R, units].
+
+    Row 0 has each unit once, for the value; it is the only one for fewer than two units, which have no interval.
+    """
 
     unit: np.ndarray
     counts: np.ndarray
 
     @classmethod
     def draw(
-        cls, groups: Sequence[Hashable], num_resamples: int, rng: np.random.Generator, least: int = 2
+        cls, groups: Sequence[Hashable], *key: Key, least: int = 2, num_resamples: int = NUM_RESAMPLES
     ) -> Resampling:
-        """Resample the units of images, `groups` naming the unit of each. Raises ValueError for fewer than two units.
+        """Resample the units of images, at least one, `groups` naming the unit of each.
 
         least: different units in every resample; 2 for what is computed from pairs.
         """
-        unit = number_groups(groups)
-        size = int(unit.max(initial=-1)) + 1
-        if size < 2:
-            raise ValueError(f"a bootstrap needs at least 2 units, got {size}")
-        counts = rng.multinomial(size, np.full(size, 1 / size), num_resamples)
+        unit, rng = number_groups(groups), numpy_generator(*key)
+        size = int(unit.max()) + 1
+        counts = rng.multinomial(size, np.full(size, 1 / size), num_resamples if size > 1 else 0)
         while (lonely := (counts > 0).sum(axis=1) < least).any():
             counts[lonely] = rng.multinomial(size, np.full(size, 1 / size), int(lonely.sum()))
-        return cls(unit, counts.astype(np.float64))
+        return cls(unit, np.vstack([np.ones(size), counts]))
 
     @property
     def weights(self) -> np.ndarray:
-        """How often each image is in each resample, float64 [R, N]."""
+        """How often each image is in each row, float64 [1 + R, N]."""
         return self.counts[:, self.unit]
 
 
-@dataclass(frozen=True)
-class Bootstrap:
-    """Validation images, training seeds and generator runs, resampled together, each from its own units.
+def with_interval(values: np.ndarray | float) -> dict[str, Any]:
+    """{"value", "interval"} as results hold them, of [1 + R] values of a Resampling: central percentiles, at LEVEL.
 
-    R + 1 weightings, the first of which is the sample itself: of images [R + 1, N], of seeds [R + 1, S].
+    Resamples that are nan are left out. The interval is None without resamples; both are where the value is nan.
     """
-
-    images: np.ndarray
-    seeds: np.ndarray
-
-    @classmethod
-    def draw(cls, groups: Sequence[str], num_seeds: int, num_resamples: int = NUM_RESAMPLES) -> Bootstrap:
-        """groups: of the images. Raises ValueError for fewer than two different ones."""
-        images = Resampling.draw(groups, num_resamples, numpy_generator("lift", "images"), least=1).weights
-        return cls(np.vstack([np.ones(len(groups)), images]), _unit_weights(num_seeds, num_resamples, "lift", "seeds"))
-
-    def of_arm(
-        self,
-        outcomes: Sequence[Sequence[Any]],
-        name: str,
-        measure: Callable[[Any, np.ndarray], Mapping[str, np.ndarray]],
-    ) -> dict[str, np.ndarray]:
-        """Measures [R + 1, ...] of an arm under each weighting: means over its generator runs and seeds, weighted too.
-
-        outcomes: [generator runs][seeds]. name: of the set whose runs these are, which keys their resamples.
-        measure(outcome, weights [R + 1, N]) gives {name: [R + 1, ...]}.
-        """
-        runs = _unit_weights(len(outcomes), len(self.images) - 1, "lift", "runs", name)
-        total: dict[str, np.ndarray] = {}
-        for r, seeds in enumerate(outcomes):
-            for s, one in enumerate(seeds):
-                weight = runs[:, r] * self.seeds[:, s]
-                for key, value in measure(one, self.images).items():
-                    share = weight.reshape(-1, *[1] * (value.ndim - 1))
-                    total[key] = total.get(key, 0) + np.where(share > 0, value, 0) * share
-        return total
-
-
-def _unit_weights(size: int, num_resamples: int, *key: str) -> np.ndarray:
-    """Shares float64 [num_resamples + 1, size] of units in resamples of them; the first row is even.
-
-    A resample has one unit less than there are, for an unbiased variance of means (Hesterberg 2004).
-    """
-    drawn = max(size - 1, 1)
-    counts = numpy_generator(*key).multinomial(drawn, np.full(size, 1 / size), num_resamples)
-    return np.vstack([np.full(size, 1 / size), counts / drawn])
-
-
-def with_interval(value: float, resampled: np.ndarray | None) -> dict[str, Any]:
-    """{"value", "interval"} as results hold them: central percentiles, at LEVEL, of resamples [R] that are not nan.
-
-    The interval is None without resamples.
-    """
-    ends = None if resampled is None else np.nanquantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
-    return {"value": float(value), "interval": ends}
-
-
-def estimate(values: np.ndarray) -> dict[str, Any]:
-    """{"value", "interval"} from values [R + 1] of a Bootstrap, in percent; both None for what is not known."""
-    if np.isnan(values[0]) or np.isnan(values[1:]).all():
+    value, resampled = np.atleast_1d(values)[0], np.atleast_1d(values)[1:]
+    if np.isnan(value):
         return {"value": None, "interval": None}
-    return with_interval(values[0] * 100, values[1:] * 100)
+    ends = np.nanquantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist() if len(resampled) else None
+    return {"value": float(value), "interval": ends}
 
 
 def mean_interval(
@@ -131,12 +80,8 @@ def mean_interval(
     known = np.flatnonzero(~np.isnan(values))
     if not len(known):
         return None
-    values, groups = values[known], [groups[i] for i in known]
-    resampled = None
-    if len(set(groups)) >= 2:
-        weights = Resampling.draw(groups, NUM_RESAMPLES, numpy_generator(*key), least=1).weights
-        resampled = weights @ values / weights.sum(axis=1)
-    return with_interval(values.mean(), resampled)
+    weights = Resampling.draw([groups[i] for i in known], *key, least=1).weights
+    return with_interval(weights @ values[known] / weights.sum(axis=1))
 
 
 def share_interval(flags: Sequence[bool] | np.ndarray, groups: Sequence[Hashable]) -> dict[str, Any]:
@@ -148,7 +93,7 @@ def share_interval(flags: Sequence[bool] | np.ndarray, groups: Sequence[Hashable
     flags = np.asarray(flags, dtype=np.float64)
     share, units = flags.mean(), len(set(groups))
     if units < 2:
-        return with_interval(share, None)
+        return with_interval(share)
     effective = float(units)
     if 0 < share < 1:
         between = (np.bincount(number_groups(groups), flags - share) ** 2).sum()
@@ -161,14 +106,10 @@ def share_interval(flags: Sequence[bool] | np.ndarray, groups: Sequence[Hashable
     return {"value": float(share), "interval": [max(0.0, float(centre - half)), min(1.0, float(centre + half))]}
 
 
-def mean_of_pairs(k: np.ndarray) -> float:
-    """Mean of a symmetric matrix [N, N] without its diagonal."""
-    return float((k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)))
+def mean_of_pairs(k: np.ndarray, of: Resampling) -> np.ndarray:
+    """Mean of a symmetric matrix [N, N] without its diagonal, float64 [1 + R].
 
-
-def resampled_mean_of_pairs(k: np.ndarray, of: Resampling) -> np.ndarray:
-    """The same float64 [R] of every resample: pairs of two units count c * c', pairs within a unit c.
-
+    In a resample pairs of two units count c * c', pairs within a unit c.
     Copies of a unit that was drawn more than once are not compared: a true new draw has no such pairs.
     """
     member = np.eye(of.counts.shape[1])[of.unit]  # [N, units]

@@ -1,19 +1,15 @@
 """Which samples to train on: what would hurt is dropped, with a reason, and the types are balanced to a wish.
 
-The first rule that a sample breaks is the reason: list (a person said so; "keep" overrides all others), empty, speck
-(labels.py), near-copy of a training image (copies.py), clipped, disagreement with a segmenter trained on real images,
-duplicate of a kept sample that scores better, surplus. The score is the agreement, else the distance to the nearest
-other sample. A segmenter misses the rare and the difficult most: so that these stay, a sample is held against what
-held-out real images with true masks get, by type.
+The first rule that a sample breaks is the reason: list (a person said so; "keep" overrides all others), empty, speck,
+near-copy of a training image, clipped, disagreement with a segmenter trained on real images, duplicate of a kept sample
+that scores better, surplus. A segmenter misses the rare and the difficult most: so that these stay, a sample is held
+against what held-out real images with true masks get, by type.
 """
-
-from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import blobfile as bf
@@ -24,88 +20,60 @@ from ..errors import InputError
 from ..file_io import read_bytes, read_json, write_atomic
 from ..generation.sample_io import WRITERS, SampleFolder
 from .image_sets import ImageSet
-from .sample_scores import Scores
 
 CLIPPED = 0.05  # share of pixels; of held-out windows of magnetic tiles 2 in 256 exceed it, of whole tiles 0 in 64
 LEAST_AGREEING = 0.05  # share of real images
 LEAST_IMAGES = 8  # real images of a type that a limit of agreement needs
 
 
-@dataclass(frozen=True)
-class Curated:
-    """Rows {"name", "score"} of kept samples, and {"name", "rule", "reason", "score", "limit"} of dropped ones.
-
-    Both are in the order of the samples. A dropped one's score is what its rule measured, on the wrong side of limit;
-    both are None where the rule measures nothing. wanting: by how many samples a type falls short of the wish.
-    """
-
-    kept: list[dict[str, Any]]
-    dropped: list[dict[str, Any]]
-    wanting: dict[str, int]
-
-
 def curate(
-    scores: Scores,
+    rows: Sequence[Mapping[str, Any]],
+    among: np.ndarray,
+    limits: Mapping[str, Any],
     *,
-    min_agreement: float | Mapping[str, float] | None = None,
     per_type: int | None = None,
     keep: Collection[str] = (),
     drop: Collection[str] = (),
-) -> Curated:
-    """Choose among scored samples.
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows {"name", "score"} of kept and {"name", "rule", "reason", "score", "limit"} of dropped samples, in order.
 
-    min_agreement: of all, or {type: limit} as from agreement_limits. per_type: wished number of kept samples of each
-    type that any sample has. keep, drop: names that a person listed.
+    rows, among: of score_samples; limits: of measure_limits and "agreement", {type: IoU} or None. per_type: wished
+    number of each type. keep, drop: names that a person listed. A kept one's score is its agreement, else the distance
+    to the nearest other sample; a dropped one's what its rule measured, None where it measures nothing.
     """
-    rows, limits = scores.rows, scores.thresholds
-    listed = [row["name"] in keep for row in rows]
-    like: list[dict[int, float]] = [{} for _ in rows]
-    for i, j, distance in scores.duplicates:
-        like[i][j] = like[j][i] = distance
-    value = []
+    values = []
     for row in rows:
         near = row["nearest_sample"]["distance"] if row["nearest_sample"] else 1.0
-        value.append(near if row["agreement"] is None else row["agreement"])
-    faults: dict[int, tuple[str, str, float | None, float | None]] = {}
-    chosen: list[int] = []
+        values.append(near if row["agreement"] is None else row["agreement"])
+    names, faults, chosen = [row["name"] for row in rows], {}, []
     # The best first, so that of similar ones the best stays; listed ones before all others.
-    for i in sorted(range(len(rows)), key=lambda i: (not listed[i], -value[i], i)):
-        before = {j: distance for j, distance in like[i].items() if j in chosen}
-        if rows[i]["name"] in drop:
-            faults[i] = "list", "listed to drop", None, None
-        elif listed[i]:
+    for i in sorted(range(len(rows)), key=lambda i: (names[i] not in keep, -values[i], i)):
+        alike = min(chosen, key=lambda j: among[i, j], default=i)
+        if names[i] in keep:
             chosen.append(i)
-        elif fault := _fault(rows[i], limits, min_agreement):
+        elif names[i] in drop:
+            faults[i] = "list", "listed to drop", None, None
+        elif fault := _fault(rows[i], limits):
             faults[i] = fault
-        elif before:
-            other = min(before, key=before.get)
-            reason = f"near-duplicate of {rows[other]['name']}"
-            faults[i] = "duplicate", reason, before[other], limits["duplicate"]["value"]
+        elif among[i, alike] < limits["duplicate"]["value"]:
+            reason = f"near-duplicate of {names[alike]}"
+            faults[i] = "duplicate", reason, float(among[i, alike]), limits["duplicate"]["value"]
         else:
             chosen.append(i)
-    wanting = {}
     if per_type is not None:
         available = Counter(name for i in chosen for name in rows[i]["types"])
-        taken = [i for i in chosen if listed[i]]
-        count = Counter(name for i in taken for name in rows[i]["types"])
+        taken = [i for i in chosen if names[i] in keep]
         for name in sorted(available, key=available.get):  # the rarest first, as it has the least choice
-            for i in chosen:
-                if count[name] < per_type and name in rows[i]["types"] and i not in taken:
-                    taken.append(i)
-                    count.update(rows[i]["types"].keys())
-        wanting = {name: per_type - count[name] for row in rows for name in row["types"] if count[name] < per_type}
+            short = per_type - sum(name in rows[i]["types"] for i in taken)
+            taken += [i for i in chosen if name in rows[i]["types"] and i not in taken][: max(0, short)]
         surplus = "surplus", f"not needed for {per_type} of each type", None, None
         faults |= dict.fromkeys(set(chosen) - set(taken), surplus)
-        chosen = taken
-    kept = [{"name": rows[i]["name"], "score": value[i]} for i in sorted(chosen)]
     keys = ("rule", "reason", "score", "limit")
-    dropped = [{"name": rows[i]["name"], **dict(zip(keys, faults[i], strict=True))} for i in sorted(faults)]
-    return Curated(kept, dropped, wanting)
+    kept = [{"name": names[i], "score": values[i]} for i in range(len(rows)) if i not in faults]
+    return kept, [{"name": names[i], **dict(zip(keys, faults[i], strict=True))} for i in sorted(faults)]
 
 
-def _fault(
-    row: Mapping[str, Any], thresholds: Mapping[str, Any], min_agreement: float | Mapping[str, float] | None
-) -> tuple[str, str, float | None, float | None] | None:
+def _fault(row: Mapping[str, Any], limits: Mapping[str, Any]) -> tuple[str, str, float | None, float | None] | None:
     """The first rule that a sample breaks by itself, the reason, and what was measured against which limit."""
     near, agreement, clipped, types = row["nearest_train"], row["agreement"], row["clipped"], row["types"]
     if row["empty"]:
@@ -113,16 +81,14 @@ def _fault(
     if row["speck"]:
         name = max(types, key=lambda name: types[name]["largest"])
         largest = types[name]["largest"]
-        return "speck", f"only specks: the largest, of {name}, has {largest} px", largest, thresholds["speck"][name]
+        return "speck", f"only specks: the largest, of {name}, has {largest} px", largest, limits["speck"][name]
     if near["copy"]:
-        return "near-copy", f"near-copy of {near['name']}", near["distance"], thresholds["copy"]["value"]
+        return "near-copy", f"near-copy of {near['name']}", near["distance"], limits["copy"]["value"]
     if clipped > CLIPPED:
         return "clipped", f"{100 * clipped:.0f}% more pixels at black or white than real", clipped, CLIPPED
-    if min_agreement is not None and agreement is not None:
-        limits = min_agreement if isinstance(min_agreement, Mapping) else dict.fromkeys(types, min_agreement)
-        limit = min((limits.get(name, 0.0) for name in types), default=0.0)
-        if agreement < limit:
-            return "disagreement", "a segmenter sees something else than the mask", agreement, limit
+    least = min((limits["agreement"] or {}).get(name, 0.0) for name in types)
+    if agreement is not None and agreement < least:
+        return "disagreement", "a segmenter sees something else than the mask", agreement, least
     return None
 
 
@@ -143,20 +109,14 @@ def read_list(path: str, names: Collection[str]) -> tuple[set[str], set[str]]:
     """The names to keep and to drop in a file {"keep": [...], "drop": [...]}, which may lack one. Raises InputError."""
     try:
         content = read_json(path)
-    except OSError as error:
-        raise InputError(f"--list {path}: cannot be read ({error.strerror or error})") from error
-    except InputError as error:
-        raise InputError(f"--list {error}") from error
-    known = isinstance(content, dict) and {"keep", "drop"} & set(content)
-    lists = [content.get(key, []) for key in ("keep", "drop")] if known else [None]
-    if not all(isinstance(own, list) and all(isinstance(name, str) for name in own) for own in lists):
-        raise InputError(f'--list {path}: should hold {{"keep": [names], "drop": [names]}}, as the report exports it')
-    keep, drop = map(set, lists)
+        keep, drop = (set(map(str, content.get(key, ()))) for key in ("keep", "drop"))
+        if not {"keep", "drop"} & content.keys():
+            raise TypeError("it has neither")
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        wanted = '{"keep": [names], "drop": [names]}, as the report exports it'
+        raise InputError(f"--list {path}: should hold {wanted} ({error})") from error
     if strangers := sorted((keep | drop) - set(names)):
-        raise InputError(
-            f"--list {path}: names {strangers[0]}, which is not in --samples ({len(strangers)} such names); give the "
-            "list that was exported for these samples"
-        )
+        raise InputError(f"--list {path}: {strangers[0]} is not in --samples; give the list exported for these samples")
     if both := sorted(keep & drop):
         raise InputError(f"--list {path}: has {both[0]} both to keep and to drop; remove one")
     return keep, drop
@@ -164,28 +124,28 @@ def read_list(path: str, names: Collection[str]) -> tuple[set[str], set[str]]:
 
 def write_curated(
     out: str,
-    folder: str,
+    samples: ImageSet,
     manifest: Mapping[str, Mapping[str, Any]],
-    curated: Curated,
-    class_names: Sequence[str],
+    kept: Sequence[Mapping[str, Any]],
+    dropped: Sequence[Mapping[str, Any]],
     about: Mapping[str, Any],
 ) -> None:
-    """Copy the kept samples of `folder` into `out`, and write kept.jsonl, dropped.jsonl and, last, the manifest.
+    """Copy the kept samples into `out`, and write kept.jsonl, dropped.jsonl and, last, the manifest.
 
     manifest: row of each sample by name. about: what the manifest's settings say as "curated", so that nobody adds to
     these samples unawares.
     """
-    rows = [manifest[kept["name"]] for kept in curated.kept]
+    rows = [manifest[row["name"]] for row in kept]
     rows = [{**row, "settings": {**row["settings"], "curated": dict(about)}} for row in rows]
     paths = [row[key] for row in rows for key in ("image", "mask", "index_mask") if key in row]
     paths += [path for row in rows for path in row.get("defects", {}).values()]
 
     def copy(path: str) -> None:
-        write_atomic(bf.join(out, path), read_bytes(bf.join(folder, path)))
+        write_atomic(bf.join(out, path), read_bytes(bf.join(samples.folder, path)))
 
     with ThreadPoolExecutor(WRITERS) as pool:
         list(tqdm(pool.map(copy, paths), "copying", len(paths), unit="file", leave=False))
-    for name, lines in (("kept", curated.kept), ("dropped", curated.dropped), ("manifest", rows)):
+    for name, lines in (("kept", kept), ("dropped", dropped), ("manifest", rows)):
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         write_atomic(bf.join(out, f"{name}.jsonl"), text.encode())
-    SampleFolder(out, class_names, rows[0]["settings"]).write_contact_sheet()
+    SampleFolder(out, samples.class_names, rows[0]["settings"]).write_contact_sheet()

@@ -1,42 +1,39 @@
 """How near generated images come to real ones, and how much they differ from each other, by an extractor's features.
 
-KID is Binkowski et al. 2018, FID Heusel et al. 2017, precision and recall Kynkaanniemi et al. 2019, density and
-coverage Naeem et al. 2020. A neighbour is of another group here: photographs of one object are near copies, which would
-shrink the balls to nothing. Diversity is the mean over pairs of images of the perceptual distance of Zhang et al. 2018
-(equation 1) without learned weights: it is not LPIPS. Intervals of precision and density are over samples, those of
-recall and coverage over real images, while the other set stays as it is; FID has none.
+KID: Binkowski et al. 2018; FID: Heusel et al. 2017; precision and recall: Kynkaanniemi et al. 2019; density and
+coverage: Naeem et al. 2020; a neighbour is of another group here, as photographs of one object are near copies.
+Diversity: the mean over pairs of the perceptual distance of Zhang et al. 2018 (equation 1) without learned weights, so
+not LPIPS. Intervals of precision and density are over samples, of recall and coverage over real images; FID has none.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
+from scipy.spatial.distance import cdist
 
 from ..keyed_random import Key, numpy_generator
-from .bootstrap import (
-    NUM_RESAMPLES,
-    Resampling,
-    halves,
-    mean_interval,
-    mean_of_pairs,
-    number_groups,
-    resampled_mean_of_pairs,
-    share_interval,
-    with_interval,
-)
-from .features import Extractor, batch_starts
+from .bootstrap import Resampling, halves, mean_interval, mean_of_pairs, number_groups, share_interval, with_interval
+from .features import Extractor
 from .image_sets import ImageSet
 
-MEASURES = {"precision": "samples", "recall": "real", "density": "samples", "coverage": "real"}  # and what is resampled
+MEASURES = {  # key: title, factor, decimals
+    "kid": ("KID x 1000", 1000, 1),
+    "fid": ("FID", 1, 1),
+    "precision": ("precision", 1, 2),
+    "recall": ("recall", 1, 2),
+    "density": ("density", 1, 2),
+    "coverage": ("coverage", 1, 2),
+    "diversity": ("diversity", 1, 3),
+}
 PRECISION_NEIGHBOURS = 3  # Kynkaanniemi et al. 2019
 DENSITY_NEIGHBOURS = 5  # Naeem et al. 2020
-EMBEDDED_AT_ONCE = 16  # images
-MEMORY = 2**30  # bytes for embedded images; more images than that takes are not all compared
+MOST_DIVERSE = 1_000  # images whose diversity is measured; of more, so many are drawn
 LEAST_IMAGES = 8  # of fewer, nothing is measured
 
 
@@ -45,17 +42,16 @@ def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (x.astype(np.float64) @ y.astype(np.float64).T / x.shape[1] + 1) ** 3
 
 
-def kid(x: np.ndarray, y: np.ndarray) -> float:
-    """The unbiased KID, which may be below 0, between features [N, d] and [M, d]; N and M at least 2."""
-    return float(mean_of_pairs(kernel(x, x)) + mean_of_pairs(kernel(y, y)) - 2 * kernel(x, y).mean())
+def kid(x: np.ndarray, y: np.ndarray, of_x: Resampling, of_y: Resampling) -> np.ndarray:
+    """The unbiased KID, which may be below 0, float64 [1 + R], between features [N, d] and [M, d]; N and M at least 2.
 
-
-def kid_resampled(x: np.ndarray, y: np.ndarray, of_x: Resampling, of_y: Resampling) -> np.ndarray:
-    """KID float64 [R] of every resample of features x [N, d] and y [M, d]."""
-    weights = of_y.weights
-    between = ((of_x.weights @ kernel(x, y)) * weights).sum(axis=1)
-    between /= of_x.weights.sum(axis=1) * weights.sum(axis=1)
-    return resampled_mean_of_pairs(kernel(x, x), of_x) + resampled_mean_of_pairs(kernel(y, y), of_y) - 2 * between
+    Without resamples of one of them there are none.
+    """
+    rows = min(len(of_x.counts), len(of_y.counts))
+    a, b = of_x.weights[:rows], of_y.weights[:rows]
+    between = ((a @ kernel(x, y)) * b).sum(axis=1) / (a.sum(axis=1) * b.sum(axis=1))
+    within = mean_of_pairs(kernel(x, x), of_x)[:rows] + mean_of_pairs(kernel(y, y), of_y)[:rows]
+    return within - 2 * between
 
 
 def fid(x: np.ndarray, y: np.ndarray) -> float:
@@ -72,100 +68,44 @@ def fid(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def neighbourhoods(
-    samples: np.ndarray, real: np.ndarray, sample_groups: Sequence[Hashable], real_groups: Sequence[Hashable]
-) -> dict[str, np.ndarray]:
-    """What each image adds to the four measures, which are the means of these; {} where there are too few groups.
+    samples: np.ndarray, real: np.ndarray, of_samples: Sequence[Hashable], of_real: Sequence[Hashable], *key: Key
+) -> dict[str, dict[str, Any] | None]:
+    """Precision, recall, density and coverage of features [N, D] and [M, D], whose groups these are.
 
-    From features [N, D] of samples and [M, D] of real images: precision bool [N], in a ball of real images; recall
-    bool [M], in a ball of samples; density float64 [N], the real balls it is in, over k; coverage bool [M], its ball
-    holds a sample.
+    Each as {"value", "interval"}; all None where other groups have too few images.
     """
-    if any(
-        len(own) - np.bincount(number_groups(own)).max() < DENSITY_NEIGHBOURS for own in (sample_groups, real_groups)
-    ):
-        return {}
-    apart, wide = _distances(samples, real), _radii(real, real_groups, DENSITY_NEIGHBOURS)
+    if any(len(own) - max(Counter(own).values()) < DENSITY_NEIGHBOURS for own in (of_samples, of_real)):
+        return dict.fromkeys(("precision", "recall", "density", "coverage"))
+
+    def radii(x: np.ndarray, groups: Sequence[Hashable], k: int) -> np.ndarray:
+        """Distance float64 [N] of each image to the k-th nearest of other groups."""
+        unit = number_groups(groups)
+        return np.sort(np.where(unit[:, None] == unit, np.inf, cdist(x, x)))[:, k - 1]
+
+    apart = cdist(samples, real)
+    near = apart < radii(real, of_real, PRECISION_NEIGHBOURS)
+    reached = apart < radii(samples, of_samples, PRECISION_NEIGHBOURS)[:, None]
+    wide = apart < radii(real, of_real, DENSITY_NEIGHBOURS)
     return {
-        "precision": (apart < _radii(real, real_groups, PRECISION_NEIGHBOURS)).any(axis=1),
-        "recall": (apart < _radii(samples, sample_groups, PRECISION_NEIGHBOURS)[:, None]).any(axis=0),
-        "density": (apart < wide).sum(axis=1) / DENSITY_NEIGHBOURS,
-        "coverage": (apart < wide).any(axis=0),
+        "precision": share_interval(near.any(axis=1), of_samples),
+        "recall": share_interval(reached.any(axis=0), of_real),
+        "density": mean_interval(wide.sum(axis=1) / DENSITY_NEIGHBOURS, of_samples, key=("density", *key)),
+        "coverage": share_interval(wide.any(axis=0), of_real),
     }
 
 
-def _radii(x: np.ndarray, groups: Sequence[Hashable], k: int) -> np.ndarray:
-    """Distance float64 [N] of each image to the k-th nearest of other groups."""
-    unit = number_groups(groups)
-    return np.sort(np.where(unit[:, None] == unit, np.inf, _distances(x, x)))[:, k - 1]
-
-
-def _distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Euclidean distances float64 [N, M] of features [N, D] and [M, D]."""
-    x, y = x.astype(np.float64), y.astype(np.float64)
-    squares = (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1) - 2 * x @ y.T
-    return np.sqrt(np.maximum(squares, 0))
-
-
-def measure_fidelity(
-    samples: np.ndarray,
-    real: np.ndarray,
-    sample_groups: Sequence[Hashable],
-    real_groups: Sequence[Hashable],
-    key: Sequence[Key] = (),
-    kid_only: bool = False,
-) -> dict[str, dict[str, Any] | None]:
-    """Each measure as {"value", "interval"}, from features float32 [N, D] of samples and [M, D] of real images.
-
-    At least 2 of each. None stands for a measure, or an interval, that so few groups do not allow.
-    """
-    resampled, groups = None, {"samples": sample_groups, "real": real_groups}
-    if all(len(set(own)) >= 2 for own in groups.values()):
-        rngs = {side: numpy_generator("kid", side, *key) for side in groups}
-        draws = [Resampling.draw(own, NUM_RESAMPLES, rngs[side]) for side, own in groups.items()]
-        resampled = kid_resampled(samples, real, *draws)
-    result: dict[str, dict[str, Any] | None] = {"kid": with_interval(kid(samples, real), resampled)}
-    if kid_only:
-        return result
-    result |= {"fid": with_interval(fid(samples, real), None), **dict.fromkeys(MEASURES)}
-    for name, values in neighbourhoods(samples, real, sample_groups, real_groups).items():
-        own = groups[MEASURES[name]]
-        density = name == "density"
-        result[name] = mean_interval(values, own, key=(name, *key)) if density else share_interval(values, own)
-    return result
-
-
-def embed(extractor: Extractor, images: np.ndarray) -> np.ndarray:
-    """uint8 images [N, H, W, 3] as float32 [N, K], whose squared Euclidean distances are the perceptual ones.
-
-    Only those of images of one size compare. K is large: 6e4 at up to 96 px with efficientnet_lite0.
-    """
-    parts = []
-    for start in batch_starts(images, EMBEDDED_AT_ONCE):
-        layers = extractor.layers(images[start : start + EMBEDDED_AT_ONCE])
-        # Unit length at each of h * w places; over the root of h * w, the squares become the mean over places.
-        layers = [F.normalize(x, dim=1) / (x.shape[2] * x.shape[3]) ** 0.5 for x in layers]
-        parts.append(np.concatenate([x.flatten(1).cpu().numpy() for x in layers], axis=1))
-    return np.concatenate(parts)
-
-
-def distances(embedded: np.ndarray) -> np.ndarray:
-    """Perceptual distances float64 [N, N] of embedded images [N, K]."""
-    squares = np.einsum("nk,nk->n", embedded, embedded, dtype=np.float64)
-    return np.maximum(squares[:, None] + squares - 2 * (embedded @ embedded.T).astype(np.float64), 0)
-
-
-def diversity(embedded: np.ndarray, groups: Sequence[Hashable], key: Sequence[Key] = ()) -> dict[str, Any] | None:
-    """The mean distance of pairs of embedded images [N, K], as {"value", "interval"}; None with fewer than 2 images.
+def diversity(extractor: Extractor, images: np.ndarray, groups: Sequence[Hashable], *key: Key) -> dict[str, Any] | None:
+    """The mean perceptual distance of pairs of images uint8 [N, H, W, 3], as {"value", "interval"}; None without pairs.
 
     groups: what is resampled together; with fewer than 2 the interval is None.
     """
-    if len(embedded) < 2:
+    if len(images) < 2:
         return None
-    pairs, resampled = distances(embedded), None
-    if len(set(groups)) >= 2:
-        of = Resampling.draw(groups, NUM_RESAMPLES, numpy_generator("diversity", *key))
-        resampled = resampled_mean_of_pairs(pairs, of)
-    return with_interval(mean_of_pairs(pairs), resampled)
+    some = np.sort(numpy_generator("diverse", *key).permutation(len(images))[:MOST_DIVERSE])
+    embedded = extractor.embed(images[some])
+    squares = np.einsum("nk,nk->n", embedded, embedded, dtype=np.float64)
+    pairs = np.maximum(squares[:, None] + squares - 2 * (embedded @ embedded.T).astype(np.float64), 0)
+    return with_interval(mean_of_pairs(pairs, Resampling.draw([groups[i] for i in some], "diversity", *key)))
 
 
 @dataclass(frozen=True)
@@ -179,38 +119,31 @@ class Seen:
 
     @classmethod
     def look(cls, images: ImageSet, extractor: Extractor, *key: Key) -> Seen:
-        """images: of one size, as arrays. key: of the resamples, and of which images the diversity of many is of."""
+        """images: of one size, as arrays. key: of random draws."""
         types = [np.bincount(mask.ravel(), minlength=len(images.class_names) + 1) > 0 for mask in images.masks]
-        groups, some = np.array(images.groups), np.arange(len(images))
-        limit = max(8, MEMORY // embed(extractor, images.images[:1]).nbytes)
-        if len(some) > limit:
-            some = np.sort(numpy_generator("within memory", *key).choice(len(images), limit, replace=False))
-        varied = diversity(embed(extractor, images.images[some]), groups[some], key)
-        return cls(extractor(images.images), np.stack(types), groups, varied)
+        varied = diversity(extractor, images.images, images.groups, *key)
+        return cls(extractor(images.images), np.stack(types), np.array(images.groups), varied)
 
 
-def compare(samples: Seen | None, real: Seen, class_names: Sequence[str], *key: Key) -> dict[str, Any]:
-    """{"overall": block, "per_type": {name: block}} of samples against real images, as quality.json holds them.
+def compare(samples: Seen | None, real: Seen, key: Sequence[Key] = (), index: int | None = None) -> dict[str, Any]:
+    """Samples against real images, all or those that hold the type `index`; quality.json holds many.
 
-    samples: None, two halves of the real images against each other. The same real images under the same key get the
-    same resamples. A block of fewer than LEAST_IMAGES on a side says "too_few" only; that of a type has KID alone. A
-    measure is None where so few groups do not allow it.
+    samples: None, two halves of the real images against each other. Of fewer than LEAST_IMAGES on a side it says
+    "too_few" only; of a type it has KID alone. A measure is None where so few groups do not allow it.
     """
-    per_type = {name: _block(samples, real, k, key) for k, name in enumerate(class_names, start=1)}
-    return {"overall": _block(samples, real, None, key), "per_type": per_type}
-
-
-def _block(samples: Seen | None, real: Seen, index: int | None, key: Sequence[Key]) -> dict[str, Any]:
-    """Of all images, or of those that hold the type `index`."""
     sets = samples or real, real
-    at = [np.arange(len(of.groups)) if index is None else np.flatnonzero(of.types[:, index]) for of in sets]
     if samples is None:
-        at = [at[0][half] for half in halves(real.groups[at[0]], *key)]
-    (x, y), groups = zip(
-        *((of.features[rows], of.groups[rows]) for of, rows in zip(sets, at, strict=True)), strict=True
-    )
-    counts = {"samples": len(x), "real": len(y), "real_groups": len(set(groups[1]))}
+        at = halves(real.groups, *key)
+    else:
+        at = [slice(None) if index is None else of.types[:, index] for of in sets]
+    x, y = (of.features[rows] for of, rows in zip(sets, at, strict=True))
+    of_x, of_y = (of.groups[rows] for of, rows in zip(sets, at, strict=True))
+    counts = {"samples": len(x), "real": len(y), "real_groups": len(set(of_y))}
     if min(len(x), len(y)) < LEAST_IMAGES:
         return {"counts": counts, "too_few": f"{len(x)} against {len(y)}"}
-    block = {"counts": counts, **measure_fidelity(x, y, *groups, key, kid_only=index is not None)}
-    return block if index is not None else {**block, "diversity": sets[0].diversity}
+    drawn = [Resampling.draw(own, "kid", side, *key) for side, own in (("samples", of_x), ("real", of_y))]
+    found = {"counts": counts, "kid": with_interval(kid(x, y, *drawn))}
+    if index is None:
+        found |= {"fid": with_interval(fid(x, y)), **neighbourhoods(x, y, of_x, of_y, *key)}
+        found["diversity"] = sets[0].diversity
+    return found

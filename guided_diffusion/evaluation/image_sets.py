@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from ..data.files import read_groups, stem_of
-from ..data.image_datasets import SHOW_PROGRESS_ABOVE, DefectDataset
+from ..data.image_datasets import DefectDataset
 from ..data.image_files import View, read_image
 from ..data.prepared import find_good, find_samples, read_pair
 from ..errors import InputError
 from ..generation.sample_io import common_class_names, recorded_settings
 from ..keyed_random import numpy_generator
-from .features import DEFAULT_EXTRACTOR, EXTRACTORS
+
+BAR_DELAY = 2  # seconds that work has to last to get a progress bar
+BAR = {"desc": "reading images", "unit": "image", "delay": BAR_DELAY}
+WINDOWS = 4  # of each real image, where samples show windows of images
+FLAGS: dict[str, dict[str, Any]] = {  # of several commands
+    "samples": {"help": "folder of generated samples"},
+    "real": {"help": "data set of real images to measure against, best held out"},
+    "train": {"help": "data set that the generator was trained on"},
+    "groups": {"help": "CSV or JSON file: which real images are of one object (each by itself)"},
+    "device": {"default": "auto", "help": "auto (default), cpu, cuda or cuda:N"},
+    "seed": {"type": int, "default": 0, "help": "of all random draws (0)"},
+}
+
+
+def add_flags(parser: argparse.ArgumentParser, required: Sequence[str], optional: Sequence[str]) -> None:
+    for name in (*required, *optional):
+        parser.add_argument(f"--{name}", required=name in required, **FLAGS[name])
 
 
 @dataclass(frozen=True)
@@ -48,6 +65,12 @@ class ImageSet:
             chosen[field] = values[np.asarray(indices, np.int64)] if array else [values[i] for i in indices]
         return replace(self, **chosen)
 
+    def in_groups(self, flag: str) -> ImageSet:
+        """Itself; raises InputError where it is of fewer than two groups, over which there are no intervals."""
+        if len(set(self.groups)) < 2:
+            raise InputError(f"{flag} {self.folder}: intervals need images of at least 2 groups; add some")
+        return self
+
 
 def sources(images: ImageSet) -> list[str]:
     """The images that they are or that they are windows of."""
@@ -60,59 +83,40 @@ def view_of_samples(folder: str, size: tuple[int, int]) -> View:
     return View(size, True, tuple(crops["crop_from"]), float(crops["crop_defect"])) if crops else View(size)
 
 
-def read_samples(folder: str, class_names: tuple[str, ...], flag: str = "--samples") -> ImageSet:
+def read_samples(folder: str, class_names: tuple[str, ...]) -> ImageSet:
     """All samples in `folder`, in the order of their names, as arrays; each is a group of its own.
 
     Raises InputError where there are none, they cannot be read, or they differ in size.
     """
-    with _flagged(flag):
-        found = find_samples(folder)
-    pairs = [read_pair(sample, len(class_names)) for sample in _progress(found, "reading samples")]
-    images, masks = zip(*pairs, strict=True)
+    found = find_samples(folder)
+    images, masks = zip(*(read_pair(sample, len(class_names)) for sample in tqdm(found, **BAR)), strict=True)
     for sample, mask in zip(found, masks, strict=True):
         if mask.shape != masks[0].shape:
             raise InputError(
-                f"{flag} {sample.image}: is {mask.shape[1]} x {mask.shape[0]} pixels, but {found[0].image} is "
+                f"{sample.image}: is {mask.shape[1]} x {mask.shape[0]} pixels, but {found[0].image} is "
                 f"{masks[0].shape[1]} x {masks[0].shape[0]}; samples must be of one size"
             )
     names = [stem_of(sample.image) for sample in found]
     return ImageSet(np.stack(images), np.stack(masks), names, names, class_names, folder)
 
 
-def read_whole(
-    root: str, class_names: tuple[str, ...], view: View, *, groups: str | None = None, flag: str = "--real"
+def read_real(
+    root: str, class_names: tuple[str, ...], view: View, *, as_shown: bool = False, groups: str | None = None
 ) -> ImageSet:
-    """The real images of the data set at `root`, whole, at the samples' scale. Defect-free ones are not among them.
+    """The images with defects of the data set at `root`, whole, at the samples' scale.
 
-    groups: a file for files.read_groups; None: each image by itself. Raises InputError.
+    as_shown: as samples show them instead, in arrays of view.size: with view.windows WINDOWS of each, drawn as in
+    training, always the same; else each once. groups: a file for files.read_groups (each by itself). Raises InputError.
     """
-    data = _load(root, class_names, view, flag)
-    images = [image.movedim(0, -1).contiguous().numpy() for image in data.images]
-    return ImageSet(
-        images, [mask.numpy() for mask in data.masks], data.names, _groups(groups, data.names), class_names, root
-    )
-
-
-def read_windows(
-    root: str,
-    class_names: tuple[str, ...],
-    view: View,
-    *,
-    windows: int = 4,
-    groups: str | None = None,
-    flag: str = "--real",
-) -> ImageSet:
-    """The real images of the data set at `root` as samples show them, as arrays of view.size.
-
-    Without view.windows each image once; else so many windows of each, drawn as in training, always the same.
-    groups and errors: as in read_whole.
-    """
-    data = _load(root, class_names, view, flag)
-    count = windows if view.windows else 1
-    which = np.repeat(np.arange(len(data)), count)
+    data = DefectDataset.load(root, len(class_names), view)
+    names, own = data.names, read_groups(groups, data.names, "--groups") if groups else data.names
+    if not as_shown:
+        images = [image.movedim(0, -1).contiguous().numpy() for image in data.images]
+        return ImageSet(images, [mask.numpy() for mask in data.masks], names, own, class_names, root)
+    which = np.repeat(np.arange(len(data)), WINDOWS if view.windows else 1)
     images, masks = data.batch(which, numpy_generator("evaluation windows"))
-    own = _groups(groups, data.names)
-    names = [f"{name}#{k}" for name in data.names for k in range(count)] if view.windows else data.names
+    if view.windows:
+        names = [f"{name}#{k}" for name in data.names for k in range(WINDOWS)]
     images = images.movedim(1, -1).contiguous().numpy()
     return ImageSet(images, masks.numpy(), names, [own[i] for i in which], class_names, root)
 
@@ -120,90 +124,45 @@ def read_windows(
 def read_good(root: str, class_names: tuple[str, ...], view: View, *, groups: str | None = None) -> ImageSet:
     """The defect-free images of the data set at `root` (its type folder `good`), whole; there may be none.
 
-    groups: as in read_whole, None: each image by itself. Raises InputError where one cannot be read.
+    groups: as in read_real. Raises InputError where one cannot be read.
     """
     samples = find_good(root)
-    images = [read_image(s.image, view.whole_size) for s in _progress(samples, "reading defect-free images")]
-    masks = [np.zeros(image.shape[:2], np.uint8) for image in images]
-    names = [sample.name for sample in samples]
-    return ImageSet(images, masks, names, _groups(groups, names), class_names, root)
-
-
-def _load(root: str, class_names: tuple[str, ...], view: View, flag: str) -> DefectDataset:
-    crops = {"fit": view.fit, "crop_from": view.crop_from, "crop_defect": view.crop_defect}
-    with _flagged(flag):
-        return DefectDataset.load(root, len(class_names), view.size, **crops)
-
-
-@contextmanager
-def _flagged(flag: str) -> Iterator[None]:
-    """Errors name the flag first."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{flag} {error}") from error
-
-
-def _groups(file: str | None, names: list[str]) -> list[str]:
-    return read_groups(file, names, "--groups") if file and names else names
-
-
-def _progress(files: Sequence, what: str) -> tqdm:
-    return tqdm(files, desc=what, unit="image", disable=len(files) <= SHOW_PROGRESS_ABOVE)
-
-
-# What the command lines of evaluation share
-
-FLAGS = {
-    "real": "data set of real images to measure against, best held out",
-    "train": "data set that the generator was trained on",
-    "samples": "folder of generated samples",
-    "groups": "CSV or JSON file: which real images are of one object (each by itself)",
-    "out": "folder for the results",
-}
+    images = [read_image(sample.image, view.whole_size) for sample in tqdm(samples, **BAR)]
+    masks, names = [np.zeros(image.shape[:2], np.uint8) for image in images], [sample.name for sample in samples]
+    own = read_groups(groups, names, "--groups") if groups else names
+    return ImageSet(images, masks, names, own, class_names, root)
 
 
 @dataclass(frozen=True)
-class Sets:
-    """What --samples, --real and --train name; without --train, --real stands for it.
+class RealSets:
+    """What --real and --train name, for samples of a view; without --train, --real stands for it.
 
-    real, trained: as the samples show them, None without --real, --train. train, good: whole, with defects and without.
+    seen: "real" and "train", where given, as the samples show them. train, good: whole, with defects and without;
+    trained: `train` as the samples show it. held_out: the real images that no training has seen, if any.
     """
 
-    samples: ImageSet
     view: View
-    real: ImageSet | None
-    trained: ImageSet | None
+    seen: dict[str, ImageSet]
     train: ImageSet
     good: ImageSet
+    trained: ImageSet
+    held_out: ImageSet | None
+
+    @classmethod
+    def read(cls, args: argparse.Namespace, class_names: tuple[str, ...], view: View) -> RealSets:
+        """Raises InputError."""
+        folders = {name: root for name in ("real", "train") if (root := getattr(args, name))}
+        read = partial(read_real, class_names=class_names, view=view, groups=args.groups)
+        seen = {name: read(root, as_shown=True) for name, root in folders.items()}
+        name, root = list(folders.items())[-1]
+        train = read(root)
+        held_out = seen.get("real") if args.train else None
+        return cls(view, seen, train, read_good(root, class_names, view), seen[name], held_out)
 
 
-def add_arguments(
-    parser: argparse.ArgumentParser, *, required: Collection[str], seed: str, extractor: bool = True, **optional: str
-) -> None:
-    """Flags of FLAGS, and --extractor, --device and --seed; optional: what stands in for a flag, for its help."""
-    for name in required:
-        parser.add_argument(f"--{name}", required=True, help=FLAGS[name])
-    for name, default in optional.items():
-        parser.add_argument(f"--{name}", help=f"{FLAGS[name]} ({default})")
-    if extractor:
-        known = {"choices": tuple(EXTRACTORS), "default": DEFAULT_EXTRACTOR}
-        parser.add_argument("--extractor", **known, help=f"of features ({DEFAULT_EXTRACTOR})")
-    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
-    parser.add_argument("--seed", type=int, default=0, help=f"{seed} (0)")
-
-
-def read_sets(args: argparse.Namespace, windows: int = 4) -> Sets:
-    """Raises InputError where a set cannot be read, or they have other types."""
-    folders = {f"--{name}": getattr(args, name) for name in ("samples", "real", "train") if getattr(args, name)}
+def read_sets(args: argparse.Namespace) -> tuple[ImageSet, RealSets]:
+    """The samples, and the real images. Raises InputError where one cannot be read, or they have other types."""
+    folders = {f"--{name}": root for name in ("samples", "real", "train") if (root := getattr(args, name))}
     names = common_class_names(folders)
     samples = read_samples(args.samples, names)
-    view = view_of_samples(args.samples, samples.masks.shape[1:])
-    shown = {
-        name: read_windows(getattr(args, name), names, view, windows=windows, groups=args.groups, flag=f"--{name}")
-        for name in ("real", "train")
-        if getattr(args, name)
-    }
-    flag = "--train" if args.train else "--real"
-    train = read_whole(folders[flag], names, view, groups=args.groups, flag=flag)
-    return Sets(samples, view, shown.get("real"), shown.get("train"), train, read_good(folders[flag], names, view))
+    return samples, RealSets.read(args, names, view_of_samples(args.samples, samples.masks.shape[1:]))

@@ -5,8 +5,6 @@ written to the folders named, or to <samples>/quality, lift, compare and curated
 in the gallery (keep, drop) are exported as the file that curate.py --list reads.
 """
 
-from __future__ import annotations
-
 import argparse
 import base64
 import hashlib
@@ -28,28 +26,18 @@ from PIL import Image
 
 from ..data.image_files import present_types
 from ..errors import InputError
-from ..file_io import ensure_writable, read_bytes, write_atomic
+from ..file_io import ensure_writable, read_bytes, read_json, write_atomic
 from ..generation.sample_io import class_names_of, common_class_names
 from ..pictures import palette
-from . import asked, compare, lift_report, tables
 from .image_sets import read_samples
+from .tables import number
 
 HELP = "write one HTML page of all results, with a gallery"
 
-
-def quality_markdown(result: dict[str, Any]) -> str:
-    return tables.markdown(result) + (f"\n{asked.markdown(result['asked'])}" if result.get("asked") else "")
-
-
-COMMANDS = {  # the Markdown of what <command>.json holds, and the picture beside it
-    "lift": (lift_report.markdown, "lift.png"),
-    "quality": (quality_markdown, "closest_pairs.png"),
-    "compare": (compare.markdown, "compare.png"),
-}
+COMMANDS = {"lift": "lift.png", "quality": "closest_pairs.png", "compare": "compare.png"}  # and their pictures
 UNKNOWN = ("clipped", "nearest_train", "nearest_sample", "agreement", "kept", "reason")  # what a mask does not tell
-# Characters of base64; with them and the rest, 5,000 samples of 64 px stay under 40 MB.
-EXACT_SIZE, MAX_SIZE = 8 << 20, 26 << 20  # all images as PNG up to the first, as JPEG up to the second
-MAX_SIDE = 1024  # pixels; larger images are reduced in any case
+# Of all images: PNG up to the first, reduced above the second, so that 5,000 samples always stay under 40 MB.
+EXACT_PIXELS, MAX_PIXELS = 2 << 20, 10 << 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,107 +50,74 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    out = args.out or bf.join(args.samples, "report.html")
+    """Raises InputError where there are no samples, or a file is broken or tells of other samples."""
+    samples, out = args.samples, args.out or bf.join(args.samples, "report.html")
     if bf.isdir(out):
         raise InputError(f"--out {out}: is a folder; name a file, such as {bf.join(out, 'report.html')}")
-    contents = gather(args.samples, {name: getattr(args, name) for name in (*COMMANDS, "curated")})
-    page = render(**contents).encode()
-    ensure_writable(bf.dirname(out) or ".", "--out")
-    write_atomic(out, page)
-    print(f"{out}: {len(contents['rows']):,} samples, {len(page) / 1e6:.1f} MB; {contents['pictures_note']}")
-
-
-def gather(samples: str, named: Mapping[str, str | None]) -> dict[str, Any]:
-    """Read everything that `render` takes.
-
-    named: the folders of COMMANDS and of "curated"; None: looked for in `samples`. Raises InputError where there are no
-    samples, or a file is broken or tells of other samples.
-    """
-    folders = {}
-    for name, folder in named.items():
-        default = bf.join(samples, name)
-        there = bf.exists(bf.join(default, "kept.jsonl" if name == "curated" else f"{name}.json"))
-        folders[name] = folder or (default if there else None)
-    results = {name: _read_result(name, folders[name]) for name in COMMANDS if folders[name]}
+    results, sections, plots, notes, rows = {}, {}, {}, [], {}
+    for name, picture in COMMANDS.items():
+        folder = getattr(args, name) or bf.join(samples, name)
+        if not getattr(args, name) and not bf.exists(bf.join(folder, f"{name}.json")):
+            continue
+        try:
+            results[name] = read_json(bf.join(folder, f"{name}.json"))
+            if results[name].get("command", name) != name:
+                raise ValueError(f"{name}.json is of another command")
+            sections[name] = to_html(read_bytes(bf.join(folder, f"{name}.md")).decode())
+        except (OSError, AttributeError, ValueError) as error:
+            wanted = f"{name}.json and {name}.md of evaluate.py {name}"
+            raise InputError(f"--{name} {folder}: holds no {wanted} ({error}); name its --out folder") from error
+        if bf.exists(path := bf.join(folder, picture)):
+            plots[name] = "data:image/png;base64," + base64.b64encode(read_bytes(path)).decode()
     known = results.get("quality", {}).get("class_names")
     class_names = class_names_of(samples) or (tuple(known) if known else common_class_names({"--samples": samples}))
     found = read_samples(samples, class_names)
-    rows = {}
     for name, mask in zip(found.names, found.masks, strict=True):
         types = {type_: {"pixels": n, "share": n / mask.size} for type_, n in present_types(mask, class_names).items()}
         rows[name] = {"name": name, "types": types, "empty": not types, **dict.fromkeys(UNKNOWN)}
     if len(rows) < len(found):
         raise InputError(f"--samples {samples}: two samples have the same name; rename one")
-    if folders["quality"]:
-        _add_scores(rows, bf.join(folders["quality"], "samples.jsonl"))
-    if folders["curated"]:
-        _add_states(rows, folders["curated"])
-    notes = []
-    if "quality" not in results:
+    if "quality" in results:
+        _add_scores(rows, bf.join(args.quality or bf.join(samples, "quality"), "samples.jsonl"))
+    else:
         command = f"python scripts/evaluate.py quality --real HELD_OUT --train TRAIN --samples {shlex.quote(samples)}"
         notes.append(f"Fidelity, copies and agreement were not measured: {command}")
+    curated = args.curated or bf.join(samples, "curated")
+    if args.curated or bf.exists(bf.join(curated, "kept.jsonl")):
+        _add_states(rows, curated)
     if missing := [name for name in class_names if not any(name in row["types"] for row in rows.values())]:
         notes.append(f"No sample holds {', '.join(missing)}.")
     kind, scale = choose_encoding(found.images)
     pairs = zip(found.images, found.masks, strict=True)
+    pictures = [(data_uri(image, kind, scale), data_uri(mask, "png", scale)) for image, mask in pairs]
     how = "shown exactly" if kind == "png" else "saved as JPEG" + f", reduced to {scale:.0%}" * (scale < 1)
-    return {
-        "folder": samples,
-        "class_names": class_names,
-        "results": results,
-        "plots": {
-            name: "data:image/png;base64," + base64.b64encode(read_bytes(path)).decode()
-            for name in results
-            if bf.exists(path := bf.join(folders[name], COMMANDS[name][1]))
-        },
-        "rows": list(rows.values()),
-        "pictures": [(data_uri(image, kind, scale), data_uri(mask, "png", scale)) for image, mask in pairs],
-        "pictures_note": f"Images of {found.images.shape[2]} × {found.images.shape[1]} px are {how}.",
-        "notes": notes,
-    }
-
-
-def _read_result(name: str, folder: str) -> dict[str, Any]:
-    path = bf.join(folder, f"{name}.json")
-    if not bf.exists(path):
-        raise InputError(f"--{name} {folder}: holds no {name}.json; name the --out folder of evaluate.py {name}")
-    try:
-        content = json.loads(read_bytes(path))
-    except ValueError:
-        content = None
-    if not isinstance(content, dict) or content.get("command", name) != name:
-        raise InputError(f"--{name} {path}: was not written by evaluate.py {name}; name its --out folder")
-    return content
+    size = f"Images of {found.images.shape[2]} × {found.images.shape[1]} px are {how}."
+    about = {"folder": samples, "sections": sections, "plots": plots, "notes": notes, "pictures_note": size, **results}
+    page = render(list(rows.values()), pictures, class_names, about).encode()
+    ensure_writable(bf.dirname(out) or ".", "--out")
+    write_atomic(out, page)
+    print(f"{out}: {len(rows):,} samples, {len(page) / 1e6:.1f} MB; {size}")
 
 
 def _read_lines(path: str, flag: str, remedy: str) -> dict[str, dict[str, Any]]:
     """The rows of a file of JSON lines by their "name", nan read as None: browsers know no such number."""
-    if not bf.exists(path):
-        raise InputError(f"{flag} {path}: does not exist; {remedy}")
-    rows = {}
-    for number, line in enumerate(read_bytes(path).decode("utf-8", "replace").splitlines(), start=1):
-        try:
-            row = json.loads(line, parse_constant=lambda _: None)
-            rows[row["name"]] = row
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{flag} {path}: line {number} does not describe a sample; {remedy}") from error
-    return rows
+    try:
+        rows = [json.loads(line, parse_constant=lambda _: None) for line in read_bytes(path).splitlines()]
+        return {row["name"]: row for row in rows}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{flag} {path}: is no file with a sample in each line ({error!r}); {remedy}") from error
 
 
 def _add_scores(rows: dict[str, dict[str, Any]], path: str) -> None:
     """Add the rows of samples.jsonl, which have to be of exactly these samples."""
     remedy = "run evaluate.py quality on these samples"
     scores = _read_lines(path, "--quality", remedy)
-    if strangers := sorted(set(scores) ^ set(rows)):
-        raise InputError(f"--quality {path}: tells of other samples than --samples ({strangers[0]}); {remedy}")
-    for name, row in rows.items():
-        try:
-            areas, scored = ({key: of["pixels"] for key, of in side["types"].items()} for side in (row, scores[name]))
-        except (AttributeError, KeyError, TypeError) as error:
-            raise InputError(f"--quality {path}: the row of {name} is incomplete; {remedy}") from error
-        if areas != scored:
-            raise InputError(f"--quality {path}: tells of {scored} pixels, but {name} has {areas}; {remedy}")
-        row |= scores[name]
+    for name in sorted({*rows, *scores}):
+        sides = [side.get(name, {}).get("types") for side in (rows, scores)]
+        shown, scored = ({key: of.get("pixels") for key, of in (side or {}).items()} for side in sides)
+        if None in sides or shown != scored:
+            raise InputError(f"--quality {path}: tells of other samples than --samples (see {name}); {remedy}")
+        rows[name] |= scores[name]
 
 
 def _add_states(rows: dict[str, dict[str, Any]], folder: str) -> None:
@@ -175,19 +130,11 @@ def _add_states(rows: dict[str, dict[str, Any]], folder: str) -> None:
             rows[name] |= {"kept": kept, "reason": row.get("reason")}
 
 
-def choose_encoding(images: np.ndarray, exact_size: int = EXACT_SIZE, max_size: int = MAX_SIZE) -> tuple[str, float]:
-    """The best kind ("png" or "jpeg") and scale of lengths at which images uint8 [N, H, W, 3] keep the limits.
-
-    Judged by some of them.
-    """
-    trial = images[:: math.ceil(len(images) / 32)]
-    largest = min(1.0, MAX_SIDE / max(images.shape[1:3]))
-    kinds = [("png", 1.0)] * (largest == 1) + [("jpeg", largest * 0.9**k) for k in range(30)]
-    for kind, scale in kinds:
-        size = sum(len(data_uri(image, kind, scale)) for image in trial) * len(images) / len(trial)
-        if size <= (exact_size if kind == "png" else max_size):
-            break
-    return kind, scale
+def choose_encoding(images: np.ndarray) -> tuple[str, float]:
+    """The kind, "png" or "jpeg", and scale of lengths at which the page shows images uint8 [N, H, W, 3]."""
+    pixels = math.prod(images.shape[:3])
+    scale = min(1.0, math.sqrt(MAX_PIXELS / pixels))
+    return "png" if pixels <= EXACT_PIXELS else "jpeg", scale
 
 
 def data_uri(array: np.ndarray, kind: str, scale: float) -> str:
@@ -208,7 +155,7 @@ def to_html(markdown: str) -> Markup:
 
     def line(tag: str, text: str) -> Markup:
         # An interval goes below its value.
-        shown = re.sub(r" (\[.*?\])", r" <small>\1</small>", re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", escape(text)))
+        shown = re.sub(r" (\[.*?\])", r" <small>\1</small>", re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", str(escape(text))))
         return Markup(f"<{tag}>{shown}</{tag.split()[0]}>")
 
     parts = []
@@ -228,43 +175,34 @@ def to_html(markdown: str) -> Markup:
 
 
 def render(
-    folder: str,
-    class_names: Sequence[str],
-    results: Mapping[str, dict[str, Any]],
-    plots: Mapping[str, str],
     rows: Sequence[Mapping[str, Any]],
     pictures: Sequence[tuple[str, str]],
-    pictures_note: str,
-    notes: Sequence[str] = (),
+    class_names: Sequence[str],
+    about: Mapping[str, Any],
 ) -> str:
     """The page; rows as in samples.jsonl with "kept" and "reason", pictures as data URIs of images and masks.
 
-    Raises InputError where results are not of the kind that the commands write.
+    about: all else that report.html names. Raises InputError where results are not as the commands write them.
     """
     assets = files(__package__) / "report_assets"
     template, css, js = ((assets / f"report.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.ChainableUndefined
     )
-    environment.filters |= {"number": lambda value, *how: tables.number(value or None, *how), "quote": shlex.quote}
+    environment.filters |= {"number": lambda value, *how: number(value or None, *how), "quote": shlex.quote}
     shown = hashlib.sha256("".join([*(row["name"] for row in rows), *map("".join, pictures)]).encode()).hexdigest()
     try:
         return environment.from_string(template).render(
-            folder=folder,
+            **about,
             class_names=class_names,
-            sections={name: to_html(COMMANDS[name][0](result)) for name, result in results.items()},
-            plots=plots,
             rows=rows,
             pictures=pictures,
-            pictures_note=pictures_note,
-            notes=notes,
             colours=[f"#{bytes(colour).hex()}" for colour in palette(len(class_names))[1:]],
             data={"id": shown[:16], "samples": rows},
             css=Markup(css),
             js=Markup(js),
             script_hash=base64.b64encode(hashlib.sha256(js.encode()).digest()).decode(),
-            **results,
         )
-    except (AttributeError, KeyError, TypeError, ValueError, IndexError, jinja2.TemplateError) as error:
-        found = " ".join(f"--{name}" for name in results)
+    except (KeyError, TypeError, ValueError, jinja2.TemplateError) as error:
+        found = " ".join(f"--{name}" for name in about if name in COMMANDS)
         raise InputError(f"{found}: results are not as evaluate.py writes them ({error!r}); run it again") from error

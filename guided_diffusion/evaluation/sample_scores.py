@@ -1,143 +1,180 @@
-"""Every sample by itself: what is in its mask, the training image and the sample that it is most like, its faults.
+"""What masks hold, of all samples and of each; which images each is most like, its faults; the types asked for.
 
-`score_samples` makes the rows that quality writes as samples.jsonl and curate goes by. Distances, copies and
-duplicates: as in copies.py, against the distances of real images to those of other groups.
+`score_samples` makes the rows that quality writes as samples.jsonl and curate goes by, against the limits that
+`measure_limits` takes from real images.
 """
 
-from __future__ import annotations
-
-import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
+import blobfile as bf
 import numpy as np
 
-from ..keyed_random import numpy_generator
-from .bootstrap import share_interval
-from .copies import PLANTED, Threshold, calibrate, distances_among, nearest, place, plant
+from ..data.files import stem_of
+from ..data.regions import regions
+from ..generation.sample_io import read_manifest
+from ..keyed_random import Key, numpy_generator
+from .bootstrap import mean_interval, share_interval, with_interval
+from .copies import FLIPS, PLANTED, calibrate, distances_among, place, plant
 from .image_sets import ImageSet, sources
-from .labels import is_speck_mask, regions, speck_thresholds
 
+SPECK = 0.5  # of the smallest real region of its type: what is smaller is a speck
 MOST_PAIRED = 300  # real images compared with one another
 MOST_PLANTED = 25  # training images of which copies are planted
 LEAST_FOUND = 0.9  # of planted copies, or there is a note
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What samples are held against, measured once on real images."""
+def measure_limits(train: ImageSet, seen: ImageSet, held_out: ImageSet | None) -> dict[str, Any]:
+    """What samples are held against: {"copy", "duplicate": of calibrate, "speck": {type: pixels}, "clipped"}.
 
-    copy: Threshold
-    duplicate: Threshold
-    speck: np.ndarray  # as of labels.speck_thresholds
-    clipped: np.ndarray  # float64 [2, 3], the largest share of pixels at 0 and at 255, by channel
-
-    @classmethod
-    def measure(cls, train: ImageSet, seen: ImageSet, held_out: ImageSet | None) -> Limits:
-        """train: whole images. seen: these as samples show them, of one size; held_out: others, likewise.
-
-        Without held_out, or where all of it is of training groups, thresholds are from the training images, each
-        against those of other groups.
-        """
-        real, source = seen, "training images, each against those of other groups"
-        if held_out is not None:
-            # Where groups are known on both sides, rather than each image being its own, they tell trained objects.
-            known = set(train.groups) if all(part.groups != sources(part) for part in (train, held_out)) else ()
-            kept = [i for i, group in enumerate(held_out.groups) if group not in known]
-            if kept:
-                real, source = held_out.take(kept), "held-out images"
-        distances = place(real.images, train.images)[0]
-        if real is seen:
-            distances = np.where(_unrelated(seen, train), distances, np.inf)
-        copy = calibrate(distances.min(axis=1), real.groups, real.names, source)
-        images = seen.images[_some(len(seen), MOST_PLANTED)]
-        planted = {kind: place(plant(images, kind), train.images)[0].min(axis=1) for kind in PLANTED}
-        found = {kind: float((distances < copy.value).mean()) for kind, distances in planted.items()}
-        some = real.take(_some(len(real), MOST_PAIRED))
-        among = np.where(_unrelated(some, some), distances_among(some.images), np.inf).min(axis=1)
-        return cls(
-            replace(copy, planted_found=found),
-            calibrate(among, some.groups, some.names, source),
-            speck_thresholds(train.masks, len(train.class_names)),
-            np.concatenate([_at_limits(seen.images), _at_limits(real.images)]).max(axis=0),
-        )
-
-    def as_json(self, class_names: Sequence[str]) -> dict[str, Any]:
-        return {
-            "copy": asdict(self.copy),
-            "duplicate": asdict(self.duplicate),
-            "speck": {name: float(self.speck[k]) for k, name in enumerate(class_names, start=1)},
-            "clipped": {"at_0": self.clipped[0].tolist(), "at_255": self.clipped[1].tolist()},
-        }
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What score_samples finds. thresholds: Limits.as_json. duplicates: all pairs (i < j, distance) under theirs.
-
-    rows: one of each sample. memorization: {"copies", "duplicates"}, shares with their intervals.
+    train: whole images. seen: these as samples show them, of one size; held_out: others, likewise. Without held_out, or
+    where all of it is of training groups, from the training images. "clipped": the largest shares as of _clipped.
     """
+    real, source = seen, "training images, each against those of other groups"
+    if held_out is not None:
+        # Where groups are known on both sides, rather than each image being its own, they tell trained objects.
+        known = set(train.groups) if all(part.groups != sources(part) for part in (train, held_out)) else ()
+        if kept := [i for i, group in enumerate(held_out.groups) if group not in known]:
+            real, source = held_out.take(kept), "held-out images"
+    distances = place(real.images, train.images)[0]
+    if real is seen:
+        distances = np.where(_unrelated(seen, train), distances, np.inf)
+    copy = calibrate(distances.min(axis=1), real.groups, real.names)
+    originals = seen.images[_some(len(seen), MOST_PLANTED)]
+    planted = {kind: place(plant(originals, kind), train.images)[0].min(axis=1) for kind in PLANTED}
+    found = {kind: float((distances < copy["value"]).mean()) for kind, distances in planted.items()}
+    some = real.take(_some(len(real), MOST_PAIRED))
+    among = np.where(_unrelated(some, some), distances_among(some.images), np.inf).min(axis=1)
+    return {
+        "copy": {**copy, "calibrated_on": source, "planted_found": found},
+        "duplicate": {**calibrate(among, some.groups, some.names), "calibrated_on": source},
+        "speck": speck_thresholds(train),
+        "clipped": np.concatenate([_clipped(seen.images), _clipped(real.images)]).max(axis=0).tolist(),
+    }
 
-    rows: list[dict[str, Any]]
-    thresholds: dict[str, Any]
-    memorization: dict[str, Any]
-    duplicates: list[tuple[int, int, float]]
 
+def score_samples(
+    samples: ImageSet, train: ImageSet, limits: dict[str, Any], agreement: np.ndarray | None = None
+) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """A row for each sample, against the whole images they were trained from; and their distances_among [N, N].
 
-def score_samples(samples: ImageSet, train: ImageSet, limits: Limits, agreement: np.ndarray | None = None) -> Scores:
-    """Score samples against the whole images they were trained from, whose limits these are.
-
-    agreement: float [N], nan where there is none. In a row, "share" is of the image, "largest" the pixels of the
-    largest region; "clipped" is the share of pixels at 0 or 255 in a channel, beyond the largest of real images.
+    limits: of measure_limits. agreement: float [N], nan where there is none. In a row, "share" is of the image,
+    "largest" the pixels of the largest region; "clipped" is the share of pixels at 0 or 255 in a channel, beyond the
+    largest of real images.
     """
-    placed = nearest(samples.images, train.images)
     among = distances_among(samples.images)
-    clipped = (_at_limits(samples.images) - limits.clipped).clip(min=0).max(axis=(1, 2))
+    clipped = (_clipped(samples.images) - np.array(limits["clipped"])).clip(min=0).max(axis=(1, 2))
+    distance, *found = place(samples.images, train.images)
+
+    def like(name: str, far: float, kind: str) -> dict[str, Any]:
+        return {"name": name, "distance": far, kind: far < limits[kind]["value"]}
+
     rows = []
-    for i, (name, mask, match) in enumerate(zip(samples.names, samples.masks, placed, strict=True)):
-        near = {"name": train.names[match.train], "distance": match.distance}
-        near |= {"copy": match.distance < limits.copy.value, "flip": match.flip, "top": match.top, "left": match.left}
-        own, other, alike = regions(mask), int(among[i].argmin()), None
-        sizes = {
-            name: pixels
-            for k, name in enumerate(samples.class_names, start=1)
-            if (pixels := [region.pixels for region in own if region.type == k])
+    for i, m in enumerate(distance.argmin(axis=1)):
+        mask, other = samples.masks[i], among[i].argmin()
+        own = region_sizes(mask, samples.class_names)
+        types = {
+            name: {"pixels": sum(n), "share": sum(n) / mask.size, "regions": len(n), "largest": n[0]}
+            for name, n in own.items()
         }
-        if len(samples) > 1:
-            alike = {"name": samples.names[other], "distance": float(among[i, other])}
-            alike["duplicate"] = alike["distance"] < limits.duplicate.value
+        flip, top, left = (int(part[i, m]) for part in found)
+        near = like(train.names[m], float(distance[i, m]), "copy")
+        alike = like(samples.names[other], float(among[i, other]), "duplicate") if len(samples) > 1 else None
         rows.append(
             {
-                "name": name,
-                "index": int(name) if name.isdecimal() else None,
-                "image": f"images/{name}.png",
-                "index_mask": f"masks_converted_dir/{name}.png",
-                "types": {
-                    name: {"pixels": sum(p), "share": sum(p) / mask.size, "regions": len(p), "largest": max(p)}
-                    for name, p in sizes.items()
-                },
-                "empty": not mask.any(),
-                "speck": is_speck_mask(mask, limits.speck),
+                "name": samples.names[i],
+                "types": types,
+                "empty": not types,
+                "speck": _only_specks(own, limits["speck"]),
                 "clipped": float(clipped[i]),
-                "nearest_train": near,
+                "nearest_train": {**near, "flip": list(FLIPS)[flip], "top": top, "left": left},
                 "nearest_sample": alike,
-                "agreement": None if agreement is None or math.isnan(agreement[i]) else float(agreement[i]),
+                "agreement": None if agreement is None or np.isnan(agreement[i]) else float(agreement[i]),
             }
         )
+    return rows, among
+
+
+def region_sizes(mask: np.ndarray, class_names: Sequence[str]) -> dict[str, list[int]]:
+    """Pixels of the regions of each type that an index mask holds, the largest first."""
+    by_type = groupby(regions(mask), lambda region: class_names[region.type - 1])
+    return {name: [region.pixels for region in own] for name, own in by_type}
+
+
+def speck_thresholds(real: ImageSet) -> dict[str, float]:
+    """Pixels below which a region of each type is a speck: SPECK times the smallest of the images' largest regions.
+
+    0 for types that no image shows.
+    """
+    found = [region_sizes(mask, real.class_names) for mask in real.masks]
+    return {k: SPECK * min((own[k][0] for own in found if k in own), default=0) for k in real.class_names}
+
+
+def _only_specks(found: Mapping[str, Sequence[int]], thresholds: Mapping[str, float]) -> bool:
+    return bool(found) and all(sizes[0] < thresholds[name] for name, sizes in found.items())
+
+
+def measure_labels(
+    sides: dict[str, ImageSet], thresholds: Mapping[str, float], key: Sequence[Key] = ()
+) -> dict[str, Any]:
+    """What quality.json holds as "labels", of each of `sides` ("samples", "real" and others), as the samples show them.
+
+    thresholds: of speck_thresholds. "regions" is the mean number in images that have the type, "area" the median share
+    of the image; None where no image has it.
+    """
+    empty, speck = {}, {}
+    per_type = {name: {"share": {}, "regions": {}, "area": {}} for name in thresholds}
+    for side, images in sides.items():
+        found, groups = [region_sizes(mask, images.class_names) for mask in images.masks], images.groups
+        empty[side] = share_interval([not own for own in found], groups)
+        speck[side] = share_interval([_only_specks(own, thresholds) for own in found], groups)
+        for name, part in per_type.items():
+            pixels = [own.get(name, []) for own in found]
+            areas = [one / mask.size for own, mask in zip(pixels, images.masks, strict=True) for one in own]
+            part["share"][side] = share_interval([bool(own) for own in pixels], groups)
+            part["regions"][side] = mean_interval([len(own) or np.nan for own in pixels], groups, ("labels", *key))
+            part["area"][side] = with_interval(np.median(areas)) if areas else None
+    trained = [name for name, pixels in thresholds.items() if pixels]
+    return {
+        "empty": empty,
+        "speck": speck,
+        "missing": [name for name in trained if not per_type[name]["area"]["samples"]],
+        "missing_in_real": [name for name in trained if not per_type[name]["area"]["real"]],
+        "per_type": per_type,
+    }
+
+
+def measure_asked(samples: ImageSet) -> dict[str, Any] | None:
+    """{type: {"asked", "present": numbers of samples, "obeyed": the share of those asked for it that show it}}.
+
+    Of the samples that their manifest says types were asked of; None without any.
+    """
+    path = bf.join(samples.folder, "manifest.jsonl")
+    rows = read_manifest(path) if bf.exists(path) else ()
+    asked = {stem_of(row["image"]): (row.get("condition") or {}).get("types") for row in rows}
+    of = [i for i, name in enumerate(samples.names) if asked.get(name) is not None]
+    result = {}
+    for k, name in enumerate(samples.class_names, start=1) if of else ():
+        present = {i: bool((samples.masks[i] == k).any()) for i in of}
+        own = [i for i in of if name in asked[samples.names[i]]]
+        obeyed = share_interval([present[i] for i in own], [samples.groups[i] for i in own]) if own else None
+        result[name] = {"asked": len(own), "present": sum(present.values()), "obeyed": obeyed}
+    return result or None
+
+
+def memorization(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The shares of near-copies and of duplicates among rows of score_samples, with their intervals."""
     flags = {
         "copies": [row["nearest_train"]["copy"] for row in rows],
         "duplicates": [bool(row["nearest_sample"] and row["nearest_sample"]["duplicate"]) for row in rows],
     }
-    memorization = {name: share_interval(own, range(len(rows))) for name, own in flags.items()}
-    pairs = zip(*np.nonzero(np.triu(among < limits.duplicate.value)), strict=True)
-    duplicates = [(int(i), int(j), float(among[i, j])) for i, j in pairs]
-    return Scores(rows, limits.as_json(samples.class_names), memorization, duplicates)
+    return {name: share_interval(own, range(len(rows))) for name, own in flags.items()}
 
 
-def notes(thresholds: dict[str, Any]) -> list[str]:
-    """What a person should know of the thresholds of some scores: images that stand out, and copies that they miss."""
-    lines, copy = [], thresholds["copy"]
+def notes(limits: dict[str, Any]) -> list[str]:
+    """What a person should know of the limits: images that stand out, and copies that they miss."""
+    lines, copy = [], limits["copy"]
     if copy["far_out"]:
         lines.append(
             f"{len(copy['far_out'])} of {copy['images']} {copy['calibrated_on']} are like training images and were "
@@ -162,7 +199,6 @@ def _some(count: int, most: int) -> np.ndarray:
     return np.sort(numpy_generator("some", count).permutation(count)[:most])
 
 
-def _at_limits(images: np.ndarray) -> np.ndarray:
+def _clipped(images: np.ndarray) -> np.ndarray:
     """Share of pixels at 0 and at 255 in each channel, float64 [N, 2, 3], of images uint8 [N, H, W, 3]."""
-    images = np.asarray(images)
-    return np.stack([(images == value).mean(axis=(1, 2)) for value in (0, 255)], axis=1)
+    return np.stack([(np.asarray(images) == value).mean(axis=(1, 2)) for value in (0, 255)], axis=1)

@@ -4,9 +4,6 @@ Agreement is the IoU of generated masks with what a segmenter sees that was trai
 its IoU with true masks of real images that it has not seen is the reference beside it.
 """
 
-from __future__ import annotations
-
-from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +11,13 @@ import numpy as np
 import torch
 
 from ..keyed_random import numpy_generator
-from ..precision import resolve_precision
-from .bootstrap import NUM_RESAMPLES, Resampling, mean_interval, with_interval
-from .image_sets import ImageSet, View
-from .segmenter import Pool, Segmenter, SegmenterSettings, train_segmenter
+from .bootstrap import Resampling, mean_interval, with_interval
+from .image_sets import ImageSet, RealSets
+from .segmenter import Pool, Segmenter, train_segmenter
 
 BOTH, PREDICTED, TRUE = range(3)  # last axis of the counts
 ANY = 0  # row of the counts: any type, against background
+STEPS = 300  # of the segmenter that agreement is with
 RESERVED = 5  # every fifth group of real images is left out of training, for the reference of agreement
 
 
@@ -38,12 +35,6 @@ def iou(counts: np.ndarray) -> np.ndarray:
     """Intersection over union of counts [..., 3]; nan where truth holds no pixel."""
     both, predicted, true = np.moveaxis(counts, -1, 0)
     return _ratio(both, (predicted + true - both) * (true > 0))
-
-
-def f1(counts: np.ndarray) -> np.ndarray:
-    """F1 (Dice) of counts [..., 3]; nan where truth holds no pixel."""
-    both, predicted, true = np.moveaxis(counts, -1, 0)
-    return _ratio(2 * both, (predicted + true) * (true > 0))
 
 
 @dataclass(frozen=True)
@@ -66,52 +57,43 @@ def calibrate(good: np.ndarray, share: float) -> int:
 
 
 def scores(outcome: Outcome, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Scores of one segmenter in [0, 1] under each row of weights, as float64 [R]; iou_types and f1_types [R, types].
+    """Scores of one segmenter in [0, 1] under each row of weights, as float64 [R]; iou_types [R, types].
 
     weights: [R, N + M]. Pixels are pooled over images; f1 is of defects against background. nan: nothing to take it
-    from, such as a type that truth does not hold; miou and f1_mean leave those out.
+    from, such as a type that truth does not hold; miou leaves those out.
     """
     pixels, good = outcome.pixels, outcome.good
     on_defects, on_good = weights[:, : len(pixels)], weights[:, len(pixels) :]
     pooled = (on_defects @ pixels.reshape(len(pixels), -1).astype(np.float64)).reshape(-1, *pixels.shape[1:])
     defect = pixels[:, ANY, TRUE] > 0
     found = pixels[:, ANY, PREDICTED] >= outcome.min_pixels
-    iou_types, f1_types = iou(pooled[:, 1:]), f1(pooled[:, 1:])
+    any_type, types = iou(pooled[:, ANY]), iou(pooled[:, 1:])
     return {
-        "miou": _mean_of_known(iou_types),
-        "f1": f1(pooled[:, ANY]),
-        "f1_mean": _mean_of_known(f1_types),
+        "miou": _mean_of_known(types),
+        "f1": 2 * any_type / (1 + any_type),
         "image_recall": _ratio(on_defects @ (defect & found), on_defects @ defect),
         "false_positive_rate": _ratio(on_good @ (good >= outcome.min_pixels), on_good.sum(axis=1)),
-        "iou_types": iou_types,
-        "f1_types": f1_types,
+        "iou_types": types,
     }
 
 
 def train_agreement_segmenter(
-    train: ImageSet,
-    good: ImageSet | None,
-    view: View,
-    seed: int = 0,
-    *,
-    held_out: ImageSet | None = None,
-    steps: int = 300,
-    device: torch.device | str = "cpu",
+    sets: RealSets, seed: int, device: torch.device | str
 ) -> tuple[Segmenter, dict[str, Any] | None]:
     """A segmenter trained on real images, whole, and defect-free ones; and its summary (see `agreement`) as reference.
 
-    The reference is of `held_out`, else of groups that are left out of `train`; None where there are too few to leave
-    out. Raises InputError as train_segmenter does.
+    The reference is of held-out images, else of groups that are left out of training; None where there are too few to
+    leave out. Raises InputError as train_segmenter does.
     """
+    train, held_out = sets.train, sets.held_out
     if held_out is None:
         names = list(dict.fromkeys(train.groups))
         order = numpy_generator("agreement", seed).permutation(len(names))
         reserved = {names[i] for i in order[: len(names) // RESERVED]}
         held_out = train.take([i for i, group in enumerate(train.groups) if group in reserved])
         train = train.take([i for i, group in enumerate(train.groups) if group not in reserved])
-    settings = SegmenterSettings(steps=steps, precision=resolve_precision("auto", torch.device(device)))
-    pool = Pool(train, None, good or None, view.size)
-    segmenter = train_segmenter(pool, settings, seed, device, "training a segmenter")
+    pool = Pool(train, None, sets.good or None, sets.view.size)
+    segmenter = train_segmenter(pool, STEPS, seed, device, "training a segmenter")
     return segmenter, agreement(segmenter, held_out)[1] if len(held_out) else None
 
 
@@ -122,27 +104,14 @@ def agreement(segmenter: Segmenter, samples: ImageSet) -> tuple[np.ndarray, dict
     {"mean": of these, "per_type": {type: IoU of all pixels together}, "images"}, each {"value", "interval"} over the
     samples' groups, or None where nothing is known.
     """
-    names = samples.class_names
+    names, groups = samples.class_names, samples.groups
     pairs = zip(segmenter.predict(samples.images), samples.masks, strict=True)
     counts = np.stack([count_pixels(p, t, len(names)) for p, t in pairs])
     both, predicted, true = np.moveaxis(counts[:, 1:], -1, 0)
     each = _mean_of_known(_ratio(both, predicted + true - both))
-    return each, {
-        "mean": mean_interval(each, samples.groups),
-        "per_type": {name: _pooled(counts[:, k], samples.groups) for k, name in enumerate(names, start=1)},
-        "images": len(samples),
-    }
-
-
-def _pooled(counts: np.ndarray, groups: Sequence[Hashable]) -> dict[str, Any] | None:
-    """IoU of counts [N, 3] pooled, with its interval; None where no mask holds the type."""
-    value, resampled = iou(counts.sum(axis=0)), None
-    if np.isnan(value):
-        return None
-    if len(set(groups)) >= 2:
-        weights = Resampling.draw(groups, NUM_RESAMPLES, numpy_generator("agreement"), least=1).weights
-        resampled = iou(weights @ counts)
-    return with_interval(value, resampled)
+    pooled = iou(np.tensordot(Resampling.draw(groups, "agreement", least=1).weights, counts, 1))[:, 1:].T
+    per_type = {k: None if np.isnan(of[0]) else with_interval(of) for k, of in zip(names, pooled, strict=True)}
+    return each, {"mean": mean_interval(each, groups), "per_type": per_type, "images": len(samples)}
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

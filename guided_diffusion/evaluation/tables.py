@@ -1,25 +1,21 @@
-"""How figures and tables are written, for terminals and Markdown files; and the tables of quality.json."""
+"""How figures and tables are written, for terminals and Markdown files, and drawn."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import blobfile as bf
+import numpy as np
+from PIL import Image
 
-def number(ci: dict[str, Any] | None, factor: float = 1, digits: int = 2, sign: str = "", none: str = "too few") -> str:
-    """{"value", "interval"} as text: 1.2 [0.9, 1.6]; `none` where it or its value is None. sign: "+" or ""."""
+from ..file_io import encode_png, write_atomic, write_json
+
+
+def number(ci: dict[str, Any] | None, factor: float = 1, digits: int = 2, sign: str = "") -> str:
+    """{"value", "interval"} as text: 1.2 [0.9, 1.6]; - where it or its value is None. sign: "+" or ""."""
     if ci is None or ci["value"] is None:
-        return none
-    text = f"{factor * ci['value']:{sign}.{digits}f}"
-    if ci["interval"] is None:
-        return text
-    low, high = (f"{factor * bound:{sign}.{digits}f}" for bound in ci["interval"])
-    return f"{text} [{low}, {high}]"
-
-
-def percent(ci: dict[str, Any] | None, none: str = "too few") -> str:
-    """A share {"value", "interval"} in percent."""
-    return number(ci, 100, 1, none=none)
+        return "-"
+    shown = [f"{factor * value:{sign}.{digits}f}" for value in (ci["value"], *(ci["interval"] or ()))]
+    return f"{shown[0]} [{shown[1]}, {shown[2]}]" if len(shown) > 1 else shown[0]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -30,79 +26,40 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "".join([line.format(*head), f"|{rule}|\n", *(line.format(*row) for row in rows)])
 
 
-# key, title, factor, decimals
-MEASURES = (
-    ("kid", "KID x 1000", 1000, 1),
-    ("fid", "FID", 1, 1),
-    ("precision", "precision", 1, 2),
-    ("recall", "recall", 1, 2),
-    ("density", "density", 1, 2),
-    ("coverage", "coverage", 1, 2),
-    ("diversity", "diversity", 1, 3),
-)
+def write_results(out: str, result: dict[str, Any], text: str, pictures: Mapping[str, Image.Image]) -> None:
+    """Write pictures, <command>.md and <command>.json, the last as it tells that all is there; print the text."""
+    for file, picture in pictures.items():
+        write_atomic(bf.join(out, file), encode_png(np.asarray(picture)))
+    write_atomic(bf.join(out, f"{result['command']}.md"), text.encode())
+    write_json(bf.join(out, f"{result['command']}.json"), result)
+    print(f"{text}\nlook at {' and '.join(bf.join(out, file) for file in pictures)}")
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """The tables of a quality.json: measures in rows; sets, or types, in columns."""
-    counts, settings, provenance = (result[part] for part in ("counts", "settings", "provenance"))
-    sides = {"samples": result, "training images": result["reference"]["train"], "real": result["reference"]["real"]}
-    labels, agreed = result["labels"], result["agreement"]
-    of_masks = [(title, labels[key]) for key, title in (("empty", "empty"), ("speck", "specks only"))]
-    parts = [
-        "# Quality of the samples\n",
-        f"{counts['samples']} samples of {settings['samples']} against {counts['real_images']} real images "
-        f"({counts['real_groups']} groups) of {settings['real']}. Features: {provenance['extractor']}, "
-        f"weights {provenance['weights_sha256'][:12]}. In brackets: 95% intervals.\n",
-        "".join(f"- {note}\n" for note in result["notes"]),
-        "## Overall\n",
-        _measures({title: side["overall"] for title, side in sides.items() if side}, MEASURES),
-        "Real: distances from one half of the real images to the other; diversity of all of them.\n",
-        "## Per type\n",
-        _measures(result["per_type"], MEASURES[:1]),
-        "## Labels\n",
-        table(["masks, in %", *labels["empty"]], [[title, *map(percent, of.values())] for title, of in of_masks]),
-        f"Trained types in no sample: {', '.join(labels['missing']) or 'none'}.\n",
-        _labels(labels["per_type"], list(labels["empty"])),
-        "## Memorisation\n",
-        _memorization(result["memorization"]),
-    ]
-    if agreed:
-        columns = {"samples": agreed} | ({"real": agreed["reference"]} if agreed["reference"] else {})
-        rows = [["images", *(of["images"] for of in columns.values())]]
-        rows += [["mean of an image", *(number(of["mean"]) for of in columns.values())]]
-        for name in agreed["per_type"]:
-            rows.append([f"{name}, all pixels", *(number(of["per_type"][name], none="-") for of in columns.values())])
-        parts += ["## Agreement with a segmenter\n", table(["IoU", *columns], rows)]
-    return "\n".join(parts)
+def plot_intervals(
+    names: Sequence[str], panels: Sequence[tuple[str, float, Sequence[dict[str, Any] | None], dict[str, float]]]
+) -> Image.Image:
+    """A row for each name, the first, which is the reference, in red.
 
+    panels: title, factor, {"value", "interval"} or None of each name, {style of matplotlib: place} of vertical lines.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no pyplot: no global state, no display
+    from matplotlib.figure import Figure
 
-def _measures(blocks: dict[str, dict[str, Any]], measures: Sequence[tuple[str, str, float, int]]) -> str:
-    """Measures of blocks by their titles."""
-    counts = ["{samples} / {real} in {real_groups} groups".format(**block["counts"]) for block in blocks.values()]
-    rows = [["compared / with", *counts]]
-    for key, *title, factor, digits in measures:
-        rows.append([*title, *(number(block.get(key), factor, digits) for block in blocks.values())])
-    return table(["measure", *blocks], rows)
-
-
-def _labels(types: dict[str, dict[str, Any]], sides: Sequence[str]) -> str:
-    """Shares of images, regions and areas by type."""
-    rows, parts = [], (("share", "in % of", 100), ("regions", "regions,", 1), ("area", "median area in %,", 100))
-    for part, title, factor in parts:
-        for side in sides:
-            rows.append([f"{title} {side}", *(number(own[part][side], factor, none="-") for own in types.values())])
-    return table(["type", *types], rows)
-
-
-def _memorization(memorization: dict[str, Any]) -> str:
-    """Shares of near-copies and duplicates, and what the thresholds find among real images and planted copies."""
-    limits, rows = memorization["thresholds"], []
-    for key, title, by in (("copies", "a training image", "copy"), ("duplicates", "another sample", "duplicate")):
-        alarms, value = limits[by]["false_alarms"], limits[by]["value"]
-        rows.append([f"near-copies of {title}", percent(memorization[key]), percent(alarms), f"{value:.3f}"])
-    found = ", ".join(f"{kind} {100 * share:.0f}%" for kind, share in limits["copy"]["planted_found"].items())
-    return (
-        f"{table(['in %', 'samples', 'false alarms among real images', 'distance under'], rows)}\n"
-        f"Thresholds: {limits['copy']['calibrated_on']}, {limits['copy']['images']} in {limits['copy']['groups']} "
-        f"groups. Planted copies of training images found: {found}.\n"
-    )
+    figure = Figure(figsize=(3 + 2.6 * len(panels), 1.5 + 0.3 * len(names)), dpi=100, layout="constrained")
+    for axes, (title, factor, found, lines) in zip(
+        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
+    ):
+        for at, one in enumerate(found):
+            if one and one["value"] is not None:
+                colour = "#3b6ea5" if at else "#d1495b"
+                axes.plot(factor * one["value"], at, "o", color=colour, ms=5)
+                axes.plot([factor * bound for bound in one["interval"] or []], [at] * 2, color=colour, lw=1.5)
+        for style, place in lines.items():
+            axes.axvline(factor * place, color="#222222", ls=style, lw=1)
+        axes.set_title(title, fontsize=10, loc="left")
+        axes.grid(axis="x", alpha=0.25)
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.array(canvas.buffer_rgba())).convert("RGB")

@@ -1,129 +1,111 @@
 """The formats, each by what reads it: pycocotools, ultralytics, mmsegmentation, anomalib, `datasets`, this project."""
 
-from __future__ import annotations
-
-import io
 import json
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from pprint import pformat
 from typing import Any
 
 import numpy as np
 import yaml
-from PIL import Image
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from ..data.prepared import read_pair
-from ..file_io import encode_png
+from ..file_io import as_json, encode_png
 from ..joint_tensor import MAX_TYPES
 from ..pictures import colorize, palette
 from .polygons import edge_polygon, inset_polygon, outlines
-from .records import Export, Layout, Record, as_json, safe_names
-
-
-def palette_mask(mask: np.ndarray) -> bytes:
-    """An index mask as a palette PNG, which viewers show in the project's colours."""
-    picture = Image.fromarray(mask)
-    picture.putpalette(palette(MAX_TYPES).tobytes())  # makes the mode "P"
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return buffer.getvalue()
+from .records import Export, Layout, Record, safe_names
 
 
 def coco(export: Export) -> Layout:
     """COCO instances: an annotation per connected region."""
-    index_files = {f"annotations/instances_{part}.json": partial(_instances, export, part) for part in export.parts}
+    index_files = {}
+    for part, records in export.parts.items():
+        images, annotations = [], []
+        for number, record in enumerate(tqdm(records, f"annotating {part}", unit="image", disable=None), start=1):
+            mask = read_pair(record.sample, MAX_TYPES)[1]
+            height, width = mask.shape
+            image = {"id": number, "file_name": f"{record.name}.png", "width": width, "height": height}
+            images.append({**image, "source": record.source})
+            for index, walk in _regions(mask):
+                polygon = edge_polygon(walk).ravel()
+                code = coco_mask.merge(coco_mask.frPyObjects([polygon.astype(float).tolist()], height, width))
+                rle = {"size": [height, width], "counts": code["counts"].decode("ascii")}
+                annotation = {"id": len(annotations) + 1, "image_id": number, "category_id": index, "iscrowd": 0}
+                annotation["segmentation"] = rle if export.segmentation == "rle" else [polygon.tolist()]
+                annotation["area"] = int(coco_mask.area(code))
+                annotation["bbox"] = coco_mask.toBbox(code).astype(int).tolist()
+                annotations.append(annotation)
+        categories = [
+            {"id": index, "name": name, "supercategory": "defect"} for name, index in export.label_map.items()
+        ]
+        content = {"info": {"description": "images of defects; the field source says which are generated"}}
+        content |= {"licenses": [], "categories": categories, "images": images, "annotations": annotations}
+        index_files[f"annotations/instances_{part}.json"] = json.dumps(content, ensure_ascii=False).encode()
     return Layout(lambda record: {f"images/{record.name}.png": None}, index_files)
 
 
-def _instances(export: Export, part: str) -> bytes:
-    images, annotations, colours = [], [], palette(len(export.class_names)).tolist()
-    progress = tqdm(export.parts[part], f"annotating {part}", unit="image", disable=None)
-    for number, record in enumerate(progress, start=1):
-        size = {"width": record.size[1], "height": record.size[0]}
-        images.append({"id": number, "file_name": f"{record.name}.png", **size, "source": record.source})
-        mask = read_pair(record.sample, len(colours))[1] if record.types else None
-        for index in (export.label_map[name] for name in record.types):
-            for walk in outlines(mask == index):
-                about = {"id": len(annotations) + 1, "image_id": number, "category_id": index, "iscrowd": 0}
-                annotations.append({**about, **_region(edge_polygon(walk).ravel(), record.size, export.segmentation)})
-    content = {
-        "info": {"description": "images of defects; the field source says which are generated, export.json how"},
-        "licenses": [],
-        "categories": [
-            {"id": index, "name": name, "supercategory": "defect", "color": colours[index]}
-            for name, index in export.label_map.items()
-        ],
-        "images": images,
-        "annotations": annotations,
-    }
-    return json.dumps(content, ensure_ascii=False).encode()
-
-
-def _region(polygon: np.ndarray, size: tuple[int, int], segmentation: str) -> dict[str, Any]:
-    code = coco_mask.merge(coco_mask.frPyObjects([polygon.astype(np.float64).tolist()], *size))
-    rle = {"size": list(size), "counts": code["counts"].decode("ascii")}
-    return {
-        "segmentation": rle if segmentation == "rle" else [polygon.tolist()],
-        "area": int(coco_mask.area(code)),
-        "bbox": coco_mask.toBbox(code).astype(int).tolist(),
-    }
+def _regions(mask: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """The type and the outline of each connected region, type by type."""
+    for index in np.unique(mask[mask > 0]).tolist():
+        for walk in outlines(mask == index):
+            yield index, walk
 
 
 def yolo(export: Export) -> Layout:
     """YOLO segmentation: a text file of normalised polygons beside each image, and data.yaml."""
     has_val = "val" in export.parts
     content = {"train": "images/train", "val": "images/val" if has_val else "images/train"}
-    text = "# Paths count from this file's folder, which can be moved: there is no `path` key.\n" + yaml.safe_dump(
-        {**content, "names": dict(enumerate(export.class_names))}, sort_keys=False, allow_unicode=True
-    )
-    note = "without --val, data.yaml names the training part as val: scores on it mean nothing"
+    content["names"] = dict(enumerate(export.label_map))
+    text = "# Paths count from this file's folder, which can be moved: there is no `path` key.\n"
+    text += yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     return Layout(
         lambda record: {
             f"images/{record.part}/{record.name}.png": None,
             f"labels/{record.part}/{record.name}.txt": _labels,
         },
-        {"data.yaml": text.encode},
-        [] if has_val else [note],
+        {"data.yaml": text.encode()},
+        [] if has_val else ["without --val, data.yaml names the training part as val: scores on it mean nothing"],
     )
 
 
 def _labels(mask: np.ndarray) -> bytes:
     """A line per connected region: its class from 0, then x and y of the corners as shares of width and height."""
     lines = []
-    for index in np.unique(mask[mask > 0]).tolist():
-        for walk in outlines(mask == index):
-            shares = inset_polygon(walk) / mask.shape[::-1]
-            lines.append(" ".join([str(index - 1), *(f"{value:.8f}" for value in shares.ravel())]) + "\n")
+    for index, walk in _regions(mask):
+        shares = inset_polygon(walk) / mask.shape[::-1]
+        lines.append(" ".join([str(index - 1), *(f"{value:.8f}" for value in shares.ravel())]) + "\n")
     return "".join(lines).encode()
+
+
+_palette_mask = partial(encode_png, palette=palette(MAX_TYPES))  # viewers show it in the project's colours
+
+# mmengine puts the file's folder in place of fileDirname; label 0 is the background, a class of its own.
+_DATALOADER = """{part}_dataloader = {{'dataset': {{'type': 'BaseSegDataset',
+ 'data_root': '{{{{ fileDirname }}}}',
+ 'data_prefix': {{'img_path': 'img_dir/{part}', 'seg_map_path': 'ann_dir/{part}'}},
+ 'img_suffix': '.png',
+ 'seg_map_suffix': '.png',
+ 'reduce_zero_label': False,
+ 'metainfo': METAINFO}}}}
+"""
 
 
 def mmseg(export: Export) -> Layout:
     """mmsegmentation: img_dir/ and ann_dir/ with index masks, and dataset.py to inherit from."""
-    names = ("background", *export.class_names)
-    metainfo = {"classes": names, "palette": palette(len(export.class_names)).tolist()}
+    metainfo = {"classes": ("background", *export.label_map), "palette": palette(len(export.label_map)).tolist()}
     text = '"""A data set for mmsegmentation: name this file in `_base_` and add the rest, such as pipelines."""\n\n'
     text += f"METAINFO = {pformat(metainfo, sort_dicts=False, width=110)}\n"
-    for part in export.parts:
-        dataset = {
-            "type": "BaseSegDataset",
-            "data_root": "{{ fileDirname }}",  # mmengine puts this file's folder here
-            "data_prefix": {"img_path": f"img_dir/{part}", "seg_map_path": f"ann_dir/{part}"},
-            "img_suffix": ".png",
-            "seg_map_suffix": ".png",
-            "reduce_zero_label": False,  # 0 is the background, a class of its own
-            "metainfo": "METAINFO",
-        }
-        dataset = pformat(dataset, sort_dicts=False, width=110).replace("'METAINFO'", "METAINFO")
-        text += f"{part}_dataloader = {{'dataset': {dataset}}}\n"
+    text += "".join(_DATALOADER.format(part=part) for part in export.parts)
     return Layout(
         lambda record: {
             f"img_dir/{record.part}/{record.name}.png": None,
-            f"ann_dir/{record.part}/{record.name}.png": palette_mask,
+            f"ann_dir/{record.part}/{record.name}.png": _palette_mask,
         },
-        {"dataset.py": text.encode},
+        {"dataset.py": text.encode()},
         [] if "val" in export.parts else ["without --val, dataset.py has no val_dataloader"],
     )
 
@@ -131,8 +113,8 @@ def mmseg(export: Export) -> Layout:
 def mvtec(export: Export) -> Layout:
     """MVTec AD: defect-free images to train on, defects to test on, one 0/255 mask each."""
     top = export.object_name
-    # "good" first, so that a type of that name gets another folder.
-    folders = dict(zip(export.class_names, safe_names(["good", *export.class_names])[1:], strict=True))
+    # MVTec AD's own folders first, so that a type of such a name gets another one.
+    folders = dict(zip(export.label_map, safe_names(["good", "combined", *export.label_map])[2:], strict=True))
 
     def files(record: Record) -> dict[str, Any]:
         # anomalib pairs images and masks by their place in sorted lists, so no name may be the beginning of another.
@@ -141,7 +123,7 @@ def mvtec(export: Export) -> Layout:
             return {f"{top}/{'test' if record.part == 'val' else 'train'}/good/{name}.png": None}
         if not record.types:  # nobody calls it defect-free
             return {}
-        folder = folders[next(iter(record.types))] if len(record.types) == 1 else "combined"  # MVTec AD's own word
+        folder = folders[next(iter(record.types))] if len(record.types) == 1 else "combined"
         truth = f"{top}/ground_truth/{folder}/{name}_mask.png"
         return {f"{top}/test/{folder}/{name}.png": None, truth: lambda mask: encode_png(np.uint8(255) * (mask > 0))}
 
@@ -156,33 +138,33 @@ def mvtec(export: Export) -> Layout:
 def hf(export: Export) -> Layout:
     """Hugging Face's imagefolder: metadata.jsonl beside the images of each part, and a dataset card."""
     folders = {"train": "train", "val": "validation"}  # as `datasets` knows parts by their folders
-    index_files = {f"{folders[part]}/metadata.jsonl": partial(_metadata, rows) for part, rows in export.parts.items()}
-    index_files["README.md"] = partial(_card, export, [folders[part] for part in export.parts])
+    index_files = {}
+    for part, records in export.parts.items():
+        # `datasets` wants the same columns, of the same types, in all parts: none may be null.
+        rows = [
+            {
+                "file_name": f"{record.name}.png",
+                "mask_file_name": f"masks/{record.name}.png",
+                "types": list(record.types),
+                "source": record.source,
+                "seed": "" if record.seed is None else str(record.seed),
+            }
+            for record in records
+        ]
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        index_files[f"{folders[part]}/metadata.jsonl"] = text.encode()
+    index_files["README.md"] = _card(export, [folders[part] for part in export.parts])
     return Layout(
         lambda record: {
             f"{folders[record.part]}/{record.name}.png": None,
-            f"{folders[record.part]}/masks/{record.name}.png": palette_mask,
+            f"{folders[record.part]}/masks/{record.name}.png": _palette_mask,
         },
         index_files,
     )
 
 
-def _metadata(records: list[Record]) -> bytes:
-    """A line per image. `datasets` wants the same columns, of the same types, in all parts: none may be null."""
-    rows = [
-        {
-            "file_name": f"{record.name}.png",
-            "mask_file_name": f"masks/{record.name}.png",
-            "types": list(record.types),
-            "source": record.source,
-            "seed": "" if record.seed is None else str(record.seed),
-        }
-        for record in records
-    ]
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-
-
 def _card(export: Export, folders: list[str]) -> bytes:
+    """The dataset card, README.md."""
     sources = Counter(record.source for record in export.records)
     head = {
         "license": "unknown",
@@ -193,22 +175,18 @@ def _card(export: Export, folders: list[str]) -> bytes:
         ],
     }
     labels = ", ".join(f"{index} for {name}" for name, index in export.label_map.items())
-    lines = [
-        f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n# Images of defects with masks\n",
+    text = (
+        f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n# Images of defects with masks\n\n"
         f"{sources['generated']} generated and {sources['real']} real images. The column `source` says which is which; "
         f"`seed` is empty where there is none. Masks hold 0 for the background, {labels}. The licence is for the "
-        "publisher to fill in.\n",
-        "| type | generated | real, train | real, validation |\n| --- | --- | --- | --- |",
-    ]
-    for name in export.class_names:
-        count = Counter(record.origin for record in export.records if name in record.types)
-        lines.append(f"| {name} | {count['gen']} | {count['real']} | {count['val']} |")
+        "publisher to fill in.\n"
+    )
     if sources["generated"]:
-        lines.append(
+        text += (
             "\nGenerated images are **synthetic**: Defect-Gen, a pair of diffusion models, made them together with "
-            f"their masks.\nSettings: `{json.dumps(export.settings) if export.settings else 'not recorded'}`"
+            f"their masks.\nSettings: `{json.dumps(export.settings) if export.settings else 'not recorded'}`\n"
         )
-    return ("\n".join(lines) + "\n").encode()
+    return text.encode()
 
 
 def defect_spectrum(export: Export) -> Layout:
@@ -220,7 +198,7 @@ def defect_spectrum(export: Export) -> Layout:
             f"masks/{record.name}.png": lambda mask: encode_png(colorize(mask)),
             f"masks_converted_dir/{record.name}.png": encode_png,
         },
-        {"dataset.json": partial(as_json, {"label_map": export.label_map, "images": rows})},
+        {"dataset.json": as_json({"label_map": export.label_map, "images": rows})},
     )
 
 

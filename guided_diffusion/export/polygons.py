@@ -5,8 +5,6 @@ pixel it runs along. A slit of no width along a row joins each hole to the borde
 polygon describes the region; filled by the even-odd rule, slits vanish and holes stay empty.
 """
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 
@@ -17,30 +15,25 @@ def outlines(mask: np.ndarray) -> list[np.ndarray]:
     """A closed walk around each region of a boolean mask [H, W]: int64 [N, 2], (x, y) in half pixels."""
     double = np.asarray(mask, np.uint8).repeat(2, axis=0).repeat(2, axis=1)
     contours, hierarchy = cv2.findContours(double, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    is_hole = [parent >= 0 for parent in (hierarchy[0, :, 3] if contours else ())]
+    parents = hierarchy[0, :, 3].tolist() if contours else []
     points: list[list[int]] = []  # (x, y) of each step of all walks
     following: list[int] = []  # the step after each, so that a hole is spliced in at once however long the walks are
+    heads = []  # the first step of each walk
     at = np.full(double.shape, -1)  # a step that is at this place
-
-    def add(contour: np.ndarray) -> int:
-        first, end = len(points), len(points) + len(contour)
-        points.extend(contour[:, 0].tolist())
-        following.extend([*range(first + 1, end), first])
-        at[contour[:, 0, 1], contour[:, 0, 0]] = np.arange(first, end)
-        return first
-
-    heads = [add(contour) for contour, hole in zip(contours, is_hole, strict=True) if not hole]
-    holes = [contour for contour, hole in zip(contours, is_hole, strict=True) if hole]
-    # By rows: what a hole is joined to, another hole included, is part of a walk by then.
-    for hole in sorted(holes, key=lambda hole: hole[0, 0, ::-1].tolist()):
-        x, y = hole[0, 0]
-        free = np.flatnonzero(double[y, :x] == 0)
-        node = int(at[y, free[-1] + 1 if len(free) else 0])
-        first = add(hole)
-        last = len(points) - 1
-        points.extend([points[first], points[node]])
-        following.extend([last + 2, following[node]])
-        following[last], following[node] = last + 1, first
+    # Outer borders, then holes by rows: what a hole is joined to, another hole included, is part of a walk by then.
+    for k in sorted(range(len(parents)), key=lambda k: contours[k][0, 0, ::-1].tolist() * (parents[k] >= 0)):
+        border, first = contours[k][:, 0], len(points)
+        points += border.tolist()
+        if parents[k] < 0:
+            heads.append(first)
+            after = first
+        else:
+            x, y = border[0]
+            node = int(at[y, np.flatnonzero(double[y, :x] == 0).max(initial=-1) + 1])
+            points += [points[first], points[node]]  # along the slit and back
+            after, following[node] = following[node], first
+        following += [*range(first + 1, len(points)), after]
+        at[border[:, 1], border[:, 0]] = np.arange(first, first + len(border))
     walks = []
     for head in heads:
         walk = [head]

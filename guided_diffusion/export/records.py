@@ -1,11 +1,8 @@
 """The images of an export: read and checked before anything is written, then written into a folder of their own."""
 
-from __future__ import annotations
-
-import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -14,14 +11,14 @@ import blobfile as bf
 import numpy as np
 from tqdm import tqdm
 
+from .. import file_io
 from ..data.files import stem_of
 from ..data.image_files import present_types
 from ..data.prepared import SAMPLES, Sample, find_good, find_samples, read_pair
 from ..errors import InputError
-from ..file_io import encode_png, ensure_writable, read_bytes, read_json, remove_temporaries, write_if_changed
-from ..generation.sample_io import common_class_names, read_manifest, recorded_settings
+from ..generation.sample_io import WRITERS, common_class_names, read_manifest, recorded_settings
+from ..joint_tensor import MAX_TYPES
 
-WRITERS = 8  # a disk waits for several files as long as for one
 RECORD_FILE = "export.json"
 LEFT_BY_READERS = (".cache", ".npy")  # ultralytics leaves labels/train.cache and, where asked to, images as arrays
 
@@ -31,14 +28,13 @@ class Record:
     """An image of the export.
 
     name: of its files, without suffix; starts with the origin. number: among those of its origin; a sample's own.
-    size: height and width in pixels. types: pixel count of each that occurs. seed: where a manifest tells.
+    types: pixel count of each that occurs. seed: where a manifest tells.
     """
 
     name: str
     origin: Literal["gen", "real", "val"]
     number: int
     sample: Sample
-    size: tuple[int, int]
     types: dict[str, int]
     seed: int | None = None
 
@@ -55,31 +51,29 @@ class Layout(NamedTuple):
     """What a format makes of an export, by paths below OUT.
 
     files: of a record, what makes the content of each from the index mask, or None for the image; {} leaves the record
-    out. index_files: what makes those that lead to the others. notes: lines for the user.
+    out. index_files: those that lead to the others. notes: lines for the user.
     """
 
     files: Callable[[Record], dict[str, Callable[[np.ndarray], bytes] | None]]
-    index_files: dict[str, Callable[[], bytes]]
-    notes: tuple[str, ...] | list[str] = ()
+    index_files: dict[str, bytes]
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Export:
-    """parts: the records of "train", and of "val" if there are held-out images; settings: of generating, if known."""
+    """What is exported, and by which types; settings: of generating, if known."""
 
-    parts: dict[str, list[Record]]
-    class_names: tuple[str, ...]
+    records: list[Record]
+    label_map: dict[str, int]
     settings: dict[str, Any]
     segmentation: str = "polygon"  # of COCO, or "rle"
     object_name: str = "object"  # of MVTec AD
 
     @property
-    def records(self) -> list[Record]:
-        return [record for part in self.parts.values() for record in part]
-
-    @property
-    def label_map(self) -> dict[str, int]:
-        return {name: index for index, name in enumerate(self.class_names, start=1)}
+    def parts(self) -> dict[str, list[Record]]:
+        """The records of "train", and of "val" if there are held-out images."""
+        parts = {part: [record for record in self.records if record.part == part] for part in ("train", "val")}
+        return {part: records for part, records in parts.items() if records}
 
 
 def read_export(samples: str, real: str | None, val: str | None, *, keep_good: bool, **options: str) -> Export:
@@ -89,8 +83,7 @@ def read_export(samples: str, real: str | None, val: str | None, *, keep_good: b
     real sets too. options: further fields of Export. Raises InputError.
     """
     folders = {flag: path for flag, path in (("SAMPLES", samples), ("--real", real), ("--val", val)) if path}
-    class_names = common_class_names(folders)
-    settings = recorded_settings(samples)
+    class_names, settings = common_class_names(folders), recorded_settings(samples)
     generated = settings or bf.isdir(bf.join(samples, SAMPLES[1]))
     origins = {"SAMPLES": "gen" if generated else "real", "--real": "real", "--val": "val"}
     found = []
@@ -100,27 +93,21 @@ def read_export(samples: str, real: str | None, val: str | None, *, keep_good: b
         except InputError as error:
             raise InputError(f"{flag} {error}") from error
         path = bf.join(folder, "manifest.jsonl")
-        rows = {stem_of(row["image"]): row for row in read_manifest(path)} if bf.exists(path) else {}
-        # What a manifest does not list is the rest of a run that was cut off.
-        listed = [(flag, pair, rows.get(stem_of(pair.image), {})) for pair in pairs]
-        found += [entry for entry in listed if entry[2] or not rows]
+        listed = bf.exists(path)  # what a manifest does not list is the rest of a run that was cut off
+        rows = {stem_of(row["image"]): row for row in read_manifest(path)} if listed else {p.name: {} for p in pairs}
+        found += [(flag, pair, rows[pair.name]) for pair in pairs if pair.name in rows]
 
+    records, numbers, without_defect = [], Counter(), dict(folders)
     names = safe_names(f"{origins[flag]}_{pair.name}" for flag, pair, _ in found)
-    numbers: Counter[str] = Counter()
-    parts: dict[str, list[Record]] = {}
-    with_defects = set()
     for name, (flag, pair, row) in zip(names, tqdm(found, "checking", unit="image", disable=None), strict=True):
-        mask = read_pair(pair, len(class_names))[1]
-        origin, types = origins[flag], present_types(mask, class_names)
-        number = row.get("index", numbers[origin])
-        record = Record(name, origin, number, pair, mask.shape, types, row.get("seed"))
-        parts.setdefault(record.part, []).append(record)
+        origin, types = origins[flag], present_types(read_pair(pair, len(class_names))[1], class_names)
+        records.append(Record(name, origin, row.get("index", numbers[origin]), pair, types, row.get("seed")))
         numbers[origin] += 1
-        with_defects |= {flag} if types else set()
-    for flag in folders:
-        if flag not in with_defects:
-            raise InputError(f"{flag} {folders[flag]}: no mask holds a defect, so there is nothing to export")
-    return Export(parts, class_names, settings, **options)
+        if types:
+            without_defect.pop(flag, None)
+    for flag, folder in without_defect.items():
+        raise InputError(f"{flag} {folder}: no mask holds a defect, so there is nothing to export")
+    return Export(records, {name: index for index, name in enumerate(class_names, start=1)}, settings, **options)
 
 
 def safe_names(names: Iterable[str]) -> list[str]:
@@ -136,10 +123,6 @@ def safe_names(names: Iterable[str]) -> list[str]:
     return list(safe.values())
 
 
-def as_json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
-
-
 def write_export(out: str, name: str, layout: Layout, export: Export, about: dict[str, Any]) -> int:
     """Write `export` into the folder `out`; returns how many files had to be written.
 
@@ -148,52 +131,41 @@ def write_export(out: str, name: str, layout: Layout, export: Export, about: dic
     before anything is written, where `out` holds anything that does not belong to this export.
     """
     records = [(record, files) for record in export.records if (files := layout.files(record))]
-    paths = [*(path for _, files in records for path in files), *layout.index_files, RECORD_FILE]
-    _check_no_strangers(out, name, set(paths))
-    ensure_writable(out, "OUT")
+    paths = {*(path for _, files in records for path in files), *layout.index_files, RECORD_FILE}
+    _check_no_strangers(out, name, paths)
+    file_io.ensure_writable(out, "OUT")
     for folder in {bf.dirname(bf.join(out, path)) for path in paths}:
-        remove_temporaries(folder)
+        file_io.remove_temporaries(folder)
 
     def write(path: str, data: bytes) -> bool:
-        try:
-            return write_if_changed(bf.join(out, path), data)
-        except (OSError, bf.Error) as error:
-            reason = getattr(error, "strerror", None) or error
-            where = repr(bf.join(out, path))
-            raise InputError(f"OUT: cannot write {where} ({reason}); the same command goes on from there") from error
+        with file_io.writing(bf.join(out, path), "OUT", "the same command goes on from there"):
+            return file_io.write_if_changed(bf.join(out, path), data)
 
     def write_record(record: Record, files: dict[str, Callable[[np.ndarray], bytes] | None]) -> int:
-        image, mask = read_pair(record.sample, len(export.class_names))
-        return sum(
-            write(path, make(mask) if make else _image_file(record.sample.image, image)) for path, make in files.items()
-        )
+        image, mask = read_pair(record.sample, MAX_TYPES)
+        data = file_io.read_bytes(record.sample.image)
+        # Copied: PNG files of 8-bit grey or RGB, unless EXIF rotates them.
+        if not data.startswith(b"\x89PNG\r\n\x1a\n") or data[24:26] not in (b"\x08\0", b"\x08\2") or b"eXIf" in data:
+            data = file_io.encode_png(image)
+        return sum(write(path, make(mask) if make else data) for path, make in files.items())
 
     if not bf.exists(bf.join(out, RECORD_FILE)):  # marks the folder as ours, should this run be cut off
-        write(RECORD_FILE, as_json({"format": name}))
+        write(RECORD_FILE, file_io.as_json({"format": name}))
     with ThreadPoolExecutor(WRITERS) as pool:
         done = pool.map(write_record, *zip(*records, strict=True))
         written = sum(tqdm(done, "writing", len(records), unit="image", disable=None))
-    written += sum(write(path, make()) for path, make in layout.index_files.items())
     sources = {next(iter(files)): record.sample.image for record, files in records}
     content = {"format": name, **about, "label_map": export.label_map, "generation": export.settings, "files": sources}
-    return written + write(RECORD_FILE, as_json(content))
-
-
-def _image_file(path: str, image: np.ndarray) -> bytes:
-    """The file as it is if it is a PNG of 8-bit grey or RGB, without a rotation in EXIF; else such a PNG of `image`."""
-    data = read_bytes(path)
-    plain = data.startswith(b"\x89PNG\r\n\x1a\n") and (data[24], data[25]) in ((8, 0), (8, 2)) and b"eXIf" not in data
-    return data if plain else encode_png(image)
+    index_files = {**layout.index_files, RECORD_FILE: file_io.as_json(content)}
+    return written + sum(write(path, data) for path, data in index_files.items())
 
 
 def _check_no_strangers(out: str, name: str, expected: set[str]) -> None:
     """Refuse to write over or among files that are not of this export; hidden ones and readers' notes do not count."""
-    if bf.exists(out) and not bf.isdir(out):
-        raise InputError(f"OUT {out}: is a file; name a folder for the export")
     walked = bf.walk(out) if bf.isdir(out) else ()
     found = {bf.join(folder, file)[len(out.rstrip("/")) + 1 :] for folder, _, files in walked for file in files}
     found = {path for path in found if not path.endswith(LEFT_BY_READERS) and "/." not in f"/{path}"}
-    content = read_json(bf.join(out, RECORD_FILE)) if RECORD_FILE in found else None
+    content = file_io.read_json(bf.join(out, RECORD_FILE)) if RECORD_FILE in found else None
     theirs = content.get("format") if isinstance(content, dict) else None
     if found and theirs != name:
         what = f"holds an export as {theirs}" if theirs else "is not empty and holds no export"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from math import ceil, prod
@@ -10,19 +11,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from tqdm import tqdm
 
-from ..config import Config
-from ..config_file import load_config
+from .. import dist_util
 from ..diffusion.conditioning import Known
-from ..diffusion.gaussian_diffusion import create_diffusion
+from ..diffusion.gaussian_diffusion import GaussianDiffusion
 from ..diffusion.respace import Pair, format_num_steps
 from ..diffusion.samplers import PredictX0, make_predict_x0
 from ..diffusion.two_stage import two_stage_plans, two_stage_sample
 from ..errors import InputError, unknown_name
+from ..file_io import ensure_writable
 from ..keyed_random import sample_noise
 from ..networks.estimate import receptive_field
-from ..networks.unet import UNet, check_size, noise_batch
+from ..networks.unet import check_size, noise_batch
 from ..precision import (
     PRECISIONS,
     autocast,
@@ -33,27 +34,17 @@ from ..precision import (
     resolve_precision,
     try_compile,
 )
-from ..training.checkpoint import check_agreement, find_checkpoint, load_checkpoint, load_weights
-from .conditions import Held, parse_defects
+from ..training.checkpoint import check_agreement
+from .conditions import Conditions
+from .network import WEIGHTS, Network, load_network
+from .sample_io import SampleFolder
 from .settings import DEFAULT_STEPS, Settings
 from .windows import AUTO_AREAS, windowed
 
-WEIGHTS = ("ema", "model")
 Progress = Callable[[list[Pair]], Iterable[Pair]]
 # Images at a time, and their pixels in all. On the CPU more gain nothing, and the memory is everybody's; a GPU is busy
 # with these, and where they do not fit they are halved.
 LARGEST = {"cpu": (16, 16 * 128 * 128), "cuda": (64, 64 * 256 * 256)}
-
-
-@dataclass(frozen=True)
-class Network:
-    """One trained network, ready to sample. forward: the model, compiled or not."""
-
-    config: Config
-    model: UNet
-    path: str
-    sha256: str
-    forward: Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -65,61 +56,13 @@ class GeneratedBatch:
     class_names: tuple[str, ...]
 
 
-def load_network(
-    path: str,
-    config_path: str | None,
-    name: str,
-    num_defect: int | None,
-    separate_channel_loss: bool | None,
-    weights: str,
-    device: torch.device,
-) -> Network:
-    """Load a checkpoint; arguments as for DefectGen.load, where it is `name`, large or small. Raises InputError."""
-    file = find_checkpoint(path, f"`{name}`")
-    checkpoint = load_checkpoint(file, f"`{name}`")
-    config = own = checkpoint.config
-    overrides: dict[str, Any] = {}
-    if separate_channel_loss is not None:  # released files have no key for it
-        overrides["train.separate_channel_loss"] = separate_channel_loss
-    if own is not None:
-        types, separate = own.layout.class_names, own.train.separate_channel_loss
-        for key, given, trained, said in (
-            ("num_defect", num_defect, len(types), f"{len(types)} types ({', '.join(types)})"),
-            ("separate_channel_loss", separate_channel_loss, separate, int(separate)),
-        ):
-            if given not in (None, trained):
-                raise InputError(f"`{key}` {int(given)}: {file} was trained with {said}; leave it out")
-        overrides = {"train.separate_channel_loss": separate, "data.label_map": dict(own.data.label_map)}
-    elif config_path is None:
-        raise InputError(
-            f"`{name}` {path}: this checkpoint carries no configuration; name its YAML file with `{name}_config`"
-        )
-    if config_path is not None:
-        config = load_config(config_path, num_defect, overrides)
-        if own is not None:
-            check_agreement(own, file, config, config_path)
-    if config.model.patch != (name == "small"):
-        kind, other = ("patch-level", "small") if config.model.patch else ("global", "large")
-        raise InputError(f"`{name}` {path}: this is a {kind} network, which belongs to `{other}`")
-    with torch.device("meta"):
-        model = UNet(config.model)
-    model.to_empty(device="cpu")
-    load_weights(model, getattr(checkpoint, weights), file)
-    model = model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
-    return Network(config, model, file, checkpoint.sha256, forward=model)
-
-
-def parse_batch_size(value: int | str) -> int | None:
-    """A number of images from 1; None for "auto". Raises InputError."""
-    if value == "auto":
-        return None
-    if not str(value).isdecimal() or int(value) < 1:
-        raise InputError(f"`batch_size` {value}: must be auto, or a number of images, at least 1")
-    return int(value)
-
-
-def auto_batch_size(count: int, image_size: Sequence[int], device: torch.device) -> int:
-    """Batch size for `count` images of (height, width): the fewest batches, all of about one size. All ranks agree."""
+def choose_batch_size(asked: int | str, count: int, image_size: Sequence[int], device: torch.device) -> int:
+    """The number that is asked for, from 1; or, for "auto", that of the fewest batches, all of about one size, for
+    `count` images of (height, width). All ranks agree. Raises InputError."""
+    if asked != "auto":
+        if not str(asked).isdecimal() or int(asked) < 1:
+            raise InputError(f"`batch_size` {asked}: must be auto, or a number of images, at least 1")
+        return int(asked)
     images, pixels = LARGEST["cuda" if device.type == "cuda" else "cpu"]
     largest = max(1, min(images, pixels // prod(image_size)))
     return max(1, ceil(count / max(1, ceil(count / largest))))
@@ -128,16 +71,19 @@ def auto_batch_size(count: int, image_size: Sequence[int], device: torch.device)
 class DefectGen:
     """The two-stage generator. Either network may be None where step_inference leaves it no step."""
 
-    def __init__(self, large: Network | None, small: Network | None, device: torch.device, precision: str = "fp32"):
+    def __init__(
+        self, large: Network | None, small: Network | None, device: torch.device, precision: str, weights: str
+    ) -> None:
         if large is None and small is None:
             raise InputError("`large` and `small` are both missing; name at least one checkpoint")
         if large and small:
             check_agreement(large.config, large.path, small.config, small.path)
         exact_float32()
-        self.large, self.small, self.device, self.precision = large, small, device, precision
+        self.large, self.small = large, small
+        self.device, self.precision, self.weights = device, precision, weights
         self.config = (large or small).config
         self.layout = self.config.layout
-        self.diffusion = create_diffusion(self.config)
+        self.diffusion = GaussianDiffusion(self.config)
 
     @classmethod
     def load(
@@ -162,18 +108,17 @@ class DefectGen:
         for name, value, known in (("weights", weights, WEIGHTS), ("precision", precision, (*PRECISIONS, "auto"))):
             if value not in known:
                 raise InputError(unknown_name(f"`{name}`", value, known))
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        device = torch.device(device)
+        device = dist_util.choose_device(device) if isinstance(device, str) else device
         networks = [
-            load_network(path, config, name, num_defect, separate_channel_loss, weights, device) if path else None
+            load_network(name, path, config, num_defect, separate_channel_loss, weights) if path else None
             for name, path, config in (("large", large, large_config), ("small", small, small_config))
         ]
         precision = resolve_precision(precision, device)
-        if precision == "bf16":
-            for network in filter(None, networks):
+        for network in filter(None, networks):
+            network.model.to(device, memory_format=torch.channels_last)
+            if precision == "bf16":
                 cast_weights(network.model)
-        return cls(*networks, device, precision)
+        return cls(*networks, device, precision, weights)
 
     def settings(self, settings: Settings | None = None, **options: Any) -> Settings:
         """Settings, by default Settings(), with these options put in: checked against the networks, and complete.
@@ -182,12 +127,12 @@ class DefectGen:
         """
         settings = replace(settings or Settings(), **options)
         T, S, steps = self.diffusion.num_timestep, settings.step_inference, settings.num_steps
-        if settings.handoff == "released" and steps not in (None, T):
-            raise InputError(
-                f"`num_steps` {format_num_steps(steps)}: `handoff` released walks all {T} steps; leave it out"
-            )
+        released = settings.handoff == "released"
+        if released and steps not in (None, T):
+            given = format_num_steps(steps)
+            raise InputError(f"`num_steps` {given}: `handoff` released walks all {T} steps; leave it out")
         if steps is None:
-            steps = T if settings.handoff == "released" else min(DEFAULT_STEPS, T)
+            steps = T if released else min(DEFAULT_STEPS, T)
         size, windows = tuple(settings.image_size or self.config.data.resolution), settings.windows
         networks = {"large": self.large, "small": self.small}
         if windows == "auto":
@@ -200,18 +145,14 @@ class DefectGen:
             if plan and network is None:
                 raise InputError(f"`{name}`: missing, but `step_inference` {S} gives it {len(plan)} steps")
             taking_part += [network] if plan else []
-        if settings.defects is not None:
-            parse_defects(settings.defects, self.layout.class_names)
         told = [network.config.model.class_cond for network in taking_part]
-        for name, asked, can in (
-            ("defects", settings.defects is not None, told[0]),
-            ("guidance_scale", settings.guidance_scale != 1, any(told)),
-        ):
-            if asked and not can:
-                raise InputError(
-                    f"`{name}`: {taking_part[0].path} was trained without model.class_cond, so it cannot be told "
-                    "types; train with it, or leave that out"
-                )
+        possible = {"defects": told[0] or settings.defects is None}
+        possible["guidance_scale"] = any(told) or settings.guidance_scale == 1
+        if False in possible.values():
+            raise InputError(
+                f"`{min(possible, key=possible.get)}`: {taking_part[0].path} was trained without model.class_cond, so "
+                "it cannot be told types; train with it, or leave that out"
+            )
         for network in filter(None, networks.values()):
             check_size(network.config.model, self._window(network, settings))
         return settings
@@ -239,15 +180,15 @@ class DefectGen:
         steps of each network and batch, such as tqdm. Raises InputError.
         """
         settings = self.settings(settings, **options)
-        held = Held(self.layout, self.device, settings, masks, backgrounds)
+        conditions = Conditions(self.layout, settings, masks, backgrounds)
         indices = range(num_samples) if isinstance(num_samples, int) else num_samples
         height, width = size = settings.image_size
-        batch_size = parse_batch_size(batch_size) or auto_batch_size(len(indices), size, self.device)
+        batch_size = choose_batch_size(batch_size, len(indices), size, self.device)
         batches, done = [(np.zeros((0, *size, 3), np.uint8), np.zeros((0, *size), np.uint8))], 0
         while done < len(indices):
             part = indices[done : done + batch_size]
             try:
-                batches.append(self._generate_batch(part, seed, settings, held, progress))
+                batches.append(self._generate_batch(part, seed, settings, conditions, progress))
                 done += len(part)
                 continue
             except (RuntimeError, MemoryError) as error:
@@ -263,44 +204,105 @@ class DefectGen:
             on_out_of_memory(batch_size, len(indices) - done)
         return GeneratedBatch(*map(np.concatenate, zip(*batches, strict=True)), self.layout.class_names)
 
+    def generate_into(
+        self,
+        sample_dir: str,
+        num_samples: int,
+        settings: Settings,
+        conditions: Conditions | None = None,
+        *,
+        seed: int = 0,
+        batch_size: int | str = "auto",
+        compile: bool = False,
+    ) -> SampleFolder | None:
+        """Add to a folder what it lacks of samples 0..num_samples-1. settings: complete ones.
+
+        All processes go through the same number of rounds, at whose ends they meet; rank 0 writes a round while the
+        next is computed, and gets the folder. Raises InputError.
+        """
+        conditions, rank = conditions or Conditions(self.layout, settings), dist_util.rank()
+        folder = missing = None
+        if rank == 0:
+            folder = SampleFolder(sample_dir, self.layout.class_names, self._about(settings, conditions, seed))
+            missing = folder.missing(num_samples)
+        missing = dist_util.broadcast_from_zero(missing)
+        own, share = missing[rank :: dist_util.world_size()], ceil(len(missing) / dist_util.world_size())
+        size = choose_batch_size(batch_size, share, settings.image_size, self.device)
+        if rank == 0:
+            ensure_writable(sample_dir, "`sample_dir`")
+            if len(missing) < num_samples:
+                print(f"{num_samples - len(missing)} of {num_samples} samples are there already", flush=True)
+        if compile and missing:
+            self.compile(size, settings)
+        rounds, steps = [own[i : i + size] for i in range(0, share, size)], int(np.sum(settings.num_steps))
+
+        def counted(pairs: Iterable[Pair]) -> Iterator[Pair]:
+            for pair in pairs:
+                yield pair
+                bar.update()
+                if written.done():
+                    written.result()  # an error in writing ends the run now, not after the round
+
+        def halved(smaller: int, left: int) -> None:
+            nonlocal size
+            tqdm.write(f"out of memory with {size} images at a time; going on with {smaller}")
+            size = smaller
+            bar.total = bar.n + steps * sum(ceil(count / size) for count in (left, *map(len, rounds)))
+
+        how = {"masks": conditions.masks, "backgrounds": conditions.backgrounds, "seed": seed}
+        how |= {"progress": counted, "on_out_of_memory": halved}
+        with ThreadPoolExecutor(1) as writer, tqdm(total=len(rounds) * steps, unit="step", disable=rank > 0) as bar:
+            written = writer.submit(lambda: None)  # the last round
+            while rounds:
+                indices = rounds.pop(0)
+                batch = self.generate(indices, settings, batch_size=size, **how)
+                parts = dist_util.gather_to_zero((np.array(indices, int), batch.images, batch.masks))
+                if parts:
+                    written.result()  # at most one round waits to be written
+                    written = writer.submit(
+                        folder.add, *map(np.concatenate, zip(*parts, strict=True)), conditions.names
+                    )
+            written.result()
+        return folder
+
+    def _about(self, settings: Settings, conditions: Conditions, seed: int) -> dict[str, Any]:
+        """Everything that decides the samples, for the manifest. settings: complete ones."""
+        networks, data = {"large": self.large, "small": self.small}, self.config.data
+        about = {
+            "seed": seed,
+            **settings.row(),
+            "weights": self.weights,
+            "precision": self.precision,
+            "checkpoints": {name: network and network.sha256 for name, network in networks.items()},
+        }
+        if data.fit == "random_crop":  # samples show windows of images: evaluate.py cuts the same
+            about["crops"] = {"crop_from": list(data.crop_from), "crop_defect": data.crop_defect}
+        return {**about, "conditions": conditions.about} if conditions.about else about
+
     def _generate_batch(
-        self, indices: Sequence[int], seed: int, settings: Settings, held: Held, progress: Progress
+        self, indices: Sequence[int], seed: int, settings: Settings, conditions: Conditions, progress: Progress
     ) -> tuple[np.ndarray, np.ndarray]:
         """uint8 images [N, H, W, 3] and index masks [N, H, W] of N sample indices, all at once."""
         shape = (self.layout.num_channels, *settings.image_size)
         noise = partial(sample_noise, seed, indices, shape=shape, device=self.device)
-        known = held.known(indices)
-        networks = (
-            network and self._predict_x0(network, indices, settings, held, known)
-            for network in (self.large, self.small)
-        )
+        known = conditions.known(indices, self.device)
+        pair = [n and self._predict_x0(n, indices, settings, conditions, known) for n in (self.large, self.small)]
+        plan = {key: getattr(settings, key) for key in ("step_inference", "num_steps", "spacing", "sampler", "handoff")}
         # Keyed by T, so that the first noise is not the one which a stochastic sampler adds at step T - 1.
         x = noise(self.diffusion.num_timestep).to(memory_format=torch.channels_last)
         with autocast(self.device, self.precision):
-            x_start = two_stage_sample(
-                x,
-                self.diffusion,
-                *networks,
-                step_inference=settings.step_inference,
-                num_steps=settings.num_steps,
-                spacing=settings.spacing,
-                sampler=settings.sampler,
-                handoff=settings.handoff,
-                noise=noise,
-                known=known,
-                progress=progress,
-            )
-        return self.layout.decode(x_start)
+            x = two_stage_sample(x, self.diffusion, *pair, **plan, noise=noise, known=known, progress=progress)
+        return self.layout.decode(x)
 
     def _predict_x0(
-        self, network: Network, indices: Sequence[int], settings: Settings, held: Held, known: Known | None
+        self, network: Network, indices: Sequence[int], settings: Settings, conditions: Conditions, known: Known | None
     ) -> PredictX0:
         """A network as samplers call it: told the types, those of a window in a window, and kept to what is known."""
         config, size, window = network.config, settings.image_size, self._window(network, settings)
 
         @cache
         def at(place: tuple[int, int]) -> PredictX0:
-            types = held.told(indices, place, window) if config.model.class_cond else None
+            types = conditions.told(indices, place, window).to(self.device) if config.model.class_cond else None
             return make_predict_x0(network.forward, config, self.diffusion, types, settings.guidance_scale)
 
         predict_x0 = at((0, 0))
@@ -313,20 +315,16 @@ class DefectGen:
     def compile(self, batch_size: int, settings: Settings) -> None:
         """From now on let batches of this size run under torch.compile; each size would cost a compilation of its own.
 
-        settings: complete ones. Where such a batch does not fit into memory nothing changes. Raises CompileError.
+        settings: complete ones. Where such a batch does not fit into memory nothing changes. Raises InputError.
         """
 
         def fast(network: Network) -> Network:
-            guided = settings.guidance_scale != 1 and network.config.model.class_cond
-            rows = 2 * batch_size if guided else batch_size  # see make_predict_x0
+            guided = settings.guidance_scale != 1 and network.config.model.class_cond  # see make_predict_x0
+            model, rows = network.model, 2 * batch_size if guided else batch_size
             inputs = noise_batch(network.config, rows, self._window(network, settings), self.device)
             with autocast(self.device, self.precision):
-                compiled = try_compile(network.model, lambda model: model(*inputs), self.device)
-
-            def forward(x: Tensor, *others: Tensor) -> Tensor:
-                return (compiled if len(x) == rows else network.model)(x, *others)
-
-            return replace(network, forward=forward)
+                compiled = try_compile(model, lambda model: model(*inputs))
+            return replace(network, forward=lambda x, *types: (compiled if len(x) == rows else model)(x, *types))
 
         try:
             self.large, self.small = (network and fast(network) for network in (self.large, self.small))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ import torch.nn.functional as F
 
 from ..config import Config
 from ..data.image_datasets import DefectDataset
+from ..data.image_files import View
 from ..diffusion.conditioning import far_from_defects
 from ..errors import InputError
 from ..keyed_random import numpy_generator
@@ -22,6 +25,27 @@ MAX_SHIFT, MAX_TURN, MAX_STRETCH, MAX_BEND = 0.15, 20.0, 1.3, 0.03  # of the sid
 NEARBY = 1 / 16  # of the longer side: so far from where a type was seen it may still lie
 KEPT_INSIDE, KEPT_AREA = 0.9, 0.5  # shares of a defect's pixels
 AREAS_PER_MASK = 4  # a larger canvas gets a mask for so many areas of training
+
+
+def draw_masks(
+    config: Config, root: str | None, size: Sequence[int], seed: int, count: int, shown: int | Sequence[Collection[int]]
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """`count` index masks uint8 [count, *size] like those of the data set root, None: of the training; and, for the
+    manifest, what decides them. Mask i shows shown[i], modulo their number, or `shown` types. Raises InputError.
+    """
+    num_defect = config.layout.num_defect
+    if isinstance(shown, int) and not 1 <= shown <= num_defect:
+        raise InputError(f"`types_per_image` {shown}: must be from 1 to {num_defect}")
+    bank = MaskBank.from_training_set(root, config)
+    if size[0] < bank.size[0] or size[1] < bank.size[1]:
+        raise InputError(
+            f"`masks` bank: makes masks of the training's {bank.size[0]} x {bank.size[1]} or larger, but "
+            f"`image_size` is {size[0]} x {size[1]}; leave that out"
+        )
+    each = [shown] if isinstance(shown, int) else [*map(sorted, shown)]
+    masks = np.stack([bank.draw(size, seed, index, each[index % len(each)]) for index in range(count)])
+    sha256 = hashlib.sha256(b"".join(np.packbits(layers) for layers in bank.layers.values())).hexdigest()
+    return masks, {"masks": "bank", "sha256": sha256, "types_per_image": shown if isinstance(shown, int) else each}
 
 
 @dataclass(frozen=True)
@@ -39,7 +63,8 @@ class MaskBank:
         root = root or config.data.dir
         if not root:
             raise InputError("`masks` bank: the checkpoint names no training set; give `bank_data`")
-        data = DefectDataset.as_trained(root, config, num_image_train=config.data.num_image_train, progress=False)
+        view, shots = View.of(config.data), config.data.num_image_train
+        data = DefectDataset.load(root, config.layout.num_defect, view, num_image_train=shots)
         rng = numpy_generator("mask bank views")
         mirrored = {"none": (), "horizontal": (1,), "vertical": (0,), "both": (0, 1)}[config.data.flip]
         layers, places = {}, {}
@@ -59,38 +84,35 @@ class MaskBank:
         """Height and width of its masks."""
         return next(iter(self.places.values())).shape
 
-    def draw(
-        self, size: Sequence[int], seed: int, index: int, types_per_image: int = 1, types: Collection[int] | None = None
-    ) -> np.ndarray:
+    def draw(self, size: Sequence[int], seed: int, index: int, shown: int | Collection[int] = 1) -> np.ndarray:
         """Index mask uint8 number `index` of `size` = (height, width), no side below the bank's; a function of its
-        arguments alone.
+        arguments alone. shown: so many types, the first of which take turns; or these.
 
-        It holds `types`; None: `types_per_image` of them, the first of which take turns, so that none is rarer than
-        others. On a larger canvas masks lie at random places, a later one over an earlier one. A defect that the border
-        cuts lies at that border of the canvas, or goes on to it.
+        On a larger canvas masks lie at random places, a later one over an earlier one. A defect that the border cuts
+        lies at that border of the canvas, or goes on to it.
         """
         rng = numpy_generator("mask bank canvas", seed, index)
         canvas = np.zeros(size, np.uint8)
         count = max(1, canvas.size // (AREAS_PER_MASK * math.prod(self.size)))
         for number in range(index * count, (index + 1) * count):
-            mask = self._mask(seed, number, types_per_image, types)
+            mask = self._mask(seed, number, shown)
             for type_ in np.unique(mask[mask > 0]):  # by itself, or what one border cuts would go on to the other's
                 layer = mask == type_
                 pads = [_pad(layer.any(axis=1 - axis), side, rng) for axis, side in enumerate(size)]
                 canvas[np.pad(layer, pads, mode="edge")] = type_
         return canvas
 
-    def _mask(self, seed: int, index: int, types_per_image: int, types: Collection[int] | None) -> np.ndarray:
+    def _mask(self, seed: int, index: int, shown: int | Collection[int]) -> np.ndarray:
         """A mask uint8 [H, W] of the bank's own size, in which later types cover earlier ones."""
         rng = numpy_generator("mask bank", seed, index)
-        if types is None:
+        if isinstance(shown, int):
             others = sorted(self.layers)
             turn, place = divmod(index, len(others))  # each type once in a turn, in another order each
             order = numpy_generator("mask bank types", seed, turn).permutation(len(others))
             first = others.pop(int(order[place]))
-            chosen = [*rng.permutation(others)[: types_per_image - 1].tolist(), first]
+            chosen = [*rng.permutation(others)[: shown - 1].tolist(), first]
         else:
-            chosen = rng.permutation(sorted(types)).tolist()
+            chosen = rng.permutation(sorted(shown)).tolist()
         mask = np.zeros(self.size, np.uint8)
         for type_ in chosen:
             mask[self._layer(type_, rng)] = type_

@@ -1,7 +1,5 @@
 """What decides the samples, beside the networks, the seed and the masks and photographs that are given."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite

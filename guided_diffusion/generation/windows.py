@@ -1,10 +1,4 @@
-"""A canvas larger than the images of training: overlapping windows, blended in x_start at every step.
-
-So a network sees images of the size that it knows, and its activations do not grow with the canvas. What does is the
-canvas itself: a few tensors of its size.
-"""
-
-from __future__ import annotations
+"""A canvas larger than the images of training: overlapping windows of that size, blended in x_start at every step."""
 
 from collections.abc import Callable, Sequence
 

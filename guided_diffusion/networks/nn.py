@@ -1,8 +1,7 @@
 """Building blocks of the UNet. Parameter names and shapes are those of the released checkpoints."""
 
-from __future__ import annotations
-
 import math
+from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
@@ -29,26 +28,14 @@ def zero_init(module: nn.Module) -> nn.Module:
     return module
 
 
-class Downsample(nn.Module):
+def downsample(channels: int) -> nn.Module:
     """Halve height and width with a strided 3x3 convolution."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.op(x)  # [N, C, H/2, W/2]
+    return nn.Sequential(OrderedDict(op=nn.Conv2d(channels, channels, 3, stride=2, padding=1)))
 
 
-class Upsample(nn.Module):
+def upsample(channels: int) -> nn.Module:
     """Double height and width: nearest neighbour, then a 3x3 convolution."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))  # [N, C, 2H, 2W]
+    return nn.Sequential(OrderedDict(up=nn.Upsample(scale_factor=2), conv=nn.Conv2d(channels, channels, 3, padding=1)))
 
 
 class ResBlock(nn.Module):

@@ -4,8 +4,6 @@ Statistics and sums are float32, but no tensor of the image's size is: under aut
 input to float32 and its output back.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -6,8 +6,6 @@
   block, and the first output block takes no skip. It sees a patch and invents local detail.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -16,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..config import Config, ModelConfig
 from ..errors import InputError
-from .nn import AttentionBlock, Downsample, ResBlock, Upsample, timestep_embedding, zero_init
+from .nn import AttentionBlock, ResBlock, downsample, timestep_embedding, upsample, zero_init
 from .norm import group_norm
 
 
@@ -65,7 +63,7 @@ class UNet(nn.Module):
                 self.input_blocks.append(Stage(*layers))
                 skips.append(channels)
             if level < levels - 1:
-                self.input_blocks.append(Stage(Downsample(channels)))
+                self.input_blocks.append(Stage(downsample(channels)))
                 skips.append(channels)
 
         if config.patch:
@@ -83,7 +81,7 @@ class UNet(nn.Module):
                 if 2**level in attention:
                     layers.append(attention_block(channels))
                 if level > 0 and i == config.num_res_blocks:
-                    layers.append(Upsample(channels))
+                    layers.append(upsample(channels))
                 self.output_blocks.append(Stage(*layers))
 
         self.out = nn.Sequential(
@@ -125,13 +123,10 @@ def create_model(config: Config) -> UNet:
 
 
 def noise_batch(config: Config, batch: int, size: Sequence[int], device: torch.device) -> tuple[Tensor, ...]:
-    """What a network gets, to compile it with: x float32 [batch, C, height, width], t int64 [batch] and, with
-    class_cond, the types."""
+    """To compile a network with: x float32 [batch, C, *size], t int64 [batch] and, with class_cond, the types."""
     x = torch.randn(batch, config.model.in_channels, *size, device=device).to(memory_format=torch.channels_last)
-    t = torch.zeros(batch, dtype=torch.int64, device=device)
-    if not config.model.class_cond:
-        return x, t
-    return x, t, torch.zeros(batch, 1 + config.model.num_defect, device=device)
+    types = [torch.zeros(batch, 1 + config.model.num_defect, device=device)] * config.model.class_cond
+    return x, torch.zeros(batch, dtype=torch.int64, device=device), *types
 
 
 def check_size(config: ModelConfig, size: tuple[int, int]) -> None:

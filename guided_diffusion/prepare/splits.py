@@ -1,11 +1,10 @@
 """Which images train and which are held out, so that photographs of one object never stand on both sides."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 from ..data.files import read_groups, read_rows
@@ -13,7 +12,7 @@ from ..data.prepared import TRAIN, FirstShots, Sample, check_label_map
 from ..errors import InputError, unknown_name
 from ..file_io import read_json
 from ..keyed_random import numpy_generator
-from .check import Record
+from .check import Record, alike
 
 VAL = "val"
 
@@ -79,14 +78,12 @@ def apply_split(path: str, files: Mapping[str, Mapping[str, Any]], items: Sequen
 
 
 def take_parts(items: Sequence[Item], wanted: Sequence[str]) -> None:
-    """Send the items of the `wanted` parts to OUT itself, and leave out the others. Raises InputError for unknown
-    parts."""
+    """Send the items of the `wanted` parts to OUT itself, and leave out the others. Raises InputError."""
     known = {item.part for item in items if item.part}
     if not known:
         raise InputError("`part`: SOURCE has no parts; give a split file with `split`")
-    for part in wanted:
-        if part not in known:
-            raise InputError(f"`part`: {unknown_name('part', part, known)}")
+    if unknown := [part for part in wanted if part not in known]:
+        raise InputError(f"`part`: {unknown_name('part', unknown[0], known)}")
     for item in items:
         item.part = "" if item.part in wanted else None
 
@@ -150,3 +147,23 @@ def split_by_fraction(items: Sequence[Item], fraction: float, seed: int) -> None
                 count += kinds[group][kind]
     for item in items:
         item.part = VAL if item.object in held else TRAIN
+
+
+def report_split(items: Sequence[Item]) -> None:
+    """Warn of groups that a split file puts into several parts, and of images in different parts that look alike."""
+    sides: dict[str, set[str]] = defaultdict(set)
+    parts: dict[str, list[Record]] = defaultdict(list)
+    for item in items:
+        if item.part:
+            parts[item.part].append(item.record)
+            if item.group is not None:
+                sides[item.group].add(item.part)
+    straddling = Counter(pair for own in sides.values() for pair in combinations(sorted(own), 2))
+    for (part, other), count in straddling.items():
+        print(f"warning: {count} groups stand both in {part} and in {other}: train on one and validate elsewhere")
+    for part, other, pairs in alike(parts):
+        one, another = pairs[0]
+        print(
+            f"warning: {len(pairs)} pairs of images of {part} and {other} look alike, the nearest {one.image} and "
+            f"{another.image}; keep what shows one part together: --group_regex, --group_csv or the split file"
+        )

@@ -4,13 +4,12 @@ Keys: `model`, `ema`, `optimizer` (state dicts, as in released checkpoints), and
 `label_map`, `log_window`, `format_version`. Loading never runs code from the file.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import operator
 import pickle
 import re
+import textwrap
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,16 +49,14 @@ def save_checkpoint(work_dir: str, step: int, payload: Mapping[str, Any], keep_l
 
     payload: the other keys. keep_last: how many checkpoints stay; 0: all. Returns the path.
     """
-    folder = bf.join(work_dir, FOLDER)
-    name = f"diffusion_{step:06d}.pt"
-    buffer = io.BytesIO()
+    folder, name, buffer = bf.join(work_dir, FOLDER), f"diffusion_{step:06d}.pt", io.BytesIO()
     torch.save({**payload, "step": step, "format_version": FORMAT_VERSION}, buffer)
     write_atomic(bf.join(folder, name), buffer.getvalue())
     write_atomic(bf.join(folder, LATEST), name.encode())
     if keep_last:
-        steps = sorted((s for s in _steps(folder) if s <= step), reverse=True)
-        for old in steps[keep_last:]:
-            bf.remove(bf.join(folder, f"diffusion_{old:06d}.pt"))
+        files = _by_step(folder)
+        for old in sorted(s for s in files if s <= step)[:-keep_last]:
+            bf.remove(files[old])
     return bf.join(folder, name)
 
 
@@ -71,30 +68,24 @@ def latest_checkpoint(work_dir: str) -> str | None:
         path = bf.join(folder, read_bytes(pointer).decode().strip())
         if bf.exists(path):
             return path
-    steps = _steps(folder) if bf.isdir(folder) else []  # the released code writes no pointer
-    return bf.join(folder, f"diffusion_{max(steps):06d}.pt") if steps else None
+    files = _by_step(folder) if bf.isdir(folder) else {}  # the released code writes no pointer
+    return files[max(files)] if files else None
 
 
-def find_checkpoint(path: str, flag: str) -> str:
-    """A checkpoint file that the user named: the path itself, or of a work_dir the latest. Raises InputError."""
-    if not bf.isdir(path):
-        return path
-    file = latest_checkpoint(path)
-    if file is None:
-        raise InputError(f"{flag} {path}: no checkpoint in this folder; train first, or name a checkpoint file")
-    return file
-
-
-def _steps(folder: str) -> list[int]:
-    return [int(m[1]) for m in map(_FILE_NAME.fullmatch, bf.listdir(folder)) if m]
+def _by_step(folder: str) -> dict[int, str]:
+    return {int(m[1]): bf.join(folder, m[0]) for m in map(_FILE_NAME.fullmatch, bf.listdir(folder)) if m}
 
 
 def load_checkpoint(path: str, flag: str) -> Checkpoint:
-    """Load a checkpoint file, ours or a released one, to the CPU.
+    """Load a checkpoint file, ours or a released one, to the CPU; of a work_dir the latest.
 
     flag: how the user named it, for errors. Raises InputError if it is missing, truncated, no checkpoint, or
     holds pickled objects other than tensors and plain values.
     """
+    if bf.isdir(path):
+        if (latest := latest_checkpoint(path)) is None:
+            raise InputError(f"{flag} {path}: no checkpoint in this folder; train first, or name a checkpoint file")
+        path = latest
     name, config = f"{flag} {path}", None
     try:
         data = read_bytes(path)
@@ -105,11 +96,10 @@ def load_checkpoint(path: str, flag: str) -> Checkpoint:
             warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read is an error anyway
             raw = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # what torch.load and pickle raise has no common type
+        fault = "truncated or not a checkpoint; copy it again"
         if isinstance(error, pickle.UnpicklingError) and re.search("Unsupported|GLOBAL|REDUCE", str(error)):
-            raise InputError(
-                f"{name}: holds pickled objects other than weights, which could run code; not loaded"
-            ) from None
-        raise InputError(f"{name}: truncated or not a checkpoint; copy it again") from None
+            fault = "holds pickled objects other than weights, which could run code; not loaded"
+        raise InputError(f"{name}: {fault}") from None
     if not isinstance(raw, dict) or not isinstance(raw.get("model"), dict):
         raise InputError(f"{name}: not a Defect-Gen checkpoint (it has no 'model' weights)")
     written = raw.get("format_version", 0)
@@ -154,18 +144,11 @@ def same_network(checkpoint: Checkpoint, config: Config, config_name: str) -> No
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], path: str) -> None:
-    """Load a state dict strictly. Raises InputError naming the first parameter that does not fit."""
-    expected = model.state_dict()
-    for name in [*expected, *weights]:
-        if name not in weights or name not in expected:
-            where, other = ("configuration", path) if name in expected else (path, "configuration")
-            fault = f"is in the {where} but not in the {other}"
-        elif weights[name].shape != expected[name].shape:
-            shapes = [list(state[name].shape) for state in (weights, expected)]
-            fault = f"is {shapes[0]} there, but the configuration makes it {shapes[1]}"
-        else:
-            continue
+    """Load a state dict strictly. Raises InputError with the first parameters that do not fit."""
+    try:
+        model.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        reason = textwrap.shorten(str(error).partition(":")[2], 240, placeholder=" ...")
         raise InputError(
-            f"{path}: another architecture: parameter {name} {fault}; use the configuration it was trained with"
-        )
-    model.load_state_dict(weights, strict=True)
+            f"{path}: another architecture ({reason}); use the configuration it was trained with"
+        ) from None

@@ -3,8 +3,6 @@
 At the start the grown network predicts for RGB, background and the old types what the old one does.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -31,16 +29,14 @@ def extend_types(checkpoint: Checkpoint, config: Config, config_name: str) -> Ch
     A released checkpoint, which names no types, is taken to know the first ones of config's. Raises InputError where
     config does not number the old types as the checkpoint does and new ones after them, or differs in more than types.
     """
-    flag = f"--extend_types {checkpoint.path}"
-    for name in (FIRST, LAST, LAST_BIAS):
-        if name not in checkpoint.model or name not in checkpoint.ema:
-            raise InputError(f"{flag}: not a network of this program, it has no parameter {name}; name another file")
-    names = config.layout.class_names
+    flag, names = f"--extend_types {checkpoint.path}", config.layout.class_names
     if checkpoint.config is not None:
         old = checkpoint.config.layout.class_names
+        same_types = replace(config.data, label_map=checkpoint.config.data.label_map)
+        same_network(checkpoint, replace(config, data=same_types), config_name)
     else:
         others = config.layout.num_channels - len(names)
-        old = names[: max(0, checkpoint.model[FIRST].shape[1] - others)]
+        old = names[: max(0, checkpoint.model.get(FIRST, torch.empty(0, 0)).shape[1] - others)]
     if old != names[: len(old)]:
         wanted = [*old, *(name for name in names if name not in old)]
         raise InputError(
@@ -53,10 +49,10 @@ def extend_types(checkpoint: Checkpoint, config: Config, config_name: str) -> Ch
             "new types to data.label_map or dataset.json; to start from the weights alone use model.ckpt, to go on "
             "--resume"
         )
-    if checkpoint.config is not None:
-        as_it_was = replace(config, data=replace(config.data, label_map=checkpoint.config.data.label_map))
-        same_network(checkpoint, as_it_was, config_name)
-    model, ema = (_grown(state, len(names) - len(old), config) for state in (checkpoint.model, checkpoint.ema))
+    try:
+        model, ema = (_grown(state, len(names) - len(old), config) for state in (checkpoint.model, checkpoint.ema))
+    except KeyError as error:
+        raise InputError(f"{flag}: not a network of this program, it has no parameter {error}") from None
     return replace(checkpoint, model=model, ema=ema, optimizer=None, step=0, config=config, log_window=None)
 
 

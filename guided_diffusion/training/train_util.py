@@ -1,13 +1,11 @@
 """The training loop, readable from top to bottom."""
 
-from __future__ import annotations
-
 import copy
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -22,17 +20,21 @@ from .. import dist_util
 from ..config import Config
 from ..data.image_datasets import DefectDataset, epoch_indices
 from ..diffusion.conditioning import draw_conditions
-from ..diffusion.gaussian_diffusion import create_diffusion
+from ..diffusion.gaussian_diffusion import GaussianDiffusion
+from ..diffusion.respace import make_plan
+from ..diffusion.samplers import ddim, make_predict_x0
 from ..errors import InputError
-from ..file_io import write_atomic
-from ..keyed_random import key_to_seed, numpy_generator, torch_generator
+from ..file_io import encode_png, write_atomic
+from ..joint_tensor import clip
+from ..keyed_random import key_to_seed, numpy_generator, sample_noise, torch_generator
 from ..networks.unet import create_model, noise_batch
+from ..pictures import overlay
 from ..precision import autocast, exact_float32, resolve_precision, try_compile
 from .checkpoint import Checkpoint, load_weights, save_checkpoint
 from .logger import QUARTILES, LossWindow, TrainLogger
-from .preview import preview_grid
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]  # x_start, t, noise, types, known
+PREVIEW_STEPS = 50  # of ddim: enough to judge, cheap enough to repeat
 MAX_VAL_IMAGES = 64  # evenly spread over a larger held-out set, so that a log line stays cheap
 
 
@@ -60,7 +62,7 @@ class TrainLoop:
         train = replace(config.train, precision=resolve_precision(precision, device))
         self.config, self.work_dir, self.device = replace(config, train=train), work_dir, device
         self.data, self.val_data = _hold(data, device), val_data and _hold(val_data, device)
-        self.diffusion = create_diffusion(config)
+        self.diffusion = GaussianDiffusion(config)
 
         torch.manual_seed(key_to_seed("init", train.seed))
         self.model = create_model(config).to(device, memory_format=torch.channels_last)
@@ -98,20 +100,15 @@ class TrainLoop:
     def network(self) -> nn.Module:
         """The model as it is trained: compiled, and averaging its gradients over the processes, if that is wanted.
 
-        Raises CompileError.
+        Raises InputError where it cannot be compiled.
         """
         train, network = self.config.train, self.model
         if train.compile == "on":
             batch = train.micro_batch or self.config.data.bs_per_gpu
             inputs = noise_batch(self.config, batch, self.config.data.resolution, self.device)
-
-            def both_ways(network: nn.Module) -> None:
-                with autocast(self.device, train.precision):
-                    loss = network(*inputs).square().mean()
-                loss.backward()
-                network.zero_grad(set_to_none=True)
-
-            network = try_compile(network, both_ways, self.device)
+            with autocast(self.device, train.precision):
+                network = try_compile(network, lambda network: network(*inputs).square().mean().backward())
+            self.model.zero_grad(set_to_none=True)
         if dist_util.world_size() == 1:
             return network
         return nn.parallel.DistributedDataParallel(
@@ -126,21 +123,20 @@ class TrainLoop:
 
         Raises InputError if the loss stops being finite; the last good checkpoint is then what it was.
         """
-        cfg, logger = self.config.train, None
-        _ = self.network  # compiles it, if that is asked for, before anything is written
-        if dist_util.rank() == 0:
-            text = yaml.safe_dump(self.config.to_dict(), sort_keys=False)
-            write_atomic(bf.join(self.work_dir, "config.yml"), text.encode())
-            logger = TrainLogger(self.work_dir, cfg.iterations, self.step)
-        self.reported = (self.step, time.perf_counter())
-        with self._signals_noted(), logger or nullcontext():
+        cfg, main_rank, logger = self.config.train, dist_util.rank() == 0, None
+        self.reported, start = (self.step, time.perf_counter()), self.step
+        with ExitStack() as ending:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                ending.callback(signal.signal, number, signal.signal(number, self._note_signal))
             while self.step < cfg.iterations and not dist_util.any_rank(bool(self.stop_signal)):
                 self.train_step()
+                if main_rank and not logger:  # only now: where memory does not suffice, the first step shows it
+                    logger = ending.enter_context(TrainLogger(self.work_dir, cfg.iterations, start))
+                    text = yaml.safe_dump(self.config.to_dict(), sort_keys=False)
+                    write_atomic(bf.join(self.work_dir, "config.yml"), text.encode())
                 last = self.step == cfg.iterations
                 values = self.report() if self.step % cfg.eval_interval == 0 or last else None
                 if logger:
-                    logger.advance()
-                if logger and values:
                     logger.log(self.step, values)
                 if cfg.log_image_interval and (self.step % cfg.log_image_interval == 0 or last):
                     self.preview()
@@ -153,9 +149,12 @@ class TrainLoop:
                 dist_util.barrier()  # nor may they end the rank that saves because the others have ended
         if self.step == cfg.iterations:
             return 0
-        if logger:
+        if main_rank:
             print(f"stopped after step {self.step}, saved; the same command goes on (--resume auto, the default)")
         return 128 + (self.stop_signal or signal.SIGTERM)
+
+    def _note_signal(self, number: int, frame: object) -> None:
+        self.stop_signal = number  # run() finishes the step and saves
 
     def train_step(self) -> None:
         """One update: draw, diffuse, predict, descend, average. The host waits for nothing of it."""
@@ -170,11 +169,10 @@ class TrainLoop:
         noise = noise.to(memory_format=torch.channels_last)  # like x_start, or x_t takes neither's format
 
         losses = self._backward((x_start, t, noise, types, known))
-        losses["grad_norm"] = self._clip_gradients()
+        losses["grad_norm"] = self._bound_gradients()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
         self.step += 1
-        self._note_failure(losses["grad_norm"])
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._update_ema()
@@ -217,21 +215,19 @@ class TrainLoop:
         with autocast(self.device, self.config.train.precision):
             return self.diffusion.training_losses(network, x_start, t, noise, separate, known)
 
-    def _clip_gradients(self) -> Tensor:
+    def _bound_gradients(self) -> Tensor:
+        """Clip the gradients and return their norm. From the first that is not finite on, no update follows.
+
+        Log lines look at failed_step. Gradients are averaged, so every rank sees the same.
+        """
         parameters, limit = list(self.model.parameters()), self.config.optimizer.grad_clip
         norm = nn.utils.get_total_norm([p.grad for p in parameters])
         if limit is not None:
             nn.utils.clip_grads_with_norm_(parameters, limit, norm)
-        return norm
-
-    def _note_failure(self, grad_norm: Tensor) -> None:
-        """From the first non-finite gradient on, let the optimizer skip every update; log lines look at it.
-
-        Gradients are averaged, so every rank sees the same.
-        """
-        first = (self.failed_step == 0) & ~torch.isfinite(grad_norm)
-        self.failed_step += first * self.step
+        first = (self.failed_step == 0) & ~torch.isfinite(norm)
+        self.failed_step += first * (self.step + 1)
         self.optimizer.found_inf = (self.failed_step > 0).float()  # as GradScaler tells fused optimizers
+        return norm
 
     def check_finite(self) -> None:
         """Raise InputError if a gradient was not finite at some step so far. Waits for the device."""
@@ -280,12 +276,26 @@ class TrainLoop:
             values[f"val_{quartile}"] = torch.cat(losses).mean().item()
         return {"val": sum(values.values()) / len(QUARTILES)} | values
 
+    @torch.no_grad()
     def preview(self) -> None:
         """Write <work_dir>/images/NNNNNN.png: EMA samples from fixed noise, over their mask overlays."""
-        if dist_util.rank() == 0:
-            with autocast(self.device, self.config.train.precision):
-                png = preview_grid(self.ema, self.config, self.diffusion, self.device)
-            write_atomic(bf.join(self.work_dir, "images", f"{self.step:06d}.png"), png)
+        if dist_util.rank() != 0:
+            return
+        config, layout, T, types = self.config, self.config.layout, self.diffusion.num_timestep, None
+        indices, shape = range(config.train.max_images), (layout.num_channels, *config.data.resolution)
+        noise = partial(sample_noise, config.train.seed, indices, shape=shape, device=self.device)
+        if config.model.class_cond:  # one after the other
+            told = [1 + index % layout.num_defect for index in indices]
+            types = torch.eye(1 + layout.num_defect, device=self.device)[told]
+        predict_x0 = make_predict_x0(self.ema, config, self.diffusion, types)
+        with autocast(self.device, config.train.precision):
+            plan = make_plan(T, min(PREVIEW_STEPS, T))
+            x = ddim(noise(T - 1), plan, predict_x0, clip, self.diffusion.alpha_bar, noise)
+        images, masks = layout.decode(x)
+        grid = np.vstack([np.hstack(list(row)) for row in (images, map(overlay, images, masks))])
+        zoom = max(1, 128 // min(config.data.resolution))
+        png = encode_png(grid.repeat(zoom, axis=0).repeat(zoom, axis=1))
+        write_atomic(bf.join(self.work_dir, "images", f"{self.step:06d}.png"), png)
 
     def save(self) -> None:
         """Write a checkpoint and point `latest` at it (rank 0). All ranks call it. Raises as report() does."""
@@ -301,20 +311,6 @@ class TrainLoop:
                 "log_window": self.window.sums,
             }
             save_checkpoint(self.work_dir, self.step, payload, self.config.train.keep_last)
-
-    @contextmanager
-    def _signals_noted(self) -> Iterator[None]:
-        """While inside, SIGINT and SIGTERM only note themselves in stop_signal; the step is finished."""
-
-        def note(number: int, frame: object) -> None:
-            self.stop_signal = number
-
-        old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
 
 
 def learning_rate(config: Config, step: int) -> float:

@@ -1,8 +1,5 @@
 """The pages in docs/ stay true: snippets load, flags exist, links and paths lead somewhere."""
 
-from __future__ import annotations
-
-import json
 import re
 from pathlib import Path
 
@@ -19,33 +16,23 @@ CONFIGS = sorted(ROOT.glob("configs/*.yml"))
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    """The fenced code of a page in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.S | re.M)
-
-
 @every_page
-def test_yaml_snippets_load(page: Path) -> None:
-    for text in blocks(page, "yaml"):
+def test_snippets_load(page: Path) -> None:
+    for language, text in re.findall(r"^```(yaml|json)\n(.*?)^```", page.read_text(), re.S | re.M):
         snippet = yaml.safe_load(text)
-        if "target" in snippet.get("model", {}):
+        if language == "json":
+            check_label_map(snippet["label_map"], page.name)
+        elif "target" in snippet.get("model", {}):
             load_config(snippet)
         else:  # a fragment, to be put into a file
             overrides = {f"{section}.{key}": value for section, keys in snippet.items() for key, value in keys.items()}
             load_config(ROOT / "configs/large_recep.yml", 3, overrides)
 
 
-@every_page
-def test_json_snippets_hold_label_maps(page: Path) -> None:
-    for text in blocks(page, "json"):
-        check_label_map(json.loads(text)["label_map"], page.name)
-
-
 @pytest.mark.parametrize("page", [*PAGES, *CONFIGS], ids=lambda page: page.name)
 def test_set_examples_load(page: Path) -> None:
     text = re.sub(r"^# *", "", page.read_text(), flags=re.M) if page.suffix == ".yml" else page.read_text()
-    found = re.findall(r'--set\s+(?:"([^"]+)"|([^\s`"]+))', text)
-    examples = [quoted or plain for quoted, plain in found]
+    examples = ["".join(found) for found in re.findall(r'--set\s+(?:"([^"]+)"|([^\s`"]+))', text)]
     overrides = dict(parse_override(text) for text in examples if re.match(r"[a-z]+\.\w+=\w*[^.]", text))
     base = page if page.suffix == ".yml" else ROOT / "configs/large_recep.yml"
     load_config(base, None if "label_map:" in base.read_text() else 3, overrides)

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from drawn_formats import CASES, NAMES, material
+from drawn_formats import CASES
 
 from guided_diffusion.data.files import natural_key, read_groups
 from guided_diffusion.data.prepared import find_good, find_samples, read_label_map, read_pair, write_released
@@ -63,10 +63,10 @@ def test_what_is_found(tmp_path, files, expected):
     assert [(sample.name, sample.mask) for sample in find_good(str(tmp_path))] == good
 
 
-@pytest.mark.parametrize("name", ["DS-DAGM", "images_masks index", "mvtec", "magnetic tile", "coco single, compressed"])
+@pytest.mark.parametrize("name", ["DS-DAGM", "images_masks index", "mvtec", "magnetic tile", "coco in one file"])
 def test_any_other_layout_is_told_how_to_prepare_it(tmp_path, name):
     root = tmp_path / "own data"
-    CASES[name](root, *material(5), NAMES)
+    CASES[name](root)
     for find in (find_samples, find_good):
         assert refusal(find, str(root)).endswith(f"python scripts/prepare_data.py '{root}' OUT")
 
@@ -79,12 +79,10 @@ def test_any_other_layout_is_told_how_to_prepare_it(tmp_path, name):
         (["train/test/1.png", f"train/{GT}/1.png"], ["did you mean", "train?"]),
         (["test/good/1.png", f"{GT}/notes.txt"], ["no images with defects"]),
         (["test/hole/1.png", f"{GT}/hole/2.png"], ["test/hole/1.png", "no mask for this image", "1 more"]),
-        (["test/hole/1.png", f"{GT}/cut/1.png", "test/cut/1.png"], ["test/hole/1.png", "no hole/"]),
+        (["test/hole/1.png", f"{GT}/cut/1.png", "test/cut/1.png"], ["test/hole/1.png", f"{GT}/hole"]),
         ([*PLAIN, f"{GT}/2.png"], [f"{GT}/2.png", "no image for this mask"]),
-        ([*PLAIN, f"{GT}/cut/1.png"], [f"{GT}/cut/1.png", "no image", "no cut/"]),
         (["test/1.png", f"{GT}/1_rgb_mask.png"], ["test/1.png", "no mask for this image"]),
         ([*PLAIN, "test/1.jpg"], ["shares its stem"]),
-        ([*PLAIN, f"{GT}/1.tif"], ["shares its stem"]),
         ([*PLAIN, f"{GT}/1_mask.png"], ["test/1.png", "two masks"]),
         ([*PLAIN, "dataset.unfinished.json"], ["did not finish", "prepare_data.py"]),
     ],
@@ -96,12 +94,11 @@ def test_refused_with_one_line(tmp_path, files, words):
 
 
 def test_missing_folder_file_in_its_place_and_broken_link(tmp_path):
-    assert "does not exist" in refusal(find_samples, str(tmp_path / "nowhere"))
     touch(tmp_path, "file", f"set/{GT}/1.png")
-    assert "is not a folder" in refusal(find_samples, str(tmp_path / "file"))
     (tmp_path / "set/test").mkdir()
     (tmp_path / "set/test/1.png").symlink_to(tmp_path / "gone.png")
-    assert "set/test" in refusal(find_samples, str(tmp_path / "set"))
+    for name, words in (("nowhere", "does not exist"), ("file", "is not a folder"), ("set", "set/test")):
+        assert words in refusal(find_samples, str(tmp_path / name))
 
 
 def test_natural_key_orders_numbers_by_value():
@@ -115,9 +112,9 @@ def test_label_map(tmp_path):
     for label_map in ({"cut": 2, "hole": 1}, None):
         file.write_text(json.dumps({"label_map": label_map}))
         assert read_label_map(str(tmp_path)) == label_map
-    wrong_maps = ({"a": 0}, {"a": 1, "b": 3}, {"a": True}, {"a": 1, "b": 1}, ["a"], {})
-    for text in ["[1]", "{", *(json.dumps({"label_map": wrong}) for wrong in wrong_maps)]:
-        file.write_text(text)
+    wrong = (json.dumps({"label_map": m}).encode() for m in ({"a": 0}, {"a": 1, "b": 1}, {"a": True}, ["a"], {}))
+    for content in (b"[1]", b"{", b"\xff\xfe\x00", *wrong):
+        file.write_bytes(content)
         assert "dataset.json" in refusal(read_label_map, str(tmp_path))
 
 
@@ -139,15 +136,12 @@ def test_written_data_set_is_found_again_and_left_alone(tmp_path):
     records = json.loads((tmp_path / "out/dataset.json").read_text())["images"]
     assert [record.get("types") for record in records] == [{"cut": 4, "hole": 8}, {}, None]
 
-    assert write_released(root, names, tiny_pairs(), label_map, {"by": "test"}) == 0
     (tmp_path / "out/test/cut/1.png").write_bytes(b"cut off")
     touch(tmp_path, "out/test/cut/.tmp-left")
-    assert write_released(root, names, tiny_pairs(), label_map, {"by": "test"}) == 1
+    for written in (1, 0):
+        assert write_released(root, names, tiny_pairs(), label_map, {"by": "test"}) == written
     assert not (tmp_path / "out/test/cut/.tmp-left").exists()
     assert "another data set" in refusal(write_released, root, ["cut/2"], tiny_pairs()[:1], label_map, {})
-    touch(tmp_path, "file")
-    for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        refusal(write_released, str(out), ["cut/1"], tiny_pairs()[:1], label_map, {})
 
 
 GROUPED = ["pit/001", "pit/002", "stain/001"]
@@ -159,26 +153,23 @@ ROWS = {"test/pit/001.png": 7, "test/pit/002.png": 7, "test/stain/001.png": 9}
     [
         ("a.csv", "file,group\n" + "".join(f"{file}, {group}\n" for file, group in ROWS.items()), ["7", "7", "9"]),
         ("a.json", json.dumps(ROWS), ["7", "7", "9"]),
-        ("s.json", json.dumps({"files": {file: {"tile": group} for file, group in ROWS.items()}}), ["7", "7", "9"]),
+        ("s.json", json.dumps({"files": {file: {"group": group} for file, group in ROWS.items()}}), ["7", "7", "9"]),
         ("b.csv", "Imgs/001.jpg,3\n002,4\n", ["3", "4", "3"]),  # a stem alone, where it tells
         ("a.csv", "001,1\n", "names no group for the image pit/002"),
         ("a.csv", "x/001,1\ny/001,2\n002,1\n", "names no group for the image pit/001, or several"),
-        ("a.csv", "001;1\n", "should hold rows 'file,group'"),
         ("a.json", "[1, 2]", "should hold rows 'file,group'"),
         ("a.json", '{"files": {"001": {"part": 1}}}', "should hold rows 'file,group'"),
-        ("a.json", "{", "is not valid JSON"),
         ("a.txt", None, "cannot be read"),
     ],
 )
 def test_groups(tmp_path, name, text, expected):
-    path = tmp_path / name
+    path = str(tmp_path / name)
     if text is not None:
-        path.write_text(text)
+        (tmp_path / name).write_text(text)
     if isinstance(expected, list):
-        assert read_groups(str(path), GROUPED, "--groups") == expected
+        assert read_groups(path, GROUPED, "--groups") == expected
     else:
-        line = refusal(read_groups, str(path), GROUPED, "--groups")
-        assert expected in line and str(path) in line
+        assert f"--groups {path}: {expected}" in refusal(read_groups, path, GROUPED, "--groups")
 
 
 def test_regions_are_connected_parts_of_one_type():

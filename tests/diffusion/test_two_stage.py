@@ -2,16 +2,16 @@
 
 import pytest
 import torch
+from told import make_config
 
-from guided_diffusion.config import DiffusionConfig
 from guided_diffusion.diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.diffusion.respace import split_plan
 from guided_diffusion.diffusion.samplers import ddim, dpmpp_2m
 from guided_diffusion.diffusion.two_stage import two_stage_plans, two_stage_sample
-from guided_diffusion.joint_tensor import JointLayout, clip
+from guided_diffusion.joint_tensor import clip
 
 T = 1000
-DIFFUSION = GaussianDiffusion(DiffusionConfig(num_timestep=T), JointLayout(("a", "b")))
+DIFFUSION = GaussianDiffusion(make_config())
 
 
 class CountingStub:
@@ -61,18 +61,6 @@ def test_the_state_that_crosses_has_the_noise_level_of_its_timestep(step_inferen
     assert torch.allclose(small.inputs[0], a**0.5 * 0.25 + (1 - a) ** 0.5 * eps, atol=2e-5)
 
 
-@pytest.mark.parametrize("spacing", ["uniform", "logsnr"])
-@pytest.mark.parametrize(
-    ("step_inference", "num_steps"), [(400, (12, 8)), (400, (1, 2)), (50, (3, 50)), (0, (7, 0)), (1000, (0, 7))]
-)
-def test_each_network_takes_exactly_its_steps(step_inference, num_steps, spacing):
-    large, small, _ = walk(step_inference, num_steps, sampler="dpmpp_2m", spacing=spacing)
-    assert (len(large.timesteps), len(small.timesteps)) == num_steps
-    assert (large.timesteps + small.timesteps)[0] == T - 1 and (large.timesteps + small.timesteps)[-1] == 0
-    if all(num_steps):
-        assert small.timesteps[0] == step_inference - 1
-
-
 def test_the_history_of_a_sampler_does_not_cross_the_handoff():
     """The stubs differ, so a first step of the small network that knew the large one's answer would too."""
     large, small, out = walk(400, (12, 8), sampler="dpmpp_2m", spacing="logsnr")
@@ -86,5 +74,7 @@ def test_the_history_of_a_sampler_does_not_cross_the_handoff():
 def test_released_handoff_gives_the_small_network_a_denoised_image():
     large, small, _ = walk(400, 1000, handoff="released")
     assert large.timesteps == list(range(599, -1, -1)) and small.timesteps == list(range(399, -1, -1))
+    plans = two_stage_plans(DIFFUSION, 400, 1000, "uniform", "released")
+    assert plans[0][-3:] == [(2, 1), (1, -1), (0, -1)]  # the slip: from t = 1 straight to the clean image
     # no noise is left but what the slip at t = 1 takes away once too often
     assert (small.inputs[0] - 0.25).abs().max() < 0.05

@@ -1,87 +1,78 @@
 """The nearest training image, what counts as a near-copy, and the picture of the closest pairs."""
 
-from __future__ import annotations
-
-import importlib.util
 import json
+import runpy
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import ROOT
 from drawn_textures import textures
 from scipy import ndimage
 
 from guided_diffusion.data.image_files import read_image
 from guided_diffusion.evaluation import copies
-from guided_diffusion.evaluation.copies import (
-    FLIPS,
-    MARGIN,
-    PLANTED,
-    calibrate,
-    distances_among,
-    draw_closest_pairs,
-    near_limit,
-    nearest,
-    place,
-    plant,
-    window_of,
-)
+from guided_diffusion.evaluation.copies import FLIPS, MARGIN, PLANTED, calibrate, distances_among, place, plant
 from guided_diffusion.evaluation.image_sets import ImageSet
 
 
-def band(image: np.ndarray, side: int) -> np.ndarray:
-    """By the definition, with scipy."""
+def band(image: np.ndarray) -> np.ndarray:
+    """Of a sample of 24 px, by the definition, with scipy."""
     grey = image @ np.array([0.299, 0.587, 0.114])
-    fine, coarse = (
-        ndimage.gaussian_filter(grey, side / part, radius=round(side / 8), mode="mirror") for part in (64, 16)
-    )
+    fine, coarse = (ndimage.gaussian_filter(grey, 24 / part, radius=3, mode="mirror") for part in (64, 16))
     return fine - coarse
 
 
+def standardised(bands: np.ndarray) -> np.ndarray:
+    return (bands - bands.mean(axis=(-2, -1), keepdims=True)) / bands.std(axis=(-2, -1), keepdims=True)
+
+
 def test_the_best_place_and_flip_by_the_definition() -> None:
-    """Against numpy's correlation at every place; neither side is square, and the images differ in size."""
+    """Correlation at every place; neither side is square, and the images differ in size."""
     samples, train = textures(3, 24, 32), [textures(1, 27, 40, seed=1)[0], textures(1, 24, 32, seed=2)[0]]
     distance, *found = place(samples, train)
-    for n, sample in enumerate(samples):
-        for m, image in enumerate(train):
-            own, shift = band(sample, 24)[3:-3, 3:-3], 3 if image.shape == sample.shape else 0
-            best = (2.0,)
-            for k, axes in enumerate(FLIPS.values()):
-                whole = band(np.flip(image, axes), 24)[3 - shift : 27 + shift, 3 - shift :]
-                whole = whole[: image.shape[0] - 2 * (3 - shift), : image.shape[1] - 2 * (3 - shift)]
-                for row in range(whole.shape[0] - 17):
-                    for column in range(whole.shape[1] - 25):
-                        part = whole[row : row + 18, column : column + 26]
-                        r = np.corrcoef(own.ravel(), part.ravel())[0, 1]
-                        best = min(best, (1 - r, k, row - shift, column - shift))
-            assert distance[n, m] == pytest.approx(best[0], abs=1e-4) and found[0][n, m] == best[1]
-            axes, sizes = list(FLIPS.values())[best[1]], (image.shape[0] - 24, image.shape[1] - 32)
-            corner = [sizes[axis] - best[2 + axis] if axis in axes else best[2 + axis] for axis in (0, 1)]
-            assert [array[n, m] for array in found[1:]] == corner
+    for (n, sample), (m, image) in product(enumerate(samples), enumerate(train)):
+        own, shift = band(sample)[3:-3, 3:-3], 3 if image.shape == sample.shape else 0
+        bands = [np.pad(band(np.flip(image, axes)), shift)[3:-3, 3:-3] for axes in FLIPS.values()]
+        windows = np.lib.stride_tricks.sliding_window_view(bands, own.shape, (1, 2))
+        r = (standardised(windows) * standardised(own)).mean(axis=(-2, -1))
+        flip, *corner = np.unravel_index(r.argmax(), r.shape)
+        assert distance[n, m] == pytest.approx(1 - r.max(), abs=1e-4) and found[0][n, m] == flip
+        for axis, start in enumerate(corner):
+            room = image.shape[axis] - sample.shape[axis]
+            start -= shift
+            assert found[1 + axis][n, m] == (room - start if axis in list(FLIPS.values())[flip] else start)
     with pytest.raises(ValueError, match="smaller than the samples of 24 x 32"):
         place(samples, [np.zeros((20, 40, 3), np.uint8)])
+
+
+def best(samples: np.ndarray, train: list[np.ndarray]) -> list[tuple]:
+    """(number of the nearest training image, flip, top, left, distance) of each sample."""
+    found = place(samples, train)
+    rows = [(m, *(part[n, m] for part in found)) for n, m in enumerate(found[0].argmin(axis=1))]
+    return [(m, list(FLIPS)[flip], top, left, float(distance)) for m, distance, flip, top, left in rows]
 
 
 @pytest.mark.parametrize(("flip", "top", "left"), [("none", 3, 10), ("h", 0, 0), ("v", 16, 5), ("hv", 1, 12)])
 def test_a_window_is_found_where_it_was_cut(flip: str, top: int, left: int) -> None:
     train = list(textures(4, 48, 48))
-    window = window_of(train[2], flip, top, left, (32, 32))
+    window = copies.window_of(train[2], flip, top, left, (32, 32))
     np.testing.assert_array_equal(window, np.flip(train[2][top : top + 32, left : left + 32], FLIPS[flip]))
     changed = 0.6 * window.astype(float) @ np.diag([1.0, 0.9, 0.8]) + np.array([40, 50, 60])  # darker, flatter, tinted
-    exact, altered = nearest(np.stack([window, np.round(changed).astype(np.uint8)]), train)
-    for match in (exact, altered):
-        assert match[:4] == (2, flip, top, left)
-    assert exact.distance == pytest.approx(0, abs=1e-4) and altered.distance < 0.03
+    exact, altered = best(np.stack([window, np.round(changed).astype(np.uint8)]), train)
+    assert exact[:4] == altered[:4] == (2, flip, top, left)
+    assert exact[4] == pytest.approx(0, abs=1e-4) and altered[4] < 0.03
 
 
 def test_shifted_large_and_flat_images() -> None:
     """Whole images may hang over the border; those of 128 px and more are reduced; flat ones are like nothing."""
     train = list(textures(3, 64, 64))
-    (match,) = nearest(plant(train[1][None], "shifted 3 px"), train)
-    assert match[:4] == (1, "none", -3, -3) and match.distance < 0.02
+    (match,) = best(plant(train[1][None], "shifted 3 px"), train)
+    assert match[:4] == (1, "none", -3, -3) and match[4] < 0.02
     large = list(textures(3, 192, 192, smooth=4))
-    (match,) = nearest(large[1][11:139, 30:158][None], large)
-    assert match.train == 1 and match.distance < 0.05 and abs(match.top - 11) <= 1 and match.left == 30
+    ((number, _, top, left, distance),) = best(large[1][11:139, 30:158][None], large)
+    assert number == 1 and distance < 0.05 and abs(top - 11) <= 1 and left == 30
     flat = np.full((1, 32, 32, 3), 200, np.uint8)
     assert place(flat, [flat[0], textures(1, 32, 32)[0]])[0].tolist() == [[1, 1]]
     assert place(textures(1, 32, 32), [flat[0]])[0].tolist() == [[1]]
@@ -96,7 +87,6 @@ def test_distances_among_images_do_not_depend_on_blocks(monkeypatch: pytest.Monk
     assert np.isinf(np.diag(distances)).all()
     assert distances[1, 5] < 1e-4 and distances[2, 6] < 0.02 and (np.sort(distances.min(axis=1))[4:] > 0.1).all()
     monkeypatch.setattr(copies, "BLOCK", 3)
-    monkeypatch.setattr(copies, "CANVAS_PIXELS", 1)
     np.testing.assert_allclose(distances_among(images), distances, atol=1e-5)
 
 
@@ -108,39 +98,41 @@ def unrelated_distances(count: int, seed: int) -> np.ndarray:
 def test_a_third_of_leaked_images_does_not_move_the_limit() -> None:
     """Images of trained objects in groups of their own: they are left out, and named."""
     distances, groups = unrelated_distances(40, 1), [f"tile{k // 2}" for k in range(40)]
-    clean = calibrate(distances, groups, groups, "held-out images")
-    assert clean.value == pytest.approx(MARGIN * distances.min()) and clean.far_out == clean.alarms == []
-    assert clean.false_alarms["value"] == 0 and clean.false_alarms["interval"][1] > 0.01  # 40 images exclude no less
+    clean = calibrate(distances, groups, groups)
+    assert clean["value"] == pytest.approx(MARGIN * distances.min()) and clean["far_out"] == clean["alarms"] == []
+    share = clean["false_alarms"]
+    assert share["value"] == 0 and share["interval"][1] > 0.01  # 40 images exclude no less
     leaked = np.concatenate([distances, np.random.default_rng(2).uniform(0.005, 0.06, 20)])
     names = [f"image{k}" for k in range(60)]
-    found = calibrate(leaked, [*groups, *(f"leak{k // 2}" for k in range(20))], names, "held-out images")
-    assert found.value == clean.value and found.far_out == found.alarms == names[40:] and found.groups == 30
-    assert found.false_alarms["value"] == pytest.approx(1 / 3)
+    found = calibrate(leaked, [*groups, *(f"leak{k // 2}" for k in range(20))], names)
+    assert found["value"] == clean["value"] and found["far_out"] == found["alarms"] == names[40:]
+    assert found["groups"] == 30 and found["false_alarms"]["value"] == pytest.approx(1 / 3)
 
 
 def test_an_image_is_judged_by_other_groups() -> None:
     """A group that stands out lowers the limit, so that its own images would pass. One group alone sets no limit."""
     others, odd = unrelated_distances(18, 0), np.linspace(0.3, 0.5, 10)
     distances, groups = np.concatenate([others, odd]), [*map(str, range(18)), *["odd"] * 10]
-    found = calibrate(distances, groups, groups, "held-out images")
-    assert found.value == pytest.approx(MARGIN * 0.3) and found.far_out == []
-    assert found.alarms == ["odd"] * int((odd < MARGIN * others.min()).sum()) != []
-    one, two = (calibrate(others, np.arange(18) % groups, ["x"] * 18, "") for groups in (1, 2))
-    assert one.value == 0 and two.value > 0 and two.false_alarms is None
+    found = calibrate(distances, groups, groups)
+    assert found["value"] == pytest.approx(MARGIN * 0.3) and found["far_out"] == []
+    assert found["alarms"] == ["odd"] * int((odd < MARGIN * others.min()).sum()) != []
+    one, two = (calibrate(others, np.arange(18) % groups, ["x"] * 18) for groups in (1, 2))
+    assert one["value"] == 0 and two["value"] > 0 and two["false_alarms"] is None
 
 
-def test_plates_planted_copies_are_found_and_held_out_images_are_not(repo: Path) -> None:
+def nearest(samples: np.ndarray, train: np.ndarray) -> np.ndarray:
+    return place(samples, train)[0].min(axis=1)
+
+
+def test_plates_planted_copies_are_found_and_held_out_images_are_not() -> None:
     """Drawn metal plates: 24 trained ones, a limit from 20 others, judged on 100 more and on copies."""
-    spec = importlib.util.spec_from_file_location("draw_demo_data", repo / "scripts/draw_demo_data.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    plates = np.stack([module.draw(index, 64, seed=0)[0] for index in range(144)])
+    draw = runpy.run_path(str(ROOT / "scripts/draw_demo_data.py"))["draw"]
+    plates = np.stack([draw(index, 64, seed=0)[0] for index in range(144)])
     train = list(plates[:24])
-    limit, _ = near_limit(place(plates[24:44], train)[0].min(axis=1), np.arange(20))
-    assert (place(plates[44:], train)[0].min(axis=1) < limit).sum() <= 1
-    assert all((place(plant(plates[:24], kind), train)[0].min(axis=1) < limit).all() for kind in PLANTED)
-    matches = nearest(plant(np.stack(train), "flipped"), train)
-    assert [(match.train, match.flip) for match in matches] == [(k, "h") for k in range(24)]
+    limit, _ = copies.near_limit(nearest(plates[24:44], train), np.arange(20))
+    assert (nearest(plates[44:], train) < limit).sum() <= 1
+    assert all((nearest(plant(plates[:24], kind), train) < limit).all() for kind in PLANTED)
+    assert [match[:2] for match in best(plant(np.stack(train), "flipped"), train)] == [(k, "h") for k in range(24)]
 
 
 @pytest.mark.parametrize("side", [64, 128])
@@ -161,28 +153,27 @@ def test_magnetic_tiles(shared_dir: Path, side: int) -> None:
     tiles = [entry["tile"] for entry in files.values() if entry["part"] == "dev"]
     corners = np.random.default_rng(0).integers(0, 129 - side, (len(dev), 2))
     windows = np.stack([im[y : y + side, x : x + side] for im, (y, x) in zip(dev, corners, strict=True)])
-    found = calibrate(place(windows, train)[0].min(axis=1), tiles, list(map(str, tiles)), "held-out images")
-    assert set(found.far_out) == {"30"} and set(found.alarms) == {"30"}
+    found = calibrate(nearest(windows, train), tiles, list(map(str, tiles)))
+    assert set(found["far_out"]) == {"30"} and set(found["alarms"]) == {"30"}
     middle = slice(64 - side // 2, 64 + side // 2)
     for kind in PLANTED:
-        assert (place(plant(train[:, middle, middle], kind), train)[0].min(axis=1) < found.value).all()
+        assert (nearest(plant(train[:, middle, middle], kind), train) < found["value"]).all()
 
 
 def test_the_picture_shows_the_nearest_pairs_and_frames_copies() -> None:
     train, images = textures(3, 48, 48), textures(30, 32, 32, seed=3)
     images[7] = train[1, 5:37, 9:41][:, ::-1]
-    masks, names = np.zeros((30, 48, 48), np.uint8), [f"{k:06d}" for k in range(30)]
-    samples = ImageSet(images, masks[:, :32, :32], names, names, ("pit",), "")
-    whole = ImageSet(list(train), list(masks[:3]), ["a", "b", "c" * 90], ["a", "b", "c"], ("pit",), "")
-    rows = [
-        {"name": name, "nearest_train": {**m._asdict(), "name": whole.names[m.train], "copy": m.distance < 0.1}}
-        for name, m in zip(names, nearest(images, whole.images), strict=True)
-    ]
-    picture = np.asarray(draw_closest_pairs(samples, whole, rows, 0.1))
-    red = (picture == (200, 30, 30)).all(axis=-1)
-    first = np.flatnonzero(red.any(axis=1))[0], np.flatnonzero(red.any(axis=0))[0]
-    pair = picture[first[0] + 3 :, first[1] + 3 :][:128, : 2 * 128 + 3]
-    for left in (0, 131):  # enlarged four times; and the training image's window, flipped as matched
-        np.testing.assert_array_equal(pair[::4, left : left + 128 : 4], images[7])
-    only = np.asarray(draw_closest_pairs(samples.take([0]), whole, rows[:1], 0.1))
+    names = [f"{k:06d}" for k in range(30)]
+    samples = ImageSet(images, images[..., 0], names, names, ("pit",), "")
+    whole = ImageSet(train, train[..., 0], ["a", "b", "c" * 90], ["a", "b", "c"], ("pit",), "")
+    rows = []
+    for name, (m, flip, top, left, distance) in zip(names, best(images, train), strict=True):
+        near = {"name": whole.names[m], "flip": flip, "top": top, "left": left, "distance": distance}
+        rows.append({"name": name, "nearest_train": {**near, "copy": distance < 0.1}})
+    picture = np.asarray(copies.draw_closest_pairs(samples, whole, rows, 0.1))
+    top, left = (np.flatnonzero((picture == (200, 30, 30)).all(axis=-1).any(axis=axis))[0] + 3 for axis in (1, 0))
+    pair = picture[top : top + 128, left : left + 2 * 128 + 3]
+    for start in (0, 131):  # enlarged four times; and the training image's window, flipped as matched
+        np.testing.assert_array_equal(pair[::4, start : start + 128 : 4], images[7])
+    only = np.asarray(copies.draw_closest_pairs(samples.take([0]), whole, rows[:1], 0.1))
     assert not (only == (200, 30, 30)).all(axis=-1).any()

@@ -1,31 +1,44 @@
 """evaluate.py lift on squares in noise: what it finds, how it goes on after a stop, and what it says to bad input."""
 
-from __future__ import annotations
-
-import argparse
 import json
 import multiprocessing
-import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from drawn_boxes import TYPES, draw, write_real, write_samples
+from evaluating import evaluate
 from PIL import Image
 
 from guided_diffusion.errors import InputError
-from guided_diffusion.evaluation import lift
-from guided_diffusion.evaluation.lift_report import judge
+from guided_diffusion.evaluation import lift, segmenter
+from guided_diffusion.evaluation.bootstrap import Resampling
+from guided_diffusion.evaluation.lift_report import _shares, judge, resampled_scores
+from guided_diffusion.evaluation.scores import Outcome, count_pixels, scores
+
+SIZE = {"seeds": 3, "steps": 20, "ratios": 2}
 
 
-def run(*arguments: str) -> None:
-    parser = argparse.ArgumentParser()
-    lift.add_arguments(parser)
-    lift.main(parser.parse_args([str(argument) for argument in (*arguments, "--device", "cpu")]))
+def sets(folder: Path) -> dict:
+    return {"train": folder / "train", "val": folder / "val", "samples": folder / "ours"}
 
 
-def read(out: Path) -> dict:
+def run(out: Path, **flags: object) -> dict:
+    """What lift.json holds."""
+    evaluate(lift, *("--quick",) * flags.pop("quick", False), **{"out": out, "device": "cpu", **flags})
     return json.loads((out / "lift.json").read_text())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    """Batches of three, one baseline, one process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segmenter, "BATCH_SIZE", 3)
+        patch.setattr(segmenter, "NUM_GOOD", 1)
+        patch.setattr(lift, "BASELINES", ["repeat"])
+        patch.setattr(lift, "default_workers", lambda: 1)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -33,154 +46,135 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("lift")
     write_real(root / "train", 4, 0, good=2)
     write_real(root / "val", 10, 1, good=4)
-    images, masks = draw(10, 2)
-    write_samples(root / "ours", images, masks)
-    write_samples(root / "shuffled", images, np.roll(masks, 3, axis=0))
+    write_samples(root / "ours", *draw(10, 2))
+    write_samples(root / "other", *draw(6, 3))
     return root
 
 
 @pytest.fixture(scope="module")
-def flags(folder: Path) -> list[str]:
-    sets = ["--samples", f"ours={folder / 'ours'}", "--samples", f"shuffled={folder / 'shuffled'}"]
-    limits = ["--steps", 20, "--batch_size", 3, "--seeds", 4, "--jobs", 1, "--verdict_arm", "ours_x2"]
-    arms = ["--ratios", 2, "--counts", "", "--baselines", "repeat"]
-    return ["--train", folder / "train", "--val", folder / "val", *sets, *limits, *arms, "--out", folder / "out"]
+def result(folder: Path) -> dict:
+    return run(folder / "out", **sets(folder), **SIZE)
 
 
-@pytest.fixture(scope="module")
-def result(folder: Path, flags: list[str]) -> dict:
-    run(*flags)
-    return read(folder / "out")
-
-
-def test_repeating_is_no_lift_and_shuffled_masks_are_worse(result: dict) -> None:
-    arms = result["arms"]
-    assert list(arms) == ["real", "repeat_x1", "ours_x2", "shuffled_x2"]
+def test_repeating_is_no_lift_and_figures_are_those_of_the_trainings(result: dict, folder: Path) -> None:
+    arms, out = result["arms"], folder / "out"
+    assert list(arms) == ["real", "repeat_x1", "synthetic_x2"] and len(list((out / "runs").iterdir())) == 3 * 3
+    assert [arm["extra"] for arm in arms.values()] == [0, 4, 8]
     low, high = arms["repeat_x1"]["difference_to_real"]["miou"]["interval"]
     assert low <= 0 <= high
-    assert arms["real"]["miou"]["value"] > 10  # it has learned something, which shuffled masks undo
-    assert arms["shuffled_x2"]["miou"]["interval"][1] < arms["ours_x2"]["miou"]["interval"][0]
-    assert arms["shuffled_x2"]["difference_to_real"]["miou"]["interval"][1] < 0
-
-
-def test_what_is_written(result: dict, folder: Path) -> None:
-    out = folder / "out"
-    assert len(list((out / "runs").glob("*.json"))) == 4 * 4
-    assert result["counts"] == {
-        "train": 4, "train_good": 2, "val": 10, "val_groups": 10, "val_good": 4,
-        "samples": {"ours": [10], "shuffled": [10]}, "seeds": 4,
-    }  # fmt: skip
-    for arm in result["arms"].values():
-        assert arm["extra"] == {"real": 0, "repeat": 4, "synthetic": 8}[arm["kind"]] and arm["trainings"] == 4
-        assert np.mean(arm["by_seed"]) == pytest.approx(arm["miou"]["value"])
+    for arm in arms.values():
         per_type = [arm["per_type"][name]["iou"]["value"] for name in TYPES]
-        assert np.mean(per_type) == pytest.approx(arm["miou"]["value"])
-    ours, real = result["arms"]["ours_x2"], result["arms"]["real"]
+        assert np.mean(per_type) == pytest.approx(arm["miou"]["value"]) and arm["miou"]["value"] > 10
+    ours, real = arms["synthetic_x2"], arms["real"]
     assert ours["difference_to_real"]["miou"]["value"] == pytest.approx(ours["miou"]["value"] - real["miou"]["value"])
     assert real["difference_to_real"] is None and ours["difference_to_copy_paste"] is None
-    assert result["provenance"]["encoder"] == "efficientnet_lite0"
-    assert result["verdict"]["sentence"] in (out / "lift.md").read_text()
-    for picture in ("lift.png", "predictions.png"):
-        assert min(Image.open(out / picture).size) > 100
+    assert result["counts"] == {
+        "train": 4, "train_good": 2, "val": 10, "val_groups": 10, "val_good": 4, "samples": {"synthetic": [10]},
+        "seeds": 3,
+    }  # fmt: skip
+    assert result["verdict"]["arm"] == "synthetic_x2" and result["verdict"]["sentence"] in (out / "lift.md").read_text()
+    assert min(Image.open(out / "lift.png").size) > 100
 
 
-def test_a_run_that_was_cut_off_goes_on(result: dict, flags: list[str], folder: Path, tmp_path: Path) -> None:
-    """Of one training nothing is there, of another the segmenter alone; the others are not trained again."""
-    shutil.copytree(folder / "out", tmp_path / "out")
-    runs = tmp_path / "out" / "runs"
-    (lost,) = runs.glob("ours_x2_run0_seed1_*.json")
-    (untested,) = runs.glob("real_run0_seed0_*.json")
-    segmenters = {path: path.stat().st_mtime_ns for path in runs.glob("*.pt")}
-    before = [json.loads(path.read_text()) for path in (lost, untested)]
-    for path in (lost, untested, *runs.glob("ours_x2_run0_seed1_*.pt"), tmp_path / "out" / "lift.json"):
-        path.unlink()
-    run(*flags[:-1], tmp_path / "out")
-    after = [json.loads(path.read_text()) for path in (lost, untested)]
-    assert after == before
-    trained = {path.name for path, time in segmenters.items() if path.stat().st_mtime_ns != time}
-    assert len(segmenters) == 16 and trained == {path.name for path in runs.glob("ours_x2_run0_seed1_*.pt")}
-    again = read(tmp_path / "out")
-    assert again["arms"] == result["arms"] and again["verdict"] == result["verdict"]
+def test_a_run_that_was_cut_off_goes_on(result: dict, folder: Path) -> None:
+    """One segmenter is damaged; the others are not trained again, and all figures are as before."""
+    runs = folder / "out" / "runs"
+    (lost,) = runs.glob("synthetic_x2_run0_seed1_*.pt")
+    before = {path: path.stat().st_mtime_ns for path in runs.iterdir()}
+    lost.write_bytes(lost.read_bytes()[:9000])
+    assert run(folder / "out", **sets(folder), **SIZE) == result
+    assert [path for path in runs.iterdir() if path.stat().st_mtime_ns != before[path]] == [lost]
 
 
-def test_other_settings_and_several_processes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Generator runs form one arm; several workers give what one gives; other settings are trained anew."""
+def test_several_processes_and_generator_runs(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several workers give what one gives. Validation shows one type only; training has no defect-free images."""
     fork = multiprocessing.get_context("fork")  # spawning would import torch anew
     monkeypatch.setattr(multiprocessing, "get_context", lambda _: fork)
-    sets = f"two={folder / 'ours'},{folder / 'shuffled'}"
-    common = ["--train", folder / "train", "--val", folder / "val", "--samples", sets, "--quick"]
-    common += ["--batch_size", 2, "--seeds", 1]
-    run(*common, "--steps", 2, "--jobs", 2, "--out", tmp_path / "a")
-    run(*common, "--steps", 2, "--jobs", 1, "--out", tmp_path / "b")
-    one = read(tmp_path / "b")
-    assert read(tmp_path / "a")["arms"] == one["arms"]
-    assert list(one["arms"]) == ["real", "copy_paste_x1", "two_x1"]
-    assert (one["arms"]["two_x1"]["runs"], one["arms"]["two_x1"]["trainings"]) == (2, 2)
-    versus = one["arms"]["two_x1"]["miou"]["value"] - one["arms"]["copy_paste_x1"]["miou"]["value"]
-    assert one["arms"]["two_x1"]["difference_to_copy_paste"]["miou"]["value"] == pytest.approx(versus)
-    assert one["notes"][0].startswith("A first look only") and one["verdict"]["arm"] == "two_x1"
-    names = {path.name for path in (tmp_path / "b" / "runs").iterdir()}
-    run(*common, "--steps", 1, "--jobs", 1, "--out", tmp_path / "b")
-    assert names < {path.name for path in (tmp_path / "b" / "runs").iterdir()}
+    shown = {"train": write_real(tmp_path / "train", 4, 0), "val": write_real(tmp_path / "val", 4, 5, types=[1])}
+    common = {**shown, "samples": f"two={folder / 'ours'},{folder / 'other'}", "quick": True, "seeds": 1, "steps": 2}
+    one = run(tmp_path / "a", **common)
+    monkeypatch.setattr(lift, "default_workers", lambda: 2)
+    assert run(tmp_path / "b", **common)["arms"] == one["arms"]
+    assert list(one["arms"]) == ["real", "copy_paste_x1", "two_x1"] and one["arms"]["two_x1"]["runs"] == 2
+    real, pasted, two = one["arms"].values()
+    versus = two["miou"]["value"] - pasted["miou"]["value"]
+    assert two["difference_to_copy_paste"]["miou"]["value"] == pytest.approx(versus)
+    assert real["per_type"]["bright"]["iou"] == {"value": None, "interval": None}
+    assert real["miou"] == real["per_type"]["dark"]["iou"] and real["false_positive_rate"]["value"] is None
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "shown", "start"),
-    [
-        (5.1, 9.6, "lift", "+7.3 mIoU, 95% interval 5.1 to 9.6, at ratio 2."),
-        (-0.2, 9.6, "none", "A lift is not shown: +7.3 mIoU, 95% interval -0.2 to 9.6, at ratio 2; the"),
-        (-9.6, -5.1, "loss", "The samples do harm: +7.3"),
-    ],
-)
-def test_the_verdict_says_what_the_interval_says(low: float, high: float, shown: str, start: str) -> None:
-    difference = {"miou": {"value": 7.3, "interval": [low, high]}}
-    arm = {"ratio": 2.0, "extra": 50, "miou": {}, "difference_to_real": difference, "difference_to_copy_paste": None}
-    verdict = judge({"real": {"miou": {}}, "ours_x2": arm}, "ours_x2")
-    assert verdict["shown"] == shown and verdict["sentence"].startswith(start)
+def test_images_seeds_and_runs_are_resampled_as_by_hand() -> None:
+    """Every resample written out: repeat the images, train again by picking seeds and runs, average."""
+    groups, rng = ["a", "a", "b", "c", "good1", "good2"], np.random.default_rng(0)
+
+    def outcome(min_pixels: int) -> Outcome:
+        masks = rng.choice(4, (2, 4, 8, 10), p=[0.7, 0.1, 0.1, 0.1]).astype(np.uint8)
+        pixels = np.stack([count_pixels(p, t, 3) for p, t in zip(*masks, strict=True)])
+        return Outcome(pixels, rng.integers(0, 40, 2), min_pixels)
+
+    outcomes = [[outcome(10 + s) for s in range(3)] for _ in range(2)]
+    found = resampled_scores(outcomes, groups, "set", num_resamples=15)
+    images = Resampling.draw(groups, "lift", "images", least=1, num_resamples=15).weights.astype(int)
+    runs, seeds = _shares(2, 15, "runs", "set"), _shares(3, 15, "seeds")
+    for b in range(16):
+        assert images[b, 0] == images[b, 1]  # of one group
+        bad, good = np.repeat(range(4), images[b, :4]), np.repeat(range(2), images[b, 4:])
+        drawn_runs, drawn_seeds = (1, 2) if b else (2, 3)
+        chosen = [
+            scores(Outcome(one.pixels[bad], one.good[good], one.min_pixels), np.ones((1, len(bad) + len(good))))
+            for r in np.repeat(range(2), np.round(runs[b] * drawn_runs).astype(int))
+            for one in np.repeat(outcomes[r], np.round(seeds[b] * drawn_seeds).astype(int))
+        ]
+        assert len(chosen) == drawn_runs * drawn_seeds
+        for key in ("miou", "false_positive_rate"):
+            np.testing.assert_allclose(found[key][b], 100 * np.mean([one[key][0] for one in chosen]))
+    assert len(np.unique(np.hstack([runs, seeds]), axis=0)) > 5  # runs and seeds are resampled too
+
+
+def test_seeds_spread_as_their_mean_does() -> None:
+    """The variance over resamples is that of a mean of so few seeds: s^2 / n, with n - 1 in s^2."""
+    values = np.array([3.0, 5.0, 4.0, 9.0, 1.0])
+    means = _shares(5, 40_000, "seeds")[1:] @ values
+    assert means.var() == pytest.approx(values.var(ddof=1) / 5, rel=0.03)
+
+
+def test_the_verdict_says_what_the_interval_says() -> None:
+    pasted = {"miou": {"value": 1, "interval": [-2, 4]}}
+    for low, high, start in (
+        (5.1, 9.6, ""),
+        (-0.2, 9.6, "A lift is not shown: "),
+        (-9.6, -5.1, "The samples do harm: "),
+    ):
+        difference = {"miou": {"value": 7.3, "interval": [low, high]}}
+        arm = {"ratio": 2.0, "difference_to_real": difference, "difference_to_copy_paste": pasted}
+        sentence = judge({"ours_x2": arm}, "ours_x2")["sentence"]
+        assert sentence.startswith(f"{start}+7.3 mIoU, 95% interval {low} to {high}, at ratio 2")
+        assert sentence.endswith("Against copy-paste: +1.0, -2.0 to 4.0.")
 
 
 def test_bad_input_gets_one_line(folder: Path, tmp_path: Path) -> None:
     ours = folder / "ours"
-    others = write_samples(tmp_path / "others", *draw(3, 0), names=("pit", "stain"))
     dark = write_real(tmp_path / "dark", 4, 5, types=[1])
     bright = write_real(tmp_path / "bright", 4, 6, types=[2])
     only_bright = write_samples(tmp_path / "only", *draw(4, 7, types=[2]))
     small = write_samples(tmp_path / "small", *draw(4, 8, size=24))
-    (tmp_path / "groups.json").write_text('{"other.png": "a"}')
+    groups = tmp_path / "groups.json"
+    groups.write_text(json.dumps({path.name: "tile" for path in (folder / "val").rglob("*.png")}))
     for match, changes in (
-        ("--samples .*nowhere: does not exist", {"samples": tmp_path / "nowhere"}),
-        ("its types are pit, stain, but those of --train .* are dark, bright", {"samples": others}),
         ("--val .*: bright/train001 is also in --train .*, as are 3 more; test on", {"val": folder / "train"}),
-        ("--val .*bright: shows bright, but --train .*dark dark; test on", {"train": dark, "val": bright}),
-        ("its masks show none of the types of --train", {"train": dark, "samples": only_bright}),
-        ("shows whole images of 24 x 24 px, but .*ours whole images of 32 x 32 px", {"samples": f"a={ours},{small}"}),
-        ("--ratios: synthetic_x4 needs 16 samples, but synthetic has 10", {"ratios": 4}),
+        ("--val .*bright: shows bright, but --train .*dark dark; take", {"train": dark, "val": bright}),
+        ("--samples .*only: shows bright, but --train .*dark dark; take", {"train": dark, "samples": only_bright}),
+        ("--samples .*small: are not of the size and view of .*ours; compare", {"samples": f"a={ours},{small}"}),
+        ("synthetic_x4 needs 16 samples, but synthetic has 10. Make more", {"ratios": 4}),
         ("--seeds 0: must be at least 1", {"seeds": 0}),
-        ("--ratios 1,a: should be positive numbers", {"ratios": "1,a"}),
-        ("unknown --baselines 'copypaste' .did you mean 'copy_paste'", {"baselines": "copypaste"}),
         ("unknown --verdict_arm 'synthetic_x3'", {"ratios": 1, "verdict_arm": "synthetic_x3"}),
-        ("names no group for the image", {"groups": tmp_path / "groups.json"}),
-        ("cannot be called 'a b'", {"samples": f"a b={ours}"}),
-        ("--real_share 1.5: is a share", {"real_share": 1.5}),
+        ("--val .*: intervals need images of at least 2 groups; add", {"groups": groups}),
+        ("--samples: name each set NAME=DIR", {"samples": f"repeat={ours}"}),
+        ("--samples #1 : does not exist", {"samples": "x="}),
     ):
-        given = {"train": folder / "train", "val": folder / "val", "samples": ours, "out": tmp_path / "out", **changes}
         with pytest.raises(InputError, match=match) as caught:
-            run(*(part for flag, value in given.items() for part in (f"--{flag}", value)))
+            run(tmp_path / "out", **{**sets(folder), **changes})
         assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
-
-
-def test_what_is_missing_is_said(folder: Path, tmp_path: Path) -> None:
-    """A type that validation does not show, or the samples do not: a note, and the rest goes on."""
-    train = write_real(tmp_path / "train", 4, 0)  # without a folder good
-    val = write_real(tmp_path / "val", 4, 5, types=[1])
-    samples = write_samples(tmp_path / "samples", *draw(4, 6, types=[1]))
-    run(
-        "--train", train, "--val", val, "--samples", samples, "--out", tmp_path / "out", "--quick",
-        "--steps", 1, "--batch_size", 2, "--seeds", 1, "--jobs", 1, "--baselines", "",
-    )  # fmt: skip
-    found = read(tmp_path / "out")
-    assert len(found["notes"]) == 6 and "--val shows no bright" in found["notes"][2]
-    real = found["arms"]["real"]
-    assert real["per_type"]["bright"]["iou"] == {"value": None, "interval": None}
-    assert real["miou"] == real["per_type"]["dark"]["iou"]
-    assert real["false_positive_rate"]["value"] is None
+    for ratios in ("1,a", "1,-2"):
+        with pytest.raises(SystemExit):
+            run(tmp_path / "out", **sets(folder), ratios=ratios)

@@ -1,7 +1,5 @@
 """Regions of masks as polygons: the same pixels by brute force, by pycocotools, and by programs that paint outlines."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import pytest
@@ -24,17 +22,6 @@ def test_each_region_is_one_polygon() -> None:
     assert total > 600
 
 
-def test_known_polygons() -> None:
-    (pixel,) = outlines(np.pad(np.ones((1, 1), bool), 2))
-    assert {tuple(point) for point in edge_polygon(pixel).tolist()} == {(2, 2), (3, 2), (3, 3), (2, 3)}
-    assert sorted(inset_polygon(pixel).ravel().tolist()) == pytest.approx([2.02] * 4 + [2.98] * 4)
-    ring = np.ones((3, 3), bool)
-    ring[1, 1] = False
-    (walk,) = outlines(ring)
-    assert len(edge_polygon(walk)) == 10  # two squares and the two ends of the slit
-    assert len(outlines(np.eye(4, dtype=bool))) == 1
-
-
 @pytest.mark.parametrize("scale", [1, 8])
 def test_programs_that_paint_the_outline_get_the_same_pixels(scale: int) -> None:
     """As ultralytics: float32 shares of the size, about 1,000 points on the way, whole numbers, cv2.fillPoly."""
@@ -48,9 +35,7 @@ def test_programs_that_paint_the_outline_get_the_same_pixels(scale: int) -> None
             dense = np.union1d(np.linspace(0, at[-1], max(1000 - len(closed), 2)), at)
             points = np.stack([np.interp(dense, at, closed[:, axis]) for axis in (0, 1)], axis=1).astype(np.float32)
             points = points * np.array([width * scale, height * scale], np.float32)
-            canvas = np.zeros(found.shape, np.uint8)
-            cv2.fillPoly(canvas, [points.astype(np.int32)], 1)
-            found += canvas
+            found += cv2.fillPoly(np.zeros(found.shape, np.uint8), [points.astype(np.int32)], 1)
         large = mask.repeat(scale, 0).repeat(scale, 1)
         wrong = (found != large).sum()
         assert wrong == 0 if scale == 1 else wrong <= 0.01 * large.size

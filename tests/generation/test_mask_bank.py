@@ -42,16 +42,7 @@ def test_bank_masks_are_new_balanced_and_kept_where_the_type_occurs():
         assert top < 25 if mask.max() == 1 else left > 40
     areas = [(mask == 1).sum() for mask in drawn if (mask == 1).any()]
     assert 0.5 * 140 <= min(areas) and max(areas) <= 1.3**2 * 180 * 1.15
-    assert np.array_equal(bank.draw(bank.size, 0, 7), drawn[7]) and not np.array_equal(
-        bank.draw(bank.size, 1, 7), drawn[7]
-    )
-
-
-def test_a_bank_defect_that_the_border_cuts_goes_on_beyond_it():
-    mask = np.zeros((1, 64, 64), np.uint8)
-    mask[0, :40, 20:44] = 1
-    bank = bank_of(mask)
-    assert all(bank.draw(bank.size, 0, index)[0].any() for index in range(30))  # never a cut edge inside the image
+    assert [np.array_equal(bank.draw(bank.size, seed, 7), drawn[7]) for seed in (0, 1)] == [True, False]
 
 
 def test_several_types_per_image():
@@ -81,7 +72,6 @@ def test_a_bank_defect_that_the_border_cuts_is_not_cut_within_the_canvas(rows):
     bank = anywhere(layer(rows, slice(5, 11)))
     for index in range(20):
         drawn = bank.draw((24, 40), 0, index) > 0
-        assert drawn.any()
         assert drawn[0].any() or rows.start > 0
         assert drawn[-1].any() or rows.stop < 16
 
@@ -89,7 +79,7 @@ def test_a_bank_defect_that_the_border_cuts_is_not_cut_within_the_canvas(rows):
 def test_bank_defects_that_two_borders_cut_lie_at_their_own():
     bank = anywhere(layer(slice(0, 5), slice(2, 6)), layer(slice(12, 16), slice(9, 13)))
     for index in range(20):
-        drawn = bank.draw((32, 32), 0, index, types=(1, 2))
+        drawn = bank.draw((32, 32), 0, index, (1, 2))
         for type_, edge in ((1, 0), (2, -1)):
             own = drawn == type_  # of its own length, stretched: not gone on to the other border
             assert own[edge].any() and own.any(axis=1).sum() <= 10

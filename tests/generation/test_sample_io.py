@@ -3,6 +3,8 @@
 import io
 import json
 import os
+from contextlib import suppress
+from types import SimpleNamespace
 
 import blobfile as bf
 import numpy as np
@@ -16,13 +18,7 @@ from guided_diffusion.generation.sample_io import SampleFolder
 from guided_diffusion.pictures import colorize, palette
 
 NAMES = ("crack", "hole", "oil stain")
-SETTINGS = {
-    "seed": 7,
-    "step_inference": 400,
-    "image_size": (16, 24),
-    "num_steps": (12, 8),
-    "checkpoints": {"large": "a" * 64, "small": "b" * 64},
-}
+SETTINGS = {"seed": 7, "step_inference": 400, "image_size": (16, 24), "checkpoints": {"large": "a", "small": "b"}}
 
 
 def make_samples(indices, height=16, width=24):
@@ -38,10 +34,6 @@ def make_samples(indices, height=16, width=24):
 def fill(folder, *indices):
     folder.add(indices, *make_samples(indices))
     return folder
-
-
-def files(root):
-    return {path: content for path, content in tree(root).items() if content is not None}
 
 
 def read_png(path):
@@ -63,74 +55,58 @@ def test_files_of_a_sample(tmp_path, folder):
         "masks/000003.png": colorize(mask),
         "masks_converted_dir/000003.png": mask,
     }
-    assert sorted(files(tmp_path)) == sorted([*pictures, "manifest.jsonl"])
+    assert {path for path, data in tree(tmp_path).items() if data} == {*pictures, "manifest.jsonl"}
     for path, expected in pictures.items():
         assert np.array_equal(read_png(tmp_path / path), expected)
 
 
 def test_manifest_describes_each_sample(tmp_path, folder):
     fill(folder, 5, 2)
-    fill(folder, 0)
+    folder.add([0, 1], *make_samples([0, 1]), [{"mask": "a"}, {"mask": "b"}])
     rows = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
-    assert [row["index"] for row in rows] == [0, 2, 5]
-    assert [row["types"] for row in rows] == [{}, {"hole": 6}, {"crack": 3, "oil stain": 10}]
+    assert [row["index"] for row in rows] == [0, 1, 2, 5]
+    assert [row.get("condition") for row in rows] == [{"mask": "a"}, {"mask": "b"}, None, None]
+    stained = {"crack": 3, "oil stain": 10}
+    assert [row["types"] for row in rows] == [{}, stained, {"hole": 6}, stained]
     assert rows[2]["settings"] == json.loads(json.dumps({**SETTINGS, "class_names": NAMES})) and rows[2]["seed"] == 7
     for row in rows:
         paths = [row["image"], row["mask"], row["index_mask"], *row["defects"].values()]
-        assert all((tmp_path / path).is_file() for path in paths)
-        assert list(row["defects"]) == list(row["types"])
+        assert all((tmp_path / path).is_file() for path in paths) and list(row["defects"]) == list(row["types"])
 
 
 def test_a_run_cut_off_at_any_write_goes_on_to_the_same_folder(tmp_path, monkeypatch):
     fill(SampleFolder(str(tmp_path / "whole"), NAMES, SETTINGS), *range(4))
     write = sample_io.write_atomic
+
+    def dying_write(path, data):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            open(os.path.join(os.path.dirname(path), ".tmp-killed"), "wb").close()
+            raise KeyboardInterrupt
+        write(path, data)
+
     for kill_at in range(30):
-        root = tmp_path / f"cut_{kill_at}"
-        left = kill_at
-
-        def dying_write(path, data):
-            nonlocal left
-            left -= 1
-            if left < 0:
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-                open(os.path.join(os.path.dirname(path), ".tmp-killed"), "wb").close()
-                raise KeyboardInterrupt
-            write(path, data)
-
-        monkeypatch.setattr(sample_io, "write_atomic", dying_write)
-        try:
+        root, left = tmp_path / f"cut_{kill_at}", kill_at
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            patch.setattr(sample_io, "write_atomic", dying_write)
             fill(fill(SampleFolder(str(root), NAMES, SETTINGS), 0, 1), 2, 3)
-        except KeyboardInterrupt:
-            pass
-        monkeypatch.setattr(sample_io, "write_atomic", write)
         again = SampleFolder(str(root), NAMES, SETTINGS)
         for index in again.missing(4):  # another batch size
             fill(again, index)
-        assert again.missing(4) == []
         if left < 0:  # else nothing was cut off
-            assert files(root) == files(tmp_path / "whole"), f"cut off at write {kill_at}"
+            assert tree(root) == tree(tmp_path / "whole"), f"cut off at write {kill_at}"
     assert left >= 0, "the last try should have been long enough to run through"
-
-
-def test_files_of_a_cut_off_sample_do_not_outlive_other_settings(tmp_path, folder):
-    fill(folder, 1, 2)
-    lines = (tmp_path / "manifest.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "manifest.jsonl").write_text(lines[1])  # as if sample 1 had not been completed
-    again = SampleFolder(str(tmp_path), NAMES, SETTINGS)
-    assert again.missing(3) == [0, 1]
-    again.add([1], make_samples([1])[0], np.zeros((1, 16, 24), np.uint8))
-    assert not (tmp_path / "defects/crack/000001.png").exists() and (tmp_path / "defects/hole/000002.png").exists()
 
 
 @pytest.mark.parametrize(
     ("names", "changed", "said"),
     [
-        (NAMES, {"step_inference": 50}, "step_inference 400, not 50"),
         (NAMES, {"image_size": (16, 32)}, "image_size [16, 24], not [16, 32]"),
-        (NAMES, {"num_steps": 20}, "num_steps [12, 8], not 20"),
-        (NAMES, {"checkpoints": {"large": "a" * 64, "small": "c" * 64}}, f"small {'b' * 64}, not {'c' * 64}"),
-        (NAMES, {"sampler": "ddim"}, "sampler unset, not ddim"),
-        (("crack", "hole"), {}, 'class_names ["crack", "hole", "oil stain"], not ["crack", "hole"]'),
+        (NAMES, {"checkpoints": {"large": "a", "small": "c"}}, "checkpoints.small 'b', not 'c'"),
+        (NAMES, {"sampler": "ddim"}, "sampler None, not 'ddim'"),
+        (("crack", "hole"), {}, "class_names ['crack', 'hole', 'oil stain'], not ['crack', 'hole']"),
     ],
 )
 def test_other_settings_are_refused_and_nothing_is_written(tmp_path, folder, names, changed, said):
@@ -143,23 +119,6 @@ def test_other_settings_are_refused_and_nothing_is_written(tmp_path, folder, nam
     assert tree(tmp_path) == before
 
 
-def test_a_setting_that_is_gone_is_named_but_for_upscale_1(tmp_path):
-    for upscale in (1, 2):
-        fill(SampleFolder(str(tmp_path / str(upscale)), NAMES, {**SETTINGS, "upscale": upscale}), 0)
-    assert SampleFolder(str(tmp_path / "1"), NAMES, SETTINGS).missing(2) == [1]
-    with pytest.raises(InputError, match="upscale 2, not unset"):
-        SampleFolder(str(tmp_path / "2"), NAMES, SETTINGS)
-
-
-@pytest.mark.parametrize("name", ["images", "masks", "masks_converted_dir"])
-def test_a_folder_of_someone_elses_images_is_refused(tmp_path, name):
-    (tmp_path / name).mkdir()
-    (tmp_path / name / "000000.png").write_bytes(b"precious")
-    with pytest.raises(InputError, match=rf"sample_dir: .* has files in {name}/ but no manifest.jsonl"):
-        SampleFolder(str(tmp_path), NAMES, SETTINGS)
-    assert files(tmp_path) == {f"{name}/000000.png": b"precious"}
-
-
 @pytest.mark.parametrize("line", ['{"index": 0, "ima', "[1]", '{"index": "0", "settings": {}}', "\x00"])
 def test_a_damaged_manifest_line_is_named(tmp_path, folder, line):
     fill(folder, 0)
@@ -169,16 +128,6 @@ def test_a_damaged_manifest_line_is_named(tmp_path, folder, line):
         SampleFolder(str(tmp_path), NAMES, SETTINGS)
 
 
-def test_what_does_not_fit_together_is_refused(tmp_path, folder):
-    images, masks = make_samples([0, 1])
-    for arguments in (([0], images, masks), ([0, 1], images, masks[:1]), ([0, 1], images[:, :8], masks)):
-        with pytest.raises(ValueError, match="differ"):
-            folder.add(*arguments)
-    with pytest.raises(ValueError, match="mask index 4, but there are 3 types"):
-        folder.add([0, 1], images, masks + 1)
-    assert os.listdir(tmp_path) == []
-
-
 def test_type_folders_are_safe_and_distinct(tmp_path):
     names = ("a/b", "a b", "..", "", "Riß-1.x", "A_B")
     mask = np.arange(7, dtype=np.uint8).repeat(2).reshape(1, 2, 7)
@@ -186,13 +135,7 @@ def test_type_folders_are_safe_and_distinct(tmp_path):
     assert set(os.listdir(tmp_path / "defects")) == {"a_b", "a_b_2", "type_3", "type_4", "Riß-1.x", "A_B_6"}
 
 
-# --- the contact sheet -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("size", "tile"),
-    [((64, 64), (128, 128)), ((40, 60), (120, 180)), ((128, 96), (128, 96)), ((512, 512), (256, 256))],
-)
+@pytest.mark.parametrize(("size", "tile"), [((40, 60), (120, 180)), ((512, 512), (256, 256))])
 def test_sheet_shows_images_and_overlays_and_the_legend_of_many_types(tmp_path, size, tile):
     names = [f"a name that is far too long for the caption of a small tile, number {k}" for k in range(1, 31)]
     masks = np.zeros((3, *size), np.uint8)
@@ -215,7 +158,7 @@ def test_sheet_needs_samples_and_their_files(tmp_path, folder):
         folder.write_contact_sheet()
     fill(folder, 0, 1)
     (tmp_path / "images/000001.png").unlink()
-    with pytest.raises(InputError, match=r"images/000001\.png: is in manifest\.jsonl but missing"):
+    with pytest.raises(InputError, match=r"images/000001\.png: .*; it is in manifest\.jsonl"):
         folder.write_contact_sheet()
 
 
@@ -226,23 +169,19 @@ def test_everything_works_in_a_cloud_store(tmp_path, monkeypatch):
         prefix = folder.rstrip("/") + "/"
         return {path[len(prefix) :].split("/")[0] for path in store if path.startswith(prefix)}
 
-    for name, does in (
-        ("write_bytes", store.__setitem__),
-        ("read_bytes", store.__getitem__),
-        ("exists", store.__contains__),
-        ("remove", store.__delitem__),
-        ("isdir", below),
-        ("listdir", below),
-    ):
-        monkeypatch.setattr(bf, name, does)
+    def scandir(folder):
+        return [SimpleNamespace(name=name, is_file="." in name, is_dir="." not in name) for name in below(folder)]
+
+    does = {"write_bytes": store.__setitem__, "read_bytes": store.__getitem__, "exists": store.__contains__}
+    for name, function in {**does, "remove": store.__delitem__, "isdir": below, "scandir": scandir}.items():
+        monkeypatch.setattr(bf, name, function)
     monkeypatch.chdir(tmp_path)
     root = "gs://bucket/samples"
     fill(SampleFolder(root, NAMES, SETTINGS), 0, 1)
-    store[f"{root}/images/000002.png"] = b"of a run cut off"
+    left = [f"{root}/{folder}/000002.png" for folder in ("images", "defects/crack")]  # of a run cut off
+    store |= dict.fromkeys(left, b"")
     again = SampleFolder(root, NAMES, SETTINGS)
     assert again.missing(4) == [2, 3]
-    path = fill(again, 3).write_contact_sheet()
-    assert Image.open(io.BytesIO(store[path])).mode == "RGB"
-    assert f"{root}/images/000002.png" not in store
-    assert len(store[f"{root}/manifest.jsonl"].splitlines()) == 3
+    assert Image.open(io.BytesIO(store[fill(again, 3).write_contact_sheet()])).mode == "RGB"
+    assert not store.keys() & left and len(store[f"{root}/manifest.jsonl"].splitlines()) == 3
     assert os.listdir(tmp_path) == []

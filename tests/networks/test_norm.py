@@ -4,28 +4,20 @@ import pytest
 import torch
 from torch import nn
 
-from guided_diffusion.networks.norm import _fusible, group_norm
+from guided_diffusion.networks.norm import group_norm
 
 N, C, H, W, GROUPS = 3, 16, 16, 24, 4
 
 
-def tensors(modulated: bool):
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    x, dy = 2 * normal(N, C, H, W) + 1, normal(N, C, H, W)
-    return x, dy, (normal(N, C), normal(N, C)) if modulated else (), normal(C), normal(C)
-
-
 def run(function, modulated, dtype=torch.float64, memory_format=torch.contiguous_format):
     """Output and all gradients of function(norm, x, [scale, shift])."""
-    x, dy, emb, weight, bias = tensors(modulated)
+    torch.manual_seed(0)
+    shapes = [(N, C, H, W), (N, C, H, W), (C,), (C,), *([(N, C)] * 2 if modulated else [])]
+    x, dy, weight, bias, *emb = (torch.randn(*shape, dtype=torch.float64) for shape in shapes)
     wide = torch.promote_types(dtype, torch.float32)  # of parameters and embedding
     norm = nn.GroupNorm(GROUPS, C).to(wide)
     norm.weight.data, norm.bias.data = weight.to(wide), bias.to(wide)
-    leaves = [x.to(dtype).contiguous(memory_format=memory_format), *(e.to(wide) for e in emb)]
+    leaves = [(2 * x + 1).to(dtype).contiguous(memory_format=memory_format), *(e.to(wide) for e in emb)]
     leaves = [leaf.requires_grad_() for leaf in leaves]
     y = function(norm, *leaves)
     y.backward(dy.to(dtype).contiguous(memory_format=memory_format))
@@ -41,19 +33,13 @@ def formula(norm, x, scale=None, shift=None):
     return y if scale is None else y * (1 + scale[..., None, None]) + shift[..., None, None]
 
 
-def fusible(norm, x, scale=None, shift=None):
-    weight, bias = norm.weight, norm.bias
-    if scale is not None:
-        weight, bias = weight * (1 + scale), bias * (1 + scale) + shift
-    return _fusible(x, weight, bias, norm.num_groups, norm.eps)
-
-
 @pytest.mark.parametrize("modulated", [False, True])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("function", [group_norm, fusible])
+@pytest.mark.parametrize("compiling", [False, True])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 2e-7), (torch.float32, 1e-6), (torch.bfloat16, 6e-3)])
-def test_output_and_gradients(function, memory_format, modulated, dtype, tolerance):
-    for ours, exact in zip(run(function, modulated, dtype, memory_format), run(formula, modulated), strict=True):
+def test_output_and_gradients(compiling, memory_format, modulated, dtype, tolerance, monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    for ours, exact in zip(run(group_norm, modulated, dtype, memory_format), run(formula, modulated), strict=True):
         assert (ours.double() - exact).norm() < tolerance * exact.norm()
 
 

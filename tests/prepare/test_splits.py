@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from guided_diffusion.data.image_datasets import DefectDataset
+from guided_diffusion.data.image_files import View
 from guided_diffusion.data.prepared import TRAIN, FirstShots, Sample, write_released
 from guided_diffusion.prepare.check import Record, TypeFacts
 from guided_diffusion.prepare.splits import VAL, Item, split_by_fraction, split_by_shots
@@ -43,7 +44,7 @@ def test_shots_are_the_images_that_num_image_train_takes(tmp_path, count):
     names = [f"im{i}" for i in range(12)]
     image = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)
     write_released(str(tmp_path), names, [(image, mask) for mask in masks], {"a": 1, "b": 2, "c": 3}, {})
-    data = DefectDataset.load(str(tmp_path), 3, (8, 8), num_image_train=count)
+    data = DefectDataset.load(str(tmp_path), 3, View((8, 8)), num_image_train=count)
     rows = [(None, set(mask[mask > 0].tolist()), name) for mask, name in zip(masks, names, strict=True)]
     parts = split(rows, split_by_shots, count)
     assert data.names == [name for name, part in zip(names, parts, strict=True) if part == TRAIN]

@@ -1,14 +1,12 @@
 """From what a layout tells to pixels: an image and its index mask, whatever the mask was drawn with."""
 
-from __future__ import annotations
-
 import base64
 import json
 import math
+import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -55,25 +53,21 @@ class Labelled:
 def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule | None = None) -> Labelled:
     """A sample's image and index mask, values 0..num_defect. Raises InputError where a file cannot be read, the mask is
     of another size or not what it should be, or the two look swapped."""
-    rule, drawn, overlaps = rule or DrawingRule(), sample.mask, Counter()
+    rule, drawn, mask, overlaps = rule or DrawingRule(), sample.mask, None, Counter()
     image = open_image(sample.image, image_bytes)
-    mask = None
-    if isinstance(drawn, Shapes):
+    if isinstance(drawn, Shapes):  # drawn on the image; all other masks are files, of a size of their own
         image = turned_like(image, sample.image, drawn.size, drawn.path, upright=drawn.upright)
-        draw = partial(draw_shape, size=(image.height, image.width), line_width=rule.line_width, path=drawn.path)
-        layers = [(shape.index, drawn.path, partial(draw, shape)) for shape in drawn.shapes if shape.index != IGNORED]
-        mask = _compose(layers, rule.priority, overlaps)
+        size, shapes = (image.height, image.width), (shape for shape in drawn.shapes if shape.index != IGNORED)
+        layers = ((shape.index, draw_shape(shape, size, rule.line_width, drawn.path)) for shape in shapes)
+        mask, overlaps = _compose(layers, rule.priority, drawn.path)
     elif drawn is not None:
         if isinstance(drawn, TypeMasks):
-            draw = partial(read_binary_mask, threshold=rule.mask_threshold)
-            mask = _compose([(i, path, partial(draw, path)) for i, path in drawn.files], rule.priority, overlaps)
-        elif isinstance(drawn, ColourMask):
-            mask = read_colour_mask(drawn)
+            layers = ((index, read_binary_mask(path, rule.mask_threshold)) for index, path in drawn.files)
+            mask, overlaps = _compose(layers, rule.priority, drawn.path)
         else:
-            mask = read_index_mask(drawn.path, num_defect)
+            colours = isinstance(drawn, ColourMask)
+            mask = read_colour_mask(drawn) if colours else read_index_mask(drawn.path, num_defect)
         image = turned_like(image, sample.image, mask.shape, drawn.path, upright=False)
-    if mask is not None and mask.max(initial=0) > num_defect:
-        raise InputError(f"{drawn.path}: draws type {mask.max()}, but num_defect is {num_defect}")
     pixels = np.array(image) if image.mode == "L" else to_rgb(image, sample.image)
     if isinstance(drawn, TypeMasks) and set(np.flatnonzero(np.bincount(pixels.ravel()))) == {0, 255}:
         raise InputError(f"{sample.image}: is black and white only; is it swapped with its mask {drawn.path}?")
@@ -113,49 +107,39 @@ def read_colour_mask(mask: ColourMask) -> np.ndarray:
     image = open_image(mask.path)
     if image.format == "JPEG":
         raise InputError(f"{mask.path}: is a JPEG, whose compression alters the colours; save masks as PNG")
+    table = {(0, 0, 0): BACKGROUND} | dict(mask.colours)
     codes = np.asarray(image.convert("RGB")).astype(np.int64) @ (1 << 16, 1 << 8, 1)
-    table = {0: 0} | {(r << 16) | (g << 8) | b: index for (r, g, b), index in mask.colours.items()}
     found, inverse, counts = np.unique(codes, return_inverse=True, return_counts=True)
-    for code, count in zip(found.tolist(), counts.tolist(), strict=True):
-        if code not in table:
-            colour = ",".join(str(code >> shift & 255) for shift in (16, 8, 0))
+    colours = [(code >> 16, code >> 8 & 255, code & 255) for code in found.tolist()]
+    for colour, count in zip(colours, counts.tolist(), strict=True):
+        if colour not in table:
             raise InputError(
-                f"{mask.path}: {count} pixels have the colour {colour}, which --colormap does not name; name it, or "
-                "draw without soft edges"
+                f"{mask.path}: {count} pixels have the colour {','.join(map(str, colour))}, which --colormap does not "
+                "name; name it, or draw without soft edges"
             )
-    return np.array([table[code] for code in found.tolist()], np.uint8)[inverse].reshape(codes.shape)
+    return np.array([table[colour] for colour in colours], np.uint8)[inverse].reshape(codes.shape)
 
 
 def _compose(
-    layers: Sequence[tuple[int, str, Callable[[], np.ndarray]]],
-    priority: Sequence[int],
-    overlaps: Counter[tuple[int, int]],
-) -> np.ndarray:
-    """Index mask of layers (type index, file, what draws it as bool [H, W]); the later and more important cover others.
-
-    Notes in `overlaps` which pixels two types claim. Raises InputError where layers differ in size.
-    """
+    layers: Iterable[tuple[int, np.ndarray]], priority: Sequence[int], path: str
+) -> tuple[np.ndarray, Counter[tuple[int, int]]]:
+    """Index mask of layers (type index, bool [H, W]), of which the later and more important cover others; and how many
+    pixels two types claim. Raises InputError naming `path` where layers differ in size."""
     rank = np.zeros(256, np.uint8)
     rank[list(priority)] = np.arange(len(priority), 0, -1)
-    rank[BACKGROUND] = 0
     mask: np.ndarray | None = None
     claims: dict[int, np.ndarray] = {}  # bool [H, W] by type: where some layer draws it
-    for index, path, draw in layers:
-        layer = draw()
-        if mask is None:
-            mask = np.zeros(layer.shape, np.uint8)
-        elif layer.shape != mask.shape:
-            raise InputError(f"{path}: is of another size than the other masks of its image; draw them alike")
+    for index, layer in layers:
+        mask = np.zeros(layer.shape, np.uint8) if mask is None else mask
+        if layer.shape != mask.shape:
+            raise InputError(f"{path}: is of another size than other masks of its image; draw them alike")
         if index == BACKGROUND:  # cuts a hole into all that is drawn so far
             mask[layer] = BACKGROUND
             claims = {other: claim & ~layer for other, claim in claims.items()}
         else:
             mask[layer & (rank[mask] <= rank[index])] = index
-            claims[index] = claims[index] | layer if index in claims else layer
-    for pair in combinations(sorted(claims), 2):
-        if count := np.count_nonzero(claims[pair[0]] & claims[pair[1]]):
-            overlaps[pair] = count
-    return mask
+            claims[index] = claims.get(index, False) | layer
+    return mask, +Counter({(a, b): np.count_nonzero(claims[a] & claims[b]) for a, b in combinations(sorted(claims), 2)})
 
 
 def draw_shape(shape: Shape, size: tuple[int, int], line_width: int, path: str) -> np.ndarray:
@@ -194,30 +178,22 @@ def _decode_rle(data: dict, size: tuple[int, int], path: str) -> np.ndarray:
         raise InputError(f"{path}: holds an RLE of size {list(data['size'])} for an image of {list(size)}; correct it")
     counts = data["counts"]
     counts = _decompress(counts) if isinstance(counts, str) else counts
-    whole = counts and all(isinstance(count, int) and count >= 0 for count in counts)
-    if not whole or sum(counts) != size[0] * size[1]:
+    if not all(isinstance(count, int) and count >= 0 for count in counts) or sum(counts) != size[0] * size[1]:
         raise InputError(f"{path}: holds an RLE that does not add up to {size[0]} x {size[1]} pixels; export it again")
     return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(size[1], size[0]).T
 
 
-def _decompress(text: str) -> list[int] | None:
-    """Run lengths from COCO's text; None where it is broken (pycocotools would read and write beyond its memory).
+def _decompress(text: str) -> list[int]:
+    """Run lengths from COCO's text; none where it is broken (pycocotools would read and write beyond its memory).
 
     Groups of five bits, the lowest first, and a sixth that says whether more follow; signed; from the third run on the
     difference to the last but one.
     """
+    groups = re.findall("[P-o]{0,12}[0-O]", text)
     counts: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64 or shift > 60:
-            return None
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
+    for group in groups if sum(map(len, groups)) == len(text) else ():
+        fives = [ord(character) - 48 for character in group]
+        value = sum((five & 31) << 5 * place for place, five in enumerate(fives))
+        value -= (fives[-1] & 16) << 5 * len(fives) - 4
         counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-        value = shift = 0
-    return None if shift else counts
+    return counts

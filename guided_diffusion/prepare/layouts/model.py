@@ -1,13 +1,14 @@
-"""What a reader of a layout finds: samples, each an image file and what tells its index mask. No pixels are read."""
+"""What a reader of a layout finds: samples, each an image file and what tells its index mask. No pixels are read.
 
-from __future__ import annotations
+Readers put the names of the types where a mask has their indices; `number_types` puts in these, for all layouts.
+"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...data.files import natural_key
-from ...data.prepared import IndexMask, Sample, check_problems
+from ...data.prepared import IndexMask, Sample
 from ...errors import unknown_name
 
 COORDINATE_LIMIT = 1e5  # pixels; what lies further out is damage, and would take for ever to draw
@@ -19,7 +20,7 @@ IGNORED = -1  # a shape that is drawn nowhere
 class TypeMasks:
     """Files that each say where one type is (bright, or palette index above 0): (type index, path), drawn in order."""
 
-    files: tuple[tuple[int, str], ...]
+    files: tuple[tuple[int | str, str], ...]
 
     @property
     def path(self) -> str:
@@ -40,7 +41,7 @@ class Shape:
     ((x, y), ...); bitmap: (x, y, base64 PNG); rings: COCO's polygons, ((x, y, x, y, ...), ...); rle: COCO's {"size":
     (h, w), "counts": list or text}."""
 
-    index: int
+    index: int | str
     kind: str
     data: Any
 
@@ -79,46 +80,58 @@ class Options:
 class Dataset:
     """A data set as found on disk.
 
-    samples: those with a mask; good: defect-free ones. label_map: None where nobody names the types. problems: lines
-    that each name a file, what is wrong and what to do; notes: what was left out.
+    samples: those with a mask; good: defect-free ones. types: their names, in the order of their indices, and where
+    each was found; None: those of the masks, in natural order. label_map: None where nobody names the types. problems:
+    lines that each name a file, what is wrong and what to do; notes: what was left out.
     """
 
     root: str
     format: str
     samples: list[Sample] = field(default_factory=list)
     good: list[Sample] = field(default_factory=list)
+    types: dict[str, str] | None = None
     label_map: dict[str, int] | None = None
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def check(self) -> None:
-        """Raise InputError with the first problem, if there is one."""
-        check_problems(self.problems)
+    def number_types(self, given: Mapping[str, int] | None) -> None:
+        """Set the label map, `given` or by the types found, and put indices in place of names into the masks.
 
-    def number_types(self, types: Mapping[str, str], given: Mapping[str, int] | None) -> dict[str, int]:
-        """Set and return the label map for `types`, {name: where it was found}: `given`, or 1, 2, ... in natural order.
-
-        A type that `given` lacks is noted as a problem of where it was found.
+        A type that `given` lacks is noted as a problem. An annotated image that shows no type is defect-free.
         """
-        names = sorted(types, key=natural_key)
-        self.label_map = dict(given or {name: k for k, name in enumerate(names, 1)})
-        for name in (name for name in names if name not in self.label_map):
-            problem = unknown_name("type", name, self.label_map)
-            self.problems.append(f"{types[name]}: {problem}; correct it or the label map")
-        return self.label_map
+        if self.types is None:
+            found = {name: one.mask.path for one in self.samples for name in _names(one.mask)}
+            self.types = {name: found[name] for name in sorted(found, key=natural_key)}
+        numbers = dict(given or self.label_map or {name: index for index, name in enumerate(self.types, 1)})
+        self.label_map = numbers or None
+        for name, where in self.types.items():
+            if name not in numbers:
+                problem = unknown_name("type", name, numbers)
+                self.problems.append(f"{where}: {problem}; correct it or the label map")
+        samples, self.samples = self.samples, []
+        for sample in samples:
+            if mask := _numbered(sample.mask, numbers):
+                self.samples.append(replace(sample, mask=mask))
+            elif isinstance(sample.mask, Shapes):
+                self.good.append(replace(sample, mask=None))
 
-    def add_typed(
-        self,
-        found: Sequence[tuple[Sample, list[tuple[str, str]]]],
-        given: Mapping[str, int] | None,
-        types: Mapping[str, str] | None = None,
-    ) -> None:
-        """Add samples with their binary masks [(type name, path), ...], drawn in that order. given, types: as of
-        number_types; without `types` those of the masks."""
-        label_map = self.number_types(types or {name: path for _, masks in found for name, path in masks}, given)
-        for sample, masks in found:
-            if files := tuple((label_map[name], path) for name, path in masks if name in label_map):
-                self.samples.append(replace(sample, mask=TypeMasks(files)))
+
+def _names(mask: Mask) -> list[str]:
+    if isinstance(mask, Shapes):
+        return [shape.index for shape in mask.shapes if isinstance(shape.index, str)]
+    return [name for name, _ in mask.files] if isinstance(mask, TypeMasks) else []
+
+
+def _numbered(mask: Mask, numbers: Mapping[str, int]) -> Mask | None:
+    """The mask with indices in place of names; None where it shows no type."""
+    if isinstance(mask, TypeMasks):
+        files = tuple((numbers[name], path) for name, path in mask.files if name in numbers)
+        return TypeMasks(files) if files else None
+    if isinstance(mask, Shapes):
+        known = {BACKGROUND: BACKGROUND, IGNORED: IGNORED, **numbers}
+        shapes = tuple(replace(one, index=known[one.index]) for one in mask.shapes if one.index in known)
+        return replace(mask, shapes=shapes) if any(shape.index > 0 for shape in shapes) else None
+    return mask
 
 
 def is_coordinate(value: Any) -> bool:

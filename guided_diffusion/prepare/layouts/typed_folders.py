@@ -1,153 +1,112 @@
 """Layouts with binary masks in which folders or file names tell the types: MVTec AD, DAGM 2007, a folder per type."""
 
-from __future__ import annotations
-
 import re
-from collections.abc import Sequence
 
 import blobfile as bf
 
-from ...data.files import GOOD, by_stem, is_good, list_folder, natural_key, stem_of
-from ...data.prepared import Sample, good_of, pair_by_name
-from .folder_pairs import OPEN_ENDINGS, OPEN_PAIRS, complete, type_in_name
-from .mask_values import number_masks
-from .model import Dataset, Options
+from ... import GOOD
+from ...data.files import by_stem, is_good, list_folder, natural_key, stem_of
+from ...data.prepared import Sample, complete, pair_by_name, pair_files
+from .mask_values import tell_values
+from .model import Dataset, Options, TypeMasks
+from .pairs import OPEN_ENDINGS, OPEN_PAIRS, type_in_name
 
 DEFECT_FREE_FOLDERS = (GOOD, "free")
 DAGM_CLASS = re.compile(r"class\d+", re.IGNORECASE)
 DAGM_PARTS = ("Train", "Test")
 
 
-def read_mvtec(root: str, options: Options) -> Dataset:
+def read_mvtec(root: str, options: Options) -> Dataset | None:
     """MVTec AD, and what is converted to it: test/<type>/x.png, ground_truth/<type>/x_mask.png, train/good/."""
+    if not {"test", "ground_truth"} <= set(list_folder(root)[1]):
+        return None
     data = Dataset(root, "mvtec")
-    folders = {
-        part: {name: bf.join(root, part, name) for name in list_folder(bf.join(root, part))[1]}
-        for part in ("ground_truth", "test", "train")
-        if bf.isdir(bf.join(root, part))
-    }
-    images, masks = folders["test"], folders["ground_truth"]
-    types = {name: folder for name, folder in (masks | images).items() if not is_good(name)}
-    found = [
-        (Sample(image, None, name), [(name, mask)])
-        for name in sorted(types, key=natural_key)
-        for image, mask in pair_by_name(images.get(name), masks.get(name), OPEN_ENDINGS, name, data.problems)
-    ]
-    data.add_typed(found, options.label_map, types)
+    images, masks = bf.join(root, "test"), bf.join(root, "ground_truth")
+    names = {name for home in (images, masks) for name in list_folder(home)[1] if not is_good(name)}
+    data.types = {name: bf.join(images, name) for name in sorted(names, key=natural_key)}
+    for name in data.types:
+        pairs = pair_files(bf.join(images, name), bf.join(masks, name), OPEN_ENDINGS, data.problems)
+        data.samples += [Sample(image, TypeMasks(((name, mask),)), name) for image, mask in pairs]
     for part in ("train", "test"):
-        for name in filter(is_good, folders.get(part, ())):  # both parts count from 000
-            good = good_of(folders[part][name], name, data.problems)
-            data.good += [Sample(s.image, None, name, f"{name}/{part}_{stem_of(s.image)}", part) for s in good]
+        home = bf.join(root, part)
+        for name in filter(is_good, list_folder(home)[1]):
+            for path in by_stem(bf.join(home, name), data.problems).values():  # both parts count from 000
+                data.good.append(Sample(path, None, name, f"{name}/{part}_{stem_of(path)}", part))
     return data
 
 
-def is_dagm(root: str, folders: Sequence[str]) -> bool:
-    """Whether a folder of these folders is a class of DAGM 2007, or holds classes."""
-    if any(part in folders and "Label" in list_folder(bf.join(root, part))[1] for part in DAGM_PARTS):
-        return True
-    classes = [name for name in folders if DAGM_CLASS.fullmatch(name)]
-    return any(set(DAGM_PARTS) & set(list_folder(bf.join(root, name))[1]) for name in classes)
-
-
-def read_dagm(root: str, options: Options) -> Dataset:
+def read_dagm(root: str, options: Options) -> Dataset | None:
     """DAGM 2007: one Class<k> folder, or the folder of several; each class has one type of defect, called like it.
 
     Images without a mask in Label/ are defect-free.
     """
-    data = Dataset(root, "dagm")
     classes = {name.lower(): bf.join(root, name) for name in list_folder(root)[1] if DAGM_CLASS.fullmatch(name)}
     if not classes:
-        own = bf.basename(root.rstrip("/")).lower()
+        own = bf.basename(root).lower()
         classes = {own if DAGM_CLASS.fullmatch(own) else "defect": root}
-    found = []
-    for name, part in ((name, part) for name in classes for part in DAGM_PARTS):
-        folder, part, good = bf.join(classes[name], part), part.lower(), []
-        for image, mask in pair_by_name(folder, bf.join(folder, "Label"), ("_label",), None, data.problems, good):
-            found.append((Sample(image, None, name, f"{name}/{part}_{stem_of(image)}", part), [(name, mask)]))
-        data.good += [Sample(path, None, GOOD, f"{GOOD}/{name}_{part}_{stem_of(path)}", part) for path in good]
-    data.add_typed(found, options.label_map, classes)
+    homes = [(name, part, bf.join(home, part)) for name, home in classes.items() for part in DAGM_PARTS]
+    if not any(bf.isdir(bf.join(home, "Label")) for _, _, home in homes):
+        return None
+    data = Dataset(root, "dagm", types=classes)
+    for name, part, home in homes:
+        part, alone = part.lower(), []
+        for image, mask in pair_files(home, bf.join(home, "Label"), ("_label",), data.problems, alone):
+            data.samples.append(
+                Sample(image, TypeMasks(((name, mask),)), name, f"{name}/{part}_{stem_of(image)}", part)
+            )
+        data.good += [Sample(path, None, GOOD, f"{GOOD}/{name}_{part}_{stem_of(path)}", part) for path in alone]
     return data
 
 
-def read_type_folders(root: str, options: Options) -> Dataset:
+def read_type_folders(root: str, options: Options) -> Dataset | None:
     """A folder per type with photographs and masks: <type>/x.jpg + x.png, <type>/x.png + x_mask.png, the same in
     <type>/Imgs/ (as magnetic tile), or <type>/images/ + <type>/masks/. `good` and `free` are defect-free."""
     data = Dataset(root, "type_folders")
-    found = []
     for folder in list_folder(root)[1]:
         name = folder.lower().removeprefix("mt_")
-        inner = bf.join(root, folder)
-        if "Imgs" in list_folder(inner)[1]:
-            inner = bf.join(inner, "Imgs")
-        inside = list_folder(inner)[1]
+        home = bf.join(root, folder)
+        if "Imgs" in list_folder(home)[1]:
+            home = bf.join(home, "Imgs")
+        inside = list_folder(home)[1]
         if name in DEFECT_FREE_FOLDERS:
-            images = next((bf.join(inner, images) for _, images, _ in OPEN_PAIRS if images in inside), inner)
+            images = next((bf.join(home, images) for images, _ in OPEN_PAIRS if images in inside), home)
             data.good += [Sample(path, None, GOOD) for path in _apart(images, data.problems)[0].values()]
             continue
-        if pairs := complete(OPEN_PAIRS, inside):
-            images, masks = (bf.join(inner, part) for part in pairs[0][1:])
-            own = pair_by_name(images, masks, OPEN_ENDINGS, None, data.problems)
+        if found := complete(inside, OPEN_PAIRS):
+            pairs = pair_files(*(bf.join(home, part) for part in found[0]), OPEN_ENDINGS, data.problems)
         else:
-            own = _pairs_beside(inner, data.problems)
-        found += [(Sample(image, None, name), [(name, mask)]) for image, mask in own]
-    data.add_typed(found, options.label_map)
-    return data
+            pairs = pair_by_name(*_apart(home, data.problems), OPEN_ENDINGS, (home, home), data.problems)
+        data.samples += [Sample(image, TypeMasks(((name, mask),)), name) for image, mask in pairs]
+    return data if data.samples else None
 
 
-def read_flat(root: str, options: Options) -> Dataset:
+def read_flat(root: str, options: Options) -> Dataset | None:
     """Images and masks (x.png + x_mask.png, or x.jpg + x.png) in one folder, the type in the file name."""
     data = Dataset(root, "flat")
-    found = []
-    for image, mask in _pairs_beside(root, data.problems, alone=GOOD):
+    alone: list[str] = []
+    pairs = pair_by_name(*_apart(root, data.problems), OPEN_ENDINGS, (root, root), data.problems, alone)
+    if not pairs:
+        return None
+    for image, mask in [*pairs, *((image, None) for image in alone)]:
         name = type_in_name(image, options.type_regex, data.problems)
         if name and is_good(name):
             data.good.append(Sample(image, None))
         elif name and mask is None:
             data.problems.append(f"{image}: no mask beside this image; add it")
         elif name:
-            found.append((Sample(image, None), [(name, mask)]))
-    number_masks(found, options, data)
+            data.samples.append(Sample(image, TypeMasks(((name, mask),))))
+    tell_values(data, options)
     return data
 
 
-def _pairs_beside(folder: str, problems: list[str], alone: str | None = None) -> list[tuple[str, str | None]]:
-    """(image, mask) for the images of a folder that also holds their masks; an image without is a problem, unless
-    `alone` is in its name: then its mask is None."""
-    images, masks, any_photograph = _apart(folder, problems)
-    pairs = []
-    for stem, image in images.items():
-        if stem in masks or (alone and alone in stem.lower()):
-            pairs.append((image, masks.pop(stem, None)))
-        elif stem.lower().endswith(OPEN_ENDINGS[1:]) or (any_photograph and image.lower().endswith(".png")):
-            masks[image] = image
-        else:
-            problems.append(f"{image}: no mask ({stem}.png or {stem}_mask.png) beside this image; add it")
-    problems += [f"{mask}: no image for this mask beside it; add it or remove the mask" for mask in masks.values()]
-    return pairs
-
-
-def _apart(folder: str, problems: list[str]) -> tuple[dict[str, str], dict[str, str], bool]:
-    """Images and masks in one folder, {the image's stem: path} each, and whether some image is other than PNG.
-
-    x_mask.png is the mask of x.*; x.png of x.jpg or any other suffix.
-    """
+def _apart(folder: str, problems: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Images and masks that lie in one folder, {stem: path} each: x_mask.png is the mask of x.*, and x.png of x.jpg or
+    any other suffix."""
     files = list_folder(folder)[0]
     stems = {stem_of(name) for name in files}
-
-    def owner(name: str) -> str | None:
-        stem = stem_of(name)
-        owners = (stem[: -len(end)] for end in OPEN_ENDINGS[1:] if stem.lower().endswith(end))
-        return next((owner for owner in owners if owner in stems), None)
-
-    owners = {name: owner(name) for name in files}
-    photographs = {stem_of(name) for name in files if not owners[name] and not name.lower().endswith(".png")}
-    for name in files:
-        if not owners[name] and name.lower().endswith(".png") and stem_of(name) in photographs:
-            owners[name] = stem_of(name)
-    images = by_stem(folder, (name for name in files if not owners[name]), problems)
-    masks: dict[str, str] = {}
-    for name, stem in ((name, stem) for name, stem in owners.items() if stem):
-        path = bf.join(folder, name)
-        if masks.setdefault(stem, path) != path:
-            problems.append(f"{images.get(stem, stem)}: two masks for this image, {masks[stem]} and {path}; remove one")
-    return images, masks, bool(photographs)
+    marked_stems = {stem + end for stem in stems for end in OPEN_ENDINGS[1:]}
+    marked = {name for name in files if stem_of(name) in marked_stems}
+    photographs = {stem_of(name) for name in files if name not in marked and not name.lower().endswith(".png")}
+    masks = marked | {name for name in files if name.lower().endswith(".png") and stem_of(name) in photographs}
+    images = [name for name in files if name not in masks]
+    return by_stem(folder, problems, images), by_stem(folder, problems, [name for name in files if name in masks])

@@ -1,0 +1,60 @@
+"""A trained network, loaded to sample."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..config import Config
+from ..config_file import load_config
+from ..errors import InputError
+from ..networks.unet import UNet
+from ..training.checkpoint import check_agreement, load_checkpoint, load_weights
+
+WEIGHTS = ("ema", "model")
+
+
+@dataclass(frozen=True)
+class Network:
+    """One trained network. forward: the model, compiled or not."""
+
+    config: Config
+    model: UNet
+    path: str
+    sha256: str
+    forward: Callable[..., Tensor]
+
+
+def load_network(
+    name: str, path: str, config_path: str | None, num_defect: int | None, separate: bool | None, weights: str
+) -> Network:
+    """Load a checkpoint to the CPU; arguments as for DefectGen.load, where it is `name`. Raises InputError."""
+    checkpoint = load_checkpoint(path, f"`{name}`")
+    file, config = checkpoint.path, checkpoint.config
+    if config is None:
+        if config_path is None:
+            raise InputError(
+                f"`{name}` {path}: this checkpoint carries no configuration; name its YAML file with `{name}_config`"
+            )
+        given = {} if separate is None else {"train.separate_channel_loss": separate}  # released files have no key
+        config = load_config(config_path, num_defect, given)
+    elif config_path:  # the checkpoint's own counts, which this may not contradict
+        own_types = {"data.label_map": dict(config.data.label_map)}
+        check_agreement(config, file, load_config(config_path, overrides=own_types), config_path)
+    types, trained_so = config.layout.class_names, config.train.separate_channel_loss
+    for key, given, trained, said in (
+        ("num_defect", num_defect, len(types), f"{len(types)} types ({', '.join(types)})"),
+        ("separate_channel_loss", separate, trained_so, int(trained_so)),
+    ):
+        if given not in (None, trained):
+            raise InputError(f"`{key}` {int(given)}: {file} was trained with {said}; leave it out")
+    if config.model.patch != (name == "small"):
+        kind, other = ("patch-level", "small") if config.model.patch else ("global", "large")
+        raise InputError(f"`{name}` {path}: this is a {kind} network, which belongs to `{other}`")
+    with torch.device("meta"):
+        model = UNet(config.model)
+    model.to_empty(device="cpu")
+    load_weights(model, getattr(checkpoint, weights), file)
+    model.eval().requires_grad_(False)
+    return Network(config, model, file, checkpoint.sha256, forward=model)
