@@ -4,6 +4,7 @@ import pytest
 import torch
 from told import make_config
 
+from guided_diffusion.diffusion.conditioning import Known
 from guided_diffusion.diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.diffusion.respace import split_plan
 from guided_diffusion.diffusion.samplers import ddim, dpmpp_2m
@@ -69,6 +70,15 @@ def test_the_history_of_a_sampler_does_not_cross_the_handoff():
     for sampler, number in ((ddim, 1), (dpmpp_2m, 7)):
         x = sampler(small.inputs[0], pairs[:number], predict, clip, DIFFUSION.alpha_bar, None)
         assert torch.equal(small.inputs[number], x) if sampler is dpmpp_2m else torch.allclose(small.inputs[1], x)
+
+
+def test_what_is_known_starts_at_its_noise_level_and_ends_to_the_bit():
+    noise, values = torch.randn(2, 1, 6, 4, 4, generator=torch.Generator().manual_seed(0))
+    known, large, small = Known(values, noise > 0), CountingStub(0.25), CountingStub(0.75)
+    options = {"step_inference": 400, "num_steps": 7, "sampler": "cold", "noise": None, "known": known}
+    out = two_stage_sample(noise, DIFFUSION, large, small, **options)
+    assert torch.equal(large.inputs[0], known.start(noise, DIFFUSION.alpha_bar(T - 1)))
+    assert not torch.equal(large.inputs[0], noise) and torch.equal(out, known.paste(out))
 
 
 def test_released_handoff_gives_the_small_network_a_denoised_image():
