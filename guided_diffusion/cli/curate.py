@@ -14,10 +14,10 @@ from collections import Counter
 import blobfile as bf
 
 from .. import dist_util
+from ..data.prepared import read_manifest
 from ..errors import InputError, check_least
 from ..evaluation import curation, image_sets, sample_scores, scores, tables
 from ..file_io import ensure_writable, write_json
-from ..generation.sample_io import read_manifest
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 import blobfile as bf
 
 from .. import dist_util
+from ..data.prepared import recorded_settings
 from ..errors import InputError, check_least
 from ..file_io import ensure_writable, write_atomic
-from ..generation.sample_io import recorded_settings
 from .copies import draw_closest_pairs
 from .features import load_extractor
 from .fidelity import LEAST_IMAGES, MEASURES, Seen, compare

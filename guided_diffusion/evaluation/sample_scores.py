@@ -12,8 +12,8 @@ import blobfile as bf
 import numpy as np
 
 from ..data.files import stem_of
+from ..data.prepared import read_manifest
 from ..data.regions import regions
-from ..generation.sample_io import read_manifest
 from ..keyed_random import Key, numpy_generator
 from .bootstrap import mean_interval, share_interval, with_interval
 from .copies import FLIPS, PLANTED, calibrate, distances_among, place, plant

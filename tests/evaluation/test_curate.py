@@ -14,12 +14,12 @@ from evaluating import SEGMENTER
 from runs import tree
 
 from guided_diffusion.cli import curate as script
-from guided_diffusion.data.prepared import find_samples
+from guided_diffusion.data.prepared import find_samples, recorded_settings
 from guided_diffusion.errors import InputError
 from guided_diffusion.evaluation import scores as segmentation
 from guided_diffusion.evaluation.curation import CLIPPED, agreement_limits, curate
 from guided_diffusion.evaluation.image_sets import ImageSet, RealSets
-from guided_diffusion.generation.sample_io import SampleFolder, recorded_settings
+from guided_diffusion.generation.sample_io import SampleFolder
 
 LIMITS = {"copy": {"value": 0.2}, "duplicate": {"value": 0.3}, "speck": {"dark": 6.0, "bright": 4.0}}
 COPY = {"name": "dark/x", "distance": 0.1, "copy": True}
