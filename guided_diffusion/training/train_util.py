@@ -144,13 +144,16 @@ class TrainLoop:
                     if logger:
                         logger.save_loss_plot()
                     self.save()
-            if self.step < cfg.iterations:  # a signal; launchers send another, which must not break the save
+            if start < self.step < cfg.iterations:  # a signal; launchers send another, which must not break the save
                 self.save()
                 dist_util.barrier()  # nor may they end the rank that saves because the others have ended
         if self.step == cfg.iterations:
             return 0
         if main_rank:
-            print(f"stopped after step {self.step}, saved; the same command goes on (--resume auto, the default)")
+            if self.step > start:
+                print(f"stopped after step {self.step}, saved; the same command goes on (--resume auto, the default)")
+            else:
+                print("stopped before a step was made, nothing saved; the same command starts again")
         return 128 + (self.stop_signal or signal.SIGTERM)
 
     def _note_signal(self, number: int, frame: object) -> None:
