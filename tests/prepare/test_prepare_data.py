@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn_boxes import draw, write_samples
 from drawn_formats import save as write
 from drawn_textures import photograph
 from PIL import Image
@@ -84,6 +85,12 @@ def tiles(tmp_path):
             files[path] = {"type": name, "part": "train_good" if name == "good" else "train5" if index < 10 else "dev"}
     (source / "split.json").write_text(json.dumps({"label_map": {"hole": 1, "crack": 2}, "files": files}))
     return source
+
+
+def test_our_own_samples_keep_the_names_of_their_types(run, tmp_path):
+    write_samples(tmp_path / "samples", *draw(4, 0), names=("dent", "crack"))
+    run("samples", "out")
+    assert read_label_map("out") == {"dent": 1, "crack": 2} and len(names("out")) == 4
 
 
 def test_split_file_parts_label_map_and_pixels(run, tiles, tmp_path):
