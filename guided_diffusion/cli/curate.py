@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     if wish == "auto" and not real:
         print("no --real: no sample is dropped because a segmenter disagrees with its mask")
     elif wish != "off":
-        segmenter, _ = scores.train_agreement_segmenter(sets, args.seed, device)
+        segmenter = scores.train_agreement_segmenter(sets, args.seed, device)
         agreed, _ = scores.agreement(segmenter, samples)
         if wish == "auto":
             limits["agreement"] = curation.agreement_limits(scores.agreement(segmenter, real)[0], real)

@@ -117,8 +117,7 @@ def read_pair(sample: Sample, num_defect: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_label_map(root: str) -> dict[str, int] | None:
-    """The label map {type name: index from 1} in the dataset.json at `root`, else in the manifest of generated samples,
-    if any. Raises InputError."""
+    """The label map {type: index from 1} in `root`'s dataset.json, else in its samples' manifest. Raises InputError."""
     label_map = read_records(root).get("label_map")
     if label_map is not None:
         return check_label_map(label_map, bf.join(root, DATASET_FILE))

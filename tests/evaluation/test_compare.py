@@ -1,6 +1,7 @@
 """evaluate.py compare: cells from flags, figures against their definitions, resumed runs, checkpoints, bad input."""
 
 import json
+import shutil
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from guided_diffusion.errors import InputError
 from guided_diffusion.evaluation import compare
 from guided_diffusion.evaluation.bootstrap import Resampling
 from guided_diffusion.evaluation.fidelity import kid
-from guided_diffusion.evaluation.image_sets import View, read_real, read_samples
+from guided_diffusion.evaluation.image_sets import View, as_shown, read_real, read_samples
 
 TYPES = ("scratch", "stain", "pit")
 COUNT = 5
@@ -65,7 +66,7 @@ def test_figures_are_as_defined(compared: Path, demo_data: Path) -> None:
     assert [cell["name"] for cell in result["cells"]] == [name(S) for S in HAND_OFFS]
     assert result["reference"] == name(400) and set(result["real"]) == {"diversity"}
     extract = random_extractor()
-    real = read_real(str(demo_data), TYPES, View((32, 32)), as_shown=True)
+    real = as_shown(read_real(str(demo_data), TYPES, View((32, 32))), View((32, 32)))
     y, of_real = extract(real.images), Resampling.draw(real.groups, "compare", "real")
 
     def resampled(cell: str, seeds: int = 0) -> np.ndarray:
@@ -91,12 +92,13 @@ def test_figures_are_as_defined(compared: Path, demo_data: Path) -> None:
 
 
 def test_samples_that_are_there_are_used_again(
-    compared: Path, demo_data: Path, networks: tuple, monkeypatch: pytest.MonkeyPatch
+    compared: Path, demo_data: Path, networks: tuple, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    before = {path: path.stat().st_mtime_ns for path in (compared / "cells").rglob("*.png")}
+    out = shutil.copytree(compared, tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in (out / "cells").rglob("*.png")}
     monkeypatch.setattr(compare.DefectGen, "generate", lambda *_, **__: pytest.fail("generated again"))
-    run(demo_data, compared, *networks, "--steps", "400,0")
-    assert {path: path.stat().st_mtime_ns for path in (compared / "cells").rglob("*.png")} == before
+    run(demo_data, out, *networks, "--steps", "400,0")
+    assert {path: path.stat().st_mtime_ns for path in (out / "cells").rglob("*.png")} == before
     assert len(before) >= 4 * 3 * COUNT
 
 

@@ -255,6 +255,8 @@ REFUSED = {
     "--colormap crack=1,2": "--colormap|NAME=R,G,B|levels 0..255",
     "hloe": "split.json|a hloe, its folder hole",
     "file": "split.json|files",
+    "up": "split.json|part '../dev'|outside OUT",
+    "--split .": "--split|no split file",
     "0/1": "of hole|--mask_threshold of 0",
 }
 
@@ -262,8 +264,8 @@ REFUSED = {
 @pytest.mark.parametrize("flags", REFUSED)
 def test_bad_input_ends_in_one_line_before_anything_is_written(run, tiles, tmp_path, flags):
     split = tiles / "split.json"
-    old, new = {"hloe": ('"type": "hole"', '"type": "hloe"'), "file": ('"files"', '"file"')}.get(flags, ("", ""))
-    split.write_text(split.read_text().replace(old, new))
+    edits = {"hloe": ('"hole", "part"', '"hloe", "part"'), "file": ('"files"', '"file"'), "up": ('"dev"', '"../dev"')}
+    split.write_text(split.read_text().replace(*edits.get(flags, ("", ""))))
     for path in tiles.glob("MT_Hole/*/*.png") if flags == "0/1" else ():
         write(path, SOFT // 128)
     shown = run("tiles", "out", *(flags.split() if "--" in flags else ()), status=2)
