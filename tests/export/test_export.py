@@ -212,9 +212,14 @@ def test_again_writes_nothing_and_a_cut_off_run_goes_on(
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
-def test_an_export_grows_with_its_samples(sets: Sets, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_an_export_grows_with_its_samples(
+    sets: Sets, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
-    main([sets.samples, str(out), "--format", "yolo"])
+    monkeypatch.chdir(tmp_path)
+    main([sets.samples, "./out", "--format", "yolo"])
+    main([sets.samples, ".//out/", "--format", "yolo"])
+    assert "no files written" in capsys.readouterr().out
     (out / "labels" / "train.cache").write_text("what ultralytics leaves")
     capsys.readouterr()
     export(sets, out, "yolo")
