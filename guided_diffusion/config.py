@@ -54,7 +54,7 @@ class ModelConfig(Section):
     """One UNet. Channel counts of 0 and scale-shift None mean "derive" and are filled in by load_config."""
 
     target: str = option(GLOBAL, "which of the two networks, global or patch-level; must be given", "", (GLOBAL, PATCH))
-    image_size: int = option(256, "pixels; stands in for data.resolution where that is missing")
+    image_size: int = option(256, "pixels; stands in for data.resolution where that is missing", "[1, inf)")
     in_channels: int = option(0, "3 + background + number of types; derived")
     out_channels: int = option(0, "the same; derived")
     model_channels: int = option(128, "width, a multiple of norm_groups; time grows with its square", "[1, inf)")

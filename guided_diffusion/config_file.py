@@ -46,8 +46,6 @@ def load_config(
     with _errors_name(source):
         if not flat["model"].get("target"):
             raise InputError(f"model.target: missing; one of {GLOBAL}, {PATCH}")
-        if "image_size" in flat["model"]:
-            flat["data"].setdefault("resolution", flat["model"]["image_size"])
         return _resolve(Config(**{name: _build(name, cls, flat[name]) for name, cls in SECTIONS.items()}), num_defect)
 
 

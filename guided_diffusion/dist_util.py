@@ -1,7 +1,7 @@
 """Several processes as one: the only file that knows torchrun, MPI, or one process.
 
-The collectives are for small things (flags, logged numbers, names). They run through gloo on the CPU even when the
-gradients go through nccl, so asking one every step does not make the host wait for the GPU.
+The collectives are for small things. Those of flags and names run through gloo on the CPU even when the gradients go
+through nccl, so asking one every step does not make the host wait for the GPU.
 """
 
 import os

@@ -82,6 +82,7 @@ def test_keys_may_stand_in_the_section_or_under_params_and_be_overridden():
         ({"model": {"out_channels": 9, "in_channels": 8}}, 4, r"model\.out_channels is 9.*= 8"),
         ({"model": {"params": {"model_channels": 40}}}, 1, r"width 40 must be a multiple of 32.*try 32"),
         ({"model": {"num_head_channels": 24}}, 1, r"num_head_channels: 24 must divide the width"),
+        ({"model": {"image_size": 0}}, 1, r"model\.image_size: 0 must be at least 1"),
         ({"model": {"target": "os.system"}}, 1, r"unknown model\.target 'os\.system'"),
         ({"diffusion": {"target": "os.system"}}, 1, r"unknown diffusion\.target 'os\.system'"),
         ({"diffusion": {"schedule": "cosin"}}, 1, r"diffusion\.schedule 'cosin'.*did you mean 'cosine'"),

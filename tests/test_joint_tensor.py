@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from guided_diffusion.joint_tensor import JointLayout
+from guided_diffusion.joint_tensor import JointLayout, clip, clip_released
 
 
 @pytest.mark.parametrize("background", [True, False])
@@ -27,6 +27,13 @@ def test_without_background_channel_weak_types_are_background():
     x = torch.tensor([[0.1, 0.1, 0.51], [0.1, 0.49, 0.1]])  # of two types
     x = torch.cat([torch.zeros(3, 3), x]).reshape(1, 5, 1, 3)
     assert JointLayout(("a", "b"), False).decode(x)[1].tolist() == [[[0, 0, 1]]]
+
+
+def test_clip_keeps_each_channel_to_its_range():
+    x = torch.tensor([-2.0, 0.5, 2.0]).expand(1, 5, 1, 3)
+    rgb, masks = [-1.0, 0.5, 1.0], [0.0, 0.5, 1.0]
+    assert clip(x)[0, :, 0].tolist() == [rgb] * 3 + [masks] * 2
+    assert clip_released(x)[0, :, 0].tolist() == [rgb] * 5
 
 
 @pytest.mark.parametrize("background", [True, False])

@@ -50,6 +50,8 @@ def main(argv: list[str] | None = None) -> int:
             raise InputError(f"{flag} {folder}: lies in {data.root}, which is only read; name a place outside it")
         if folder:
             ensure_writable(folder, flag)
+    if args.json and bf.isdir(args.json):
+        raise InputError(f"--json {args.json}: is a folder; name a file")
 
     # Where the number of types is unknown, any plausible index is one.
     num_defect = len(data.label_map or ()) or args.num_defect

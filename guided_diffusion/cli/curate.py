@@ -14,10 +14,10 @@ from collections import Counter
 import blobfile as bf
 
 from .. import dist_util
+from ..data.prepared import read_manifest
 from ..errors import InputError, check_least
 from ..evaluation import curation, image_sets, sample_scores, scores, tables
 from ..file_io import ensure_writable, write_json
-from ..generation.sample_io import read_manifest
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     if wish == "auto" and not real:
         print("no --real: no sample is dropped because a segmenter disagrees with its mask")
     elif wish != "off":
-        segmenter, _ = scores.train_agreement_segmenter(sets, args.seed, device)
+        segmenter = scores.train_agreement_segmenter(sets, args.seed, device)
         agreed, _ = scores.agreement(segmenter, samples)
         if wish == "auto":
             limits["agreement"] = curation.agreement_limits(scores.agreement(segmenter, real)[0], real)

@@ -11,6 +11,7 @@ import argparse
 from typing import Any
 
 from .. import dist_util
+from ..data.prepared import recorded_settings
 from ..diffusion.respace import SPACINGS, parse_num_steps
 from ..diffusion.samplers import SAMPLERS
 from ..diffusion.two_stage import HANDOFFS
@@ -18,7 +19,6 @@ from ..errors import check_least
 from ..generation.api import DefectGen
 from ..generation.conditions import read_conditions
 from ..generation.network import WEIGHTS
-from ..generation.sample_io import recorded_settings
 from ..generation.settings import DEFAULT_STEPS, Settings
 from ..generation.windows import WINDOWS
 from ..precision import PRECISIONS

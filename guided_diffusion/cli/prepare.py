@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     workers = args.workers or default_workers()
     path = args.split or bf.join(args.source, "split.json")
-    if args.split and not bf.exists(path):
+    if args.split and (bf.isdir(path) or not bf.exists(path)):
         raise InputError(f"--split: there is no split file {path}; name one that is there")
     drawn = args.shots or args.val_fraction
     split, label_map = splits.read_split(path) if not drawn and bf.exists(path) else ({}, None)
@@ -170,7 +170,10 @@ def main(argv: list[str] | None = None) -> None:
     for part in dict.fromkeys(item.part for item in items if item.part is not None):
         about = {"source": source, "split": {"part": part or ", ".join(args.part or ["all"]), "by": by}}
         own = [item for item in items if item.part == part]
-        plans.append(plan_set(bf.join(args.out, part) if part else args.out, own, recipe, about, workers=workers))
+        out = bf.join(args.out, part) if part else args.out
+        if not lies_in(out, args.out):
+            raise InputError(f"{path}: its part {part!r} lies outside OUT; name it otherwise")
+        plans.append(plan_set(out, own, recipe, about, workers=workers))
     for write in plans:
         print(write())
     print("label map: " + ", ".join(f"{name} {index}" for name, index in label_map.items()))

@@ -117,14 +117,14 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
     if not cfg.dir:
         raise InputError("--data_dir: missing; name the training set (or set data.params.dir in the YAML)")
     resume = find_resume(args, config)
-    warm = None if resume else find_warm_start(args, config)
-    load = partial(DefectDataset.load, num_defect=len(names), view=View.of(cfg))
-    data = load(cfg.dir, num_image_train=cfg.num_image_train, include_good=cfg.include_good)
-    val_data = load(cfg.val_dir) if cfg.val_dir else None
     if resume and resume.step >= config.train.iterations:
         if main_rank:
             print(f"complete: trained to step {resume.step} (raise train.iterations to go on)")
         return 0
+    warm = None if resume else find_warm_start(args, config)
+    load = partial(DefectDataset.load, num_defect=len(names), view=View.of(cfg))
+    data = load(cfg.dir, num_image_train=cfg.num_image_train, include_good=cfg.include_good)
+    val_data = load(cfg.val_dir) if cfg.val_dir else None
     loop = TrainLoop(config, args.work_dir, data, val_data, device, resume, warm)
     if main_rank:
         ensure_writable(args.work_dir, "--work_dir")

@@ -7,9 +7,10 @@ An image and its mask are paired by name, never by position. No torch here: proc
 """
 
 import hashlib
+import json
 import shlex
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -18,7 +19,15 @@ import blobfile as bf
 import numpy as np
 
 from ..errors import InputError
-from ..file_io import encode_png, ensure_writable, read_json, remove_temporaries, write_if_changed, write_json
+from ..file_io import (
+    encode_png,
+    ensure_writable,
+    read_bytes,
+    read_json,
+    remove_temporaries,
+    write_if_changed,
+    write_json,
+)
 from .files import PARTS, by_stem, is_good, list_folder, natural_key, stem_of
 from .image_files import open_image, read_index_mask, to_rgb, turned_like
 
@@ -108,9 +117,12 @@ def read_pair(sample: Sample, num_defect: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_label_map(root: str) -> dict[str, int] | None:
-    """The label map {type name: index from 1} in the dataset.json at `root`, if any. Raises InputError."""
+    """The label map {type: index from 1} in `root`'s dataset.json, else in its samples' manifest. Raises InputError."""
     label_map = read_records(root).get("label_map")
-    return None if label_map is None else check_label_map(label_map, bf.join(root, DATASET_FILE))
+    if label_map is not None:
+        return check_label_map(label_map, bf.join(root, DATASET_FILE))
+    settings = recorded_settings(root) if bf.isdir(bf.join(root, SAMPLES[1])) else {}  # else not our manifest.jsonl
+    return {name: index for index, name in enumerate(settings.get("class_names", ()), 1)} or None
 
 
 def check_label_map(label_map: Any, source: str) -> dict[str, int]:
@@ -128,6 +140,27 @@ def read_records(root: str, file: str = DATASET_FILE) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("images", []), list):
         raise InputError(f"{path}: should hold a JSON object whose images are a list; mend or remove it")
     return content
+
+
+def read_manifest(path: str) -> Iterator[dict[str, Any]]:
+    """The rows of a manifest.jsonl, at least with index, image, index_mask, types, settings. Raises InputError."""
+    for number, line in enumerate(read_bytes(path).decode("utf-8", "replace").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            complete = row.keys() >= {"index", "image", "index_mask", "types"} and isinstance(row["settings"], dict)
+        except (ValueError, AttributeError, KeyError):
+            complete = False
+        if not complete:
+            raise InputError(f"{path}: line {number} does not describe a sample; remove it, or name another folder")
+        yield row
+
+
+def recorded_settings(folder: str) -> dict[str, Any]:
+    """The settings of the samples in a folder; {} where there are none. Raises InputError as read_manifest."""
+    path = bf.join(folder, "manifest.jsonl")
+    return next(read_manifest(path), {}).get("settings", {}) if bf.exists(path) else {}
 
 
 def _read(root: str) -> tuple[list[Sample], list[Sample]]:

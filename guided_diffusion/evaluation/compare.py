@@ -10,7 +10,7 @@ margin: the 95% quantile of the difference between the reference and the same fr
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -73,7 +73,7 @@ class Cell(NamedTuple):
 def main(args: argparse.Namespace) -> None:
     """Make and measure all cells; write the results and print the table. Raises InputError."""
     check_least(args, num_samples=4, seed=0)
-    load = partial(DefectGen.load, device=dist_util.setup(args.device), precision="fp32")
+    load = lru_cache(1)(partial(DefectGen.load, device=dist_util.setup(args.device), precision="fp32"))
     cells = make_cells(args)
     generator = load(cells[0].large, cells[0].small)
     for cell in cells:

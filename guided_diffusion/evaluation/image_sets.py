@@ -15,9 +15,9 @@ from tqdm import tqdm
 from ..data.files import read_groups, stem_of
 from ..data.image_datasets import DefectDataset
 from ..data.image_files import View, read_image
-from ..data.prepared import find_good, find_samples, read_pair
+from ..data.prepared import find_good, find_samples, read_pair, recorded_settings
 from ..errors import InputError
-from ..generation.sample_io import common_class_names, recorded_settings
+from ..generation.sample_io import common_class_names
 from ..keyed_random import numpy_generator
 
 BAR_DELAY = 2  # seconds that work has to last to get a progress bar

@@ -10,6 +10,7 @@ the verdict beforehand: --verdict_arm. Run again after a stop, it goes on: OUT/r
 import argparse
 import hashlib
 import io
+import math
 import re
 import sys
 from dataclasses import asdict, dataclass, replace
@@ -43,7 +44,7 @@ QUICK = {"ratios": [1], "seeds": 3, "steps": 150}
 
 def ratios(text: str) -> list[float]:
     found = sorted({float(part) for part in text.split(",")})
-    if found[0] <= 0:
+    if not all(0 < ratio < math.inf for ratio in found):
         raise ValueError
     return found
 

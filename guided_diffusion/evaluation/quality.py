@@ -15,16 +15,16 @@ from typing import Any
 import blobfile as bf
 
 from .. import dist_util
+from ..data.prepared import recorded_settings
 from ..errors import InputError, check_least
 from ..file_io import ensure_writable, write_atomic
-from ..generation.sample_io import recorded_settings
 from .copies import draw_closest_pairs
 from .features import load_extractor
 from .fidelity import LEAST_IMAGES, MEASURES, Seen, compare
 from .image_sets import WINDOWS, add_flags, read_sets, sources
 from .sample_scores import measure_asked, measure_labels, measure_limits, memorization, score_samples
 from .sample_scores import notes as notes_on_copies
-from .scores import agreement, train_agreement_segmenter
+from .scores import agreement, reserve, train_agreement_segmenter
 from .tables import number, table, write_results
 
 HELP = "fidelity, diversity, memorisation and labels of samples against real images"
@@ -57,9 +57,10 @@ def main(args: argparse.Namespace) -> None:
     per_type = [compare(seen["samples"], seen["real"], key, k + 1) for k in range(len(samples.class_names))]
     segmenter, agreed, per_sample = None, None, None
     if not args.no_agreement:
-        segmenter, judged = train_agreement_segmenter(sets, args.seed, extractor.device)
+        judged = reserve(sets, args.seed)
+        segmenter = train_agreement_segmenter(judged, args.seed, extractor.device)
         per_sample, summary = agreement(segmenter, samples)
-        agreed = {**summary, "reference": judged}
+        agreed = {**summary, "reference": agreement(segmenter, judged.held_out)[1] if len(judged.held_out) else None}
     limits = measure_limits(sets.train, sets.trained, sets.held_out)
     rows, _ = score_samples(samples, sets.train, limits, per_sample)
     result = {

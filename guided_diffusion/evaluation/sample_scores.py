@@ -12,8 +12,8 @@ import blobfile as bf
 import numpy as np
 
 from ..data.files import stem_of
+from ..data.prepared import read_manifest
 from ..data.regions import regions
-from ..generation.sample_io import read_manifest
 from ..keyed_random import Key, numpy_generator
 from .bootstrap import mean_interval, share_interval, with_interval
 from .copies import FLIPS, PLANTED, calibrate, distances_among, place, plant
@@ -23,6 +23,7 @@ SPECK = 0.5  # of the smallest real region of its type: what is smaller is a spe
 MOST_PAIRED = 300  # real images compared with one another
 MOST_PLANTED = 25  # training images of which copies are planted
 LEAST_FOUND = 0.9  # of planted copies, or there is a note
+TRAINING_IMAGES = "training images, each against those of other groups"
 
 
 def measure_limits(train: ImageSet, seen: ImageSet, held_out: ImageSet | None) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def measure_limits(train: ImageSet, seen: ImageSet, held_out: ImageSet | None) -
     train: whole images. seen: these as samples show them, of one size; held_out: others, likewise. Without held_out, or
     where all of it is of training groups, from the training images. "clipped": the largest shares as of _clipped.
     """
-    real, source = seen, "training images, each against those of other groups"
+    real, source = seen, TRAINING_IMAGES
     if held_out is not None:
         # Where groups are known on both sides, rather than each image being its own, they tell trained objects.
         known = set(train.groups) if all(part.groups != sources(part) for part in (train, held_out)) else ()
@@ -176,9 +177,11 @@ def notes(limits: dict[str, Any]) -> list[str]:
     """What a person should know of the limits: images that stand out, and copies that they miss."""
     lines, copy = [], limits["copy"]
     if copy["far_out"]:
+        alone = copy["calibrated_on"] == TRAINING_IMAGES
         lines.append(
             f"{len(copy['far_out'])} of {copy['images']} {copy['calibrated_on']} are like training images and were "
-            f"left out, such as {copy['far_out'][0]}; where they show the same object, remove them from --real."
+            f"left out, such as {copy['far_out'][0]}; where they show the same object, "
+            + ("give it one group in --groups." if alone else "remove them from --real.")
         )
     missed = [kind for kind, share in copy["planted_found"].items() if share < LEAST_FOUND]
     if missed:

@@ -4,7 +4,7 @@ Agreement is the IoU of generated masks with what a segmenter sees that was trai
 its IoU with true masks of real images that it has not seen is the reference beside it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -77,24 +77,22 @@ def scores(outcome: Outcome, weights: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def train_agreement_segmenter(
-    sets: RealSets, seed: int, device: torch.device | str
-) -> tuple[Segmenter, dict[str, Any] | None]:
-    """A segmenter trained on real images, whole, and defect-free ones; and its summary (see `agreement`) as reference.
+def reserve(sets: RealSets, seed: int) -> RealSets:
+    """The same with images held out: where there are none, groups of the training images, none where these are few."""
+    if sets.held_out is not None:
+        return sets
+    train, names = sets.train, list(dict.fromkeys(sets.train.groups))
+    order = numpy_generator("agreement", seed).permutation(len(names))
+    reserved = {names[i] for i in order[: len(names) // RESERVED]}
+    held_out = train.take([i for i, group in enumerate(train.groups) if group in reserved])
+    train = train.take([i for i, group in enumerate(train.groups) if group not in reserved])
+    return replace(sets, train=train, held_out=held_out)
 
-    The reference is of held-out images, else of groups that are left out of training; None where there are too few to
-    leave out. Raises InputError as train_segmenter does.
-    """
-    train, held_out = sets.train, sets.held_out
-    if held_out is None:
-        names = list(dict.fromkeys(train.groups))
-        order = numpy_generator("agreement", seed).permutation(len(names))
-        reserved = {names[i] for i in order[: len(names) // RESERVED]}
-        held_out = train.take([i for i, group in enumerate(train.groups) if group in reserved])
-        train = train.take([i for i, group in enumerate(train.groups) if group not in reserved])
-    pool = Pool(train, None, sets.good or None, sets.view.size)
-    segmenter = train_segmenter(pool, STEPS, seed, device, "training a segmenter")
-    return segmenter, agreement(segmenter, held_out)[1] if len(held_out) else None
+
+def train_agreement_segmenter(sets: RealSets, seed: int, device: torch.device | str) -> Segmenter:
+    """A segmenter trained on the training images, whole, and on defect-free ones."""
+    pool = Pool(sets.train, None, sets.good or None, sets.view.size)
+    return train_segmenter(pool, STEPS, seed, device, "training a segmenter")
 
 
 def agreement(segmenter: Segmenter, samples: ImageSet) -> tuple[np.ndarray, dict[str, Any]]:

@@ -14,9 +14,9 @@ from tqdm import tqdm
 from .. import file_io
 from ..data.files import stem_of
 from ..data.image_files import present_types
-from ..data.prepared import SAMPLES, Sample, find_good, find_samples, read_pair
+from ..data.prepared import SAMPLES, Sample, find_good, find_samples, read_manifest, read_pair, recorded_settings
 from ..errors import InputError
-from ..generation.sample_io import WRITERS, common_class_names, read_manifest, recorded_settings
+from ..generation.sample_io import WRITERS, common_class_names
 from ..joint_tensor import MAX_TYPES
 
 RECORD_FILE = "export.json"

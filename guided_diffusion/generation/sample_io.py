@@ -6,7 +6,7 @@ type occurs) hold NNNNNN.png; manifest.jsonl has a line per sample, written last
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,9 +15,9 @@ import numpy as np
 
 from ..data.files import list_folder
 from ..data.image_files import present_types, read_image, read_index_mask
-from ..data.prepared import read_label_map
+from ..data.prepared import read_label_map, read_manifest
 from ..errors import InputError
-from ..file_io import encode_png, read_bytes, remove_temporaries, write_atomic, writing
+from ..file_io import encode_png, remove_temporaries, write_atomic, writing
 from ..pictures import Tile, colorize, draw_sheet, fit_tile, overlay
 
 WRITERS = 8  # a disk waits for several files as long as for one
@@ -145,31 +145,8 @@ class SampleFolder:
             write_atomic(path, data)
 
 
-def read_manifest(path: str) -> Iterator[dict[str, Any]]:
-    """The rows of a manifest.jsonl, at least with index, image, index_mask, types, settings. Raises InputError."""
-    for number, line in enumerate(read_bytes(path).decode("utf-8", "replace").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            complete = row.keys() >= {"index", "image", "index_mask", "types"} and isinstance(row["settings"], dict)
-        except (ValueError, AttributeError, KeyError):
-            complete = False
-        if not complete:
-            raise InputError(f"{path}: line {number} does not describe a sample; remove it, or name another folder")
-        yield row
-
-
-def recorded_settings(folder: str) -> dict[str, Any]:
-    """The settings of the samples in a folder; {} where there are none. Raises InputError as SampleFolder does."""
-    path = bf.join(folder, "manifest.jsonl")
-    return next(read_manifest(path), {}).get("settings", {}) if bf.exists(path) else {}
-
-
 def class_names_of(folder: str) -> tuple[str, ...] | None:
     """The types of a data set or sample folder, by their index; None where neither manifest nor dataset.json tells."""
-    if names := recorded_settings(folder).get("class_names"):
-        return tuple(names)
     label_map = read_label_map(folder)
     return label_map and tuple(sorted(label_map, key=label_map.get))
 

@@ -51,6 +51,7 @@ class TrainLogger:
         refresh = 0.2 if sys.stderr.isatty() else 10
         self._bar = tqdm(total=total_steps, initial=start_step, dynamic_ncols=True, mininterval=refresh)
         self._rows: list[dict[str, str]] = []  # each {"step": ..., column: text}, by step
+        self._columns, self._lines = ["step"], []  # of the CSV text of the rows
         if start_step > 0 and bf.exists(self._csv_path):
             try:
                 table = list(csv.DictReader(io.StringIO(read_bytes(self._csv_path).decode())))
@@ -93,11 +94,13 @@ class TrainLogger:
         self._bar.set_postfix_str(", ".join(shown), refresh=False)
 
     def _write_csv(self) -> None:
-        buffer, columns = io.StringIO(), list(dict.fromkeys(key for row in self._rows for key in row))
-        writer = csv.DictWriter(buffer, columns or ["step"], restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self._rows)
-        write_atomic(self._csv_path, buffer.getvalue().encode())
+        """Each log line writes the whole table, so only new rows become text; all do where there is a new column."""
+        new = self._rows[len(self._lines) :]
+        columns = list(dict.fromkeys([*self._columns, *(key for row in new for key in row)]))
+        if columns != self._columns:
+            self._columns, self._lines, new = columns, [], self._rows
+        self._lines += [",".join(row.get(key, "") for key in columns) + "\n" for row in new]
+        write_atomic(self._csv_path, "".join([",".join(columns) + "\n", *self._lines]).encode())
 
     def save_loss_plot(self) -> None:
         """Draw what was logged so far to <work_dir>/loss.png; nothing where a log axis can show nothing of it."""

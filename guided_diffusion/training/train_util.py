@@ -144,13 +144,16 @@ class TrainLoop:
                     if logger:
                         logger.save_loss_plot()
                     self.save()
-            if self.step < cfg.iterations:  # a signal; launchers send another, which must not break the save
+            if start < self.step < cfg.iterations:  # a signal; launchers send another, which must not break the save
                 self.save()
                 dist_util.barrier()  # nor may they end the rank that saves because the others have ended
         if self.step == cfg.iterations:
             return 0
         if main_rank:
-            print(f"stopped after step {self.step}, saved; the same command goes on (--resume auto, the default)")
+            if self.step > start:
+                print(f"stopped after step {self.step}, saved; the same command goes on (--resume auto, the default)")
+            else:
+                print("stopped before a step was made, nothing saved; the same command starts again")
         return 128 + (self.stop_signal or signal.SIGTERM)
 
     def _note_signal(self, number: int, frame: object) -> None:
@@ -158,7 +161,7 @@ class TrainLoop:
 
     def train_step(self) -> None:
         """One update: draw, diffuse, predict, descend, average. The host waits for nothing of it."""
-        cfg = self.config.train
+        cfg, network = self.config.train, self.network  # first, as compiling it draws random numbers
         key = (cfg.seed, self.step, dist_util.rank())
         torch.manual_seed(key_to_seed("dropout", *key))
         x_start, masks = self.draw_batch()  # [N, C, H, W], [N, H, W]
@@ -168,7 +171,7 @@ class TrainLoop:
         noise = torch.randn(x_start.shape, generator=generator, device=self.device)
         noise = noise.to(memory_format=torch.channels_last)  # like x_start, or x_t takes neither's format
 
-        losses = self._backward((x_start, t, noise, types, known))
+        losses = self._backward(network, (x_start, t, noise, types, known))
         losses["grad_norm"] = self._bound_gradients()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
@@ -194,14 +197,14 @@ class TrainLoop:
         images, masks = self.data.batch(indices, rng, cfg.data.flip, kinds)
         return cfg.layout.encode(images, masks).to(self.device, memory_format=torch.channels_last), masks
 
-    def _backward(self, batch: Batch) -> dict[str, Tensor]:
+    def _backward(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Gradients of the batch's mean loss, `micro_batch` images at a time. Returns the losses."""
         count, parts = len(batch[0]), []
         size = self.config.train.micro_batch or count
         for start in range(0, count, size):
             last = start + size == count  # ranks exchange their gradients once
-            with nullcontext() if last or dist_util.world_size() == 1 else self.network.no_sync():
-                losses = self._losses(self.network, batch, slice(start, start + size))
+            with nullcontext() if last or dist_util.world_size() == 1 else network.no_sync():
+                losses = self._losses(network, batch, slice(start, start + size))
                 (losses["loss"] * (size / count)).backward()
             parts.append({name: value.detach() for name, value in losses.items()})
         per_sample = torch.cat([part.pop("per_sample") for part in parts])

@@ -118,6 +118,19 @@ def test_label_map(tmp_path):
         assert "dataset.json" in refusal(read_label_map, str(tmp_path))
 
 
+def test_samples_take_the_types_of_their_manifest_unless_dataset_json_names_them(tmp_path):
+    row = {"index": 0, "image": "images/0.png", "index_mask": "masks_converted_dir/0.png", "types": {}}
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text('{"of": "another program"}\n')
+    assert read_label_map(str(tmp_path)) is None
+    touch(tmp_path, "masks_converted_dir/0.png")
+    assert "manifest.jsonl: line 1" in refusal(read_label_map, str(tmp_path))
+    manifest.write_text(json.dumps(row | {"settings": {"class_names": ["hole", "cut"]}}) + "\n")
+    assert read_label_map(str(tmp_path)) == {"hole": 1, "cut": 2}
+    (tmp_path / "dataset.json").write_text(json.dumps({"label_map": {"cut": 1, "hole": 2}}))
+    assert read_label_map(str(tmp_path)) == {"cut": 1, "hole": 2}
+
+
 def tiny_pairs():
     image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     mask = np.array([[0, 1], [2, 2]], np.uint8).repeat(2, 0).repeat(2, 1)

@@ -1,6 +1,7 @@
 """evaluate.py compare: cells from flags, figures against their definitions, resumed runs, checkpoints, bad input."""
 
 import json
+import shutil
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -91,12 +92,13 @@ def test_figures_are_as_defined(compared: Path, demo_data: Path) -> None:
 
 
 def test_samples_that_are_there_are_used_again(
-    compared: Path, demo_data: Path, networks: tuple, monkeypatch: pytest.MonkeyPatch
+    compared: Path, demo_data: Path, networks: tuple, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    before = {path: path.stat().st_mtime_ns for path in (compared / "cells").rglob("*.png")}
+    out = shutil.copytree(compared, tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in (out / "cells").rglob("*.png")}
     monkeypatch.setattr(compare.DefectGen, "generate", lambda *_, **__: pytest.fail("generated again"))
-    run(demo_data, compared, *networks, "--steps", "400,0")
-    assert {path: path.stat().st_mtime_ns for path in (compared / "cells").rglob("*.png")} == before
+    run(demo_data, out, *networks, "--steps", "400,0")
+    assert {path: path.stat().st_mtime_ns for path in (out / "cells").rglob("*.png")} == before
     assert len(before) >= 4 * 3 * COUNT
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,12 @@ from evaluating import SEGMENTER
 from runs import tree
 
 from guided_diffusion.cli import curate as script
-from guided_diffusion.data.prepared import find_samples
+from guided_diffusion.data.prepared import find_samples, recorded_settings
 from guided_diffusion.errors import InputError
 from guided_diffusion.evaluation import scores as segmentation
 from guided_diffusion.evaluation.curation import CLIPPED, agreement_limits, curate
-from guided_diffusion.evaluation.image_sets import ImageSet
-from guided_diffusion.generation.sample_io import SampleFolder, recorded_settings
+from guided_diffusion.evaluation.image_sets import ImageSet, RealSets
+from guided_diffusion.generation.sample_io import SampleFolder
 
 LIMITS = {"copy": {"value": 0.2}, "duplicate": {"value": 0.3}, "speck": {"dark": 6.0, "bright": 4.0}}
 COPY = {"name": "dark/x", "distance": 0.1, "copy": True}
@@ -130,7 +131,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture
 def run(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Path]:
     """OUT of the command, run on the folders with a threshold as segmenter; flags overwrite, a list is written."""
-    monkeypatch.setattr(segmentation, "train_agreement_segmenter", lambda *args, **keywords: (SEGMENTER, None))
+
+    def train(sets: RealSets, *_: object) -> SimpleNamespace:
+        assert len(sets.train) == 10  # none is left out
+        return SEGMENTER
+
+    monkeypatch.setattr(segmentation, "train_agreement_segmenter", train)
 
     def call(**flags: object) -> Path:
         flags = {name: folders[name] for name in ("samples", "train", "real")} | {"out": tmp_path / "kept"} | flags

@@ -175,6 +175,6 @@ def test_bad_input_gets_one_line(folder: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=match) as caught:
             run(tmp_path / "out", **{**sets(folder), **changes})
         assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
-    for ratios in ("1,a", "1,-2"):
+    for ratios in ("1,a", "1,-2", "1,nan", "inf"):
         with pytest.raises(SystemExit):
             run(tmp_path / "out", **sets(folder), ratios=ratios)

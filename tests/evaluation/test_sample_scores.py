@@ -102,6 +102,8 @@ def test_without_held_out_images_the_training_ones_serve() -> None:
     found = measure_limits(one, one, None)
     assert found["copy"]["value"] == 0 and found["copy"]["false_alarms"] is None
     assert "Near-copies are missed" in notes(found)[0]
+    found["copy"]["far_out"] = ["x001"]
+    assert "give it one group in --groups" in notes(found)[0]
 
 
 def test_samples_that_show_windows() -> None:

@@ -85,8 +85,13 @@ def test_the_agreement_segmenter_is_judged_on_groups_it_has_not_seen(monkeypatch
     trained_on = []
     monkeypatch.setattr(module, "train_segmenter", lambda pool, *rest: trained_on.append(pool.real) or fixed(true))
     sets = RealSets(View((4, 4)), {"real": train}, train, train.take([]), train, None)
-    _, reference = module.train_agreement_segmenter(sets, 0, "cpu")  # of 6 groups one is left out
+
+    def judged_on(sets: RealSets) -> dict:
+        return agreement(module.train_agreement_segmenter(sets, 0, "cpu"), sets.held_out)[1]
+
+    reference = judged_on(module.reserve(sets, 0))  # of 6 groups one is left out
     assert len(trained_on[0]) == 10 and reference["images"] == 2 and reference["mean"]["value"] == 1
     assert len(set(train.groups) - set(trained_on[0].groups)) == 1
-    _, reference = module.train_agreement_segmenter(replace(sets, held_out=train.take([0, 1, 2])), 0, "cpu")
+    reference = judged_on(module.reserve(replace(sets, held_out=train.take([0, 1, 2])), 0))
     assert len(trained_on[1]) == 12 and reference["images"] == 3
+    assert len(module.reserve(replace(sets, train=train.take(range(8))), 0).held_out) == 0  # of 4 groups none

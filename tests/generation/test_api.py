@@ -6,8 +6,10 @@ import torch
 import yaml
 
 from guided_diffusion import DefectGen, InputError, Settings
+from guided_diffusion.generation import api
 from guided_diffusion.generation.api import choose_batch_size
 from guided_diffusion.generation.settings import DEFAULT_STEPS
+from guided_diffusion.keyed_random import sample_noise
 from guided_diffusion.training.checkpoint import latest_checkpoint, load_checkpoint
 
 
@@ -37,6 +39,13 @@ def test_samples_depend_on_seed_and_index_not_on_the_batch(generator, sampler):
     assert (run(4, batch_size=4) == together).all()
     assert np.abs(run(4, seed=1) - together).max() > 20
     assert np.abs(together[0] - together[1]).max() > 20
+
+
+def test_the_first_noise_is_not_what_a_sampler_adds(generator, monkeypatch):
+    keys = []
+    monkeypatch.setattr(api, "sample_noise", lambda *args, **how: keys.append(args[2]) or sample_noise(*args, **how))
+    generator.generate(1, num_steps=5, sampler="ddpm")
+    assert keys[:2] == [1000, 999] and len(set(keys)) == len(keys) == 5
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn_boxes import draw, write_samples
 from drawn_formats import save as write
 from drawn_textures import photograph
 from PIL import Image
@@ -84,6 +85,12 @@ def tiles(tmp_path):
             files[path] = {"type": name, "part": "train_good" if name == "good" else "train5" if index < 10 else "dev"}
     (source / "split.json").write_text(json.dumps({"label_map": {"hole": 1, "crack": 2}, "files": files}))
     return source
+
+
+def test_our_own_samples_keep_the_names_of_their_types(run, tmp_path):
+    write_samples(tmp_path / "samples", *draw(4, 0), names=("dent", "crack"))
+    run("samples", "out")
+    assert read_label_map("out") == {"dent": 1, "crack": 2} and len(names("out")) == 4
 
 
 def test_split_file_parts_label_map_and_pixels(run, tiles, tmp_path):
@@ -248,6 +255,8 @@ REFUSED = {
     "--colormap crack=1,2": "--colormap|NAME=R,G,B|levels 0..255",
     "hloe": "split.json|a hloe, its folder hole",
     "file": "split.json|files",
+    "up": "split.json|part '../dev'|outside OUT",
+    "--split .": "--split|no split file",
     "0/1": "of hole|--mask_threshold of 0",
 }
 
@@ -255,8 +264,8 @@ REFUSED = {
 @pytest.mark.parametrize("flags", REFUSED)
 def test_bad_input_ends_in_one_line_before_anything_is_written(run, tiles, tmp_path, flags):
     split = tiles / "split.json"
-    old, new = {"hloe": ('"type": "hole"', '"type": "hloe"'), "file": ('"files"', '"file"')}.get(flags, ("", ""))
-    split.write_text(split.read_text().replace(old, new))
+    edits = {"hloe": ('"hole", "part"', '"hloe", "part"'), "file": ('"files"', '"file"'), "up": ('"dev"', '"../dev"')}
+    split.write_text(split.read_text().replace(*edits.get(flags, ("", ""))))
     for path in tiles.glob("MT_Hole/*/*.png") if flags == "0/1" else ():
         write(path, SOFT // 128)
     shown = run("tiles", "out", *(flags.split() if "--" in flags else ()), status=2)

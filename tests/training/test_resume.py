@@ -84,6 +84,16 @@ def test_a_signal_ends_the_step_and_saves(number, target, condition, step, train
     assert_same_training(tmp_path, uninterrupted)
 
 
+def test_a_signal_before_the_first_step_saves_nothing(training, uninterrupted, tmp_path):
+    kill = "os.kill(os.getpid(), signal.SIGTERM)"
+    prelude = interrupt("signal.signal", "args[0] == signal.SIGTERM and callable(args[1])", before=False, action=kill)
+    printed = training(tmp_path, prelude=prelude, status=128 + signal.SIGTERM)
+    assert "stopped before a step was made, nothing saved" in printed
+    assert tree(tmp_path) == {}
+    training(tmp_path)
+    assert_same_training(tmp_path, uninterrupted)
+
+
 def test_a_complete_training_is_left_as_it_is(training, uninterrupted):
     before = tree(uninterrupted)
     assert "complete: trained to step 6" in training(uninterrupted)

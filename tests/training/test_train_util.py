@@ -172,6 +172,17 @@ def test_what_saves_memory_or_time_does_not_change_the_updates(make_loop, change
     assert report["loss"] == pytest.approx((3 * report["rgb"] + 3 * report["mask"]) / 6, rel=1e-5)
 
 
+def test_compiling_leaves_the_first_dropout_alone(make_loop, monkeypatch):
+    monkeypatch.setattr(train_util, "try_compile", lambda network, run: [network, torch.rand(1)][0])
+    plain, compiled = (make_loop({"model.dropout": 0.5, "train.compile": kind}) for kind in ("off", "on"))
+    for loop in (plain, compiled):
+        torch.manual_seed(0)
+        for weight in loop.model.parameters():
+            torch.nn.init.normal_(weight, std=0.1)  # from layers of zeros dropout would make no difference
+        loop.train_step()
+    assert same(plain.model, compiled.model)
+
+
 def test_preview_shows_the_same_noise_each_time(make_loop, tmp_path):
     loop, file, pictures = make_loop({"train.max_images": 3}), tmp_path / "images" / "000000.png", []
     for _ in range(2):

@@ -37,7 +37,7 @@ FORMATS = tuple(READERS)
 def read_layout(root: str, options: Options | None = None, *, format: str = "auto") -> Dataset:
     """What the data set at `root` holds, in type folders' and names' natural order. Reads names and annotations only.
 
-    options: what the user says; a label map in `<root>/dataset.json` counts where they give none. format: one of
+    options: what the user says; the label map that `root` itself tells counts where they give none. format: one of
     FORMATS, or "auto". Files that do not fit are in the result's `problems`. Raises InputError where `root` is missing,
     holds no layout or several, or its annotations cannot be read.
     """
