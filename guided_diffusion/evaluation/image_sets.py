@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from ..data.files import read_groups, stem_of
@@ -100,25 +101,29 @@ def read_samples(folder: str, class_names: tuple[str, ...]) -> ImageSet:
     return ImageSet(np.stack(images), np.stack(masks), names, names, class_names, folder)
 
 
-def read_real(
-    root: str, class_names: tuple[str, ...], view: View, *, as_shown: bool = False, groups: str | None = None
-) -> ImageSet:
+def read_real(root: str, class_names: tuple[str, ...], view: View, *, groups: str | None = None) -> ImageSet:
     """The images with defects of the data set at `root`, whole, at the samples' scale.
 
-    as_shown: as samples show them instead, in arrays of view.size: with view.windows WINDOWS of each, drawn as in
-    training, always the same; else each once. groups: a file for files.read_groups (each by itself). Raises InputError.
+    groups: a file for files.read_groups (each by itself). Raises InputError.
     """
     data = DefectDataset.load(root, len(class_names), view)
-    names, own = data.names, read_groups(groups, data.names, "--groups") if groups else data.names
-    if not as_shown:
-        images = [image.movedim(0, -1).contiguous().numpy() for image in data.images]
-        return ImageSet(images, [mask.numpy() for mask in data.masks], names, own, class_names, root)
-    which = np.repeat(np.arange(len(data)), WINDOWS if view.windows else 1)
+    own = read_groups(groups, data.names, "--groups") if groups else data.names
+    images = [image.movedim(0, -1).contiguous().numpy() for image in data.images]
+    return ImageSet(images, [mask.numpy() for mask in data.masks], data.names, own, class_names, root)
+
+
+def as_shown(whole: ImageSet, view: View) -> ImageSet:
+    """Images of read_real as samples show them, in arrays of view.size.
+
+    With view.windows WINDOWS of each, drawn as in training, always the same; else each once.
+    """
+    images = [torch.from_numpy(image).movedim(-1, 0) for image in whole.images]
+    data = DefectDataset(images, [torch.from_numpy(mask) for mask in whole.masks], whole.names, view)
+    which = np.repeat(np.arange(len(whole)), WINDOWS if view.windows else 1)
     images, masks = data.batch(which, numpy_generator("evaluation windows"))
-    if view.windows:
-        names = [f"{name}#{k}" for name in data.names for k in range(WINDOWS)]
-    images = images.movedim(1, -1).contiguous().numpy()
-    return ImageSet(images, masks.numpy(), names, [own[i] for i in which], class_names, root)
+    shown = whole.take(which)
+    names = [f"{name}#{k % WINDOWS}" for k, name in enumerate(shown.names)] if view.windows else shown.names
+    return replace(shown, images=images.movedim(1, -1).contiguous().numpy(), masks=masks.numpy(), names=names)
 
 
 def read_good(root: str, class_names: tuple[str, ...], view: View, *, groups: str | None = None) -> ImageSet:
@@ -153,9 +158,10 @@ class RealSets:
         """Raises InputError."""
         folders = {name: root for name in ("real", "train") if (root := getattr(args, name))}
         read = partial(read_real, class_names=class_names, view=view, groups=args.groups)
-        seen = {name: read(root, as_shown=True) for name, root in folders.items()}
-        name, root = list(folders.items())[-1]
-        train = read(root)
+        seen = {}
+        for name, root in folders.items():  # the last one trains
+            train = read(root)
+            seen[name] = as_shown(train, view)
         held_out = seen.get("real") if args.train else None
         return cls(view, seen, train, read_good(root, class_names, view), seen[name], held_out)
 

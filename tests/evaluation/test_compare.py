@@ -15,7 +15,7 @@ from guided_diffusion.errors import InputError
 from guided_diffusion.evaluation import compare
 from guided_diffusion.evaluation.bootstrap import Resampling
 from guided_diffusion.evaluation.fidelity import kid
-from guided_diffusion.evaluation.image_sets import View, read_real, read_samples
+from guided_diffusion.evaluation.image_sets import View, as_shown, read_real, read_samples
 
 TYPES = ("scratch", "stain", "pit")
 COUNT = 5
@@ -66,7 +66,7 @@ def test_figures_are_as_defined(compared: Path, demo_data: Path) -> None:
     assert [cell["name"] for cell in result["cells"]] == [name(S) for S in HAND_OFFS]
     assert result["reference"] == name(400) and set(result["real"]) == {"diversity"}
     extract = random_extractor()
-    real = read_real(str(demo_data), TYPES, View((32, 32)), as_shown=True)
+    real = as_shown(read_real(str(demo_data), TYPES, View((32, 32))), View((32, 32)))
     y, of_real = extract(real.images), Resampling.draw(real.groups, "compare", "real")
 
     def resampled(cell: str, seeds: int = 0) -> np.ndarray:

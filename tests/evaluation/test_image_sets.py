@@ -12,7 +12,14 @@ from PIL import Image
 
 from guided_diffusion.data.image_files import View
 from guided_diffusion.errors import InputError
-from guided_diffusion.evaluation.image_sets import WINDOWS, read_good, read_real, read_samples, view_of_samples
+from guided_diffusion.evaluation.image_sets import (
+    WINDOWS,
+    as_shown,
+    read_good,
+    read_real,
+    read_samples,
+    view_of_samples,
+)
 from guided_diffusion.generation.sample_io import common_class_names
 
 
@@ -36,7 +43,7 @@ def test_windows_are_pieces_of_the_whole_images(tmp_path: Path) -> None:
     root = write_real(tmp_path / "x", 3, 0)
     view = View((16, 16), True, (), 1.0)
     whole = read_real(root, TYPES, view)
-    windows = read_real(root, TYPES, view, as_shown=True)
+    windows = as_shown(whole, view)
     assert whole.names == ["bright/x001", "dark/x000", "dark/x002"] and whole.images[0].shape == (32, 32, 3)
     assert windows.images.shape == (3 * WINDOWS, 16, 16, 3) and windows.names[WINDOWS] == "dark/x000#0"
     assert windows.groups[WINDOWS : 2 * WINDOWS] == ["dark/x000"] * WINDOWS
@@ -44,8 +51,9 @@ def test_windows_are_pieces_of_the_whole_images(tmp_path: Path) -> None:
         source = whole.images[whole.names.index(group)]
         places = np.lib.stride_tricks.sliding_window_view(source, (16, 16, 3)).reshape(-1, 16, 16, 3)
         assert (places == image).all(axis=(1, 2, 3)).any() and mask.any()
-    assert np.array_equal(read_real(root, TYPES, view, as_shown=True).images, windows.images)
-    assert read_real(root, TYPES, View((16, 16)), as_shown=True).images.shape == (3, 16, 16, 3)  # stretched, once each
+    assert np.array_equal(as_shown(read_real(root, TYPES, view), view).images, windows.images)
+    view = View((16, 16))  # stretched, once each
+    assert as_shown(read_real(root, TYPES, view), view).images.shape == (3, 16, 16, 3)
 
 
 def test_groups_and_defect_free_images(tmp_path: Path) -> None:
