@@ -111,10 +111,10 @@ def draw_sheet(
             draw.rectangle((x - gap, y - gap, x + right + gap - 1, y + bottom + gap - 1), _RED)
         sheet.paste(tile.image, (x, y))
         sheet.paste(tile.overlay, (x + beside[0], y + beside[1]))
-        for text in (tile.caption, tile.note):
+        for text, colour in ((tile.caption, _RED if tile.marked else _GREY), (tile.note, _GREY)):
             while font.getlength(text) > room and len(text) > 4:  # both ends tell
                 text = text[: len(text) // 2 - 2] + "..." + text[len(text) // 2 + 2 :]
-            draw.text((x, y + bottom + gap), text, _RED if tile.marked and text == tile.caption else _GREY, font)
+            draw.text((x, y + bottom + gap), text, colour, font)
             y += line
     return sheet
 

@@ -32,3 +32,6 @@ def test_marked_tiles_are_framed():
     tiles = [Tile(picture, picture, "000001", marked=marked) for marked in (False, True)]
     plain, framed = (np.asarray(draw_sheet("t", ["s"], ["pit"], [tile])) == (200, 30, 30) for tile in tiles)
     assert framed.all(axis=2).sum() > 2 * (261 + 134) and not plain.all(axis=2).any()
+    long = np.asarray(draw_sheet("t", ["s"], ["pit"], [Tile(picture, picture, 40 * "long ", marked=True)]))
+    frame = np.flatnonzero((long == (200, 30, 30)).all(axis=2).sum(axis=1) > 100)[-1]
+    assert (long[frame + 1 :] == (200, 30, 30)).all(axis=2).any()  # the caption below it, shortened

@@ -12,6 +12,7 @@ from collections import Counter
 
 import blobfile as bf
 
+from ..data.prepared import find_good
 from ..errors import InputError
 from ..export.formats import FORMATS
 from ..export.records import read_export, safe_names, write_export
@@ -51,5 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{args.out}: {given} ({holding}), {written or 'no'} files written")
     for note in layout.notes:
         print(f"note: {note}")
+    if not keep_good and (good := sum(len(find_good(folder)) for folder in (args.real, args.val) if folder)):
+        print(f"note: left out: {good} defect-free images of --real and --val; --keep_good takes them")
     if "generated" not in counts:
         print(f"note: {args.samples} has no manifest.jsonl, so its images are marked as real")

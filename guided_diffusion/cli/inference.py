@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     settings = generator.settings(
         **given("step_inference", "sampler", "spacing", "handoff", "image_size", "windows", "guidance_scale", "margin"),
-        num_steps=args.num_steps and parse_num_steps(args.num_steps),
+        num_steps=None if args.num_steps is None else parse_num_steps(args.num_steps),
         defects=None if args.masks == "bank" else args.defects,  # these masks show the types
     )
     if args.num_samples is None and args.masks in (None, "bank"):

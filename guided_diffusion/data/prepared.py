@@ -149,8 +149,8 @@ def read_manifest(path: str) -> Iterator[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-            complete = row.keys() >= {"index", "image", "index_mask", "types", "settings"}
-        except (ValueError, AttributeError):
+            complete = row.keys() >= {"index", "image", "index_mask", "types"} and isinstance(row["settings"], dict)
+        except (ValueError, AttributeError, KeyError):
             complete = False
         if not complete:
             raise InputError(f"{path}: line {number} does not describe a sample; remove it, or name another folder")

@@ -162,8 +162,8 @@ def write_export(out: str, name: str, layout: Layout, export: Export, about: dic
 
 def _check_no_strangers(out: str, name: str, expected: set[str]) -> None:
     """Refuse to write over or among files that are not of this export; hidden ones and readers' notes do not count."""
-    walked = bf.walk(out) if bf.isdir(out) else ()
-    found = {bf.join(folder, file)[len(out.rstrip("/")) + 1 :] for folder, _, files in walked for file in files}
+    walked = list(bf.walk(out))  # begins with OUT, perhaps spelled otherwise
+    found = {bf.join(folder, file)[len(walked[0][0]) + 1 :] for folder, _, files in walked for file in files}
     found = {path for path in found if not path.endswith(LEFT_BY_READERS) and "/." not in f"/{path}"}
     content = file_io.read_json(bf.join(out, RECORD_FILE)) if RECORD_FILE in found else None
     theirs = content.get("format") if isinstance(content, dict) else None

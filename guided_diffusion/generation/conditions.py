@@ -132,8 +132,8 @@ def read_conditions(
     layout, size = config.layout, settings.image_size
     if masks != "bank" and (bank_data or types_per_image != 1):
         raise InputError(f"`{'bank_data' if bank_data else 'types_per_image'}`: goes with `masks` bank only")
-    if not masks:
-        if background:
+    if masks is None:
+        if background is not None:
             raise InputError("`background`: needs `masks`, which say where the defects go")
         return Conditions(layout, settings)
     files: list[str] = []

@@ -128,6 +128,8 @@ CASES = {
     "generate --small_recep {checkpoint}": f"--small_recep|{CHECKPOINT}|global network|--large_recep",
     "generate --num_samples 0": "--num_samples 0|at least 1",
     "generate --seed -1": "--seed -1",
+    "generate --num_steps=": "--num_steps|must be a whole number",
+    "generate --masks=": "--masks|is not a folder",
     "generate --image_size 32 -32": "32 x -32|--image_size",
     "generate --num_defect 5": "--num_defect 5|3 types (scratch, stain, pit)",
     "generate --seperate_channel_loss 1": "--seperate_channel_loss 1|trained with 0",

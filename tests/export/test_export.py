@@ -173,10 +173,17 @@ def test_notes(sets: Sets, tmp_path: Path, capsys: pytest.CaptureFixture) -> Non
     for form in ("yolo", "mmseg", "mvtec"):
         main([sets.samples, str(tmp_path / form), "--format", form])
     printed = capsys.readouterr().out
-    assert printed.count("note: without --val") == 2
+    assert printed.count("note: without --val") == 2 and "defect-free images of" not in printed
     assert "train/good is missing" in printed and "left out: 1 images with an empty mask" in printed
     assert yaml.safe_load((tmp_path / "yolo/data.yaml").read_text())["val"] == "images/train"
     assert "val_dataloader" not in (tmp_path / "mmseg/dataset.py").read_text()
+
+
+def test_defect_free_images_that_are_left_out_are_counted(
+    sets: Sets, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    export(sets, tmp_path / "out", "coco")
+    assert f"left out: {len(sets.good)} defect-free images" in capsys.readouterr().out
 
 
 def test_names_are_safe_and_differ() -> None:
@@ -212,9 +219,14 @@ def test_again_writes_nothing_and_a_cut_off_run_goes_on(
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
-def test_an_export_grows_with_its_samples(sets: Sets, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_an_export_grows_with_its_samples(
+    sets: Sets, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
-    main([sets.samples, str(out), "--format", "yolo"])
+    monkeypatch.chdir(tmp_path)
+    main([sets.samples, "./out", "--format", "yolo"])
+    main([sets.samples, ".//out/", "--format", "yolo"])
+    assert "no files written" in capsys.readouterr().out
     (out / "labels" / "train.cache").write_text("what ultralytics leaves")
     capsys.readouterr()
     export(sets, out, "yolo")

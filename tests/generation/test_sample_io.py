@@ -119,7 +119,10 @@ def test_other_settings_are_refused_and_nothing_is_written(tmp_path, folder, nam
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize("line", ['{"index": 0, "ima', "[1]", '{"index": "0", "settings": {}}', "\x00"])
+NULL = '{"index": 0, "image": "", "index_mask": "", "types": {}, "settings": null}'
+
+
+@pytest.mark.parametrize("line", ['{"index": 0, "ima', "[1]", '{"index": "0", "settings": {}}', "\x00", NULL])
 def test_a_damaged_manifest_line_is_named(tmp_path, folder, line):
     fill(folder, 0)
     with open(tmp_path / "manifest.jsonl", "a") as file:
