@@ -9,7 +9,7 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import blobfile as bf
 
@@ -25,6 +25,16 @@ class InputError(ValueError):
     def with_flags(self, flags: Mapping[str, str]) -> str:
         """The text for a command line, where parameter `name` is the flag flags[name], or else --name."""
         return _PARAMETER.sub(lambda match: flags.get(match[1], f"--{match[1]}"), super().__str__())
+
+
+class Parser(argparse.ArgumentParser):
+    """Flags of a command, whose description keeps its lines. Wrong usage is an InputError, one line as all others."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **options})
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message.removeprefix('argument ')}; --help lists the flags")
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:

@@ -5,7 +5,6 @@ Each defect type has its own tint on a grey plate, so that a simple colour rule 
 defects again in any image, generated ones included. That makes the set a yardstick as well as an example.
 """
 
-import argparse
 from collections.abc import Callable
 
 import numpy as np
@@ -183,9 +182,9 @@ def main(argv: list[str] | None = None) -> None:
     from tqdm import tqdm
 
     from guided_diffusion.data.prepared import write_released
-    from guided_diffusion.errors import InputError
+    from guided_diffusion.errors import InputError, Parser
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("out", metavar="OUT", help="folder for the data set; with --check, of generated samples")
     parser.add_argument("--check", action="store_true", help="draw nothing: compare masks with colours")
     parser.add_argument("--num_images", type=int, default=24, help="how many images (default 24)")

@@ -7,7 +7,6 @@ The released recipe: float32, contiguous, eager, plain attention, AdamW and EMA 
 read after every step, 1,000 steps of the cold sampler. Data and weights are random.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from .. import dist_util
 from ..benchmark.timing import compare, matrix_rates
 from ..benchmark.variants import generation_variants, training_variants
 from ..config_file import load_config, parse_override
-from ..errors import InputError
+from ..errors import InputError, Parser
 from ..evaluation.tables import table
 from ..file_io import ensure_writable, write_json
 
@@ -42,7 +41,7 @@ COLUMNS = {  # of the tables printed: how a row of `compare` shows it
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--preset", choices=("h100",), help="the released configurations at 256 px, compiled too, at their best batch")
     add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one YAML key; repeatable")

@@ -18,7 +18,7 @@ from ..config import DataConfig, ModelConfig
 from ..config_file import load_config, read_sections
 from ..data.image_files import MAX_PLAUSIBLE_INDEX, View
 from ..data.prepared import FirstShots
-from ..errors import InputError, check_least
+from ..errors import InputError, Parser, check_least
 from ..file_io import ensure_writable, is_cloud, lies_in, write_json
 from ..parallel import default_workers
 from ..prepare.check import ERROR, NOTE, WARNING, Finding, check, size_text
@@ -28,7 +28,7 @@ from ..prepare.survey import look
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("data", metavar="DIR", help="the data set")
     add("--out", help="folder for the sheets, outside DIR (DIR_check, beside DIR)")

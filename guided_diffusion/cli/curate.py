@@ -7,7 +7,6 @@ masks that a segmenter trained on real images does not agree with; then balances
 marked in the report. OUT is another sample folder with kept.jsonl, dropped.jsonl (reason, score) and curate.json.
 """
 
-import argparse
 import re
 from collections import Counter
 
@@ -15,13 +14,13 @@ import blobfile as bf
 
 from .. import dist_util
 from ..data.prepared import read_manifest
-from ..errors import InputError, check_least
+from ..errors import InputError, Parser, check_least
 from ..evaluation import curation, image_sets, sample_scores, scores, tables
 from ..file_io import ensure_writable, write_json
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     image_sets.add_flags(parser, ("samples", "train"), ("real", "groups", "device", "seed"))
     add("--out", required=True, help="folder for the kept samples, new or empty")

@@ -8,7 +8,7 @@
 Needs requirements-eval.txt. Each command has its own --help.
 """
 
-import argparse
+from ..errors import Parser
 
 FLAGS = {"sample_dir": "--out", "step_inference": "--steps", "sampler": "--samplers"}
 
@@ -17,11 +17,10 @@ def main(argv: list[str] | None = None) -> None:
     from ..evaluation import compare, lift, quality, report  # not above: run_cli says where a package is missing
 
     modules = {"quality": quality, "lift": lift, "compare": compare, "report": report}
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    parser = Parser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, module in modules.items():
-        command = commands.add_parser(name, help=module.HELP, description=module.__doc__, formatter_class=formatter)
+        command = commands.add_parser(name, help=module.HELP, description=module.__doc__)
         module.add_arguments(command)
     args = parser.parse_args(argv)
     modules[args.command].main(args)

@@ -7,20 +7,19 @@ SAMPLES is a sample folder, or a prepared set, whose images are then marked as r
 is only read but OUT, which must be empty or hold an earlier export in that format: that is brought up to date.
 """
 
-import argparse
 from collections import Counter
 
 import blobfile as bf
 
 from ..data.prepared import find_good
-from ..errors import InputError
+from ..errors import InputError, Parser
 from ..export.formats import FORMATS
 from ..export.records import read_export, safe_names, write_export
 from ..file_io import lies_in
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("samples", metavar="SAMPLES", help="folder of generated samples, or a prepared set")
     add("out", metavar="OUT", help="folder for the export")

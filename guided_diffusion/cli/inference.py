@@ -15,7 +15,7 @@ from ..data.prepared import recorded_settings
 from ..diffusion.respace import SPACINGS, parse_num_steps
 from ..diffusion.samplers import SAMPLERS
 from ..diffusion.two_stage import HANDOFFS
-from ..errors import check_least
+from ..errors import Parser, check_least
 from ..generation.api import DefectGen
 from ..generation.conditions import read_conditions
 from ..generation.network import WEIGHTS
@@ -37,7 +37,7 @@ leave = dist_util.leave  # ends one process of several
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--large_recep", help="checkpoint of the large network, or its work_dir")
     add("--small_recep", help="checkpoint of the small network, or its work_dir")

@@ -18,7 +18,7 @@ from dataclasses import asdict
 import blobfile as bf
 
 from ..data.prepared import TRAIN, check_problems
-from ..errors import InputError, unknown_name
+from ..errors import InputError, Parser, unknown_name
 from ..file_io import lies_in
 from ..parallel import default_workers
 from ..prepare import splits
@@ -43,7 +43,7 @@ EXCLUDE = "shots val_fraction split", "shots val_fraction part", "group_regex gr
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("source", metavar="SOURCE", help="folder of the data set")
     add("out", metavar="OUT", help="folder for the training data set")

@@ -16,7 +16,7 @@ from ..config_file import load_config, parse_override, read_sections
 from ..data.image_datasets import DefectDataset
 from ..data.image_files import View
 from ..data.prepared import find_samples, read_label_map
-from ..errors import InputError
+from ..errors import InputError, Parser
 from ..file_io import ensure_writable, remove_temporaries
 from ..networks.estimate import describe
 from ..precision import is_out_of_memory, resolve_precision
@@ -29,7 +29,7 @@ leave = dist_util.leave  # ends one process of several
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.epilog = "\n  ".join(["YAML keys, also for --set:", *describe_keys()]).replace("%", "%%")
     add = parser.add_argument
     add("--config", required=True, help="YAML file; its keys are listed below")

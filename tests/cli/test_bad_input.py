@@ -145,7 +145,10 @@ CASES = {
     "train --resume {bomb}": "--resume|bomb.pt|could run code",
     "train --set model.ckpt={bomb}": "model.ckpt|bomb.pt|could run code",
     "extend {bomb}": "--extend_types|bomb.pt|could run code",
-    # The other commands
+    # The other commands; wrong usage is one line, too
+    "generate --sampler foo": "--sampler: invalid choice: 'foo'|dpmpp_2m|--help",
+    "evaluate.py qualty": "invalid choice: 'qualty'",
+    "curate.py --samples {own}": "required: --out",
     "evaluate.py quality --real {data} --samples no/where": "--samples no/where: does not exist",
     "evaluate.py compare --large no/where --real {data}": "--large no/where: no such checkpoint file",
     "evaluate.py report --samples no/where": "--samples no/where: does not exist",
