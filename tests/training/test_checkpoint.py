@@ -28,6 +28,8 @@ def test_round_trip_pointer_and_keep_last(tmp_path, payload):
     loaded = load_checkpoint(str(tmp_path), "--resume")
     assert (loaded.path, loaded.step, loaded.config) == (path, 20, CONFIG)
     assert all(torch.equal(loaded.model[name], tensor) for name, tensor in payload["model"].items())
+    save_checkpoint(str(tmp_path), 10, payload, keep_last=1)  # of a run that started anew from an older one
+    assert sorted(p.name[-6:] for p in (tmp_path / "checkpoint").iterdir()) == ["010.pt", "020.pt", "latest"]
 
 
 def test_a_newer_format_is_refused(tmp_path, payload):

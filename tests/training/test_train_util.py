@@ -138,6 +138,9 @@ def test_validation_loss_is_repeatable_by_quartile_and_leaves_training_alone(mak
     loop.train_step()
     other.train_step()
     assert same(loop.model, other.model)
+    trained = loop.validation_loss()
+    loop.model.load_state_dict(loop.ema.state_dict())  # what is measured is the EMA
+    assert loop.validation_loss() == trained
 
 
 def test_from_a_loss_that_is_not_finite_on_no_update_follows(make_loop):
