@@ -148,7 +148,7 @@ CASES = {
     # The other commands; wrong usage is one line, too
     "generate --sampler foo": "--sampler: invalid choice: 'foo'|dpmpp_2m|--help",
     "evaluate.py qualty": "invalid choice: 'qualty'",
-    "curate.py --samples {own}": "required: --out",
+    "curate.py --samples {own}": "required: --train, --out",
     "evaluate.py quality --real {data} --samples no/where": "--samples no/where: does not exist",
     "evaluate.py compare --large no/where --real {data}": "--large no/where: no such checkpoint file",
     "evaluate.py report --samples no/where": "--samples no/where: does not exist",
