@@ -56,7 +56,9 @@ def same(a, b):
     return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
 
-def test_steps_equal_a_plain_implementation(make_loop):
+@pytest.mark.parametrize("rank", [0, 1])
+def test_steps_equal_a_plain_implementation(make_loop, rank, monkeypatch):
+    monkeypatch.setattr(train_util.dist_util, "rank", lambda: rank)  # each has images, timesteps and noise of its own
     loop = make_loop({"optimizer.grad_clip": 0.5, "train.loss_weight": "min_snr", "train.ema_decay": 0.5})
     reference, start = copy.deepcopy(loop.model), copy.deepcopy(loop.model)
     optimizer = torch.optim.AdamW(reference.parameters(), lr=1e-3, weight_decay=0.002)
@@ -65,10 +67,10 @@ def test_steps_equal_a_plain_implementation(make_loop):
     alphas_cumprod = torch.from_numpy(loop.diffusion.alphas_cumprod)
     for step in range(3):
         loop.train_step()
-        indices = epoch_indices(5, 3, step, 0, 1, 0)
+        indices = epoch_indices(5, 3, step, rank, 1, 0)
         images = torch.stack([data.images[i] for i in indices])
         x_start = layout.encode(images, torch.stack([data.masks[i] for i in indices]))
-        generator = torch_generator(CPU, "train", 0, step, 0)
+        generator = torch_generator(CPU, "train", 0, step, rank)
         t = torch.randint(1000, (3,), generator=generator)
         noise = torch.randn(x_start.shape, generator=generator)
         a = alphas_cumprod[t].float().reshape(-1, 1, 1, 1)
