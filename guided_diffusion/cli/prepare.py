@@ -57,6 +57,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--part", metavar="NAME", nargs="+", help="take these parts of the split only, together into OUT")
     add("--group_regex", metavar="REGEX", help="images whose path gives the same first group show one part")
     add("--group_csv", metavar="FILE", help="rows image,group: images of one group show one part")
+    add("--strict", action="store_true", help="refuse a SOURCE in which a photograph has no mask or label")
     add("--keep_good", action="store_true", help="take defect-free images too, without masks")
     add("--fit", choices=FITS, help="bring images to --size: stretch, crop around the defects, or pad")
     add("--size", type=int, nargs="+", metavar="PX", help="height and width for --fit; one number for both")
@@ -120,6 +121,8 @@ def main(argv: list[str] | None = None) -> None:
     options = Options(label_map, parse_colormap(args.colormap) or None, args.mask_values, args.type_regex)
     data = read_layout(args.source, options, format=args.format)
     check_problems(data.problems)
+    if args.strict and data.unlabelled:
+        raise InputError(f"{data.unlabelled[0]}: has no mask or label, and is one of {len(data.unlabelled)}; --strict")
 
     # Which images, of which groups, and in which parts where files say so.
     root = args.source.rstrip("/") + "/"
@@ -181,5 +184,8 @@ def main(argv: list[str] | None = None) -> None:
         print(f"left out: {left} images that show a part of another side of the split, but are not wanted there")
     if data.good and not args.keep_good:
         print(f"left out: {len(data.good)} defect-free images (--keep_good takes them)")
+    if data.unlabelled:
+        print(f"left out: {len(data.unlabelled)} photographs without a mask or label (--strict refuses them):")
+        print(*(f"  {path}" for path in data.unlabelled), sep="\n")
     for note in data.notes:
         print(f"note: {note}")
