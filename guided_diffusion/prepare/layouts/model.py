@@ -84,9 +84,9 @@ class Dataset:
     """A data set as found on disk.
 
     samples: those with a mask; good: defect-free ones. types: their names, in the order of their indices, and where
-    each was found; None: those of the masks, in natural order. label_map: None where nobody names the types. unlabelled:
-    images that nobody has labelled, left out. problems: lines that each name a file, what is wrong and what to do;
-    notes: what was left out beside them, and what was decided.
+    each was found; None: those of the masks, in natural order. label_map: None where nobody names the types.
+    unlabelled: images that nobody has labelled, left out. problems: lines that each name a file, what is wrong and what
+    to do; notes: what else was left out, or decided.
     """
 
     root: str
