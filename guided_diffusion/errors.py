@@ -51,12 +51,22 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     return f"unknown {kind} '{name}' ({hint})"
 
 
-def check_least(args: argparse.Namespace, **least: int) -> None:
-    """Raise InputError where a number on the command line, if it is given, is less than this."""
-    for name, bound in least.items():
-        value = getattr(args, name)
-        if value is not None and value < bound:
-            raise InputError(f"--{name} {value}: must be at least {bound}")
+def check_range(args: argparse.Namespace, **bounds: tuple[float, float]) -> None:
+    """Raise InputError where a number on the command line, if given, or one of several, is not in (least, most)."""
+    for name, (least, most) in bounds.items():
+        given = getattr(args, name)
+        for value in given if isinstance(given, (list, tuple)) else [given]:
+            if value is not None and not least <= value <= most:
+                raise InputError(f"--{name} {brief(value)}: must be from {least:,} to {most:,}")
+
+
+def brief(value: Any) -> str:
+    """A value as messages show it, however large it is."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python prints no number of more than 4,300 digits
+        text = "a value that cannot be printed"
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text):,} characters)"
 
 
 def run_cli(

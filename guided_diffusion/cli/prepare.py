@@ -25,6 +25,7 @@ from ..prepare import splits
 from ..prepare.check import find_overlaps
 from ..prepare.layouts import FORMATS, Options, read_layout
 from ..prepare.layouts.drawing import DrawingRule
+from ..prepare.layouts.model import BOXES
 from ..prepare.preparation import Recipe, look_first, plan_set
 from ..prepare.shaping import FITS
 
@@ -52,6 +53,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--mask_values", choices=("auto", "index", "binary", "colour"), default="auto", help="what mask files hold")
     add("--colormap", nargs="+", default=[], metavar="NAME=R,G,B", help="types of colours or grey levels")
     add("--priority", default="", metavar="TYPES", help="types that win where masks overlap, the first most (a,b,c)")
+    add("--boxes", choices=BOXES, default=BOXES[0], help="boxes without outlines: refuse them, or fill them as masks")
     add("--type_regex", metavar="REGEX", help="its first group, searched in a file's stem, is the type")
     add("--split", metavar="FILE", help="JSON or CSV of parts (default SOURCE/split.json, if there)")
     add("--part", metavar="NAME", nargs="+", help="take these parts of the split only, together into OUT")
@@ -117,7 +119,7 @@ def main(argv: list[str] | None = None) -> None:
         if "" in names or "=" in args.label_map or len(set(names)) < len(names):
             raise InputError(f"--label_map: {args.label_map!r} should be the types' names, each once, as in crack,hole")
         label_map = {name: index for index, name in enumerate(names, 1)}
-    options = Options(label_map, parse_colormap(args.colormap) or None, args.mask_values, args.type_regex)
+    options = Options(label_map, parse_colormap(args.colormap) or None, args.mask_values, args.type_regex, args.boxes)
     data = read_layout(args.source, options, format=args.format)
     check_problems(data.problems)
 
@@ -166,6 +168,8 @@ def main(argv: list[str] | None = None) -> None:
     made = asdict(recipe)
     del made["label_map"]
     source = {"prepared_from": bf.basename(args.source.rstrip("/")), "format": data.format, **made.pop("rule"), **made}
+    if args.boxes == "fill":  # else not said: sets that were prepared before there was the flag stay as they are
+        source["boxes"] = args.boxes
     plans = []
     for part in dict.fromkeys(item.part for item in items if item.part is not None):
         about = {"source": source, "split": {"part": part or ", ".join(args.part or ["all"]), "by": by}}

@@ -214,7 +214,7 @@ def test_pictures_show_each_type_in_its_colour(data, run):
         (["data", "--out", "data/pictures"], "--out data/pictures: lies in data, which is only read"),
         (["data", "--json", "."], "--json .: is a folder"),
         (["data", "--resolution", "1", "2", "3"], "data.resolution: [1, 2, 3] must be one number or"),
-        (["data", "--workers", "-1"], "--workers -1: must be at least 0"),
+        (["data", "--workers", "-1"], "--workers -1: must be from 0 to"),
         (["data", "--num_defect", "5"], "--num_defect 5: the label map names 2 types"),
         (["data", "--config", "none.yml"], "none.yml: cannot read the configuration file"),
         (["data", "--val_dir", "gone"], "gone: does not exist"),

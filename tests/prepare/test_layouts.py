@@ -121,6 +121,11 @@ def coco(segmentations=None, **changes):
     return {"_annotations.coco.json": {**content, **changes}, "a.png": PHOTOGRAPH}
 
 
+def boxed(box, **more):
+    """A COCO data set of one box without outline."""
+    return coco(annotations=[{"id": 0, "image_id": 1, "category_id": 3, "bbox": box, "segmentation": [], **more}])
+
+
 def rle(**changes):
     return coco([{**segmentation(MASK > 0, "compressed"), **changes}])
 
@@ -210,6 +215,10 @@ REFUSED = [  # files, words of the line, options
     (coco(categories=[{"id": 4, "name": "crack"}]), "category 3|does not list"),
     (coco(categories=[{"id": 3, "name": name} for name in NAMES]), "two categories have the id 3"),
     (coco([[]]), "annotation 0 on a.png|no polygon or RLE"),
+    (boxed([4, 4, 16, 16]), "annotation 0 on a.png has a box but no outline|--boxes fill"),
+    (boxed([4, 4, 16, 16], attributes={"rotation": 30.0}), "annotation 0 on a.png|no polygon or RLE"),
+    (boxed([4, 4, 0, 16]), "annotation 0 on a.png|no polygon or RLE", Options(boxes="fill")),
+    (boxed([4, 4, float("nan"), 16]), "coco.json", Options(boxes="fill")),
     (coco([POLYGON, [[1, 2, 3, 4]]]), "annotation 1 on a.png"),
     (coco([[[float("nan"), 1, 2, 3, 4, 5]]]), "annotation 0 on a.png"),
     (coco([[[1e300, 1, 2, 3, 4, 10**400]]]), "annotation 0 on a.png"),
@@ -333,3 +342,10 @@ def test_damaged_json_is_refused_or_read(tmp_path, case, file):
             assert "\n" not in str(error)
             refused += 1
     assert refused > 10
+
+
+@pytest.mark.parametrize("drawn", [{"segmentation": []}, {"segmentation": None}, {"segmentation": [[]]}])
+def test_boxes_are_filled_if_asked(tmp_path, drawn):
+    lay(tmp_path, boxed([4, 6, 16, 10], **drawn))
+    ((_, mask),) = read_all(tmp_path, Options(boxes="fill"))
+    assert mask.sum() == 160 and mask[6:16, 4:20].all()
