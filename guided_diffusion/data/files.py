@@ -47,7 +47,7 @@ def check_text(name: str, folder: str = "") -> None:
         name.encode()
     except UnicodeEncodeError:
         shown = os.fsencode(bf.join(folder, name) if folder else name).decode("utf-8", "backslashreplace")
-        raise InputError(f"{shown}: is a name that is not UTF-8; rename it (convmv does so for whole folders)") from None
+        raise InputError(f"{shown}: is no name in UTF-8; rename it (convmv does whole folders)") from None
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:

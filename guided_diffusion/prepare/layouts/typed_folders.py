@@ -75,7 +75,8 @@ def read_type_folders(root: str, options: Options) -> Dataset | None:
             data.good += [Sample(path, None, GOOD) for path in _apart(images, data.problems)[0].values()]
             continue
         if found := complete(inside, OPEN_PAIRS):
-            pairs = pair_files(*(bf.join(home, part) for part in found[0]), OPEN_ENDINGS, data.problems, data.unlabelled)
+            folders = (bf.join(home, part) for part in found[0])
+            pairs = pair_files(*folders, OPEN_ENDINGS, data.problems, data.unlabelled)
         else:
             apart = _apart(home, data.problems)
             pairs = pair_by_name(*apart, OPEN_ENDINGS, (home, home), data.problems, data.unlabelled)
