@@ -11,13 +11,12 @@ import blobfile as bf
 import numpy as np
 from tqdm import tqdm
 
-from .. import file_io
+from .. import MAX_TYPES, file_io
 from ..data.files import stem_of
 from ..data.image_files import present_types
 from ..data.prepared import SAMPLES, Sample, find_good, find_samples, read_manifest, read_pair, recorded_settings
 from ..errors import InputError
 from ..generation.sample_io import WRITERS, common_class_names
-from ..joint_tensor import MAX_TYPES
 
 RECORD_FILE = "export.json"
 LEFT_BY_READERS = (".cache", ".npy")  # ultralytics leaves labels/train.cache and, where asked to, images as arrays
