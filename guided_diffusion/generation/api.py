@@ -73,7 +73,7 @@ def choose_batch_size(asked: int | str, count: int, image_size: Sequence[int], d
 
 
 class Stop:
-    """Notes SIGINT and SIGHUP (Ctrl-C, a closed terminal), for check() to end a run where that leaves nothing half done.
+    """Notes SIGINT and SIGHUP (Ctrl-C, a closed terminal), for check() to end the run at a step's end.
 
     An exception from a handler could come where Python drops it, or in a lock that then nobody opens. The second signal
     ends the run at once.
@@ -338,8 +338,8 @@ class DefectGen:
             x = two_stage_sample(x, self.diffusion, *pair, **plan, noise=noise, known=known, progress=progress)
         if x.isnan().any():
             raise InputError(
-                f"`precision` {self.precision}: the networks' values are no numbers (NaN); try fp32, a `guidance_scale` "
-                "nearer to 1, or earlier checkpoints"
+                f"`precision` {self.precision}: the networks' values are no numbers (NaN); try fp32, a smaller "
+                "`guidance_scale`, or earlier checkpoints"
             )
         return self.layout.decode(x)
 

@@ -6,14 +6,12 @@ type occurs) hold NNNNNN.png; manifest.jsonl has a line per sample, written last
 
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import blobfile as bf
 import numpy as np
-from tqdm import tqdm
 
 from ..data.files import list_folder
 from ..data.image_files import present_types, read_image, read_index_mask
@@ -158,7 +156,7 @@ def class_names_of(folder: str) -> tuple[str, ...] | None:
 
 
 def common_class_names(folders: Mapping[str, str], known: Mapping[str, Sequence[str]] | None = None) -> tuple[str, ...]:
-    """The types that all these folders agree on, `folders` being {what the user calls it: folder}; and those of `known`.
+    """The types that all these folders and `known` agree on, `folders` being {what the user calls it: folder}.
 
     Folders that do not tell are passed over. Raises InputError where one is missing or of the wrong kind, two differ or
     none tells.
@@ -200,7 +198,7 @@ def _check_kind(flag: str, folder: str) -> None:
             raise InputError(f"{flag} {folder}: holds generated images; name a prepared set of real ones")
     elif rows is not None and (left := len(list_folder(bf.join(folder, SAMPLES[0]))[0]) - len(rows)) > 0:
         cause = "its run was stopped, or the file was cut"
-        tqdm.write(f"{flag} {folder}: {left} images are not in manifest.jsonl, so they are left out ({cause})", sys.stderr)
+        print(f"note: {flag} {folder}: {left} images are not in manifest.jsonl, so they are left out ({cause})")
 
 
 def _type_folders(class_names: Sequence[str]) -> dict[str, str]:
