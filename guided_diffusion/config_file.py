@@ -18,11 +18,10 @@ from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 from yaml.reader import ReaderError
 
-from . import GOOD
+from . import GOOD, MAX_TYPES
 from .config import GLOBAL, PATCH, SECTIONS, Config
 from .errors import InputError, brief, unknown_name
 from .file_io import read_bytes
-from .joint_tensor import MAX_TYPES
 
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", tuple: "a list"}
 WORDS[Mapping] = "name: number pairs"

@@ -141,7 +141,7 @@ def test_all_that_training_would_refuse_is_listed(data, run):
     save(truth / "hole/0.png", box(255, 3, 9, 3, 9))
     save(truth / "hole/1.png", np.zeros((9, 9), np.uint8))
     status, text, found = run(data)
-    assert status == 1 and sorted(rules(found, "error")) == ["layout", "unreadable", "unreadable", "unreadable"]
+    assert status == 1 and sorted(rules(found, "error")) == ["unlabelled", "unreadable", "unreadable", "unreadable"]
     assert found["images"] == 4 and found["unreadable"] == 3
     assert f"error: {data}/test/crack/1.png: is not an image" in text and "0.png: holds value 255" in text
 

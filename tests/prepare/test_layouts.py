@@ -197,7 +197,7 @@ REFUSED = [  # files, words of the line, options
     (beside("a.jpg a.png a_mask.png b.jpg b.png"), "cut/a.jpg|two masks|a.png|a_mask.png"),
     (beside("a.jpg a_mask.jpg a_mask_mask.jpg a_mask_gt.jpg"), "cut/a_mask_|no image"),
     (beside("a.tif a_mask.png b_mask.png"), "cut/b_mask.png|no mask"),
-    (beside("a.tif a_mask.png b.tif"), "cut/b.tif|no mask"),
+    ({"test/1.png": PHOTOGRAPH, "converted_ground_truth/2_rgb_mask.png": COLOURED}, "test/1.png|none here has"),
     (beside("a.jpg a.png", "MT_cut") | beside("a.jpg a.png"), "a.jpg|same type and stem"),
     (pair(BINARY, image=turned(3)), "images/a.png|EXIF"),
     ({**coco(), "a.png": turned(3)}, "a.png|EXIF"),
