@@ -5,11 +5,13 @@ import json
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import GOOD
 from .errors import InputError, brief, unknown_name
-from .joint_tensor import JointLayout
+
+if TYPE_CHECKING:
+    from .joint_tensor import JointLayout
 
 SCHEDULES = ("cosine", "linear", "sqrt_linear", "sqrt", "inverse_proportion")
 
@@ -189,7 +191,9 @@ class Config:
     train: TrainConfig
 
     @property
-    def layout(self) -> JointLayout:
+    def layout(self) -> "JointLayout":
+        from .joint_tensor import JointLayout  # torch, which processes that only read data do without
+
         names = sorted(self.data.label_map, key=self.data.label_map.get)
         return JointLayout(tuple(names), self.data.background)
 

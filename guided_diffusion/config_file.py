@@ -27,7 +27,7 @@ WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 WORDS[Mapping] = "name: number pairs"
 
 
-MAX_BYTES, MAX_DEPTH, MAX_VALUES = 10**6, 20, 10_000  # of a file that can be a configuration
+MAX_BYTES, MAX_DEPTH, MAX_VALUES = 10**6, 20, 10_000  # of a file
 
 
 class _Loader(yaml.SafeLoader):
@@ -71,10 +71,15 @@ class _Loader(yaml.SafeLoader):
             raise ConstructorError(None, None, f"{brief(node.value)} is no {kind}", node.start_mark) from None
 
 
-def parse_yaml(text: str | bytes, name: str) -> tuple[Any, dict[str, int]]:
+def read_yaml(path: str) -> Any:
+    """The value in a YAML file, 1 MB at most. Raises InputError, or FileNotFoundError."""
+    return _parse_yaml(read_bytes(path), path)[0]
+
+
+def _parse_yaml(text: str | bytes, name: str) -> tuple[Any, dict[str, int]]:
     """The value in YAML, and the line of each key in it, "section.key" (params are left out). Raises InputError."""
     if len(text) > MAX_BYTES:
-        raise InputError(f"{name}: has more than {MAX_BYTES:,} bytes, which is no configuration; name another file")
+        raise InputError(f"{name}: has more than {MAX_BYTES:,} bytes, which no such file needs; name another")
     lines: dict[str, int] = {}
     try:
         loader = _Loader(text)
@@ -157,7 +162,7 @@ def _read(
 
 def _read_file(path: str) -> tuple[dict[str, Any], dict[str, int]]:
     try:
-        raw, lines = parse_yaml(read_bytes(path), path)
+        raw, lines = _parse_yaml(read_bytes(path), path)
     except (OSError, bf.Error) as error:
         raise InputError(f"{path}: cannot read the configuration file ({error}); check --config") from None
     if not isinstance(raw, dict):
@@ -170,7 +175,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or "." not in key:
         raise InputError(f"--set {text}: expected section.key=value, e.g. train.iterations=1000")
-    return key, parse_yaml(value, f"--set {text}")[0]
+    return key, _parse_yaml(value, f"--set {text}")[0]
 
 
 def _mapping(where: str, raw: Any) -> dict[str, Any]:

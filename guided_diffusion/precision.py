@@ -67,7 +67,7 @@ def try_compile(network: nn.Module, run: Callable[[nn.Module], object]) -> nn.Mo
 
 
 def check_memory(needed: int, device: torch.device, what: str, remedy: str) -> None:
-    """Raise InputError where `what` takes more bytes than there are: a system that lacks memory kills, and says nothing.
+    """Raise InputError where `what` takes more bytes than there are: a system without memory kills, and says nothing.
 
     The CPU's memory is shared by the processes of this machine.
     """
