@@ -3,7 +3,7 @@
 Readers put the names of the types where a mask has their indices; `number_types` puts in these, for all layouts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -39,8 +39,8 @@ class ColourMask:
 @dataclass(frozen=True)
 class Shape:
     """One annotation; `data` by kind, x and y in pixels from the upper left corner: for labelme's kinds its points,
-    ((x, y), ...); bitmap: (x, y, base64 PNG); rings: COCO's polygons, ((x, y, x, y, ...), ...); rle: COCO's {"size":
-    (h, w), "counts": list or text}."""
+    ((x, y), ...); bitmap: (x, y, base64 PNG); rings: COCO's polygons, ((x, y, x, y, ...), ...); shares: the same in
+    shares of width and height; rle: COCO's {"size": (h, w), "counts": list or text}."""
 
     index: int | str
     kind: str
@@ -98,6 +98,14 @@ class Dataset:
     unlabelled: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def judge_boxes(self, boxed: Sequence[str], boxes: str) -> None:
+        """Note that annotations, each named in `boxed`, have a box but no outline; boxes: what Options says of them."""
+        if boxed and boxes == "fill":
+            self.notes.append(f"{boxed[0]} and others, {len(boxed)} in all, have boxes without outline: filled")
+        elif boxed:
+            remedy = "draw outlines, or have boxes filled with scripts/prepare_data.py --boxes fill"
+            self.problems.append(f"{boxed[0]} has a box but no outline, as have {len(boxed)} in all; {remedy}")
 
     def number_types(self, given: Mapping[str, int] | None) -> None:
         """Set the label map, `given` or by the types found, and put indices in place of names into the masks.
