@@ -14,11 +14,10 @@ from typing import Any
 import blobfile as bf
 import yaml
 
-from . import GOOD
+from . import GOOD, MAX_TYPES
 from .config import GLOBAL, PATCH, SECTIONS, Config
 from .errors import InputError, unknown_name
 from .file_io import read_bytes
-from .joint_tensor import MAX_TYPES
 
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", tuple: "a list"}
 WORDS[Mapping] = "name: number pairs"

@@ -220,7 +220,7 @@ REFUSED = [  # files, words of the line, options
     (boxed([4, 4, 0, 16]), "annotation 0 on a.png|no polygon or RLE", Options(boxes="fill")),
     (boxed([4, 4, float("nan"), 16]), "coco.json", Options(boxes="fill")),
     (coco([POLYGON, [[1, 2, 3, 4]]]), "annotation 1 on a.png"),
-    (coco([[[float("nan"), 1, 2, 3, 4, 5]]]), "annotation 0 on a.png"),
+    (coco([[[float("nan"), 1, 2, 3, 4, 5]]]), "coco.json|NaN"),
     (coco([[[1e300, 1, 2, 3, 4, 10**400]]]), "annotation 0 on a.png"),
     (rle(size=[48, 40]), "coco.json|[48, 40]"),
     *((rle(counts=counts), RLE) for counts in ([40, 40], [-40, 1960], [960.0, 960.0], "", "\x00\u00e9\U0001f600")),

@@ -17,6 +17,7 @@ from ...errors import InputError, unknown_name
 from .coco import read_coco
 from .labelme import read_labelme
 from .model import ColourMask, Dataset, Options, Shapes, TypeMasks
+from .names import check_names, tidy
 from .pairs import INDEX_PAIRS, PAIRS, open_pairs, read_pairs
 from .typed_folders import read_dagm, read_flat, read_kolektor, read_mvtec, read_type_folders
 from .voc import read_voc
@@ -55,7 +56,9 @@ def read_layout(root: str, options: Options | None = None, *, format: str = "aut
     data = _detect(root, options) if format == "auto" else READERS[format](root, options)
     if data is None:
         raise InputError(f"{root}: holds nothing of format {format}, see docs/data.md; choose another --format")
+    tidy(data, options)
     data.number_types(options.label_map)
+    check_names(data, options)
     arrange(data.samples, data.good, data.problems)
     if not (data.samples or data.good or data.problems) and data.unlabelled:
         data.problems.append(f"{data.unlabelled[0]}: has no mask or label, as none here has; see docs/data.md")

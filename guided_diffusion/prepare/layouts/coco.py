@@ -117,7 +117,7 @@ def _shapes_by_image(
             boxed.append(f"{where} on {images[owner]}")
         else:
             data.problems.append(f"{where} on {images[owner]} has no polygon or RLE; draw or remove it")
-    data.judge_boxes(boxed, boxes)
+    data.judge_boxes(boxed, path, boxes)
     return shapes
 
 

@@ -43,10 +43,12 @@ def read_voc(root: str, options: Options) -> Dataset | None:
         tell_values(data, options)
         return data
     data.types = dict.fromkeys(names, source) if names else None
-    numbers = options.label_map or {name: index for index, name in enumerate(names, 1)}
-    table = {PALETTE[k]: k for k in range(1, 1 + (len(numbers) or MAX_PLAUSIBLE_INDEX))}
-    table = {PALETTE[VOID]: 0} | ({rgb: numbers.get(name, 0) for rgb, name in colours.items()} or table)
-    kinds = {mask: _kind(mask, bool(colours)) for _, mask in pairs}
+    told, most = options.label_map or {}, len(names or options.label_map or range(MAX_PLAUSIBLE_INDEX))
+    table = {PALETTE[k]: names[k - 1] if names else k for k in range(1, 1 + most)}
+    table = {PALETTE[VOID]: 0} | ({rgb: name if name in names else 0 for rgb, name in colours.items()} or table)
+    kinds = {mask: "colour" if colours else _kind(mask) for _, mask in pairs}
+    if "index" in kinds.values() and any(told.get(name, index) != index for index, name in enumerate(names, 1)):
+        raise InputError(f"{source}: numbers the types of these masks otherwise than the label map; leave that out")
     if set(kinds.values()) == {"binary"}:
         text = "are masks in black and white here, but 255 is void in Pascal VOC; say --mask_values binary"
         raise InputError(f"{folders[1]}: {text} (scripts/prepare_data.py)")
@@ -56,11 +58,10 @@ def read_voc(root: str, options: Options) -> Dataset | None:
     return data
 
 
-def _kind(path: str, named: bool) -> str:
-    """What a mask holds, "index", "binary" (it may be) or "colour"; named: by a labelmap, whose order may differ from
-    that of a palette."""
+def _kind(path: str) -> str:
+    """What a mask without labelmap holds: "index", "binary" (it may be) or "colour"."""
     image = open_image(path)
-    if image.mode.startswith("RGB") or (named and image.mode == "P"):
+    if image.mode.startswith("RGB"):
         return "colour"
     return "index" if has_palette(image) or set(np.unique(np.asarray(image)).tolist()) - {0, VOID} else "binary"
 

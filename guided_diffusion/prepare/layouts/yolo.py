@@ -34,7 +34,7 @@ def read_yolo(root: str, options: Options) -> Dataset | None:
     names = _names(content, source, options)
     data = Dataset(root, "yolo", types=dict.fromkeys(names.values(), source))
     found: list[tuple[Sample, str | None]] = []
-    boxed: list[str] = []  # label files with boxes
+    boxed: list[str] = []
     for image, part in parts.items():
         path = labels[bf.dirname(image)].get(stem_of(image))
         if path is None:
@@ -45,14 +45,14 @@ def read_yolo(root: str, options: Options) -> Dataset | None:
         except InputError as error:
             data.problems.append(str(error))
             continue
-        boxed += [path] * boxes
+        boxed += boxes
         found.append((Sample(image, Shapes(path, shapes, None, upright=True), part=part), part))
     data.samples = name_apart(found)
     for folder, own in labels.items():
         stems = set(map(stem_of, list_folder(folder)[0]))
         text = f"no image for this label file in {folder}; add it or remove the file"
         data.problems += [f"{path}: {text}" for stem, path in own.items() if stem not in stems]
-    data.judge_boxes(boxed, options.boxes)
+    data.judge_boxes(boxed, root, options.boxes)
     return data
 
 
@@ -134,9 +134,9 @@ def _names(content: Mapping[str, Any], source: str, options: Options) -> dict[in
     return {number: str(names[number]).strip() for number in sorted(names)}
 
 
-def _shapes(path: str, names: Mapping[int, str]) -> tuple[tuple[Shape, ...], bool]:
-    """The shapes in a label file, and whether there are boxes among them. Raises InputError."""
-    shapes, boxes = [], False
+def _shapes(path: str, names: Mapping[int, str]) -> tuple[tuple[Shape, ...], list[str]]:
+    """The shapes in a label file, and which of its lines are boxes. Raises InputError."""
+    shapes, boxes = [], []
     for number, line in enumerate(read_bytes(path).decode("utf-8", "replace").splitlines(), 1):
         if not line.strip():
             continue
@@ -153,6 +153,7 @@ def _shapes(path: str, names: Mapping[int, str]) -> tuple[tuple[Shape, ...], boo
         if box:
             x, y, width, height = ring
             left, top, right, bottom = x - width / 2, y - height / 2, x + width / 2, y + height / 2
-            ring, boxes = [left, top, right, top, right, bottom, left, bottom], True
+            ring = [left, top, right, top, right, bottom, left, bottom]
+            boxes.append(f"{path}: line {number}")
         shapes.append(Shape(names[index], "shares", (tuple(ring),)))
     return tuple(shapes), boxes
