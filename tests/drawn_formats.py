@@ -207,7 +207,6 @@ def draw_severstal(root, columns="ImageId,ClassId,EncodedPixels", home="train_im
             found.samples[name] = photograph, mask, None
     (root / "train.csv").write_text("\n".join(rows) + "\n")
     save(root / "test_images/9.png", PHOTOGRAPHS[0])
-    (root / "sample_submission.csv").write_text(f"{columns}\n9.png,1 1920,0\n")
     return found
 
 
