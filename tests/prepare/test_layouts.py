@@ -263,8 +263,8 @@ REFUSED = [  # files, words of the line, options
         for cells in ("1,5", ",1 5", "1", "1,-1 5")
     ),
     *(
-        (severstal(f"a.jpg,1,{runs}"), f"train.csv: on|a.jpg|{runs}, beyond 40 x 48")
-        for runs in ("0 5", "1920 2", "9 0")
+        (severstal(f"a.jpg,1,{runs}"), "train.csv: on|a.jpg: holds an RLE|40 x 48")
+        for runs in ("0 5", "1920 2", "9 2 9 2")
     ),
     (severstal("a.jpg", head="ImageId_ClassId,EncodedPixels"), "train.csv: row 2"),
     (severstal(head="ImageId,EncodedPixels"), "train.csv: has the columns ImageId,EncodedPixels, not"),

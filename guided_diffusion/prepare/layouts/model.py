@@ -40,7 +40,7 @@ class ColourMask:
 class Shape:
     """One annotation; `data` by kind, x and y in pixels from the upper left corner: for labelme's kinds its points,
     ((x, y), ...); bitmap: (x, y, base64 PNG); rings: COCO's polygons, ((x, y, x, y, ...), ...); rle: COCO's {"size":
-    (h, w), "counts": list or text}; runs: Severstal's, (start, length, ...)."""
+    (h, w) or (), "counts": list or text}."""
 
     index: int | str
     kind: str

@@ -3,6 +3,7 @@
 import csv
 
 import blobfile as bf
+import numpy as np
 
 from ...data.files import PARTS, by_stem, list_folder, read_rows, stem_of
 from ...data.prepared import IndexMask, Sample, check_label_map, name_apart
@@ -42,7 +43,9 @@ def read_severstal(root: str, options: Options) -> Dataset | None:
             data.problems.append(f"{path}: row {number} is of {file}, which is not there; add it or remove the row")
         elif runs:
             name = f"class{type_}" if type_.isdecimal() else type_
-            shapes[images[stem_of(file)]].append(Shape(name, "runs", tuple(map(int, runs))))
+            edges = np.array(runs, np.int64).reshape(-1, 2).cumsum(axis=1)  # first pixel, and the one beyond the last
+            counts = np.diff(edges.ravel(), prepend=1).tolist()
+            shapes[images[stem_of(file)]].append(Shape(name, "rle", {"size": (), "counts": counts}))
     data.samples = [Sample(image, Shapes(path, tuple(own), None)) for image, own in shapes.items()]
     return data
 
