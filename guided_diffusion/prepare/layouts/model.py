@@ -40,7 +40,7 @@ class ColourMask:
 class Shape:
     """One annotation; `data` by kind, x and y in pixels from the upper left corner: for labelme's kinds its points,
     ((x, y), ...); bitmap: (x, y, base64 PNG); rings: COCO's polygons, ((x, y, x, y, ...), ...); shares: the same in
-    shares of width and height; rle: COCO's {"size": (h, w), "counts": list or text}."""
+    shares of width and height; rle: COCO's {"size": (h, w) or (), "counts": list or text}."""
 
     index: int | str
     kind: str
@@ -102,7 +102,7 @@ class Dataset:
     notes: list[str] = field(default_factory=list)
 
     def judge_boxes(self, boxed: Sequence[str], where: str, boxes: str) -> None:
-        """Note that annotations in `where`, each named in `boxed`, have no outline; boxes: what Options says of them."""
+        """Note that annotations in `where`, each named in `boxed`, have no outline; boxes: what Options says."""
         if boxed and boxes == "fill":
             self.notes.append(f"{len(boxed)} annotations in {where} are boxes without outline: filled")
         elif boxed:

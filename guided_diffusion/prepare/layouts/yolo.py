@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import blobfile as bf
-import yaml
 
+from ...config_file import read_yaml
 from ...data.files import list_folder, part_of, stem_of
 from ...data.prepared import Sample, name_apart
 from ...errors import InputError
@@ -57,10 +57,7 @@ def read_yolo(root: str, options: Options) -> Dataset | None:
 
 
 def _open(path: str) -> Mapping[str, Any]:
-    try:
-        content = yaml.safe_load(read_bytes(path))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is not valid YAML; correct it") from error
+    content = read_yaml(path)
     if not isinstance(content, dict) or "kpt_shape" in content:
         raise InputError(f"{path}: should describe classes with outlines or boxes, not key points; correct it")
     return content
