@@ -33,7 +33,7 @@ def read_mvtec(root: str, options: Options) -> Dataset | None:
         home = bf.join(root, part)
         for name in (name for name in list_folder(home)[1] if is_good(name, bf.join(masks, name))):
             for path in by_stem(bf.join(home, name), data.problems).values():  # both parts count from 000
-                data.good.append(Sample(path, None, name, f"{name}/{part}_{stem_of(path)}", part))
+                data.good.append(Sample(path, None, GOOD, f"{GOOD}/{part}_{stem_of(path)}", part))
     return data
 
 
