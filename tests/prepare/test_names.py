@@ -46,11 +46,11 @@ def folders(*names, count=2):
 
 
 DOUBTED = {  # what is drawn, and words of the line
-    "parts": (folders("Training", "valid2"), "'training', 'valid2' would be types|parts of a data set|'*=defect'"),
+    "parts": (folders("trainval", "Test_2"), "'test_2', 'trainval' would be types|parts of a data set|'*=defect'"),
     "one part": (folders("crack", "hole", "dev_1"), "'dev_1' would be types, but are called like parts"),
     "good": (folders("crack", "OK"), "type 'ok' is called like defect-free"),
     "objects": (folders("bottle", "pcb1"), "'bottle', 'pcb1'|objects of MVTec AD or VisA"),
-    "numbered": (folders("kos01", "kos02"), "'kos01', 'kos02' differ by numbers only"),
+    "numbered": (folders("piece01", "piece02"), "'piece01', 'piece02' differ by numbers only"),
     "some numbered": (folders("tile_1", "tile_2", "tile_3", "crack"), "'tile_1', 'tile_2', 'tile_3' differ by numbers"),
     "a folder for each": (folders("left", "right", "upper", count=1), "3 images would have 3 types"),
     "a name for each": (lambda root: flat(root, "ab12", "cd-4-f", "ab13", "xx"), "4 images would have 3 types|--type_"),
@@ -87,11 +87,11 @@ def test_names_that_are_hardly_types_are_asked_about(tmp_path, capsys, case):
 
 
 def test_rename_makes_types_one_and_keeps_parts_and_files_apart(tmp_path):
-    type_folders(tmp_path / "parts", train=3, valid=2)
+    type_folders(tmp_path / "parts", trainval=3, dev=2)
     main([str(tmp_path / "parts"), str(tmp_path / "out"), "--rename", "*=dent"])
-    found = {part: [s.name for s in find_samples(str(tmp_path / "out" / part))] for part in ("train", "valid")}
-    assert found == {part: [f"dent/{part}_{k}" for k in range(n)] for part, n in (("train", 3), ("valid", 2))}
-    assert json.loads((tmp_path / "out/train/dataset.json").read_text())["source"]["rename"] == {"*": "dent"}
+    found = {part: [s.name for s in find_samples(str(tmp_path / "out" / part))] for part in ("trainval", "dev")}
+    assert found == {part: [f"dent/{part}_{k}" for k in range(n)] for part, n in (("trainval", 3), ("dev", 2))}
+    assert json.loads((tmp_path / "out/dev/dataset.json").read_text())["source"]["rename"] == {"*": "dent"}
     labelme(tmp_path / "case", "crack", "CRACK", "hole")
     data = read_layout(str(tmp_path / "case"), Options(rename={"CRACK": "crack"}))
     assert data.label_map == {"crack": 1, "hole": 2} and not data.doubts
