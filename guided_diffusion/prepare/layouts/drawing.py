@@ -67,7 +67,7 @@ def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule | None = No
             mask, overlaps = _compose(layers, rule.priority, drawn.path)
         else:
             colours = isinstance(drawn, ColourMask)
-            mask = read_colour_mask(drawn) if colours else read_index_mask(drawn.path, num_defect)
+            mask = read_colour_mask(drawn) if colours else read_index_mask(drawn.path, num_defect, drawn.void)
         image = turned_like(image, sample.image, mask.shape, drawn.path, upright=False)
     pixels = np.array(image) if image.mode == "L" else to_rgb(image, sample.image)
     if isinstance(drawn, TypeMasks) and set(np.flatnonzero(np.bincount(pixels.ravel()))) == {0, 255}:
@@ -145,8 +145,10 @@ def _compose(
 
 def draw_shape(shape: Shape, size: tuple[int, int], line_width: int, path: str) -> np.ndarray:
     """bool [H, W] of a shape, `size` = (H, W). Raises InputError naming `path` where its RLE or bitmap is broken."""
-    if shape.kind == "rings":
-        return coco_rle.decode(coco_rle.merge(coco_rle.frPyObjects(list(map(list, shape.data)), *size))) > 0
+    if shape.kind in ("rings", "shares"):
+        scale = np.tile(size[::-1] if shape.kind == "shares" else (1, 1), max(map(len, shape.data)))
+        rings = [(np.array(ring) * scale[: len(ring)]).tolist() for ring in shape.data]
+        return coco_rle.decode(coco_rle.merge(coco_rle.frPyObjects(rings, *size))) > 0
     if shape.kind == "rle":
         return _decode_rle(shape.data, size, path)
     canvas = Image.new("1", (size[1], size[0]))
