@@ -8,7 +8,7 @@ from typing import Any
 
 import blobfile as bf
 
-from ...data.files import PARTS, list_folder, part_in, stem_of
+from ...data.files import list_folder, part_in, part_of, stem_of
 from ...data.prepared import Sample, name_apart
 from ...errors import InputError
 from ...file_io import read_bytes, read_json
@@ -25,7 +25,7 @@ LOOKED_INTO = 8  # JSON files in a folder, of which one at least is COCO's where
 def read_coco(root: str, options: Options) -> Dataset | None:
     """The images of all annotation files; without annotations they are defect-free. Types follow the category ids."""
     folders = {root: None, bf.join(root, "annotations"): None}
-    folders |= {bf.join(root, name): name.lower() for name in list_folder(root)[1] if name.lower() in PARTS}
+    folders |= {bf.join(root, name): part_of(name) for name in list_folder(root)[1] if part_of(name)}
     files = [(path, part or part_in(bf.basename(path))) for home, part in folders.items() for path in _candidates(home)]
     if not files:
         return None
