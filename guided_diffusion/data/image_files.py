@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # config imports torch, which processes that only read images
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit; MAX_PIXELS is ours
 MAX_PIXELS = 2**28  # 0.8 GB decoded
-FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "DIB", "WEBP", "GIF", "PPM", "JPEG2000")  # none that runs a program
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "WEBP", "GIF", "PPM", "JPEG2000")  # none runs a program
 EXIF_ORIENTATION, NEW_SUBFILE, PHOTOMETRIC = 0x0112, 254, 262  # TIFF's tags
 UNTURN = dict(enumerate((0, 3, 1, 5, 2, 6, 4), start=2))  # by orientation: Pillow's Transpose that undoes it
 DEEP = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
@@ -134,7 +134,9 @@ def to_rgb(picture: Picture, path: str, *, bits: int | None = None) -> np.ndarra
         raise InputError(f"{path}: holds grey levels outside 0..65535; save it as 8-bit")
     if bits is None and 0 < top < 2**14:  # it would come out in a quarter of the range or less
         remedy = "save it as 8-bit, or prepare all with scripts/prepare_data.py, which can tell"
-        raise InputError(f"{path}: is 16-bit, but its levels reach {top} only: a camera of {bits_of(top)} bits? {remedy}")
+        raise InputError(
+            f"{path}: is 16-bit, but its levels reach {top} only: a camera of {bits_of(top)} bits? {remedy}"
+        )
     if bits and top >= 2**bits:
         raise InputError(f"{path}: holds the level {top}, more than {bits} bits can have; correct --bits")
     grey = np.round(values.astype(np.float32) * (255 / (2 ** (bits or 16) - 1))).astype(np.uint8)
@@ -171,7 +173,7 @@ def read_index_mask(path: str, num_defect: int) -> np.ndarray:
 
 
 def index_values(picture: Picture, path: str, num_defect: int, void: int | None = None) -> np.ndarray:
-    """Index mask uint8 [H, W], values 0..num_defect, of a grey, palette (its indices), 16-bit or 1-bit file, not turned.
+    """Index mask uint8 [H, W], values 0..num_defect, of a grey, palette (its indices), 16- or 1-bit file; not turned.
 
     void: a value that becomes background. Raises InputError for any other kind of file and for values above num_defect.
     """
@@ -180,8 +182,8 @@ def index_values(picture: Picture, path: str, num_defect: int, void: int | None 
     mask = np.asarray(picture.pixels) if picture.levels is None else picture.levels
     if mask.ndim > 2 or picture.pixels.mode not in ("1", "L", "P", "I") and picture.levels is None:
         raise InputError(
-            f"{path}: has mode {picture.pixels.mode}, but an index mask has one channel with values 0..{num_defect}: an "
-            "RGB mask? Convert colours to indices first (scripts/prepare_data.py --colormap)"
+            f"{path}: has mode {picture.pixels.mode}, but an index mask has one channel with values 0..{num_defect}: "
+            "an RGB mask? Convert colours to indices first (scripts/prepare_data.py --colormap)"
         )
     mask = mask if void is None else np.where(mask == void, 0, mask)
     values = np.flatnonzero(np.bincount(mask.ravel())) if mask.dtype == np.uint8 else np.unique(mask).astype(np.int64)

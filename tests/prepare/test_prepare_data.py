@@ -270,7 +270,7 @@ REFUSED = {
     "file": "split.json|files",
     "up": "split.json|part '../dev'|outside OUT",
     "--split .": "--split|no split file",
-    "0/1": "of hole|--mask_threshold of 0",
+    "0/1": "MT_Hole|--mask_threshold of 0",
 }
 
 

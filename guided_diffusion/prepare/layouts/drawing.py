@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -73,12 +73,29 @@ def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule) -> Labelle
         else:
             mask = index_values(opened(drawn.path), drawn.path, num_defect, rule.void)
         if len(tags) > 1:
-            raise InputError(f"{drawn.path}: has another EXIF orientation than other masks of its image; save all alike")
+            raise InputError(f"{drawn.path}: has another EXIF orientation than its image's other masks; save all alike")
         turn, turn_mask = orientations(image, sample.image, mask.shape, drawn.path, tag=tags.pop())
         pixels, mask = turned(pixels, turn), turned(mask, turn_mask)
     if isinstance(drawn, TypeMasks) and set(np.flatnonzero(np.bincount(pixels.ravel()))) == {0, 255}:
         raise InputError(f"{sample.image}: is black and white only; is it swapped with its mask {drawn.path}?")
     return Labelled(pixels, mask, overlaps, top)
+
+
+def decide_bits(tops: Mapping[str, int], given: int | None) -> int | None:
+    """The bits of the levels in 16-bit images, told by the highest level of all, {path: its own, 0 for other images};
+    `given` if that says so, None where there are none. Raises InputError where it cannot be told."""
+    tops = {path: top for path, top in tops.items() if top}
+    if given or not tops:
+        return given
+    brightest, middle = (sorted(tops, key=tops.get)[place] for place in (-1, len(tops) // 2))
+    bits, usual = bits_of(tops[brightest]), bits_of(tops[middle])
+    if bits == 8:
+        text = f"is 16-bit, but its levels reach {tops[brightest]} only, other images' no more"
+        raise InputError(f"{brightest}: {text}; save all as 8-bit, or say --bits 8")
+    if usual <= bits - 4:
+        text = f"has levels up to {tops[middle]}, as of {usual} bits, like half of all, but {brightest} reaches"
+        raise InputError(f"{middle}: {text} {tops[brightest]}, as of {bits}; say which counts with --bits")
+    return bits
 
 
 def image_bytes(path: str) -> bytes:

@@ -51,12 +51,19 @@ def tell_values(data: Dataset, options: Options, *, workers: int = 1) -> None:
     if not files:
         return
     paths, several = [path for _, path in files], len(files) > len(masked)
-    seen = list(filter(None, parallel_map(_look_at, files, workers=workers, description="looking at masks", unit="mask")))
+    seen = list(
+        filter(None, parallel_map(_look_at, files, workers=workers, description="looking at masks", unit="mask"))
+    )
+    shallow = [one.path for one in seen if one.deep == "low"]
+    if shallow and any(one.deep == "high" for one in seen):
+        raise InputError(f"{shallow[0]}: is 16-bit, but its levels end at 255, other masks' do not; save all as 8-bit")
     rule = replace(rule, palette=_palette(seen))
     seen = [_as_it_looks(one) if rule.palette == "looks" and one.kind == "palette" else one for one in seen]
     kind = options.mask_values
     if kind == "auto":
-        kind = "colour" if options.colormap and not several else _kind(seen, rule.void, data.open_values and not several)
+        kind = (
+            "colour" if options.colormap and not several else _kind(seen, rule.void, data.open_values and not several)
+        )
     if kind in ("index", "colour") and not several:
         data.types = None
         make = partial(ColourMask, colours=_colour_table(paths, options, data)) if kind == "colour" else IndexMask
@@ -105,8 +112,8 @@ def _kind(seen: Sequence[Values], void: int | None, open_values: bool) -> str:
         return "binary"
     low = levels - {255}
     if 255 in levels and max(low) <= MAX_PLAUSIBLE_INDEX and not lossy:
-        if low == {1} and not mixed:
-            return "binary"  # 0/1 in some files, 0/255 in others
+        if not mixed and (low == {1} or not open_values):  # 0/1 in some files, 0/255 in others
+            return "binary"
         raise InputError(
             f"{mixed or seen[0].path}: {shown}: is 255 void, which is to become background? Say --void 255; or "
             "--mask_values binary if all levels are defective, with their --mask_threshold"
@@ -116,8 +123,8 @@ def _kind(seen: Sequence[Values], void: int | None, open_values: bool) -> str:
     if lossy or (near_ends and both_ends) or len(levels) >= FEW_LEVELS or not open_values:
         return "binary"
     raise InputError(
-        f"{mixed or seen[0].path}: {shown}: types, or soft edges? Say --mask_values binary, or name them as in --colormap "
-        "crack=128 hole=255 (scripts/prepare_data.py)"
+        f"{mixed or seen[0].path}: {shown}: types, or soft edges? Say --mask_values binary, or name them as in "
+        "--colormap crack=128 hole=255 (scripts/prepare_data.py)"
     )
 
 
@@ -131,9 +138,9 @@ def _threshold(seen: Sequence[Values], void: int | None) -> int:
     if not any(one.lossy or len(one.above_zero(void)) > 1 for one in seen if one.path in tops):
         return 0
     raise InputError(
-        f"{dark[0]}: its brightest level is {tops[dark[0]]}, so that it would come out empty, but other masks have soft "
-        "edges or more levels; give all masks the same two, or say above which level is defective: --mask_threshold of "
-        f"0, say, or {THRESHOLD} if it is empty"
+        f"{dark[0]}: its brightest level is {tops[dark[0]]}, so that it would come out empty, but other masks have "
+        f"soft edges or more levels; say above which level is defective: a `mask_threshold` of 0, or {THRESHOLD} if it "
+        "is empty"
     )
 
 
@@ -149,10 +156,12 @@ def _note(seen: Sequence[Values], data: Dataset, *, sure: bool) -> None:
     if len(inverted) > drawn / 2 and not sure:
         raise InputError(
             f"{inverted[0]}: calls most of the image and its border defective, like {len(inverted)} of {drawn} masks: "
-            f"is what is dark the defect? Say --mask_values inverted, or --mask_values {rule.mask_values} if they are right"
+            f"is what is dark the defect? Say --mask_values inverted, or {rule.mask_values} if they are right"
         )
     if inverted and not sure:
-        text = f"{len(inverted)} of {drawn} masks call most of the image and its border defective, as inverted ones do: "
+        text = (
+            f"{len(inverted)} of {drawn} masks call most of the image and its border defective, as inverted ones do: "
+        )
         data.notes.append(text + ", ".join(inverted[:3]) + ", ..." * (len(inverted) > 3))
     pairs = defaultdict(int)
     for one in seen:
@@ -232,9 +241,10 @@ def _check_palettes(seen: Sequence[Values]) -> None:
         for k, colour in one.colours.items():
             known, where = first.setdefault(k, (colour, one.path))
             if known != colour:
+                here, there = (",".join(map(str, one)) for one in (colour, known))
                 raise InputError(
-                    f"{one.path}: the index {k} has the colour {','.join(map(str, colour))}, but {','.join(map(str, known))} "
-                    f"in {where}; say --mask_values index if indices are the types, or name the colours with --colormap"
+                    f"{one.path}: the index {k} has the colour {here}, but {there} in {where}; say --mask_values index "
+                    "if indices are the types, or name the colours with --colormap"
                 )
 
 

@@ -71,17 +71,22 @@ class DrawingRule:
 
     mask_threshold: defective is a grey level above it, 0..255. line_width: of labelme's lines. priority: type indices,
     the most important first, wherever types overlap; among equals the last drawn wins. mask_values: what mask files
-    hold (Options), None where there are none. palette: whether "index" or "looks" say what is defective. void: a value
+    hold (Options). palette: whether "index" or "looks" say what is defective. void: a value
     that is background. bits: of the grey levels in 16-bit images; None: as many as each image needs.
     """
 
     mask_threshold: int = 127
     line_width: int = 10
     priority: tuple[int, ...] = ()
-    mask_values: str | None = None
+    mask_values: str = "binary"
     palette: str = "index"
     void: int | None = None
     bits: int | None = None
+
+    def told(self) -> dict[str, Any]:
+        """What dataset.json tells of it: always the first three, and else what is not the usual."""
+        usual = vars(DrawingRule())
+        return {name: value for i, (name, value) in enumerate(vars(self).items()) if i < 3 or value != usual[name]}
 
 
 @dataclass(frozen=True)
@@ -98,10 +103,10 @@ class Options:
     colormap: Mapping[str, tuple[int, int, int]] | None = None
     mask_values: str = "auto"
     type_regex: str | None = None
-    mask_threshold: int | None = None
-    void: int | None = None
     boxes: str = BOXES[0]
     rename: Mapping[str, str] | None = None
+    mask_threshold: int | None = None
+    void: int | None = None
 
 
 @dataclass

@@ -10,7 +10,6 @@ import blobfile as bf
 from ...data.files import by_stem, is_good, list_folder, stem_of
 from ...data.prepared import INDEX_ENDINGS, RELEASED, SAMPLES, Sample, complete, pair_by_name, pair_folders
 from ...file_io import is_cloud
-from .mask_values import tell_values
 from .model import Dataset, Options, TypeMasks
 
 INDEX_PAIRS = {"released": (RELEASED,), "defect_spectrum": (("image", "mask"),), "synthetic": (SAMPLES,)}
@@ -51,11 +50,10 @@ def read_pairs(format: str, root: str, options: Options) -> Dataset | None:
     of_indices = format in INDEX_PAIRS
     if not of_indices and types and not mask_files and not list_folder(image_root)[1]:
         _read_folder_per_type(image_root, mask_root, types, data)
-        tell_values(data, options)
         return data
     endings = INDEX_ENDINGS if of_indices else OPEN_ENDINGS
     data.samples, data.good = pair_folders(image_root, mask_root, endings, data.problems, data.unlabelled)
-    if of_indices and not options.colormap and options.mask_values not in ("binary", "colour"):
+    if of_indices and not options.colormap and options.mask_values in ("auto", "index"):
         data.label_map = _published(root, folders)
         return data
     for i, sample in enumerate(data.samples):
@@ -63,7 +61,7 @@ def read_pairs(format: str, root: str, options: Options) -> Dataset | None:
         if not name and options.type_regex and not of_indices:
             name = type_in_name(sample.image, options.type_regex, data.problems)
         data.samples[i] = replace(sample, mask=TypeMasks(((name or "defect", sample.mask.path),)))
-    tell_values(data, options)
+    data.open_values = True
     return data
 
 

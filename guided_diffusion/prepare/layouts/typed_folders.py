@@ -7,7 +7,6 @@ import blobfile as bf
 from ... import GOOD
 from ...data.files import by_stem, is_good, list_folder, natural_key, stem_of
 from ...data.prepared import Sample, complete, pair_by_name, pair_files
-from .mask_values import tell_values
 from .model import Dataset, Options, TypeMasks
 from .pairs import OPEN_ENDINGS, OPEN_PAIRS, type_in_name
 
@@ -86,7 +85,7 @@ def read_type_folders(root: str, options: Options) -> Dataset | None:
 
 def read_flat(root: str, options: Options) -> Dataset | None:
     """Images and masks (x.png + x_mask.png, or x.jpg + x.png) in one folder, the type in the file name."""
-    data = Dataset(root, "flat")
+    data = Dataset(root, "flat", open_values=True)
     alone: list[str] = []
     pairs = pair_by_name(*_apart(root, data.problems), OPEN_ENDINGS, (root, root), data.problems, alone)
     if not pairs:
@@ -100,7 +99,6 @@ def read_flat(root: str, options: Options) -> Dataset | None:
             data.unlabelled.append(image)
         elif name:
             data.samples.append(Sample(image, TypeMasks(((name, mask),))))
-    tell_values(data, options)
     return data
 
 
