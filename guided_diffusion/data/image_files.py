@@ -6,17 +6,14 @@ import io
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from ..config import DataConfig
 from ..errors import InputError
 from ..file_io import read_bytes
-
-if TYPE_CHECKING:  # config imports torch, which processes that only read images do without
-    from ..config import DataConfig
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit; MAX_PIXELS is ours
 MAX_PIXELS = 2**28  # 0.8 GB decoded

@@ -7,9 +7,10 @@ from functools import partial
 
 import numpy as np
 
+from ... import GOOD
 from ...data.files import natural_key
 from ...data.image_files import MAX_PLAUSIBLE_INDEX, Picture, open_image
-from ...data.prepared import IndexMask
+from ...data.prepared import IndexMask, Sample
 from ...errors import InputError, unknown_name
 from ...parallel import parallel_map
 from .model import ColourMask, Dataset, DrawingRule, Options, TypeMasks
@@ -45,7 +46,16 @@ class Values:
 def tell_values(data: Dataset, options: Options, *, workers: int = 1) -> None:
     """Decide what the values of the mask files in `data` are, and set masks of that kind, data.rule and a note. Raises
     InputError where it cannot be told, or colours have no names."""
-    data.rule = rule = data.rule if options.void is None else replace(data.rule, void=options.void)
+    void = options.void
+    indexed = [sample for sample in data.samples if isinstance(sample.mask, IndexMask)]
+    if void is None:
+        void = next((sample.mask.void for sample in indexed if sample.mask.void is not None), None)
+    elif indexed:
+        data.samples = [
+            replace(one, mask=replace(one.mask, void=void)) if isinstance(one.mask, IndexMask) else one
+            for one in data.samples
+        ]
+    data.rule = rule = replace(data.rule, void=void)
     masked = [sample for sample in data.samples if isinstance(sample.mask, TypeMasks)]
     files = [file for sample in masked for file in sample.mask.files]
     if not files:
@@ -66,7 +76,8 @@ def tell_values(data: Dataset, options: Options, *, workers: int = 1) -> None:
         )
     if kind in ("index", "colour") and not several:
         data.types = None
-        make = partial(ColourMask, colours=_colour_table(paths, options, data)) if kind == "colour" else IndexMask
+        table = _colour_table(paths, options, data) if kind == "colour" else None
+        make = partial(ColourMask, colours=table) if table else partial(IndexMask, void=void)
         data.samples = [
             replace(sample, mask=make(sample.mask.path)) if isinstance(sample.mask, TypeMasks) else sample
             for sample in data.samples
@@ -77,6 +88,11 @@ def tell_values(data: Dataset, options: Options, *, workers: int = 1) -> None:
         given = options.mask_threshold
         rule = replace(rule, mask_threshold=_threshold(seen, rule.void) if given is None else given)
     data.rule = replace(rule, mask_values=kind)
+    if data.black_is_good:
+        black = {one.path for one in seen if not one.above_zero(void)}
+        free = [sample for sample in data.samples if sample.mask.path in black]
+        data.good += [Sample(one.image, None, GOOD, f"{GOOD}/{one.name}", one.part) for one in free]
+        data.samples = [sample for sample in data.samples if sample.mask.path not in black]
     if kind != "colour":
         _note(seen, data, sure=options.mask_values != "auto")
 
@@ -91,7 +107,7 @@ def _kind(seen: Sequence[Values], void: int | None, open_values: bool) -> str:
     levels = {level for one in seen for level in one.above_zero(void)}
     lossy, top = [one.path for one in seen if one.lossy], max(levels, default=0)
     if levels <= {255}:
-        return "binary"
+        return "binary" if levels or not open_values else "index"
     shown = f"these masks hold the grey levels {', '.join(map(str, sorted(levels | {0})[:FEW_LEVELS]))}"
     mixed = next((one.path for one in seen if len(one.above_zero(void)) > 1), None)  # else each is of two levels
     if open_values and not (top == 1 and len({one.name for one in seen}) > 1):
