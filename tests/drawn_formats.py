@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from PIL import Image, ImageFilter
 from pycocotools import mask as coco_rle
 
@@ -61,10 +62,10 @@ class Expected:
 def save(path: Path, content: Any, **options: Any) -> None:
     """Write a picture, bytes, or what is to be JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".json":
-        path.write_text(json.dumps(content))
-    elif isinstance(content, bytes):
+    if isinstance(content, bytes):
         path.write_bytes(content)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(content))
     else:
         (content if isinstance(content, Image.Image) else Image.fromarray(content)).save(path, **options)
 
@@ -182,11 +183,47 @@ def draw_coco(root, kind, file, home, parts=("train", "val")):
             if i is None:
                 found.good.add(name)
                 continue
-            found.samples[name] = PHOTOGRAPHS[i], MASKS[i], part
+            found.samples[name] = PHOTOGRAPHS[i], MASKS[i], part if part in ("train", "val") else None
             for type_, region in regions(MASKS[i]):
                 row = {"id": len(content["annotations"]), "image_id": key, "segmentation": segmentation(region, kind)}
                 content["annotations"].append({**row, "category_id": CATEGORY_IDS[NAMES.index(type_)]})
         save(root / file.format(part), content)
+    return found
+
+
+def draw_severstal(root, columns="ImageId,ClassId,EncodedPixels", home="train_images/"):
+    """Runs counted from 1 down the columns. The last image shows nothing, in a row without runs where all have rows."""
+    names = {f"class{index}": index for index in LABEL_MAP.values()}
+    found, rows = Expected("severstal", names, {"last"}), [columns]
+    for i, (photograph, mask) in enumerate(zip([*PHOTOGRAPHS, PHOTOGRAPHS[0]], [*MASKS, 0 * MASKS[0]], strict=True)):
+        name = f"{i}" if mask.any() else "last"
+        save(root / f"{home}{name}.png", photograph)
+        for index in LABEL_MAP.values():
+            runs = segmentation(mask == index, "rle")["counts"]
+            starts = np.cumsum(runs)[:-1:2] + 1
+            text = " ".join(f"{start} {length}" for start, length in zip(starts, runs[1::2], strict=True))
+            if "_ClassId" in columns or text:
+                rows.append(f"{name}.png{'_' if '_ClassId' in columns else ','}{index},{text}")
+        if mask.any():
+            found.samples[name] = photograph, mask, None
+    (root / "train.csv").write_text("\n".join(rows) + "\n")
+    save(root / "test_images/9.png", PHOTOGRAPHS[0])
+    return found
+
+
+def draw_hf(root):
+    """As defect-gen export writes it: a part each for training and validation, and export.json."""
+    found = Expected("hf", LABEL_MAP)
+    for folder, part, numbers in (("train", "train", range(4)), ("validation", "val", range(4, 7))):
+        rows = []
+        for i in numbers:
+            save(root / folder / f"{i}.png", PHOTOGRAPHS[i])
+            save(root / folder / f"masks/{i}.png", with_palette(MASKS[i]))
+            types = [name for name, _ in regions(MASKS[i])]
+            rows.append({"file_name": f"{i}.png", "mask_file_name": f"masks/{i}.png", "types": types})
+            found.samples[f"{i}"] = PHOTOGRAPHS[i], MASKS[i], part
+        (root / folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    save(root / "export.json", {"format": "hf", "label_map": LABEL_MAP, "files": {}})
     return found
 
 
@@ -235,6 +272,67 @@ def draw_labelme(root, kind="polygon", image="beside"):
     return found
 
 
+def draw_yolo(root, image="images/{part}/{i}.png", config="data.yaml", boxes=False, **content):
+    """Outlines or boxes of the regions' rows; the last label file is empty, and one image has none."""
+    found = Expected("yolo", LABEL_MAP, {"9"}, Options(boxes="fill" if boxes else "refuse"))
+    where = {i: image.format(part=("train", "val")[i % 2], i=i) for i in (*range(len(MASKS)), 9, 11)}
+    for i, path in where.items():
+        photograph, mask = (PHOTOGRAPHS[i], MASKS[i]) if i < len(MASKS) else (PHOTOGRAPHS[0], 0 * MASKS[0])
+        lines = []
+        for label, region in regions(mask):
+            for y, x1, x2 in row_runs(region):
+                ring = [(x1 + x2) / 2, y + 0.5, x2 - x1, 1] if boxes else [x1, y, x2, y, x2, y + 1, x1, y + 1]
+                lines.append(" ".join(f"{v:.6f}" for v in np.divide(ring, [SIZE[1], SIZE[0]] * (len(ring) // 2))))
+                lines[-1] = f"{NAMES.index(label)} {lines[-1]}\n"
+        save(root / path, photograph)
+        if i != 11:
+            save(root / path.replace("images/", "labels/").replace("png", "txt"), "".join(lines).encode())
+        if mask.any():
+            found.samples[f"{i}"] = photograph, mask, ("train", "val")[i % 2] if "part" in image else None
+    text = "\n".join(NAMES) if config == "classes.txt" else yaml.safe_dump({"names": list(NAMES), **content})
+    save(root / config, text.encode())
+    for part, name in content.items():
+        if str(name).endswith(".txt"):
+            lines = [f"data/{path}\n" for i, path in where.items() if part == ("train", "val")[i % 2]]
+            save(root / name, "".join(lines).encode())
+    return found
+
+
+def voc_colours(count: int = 256) -> np.ndarray:
+    """uint8 [N, 3]: Pascal VOC's palette, built bit by bit as in its development kit."""
+    colours = np.zeros((count, 3), np.uint8)
+    for k in range(count):
+        for j in range(8):
+            colours[k] |= np.uint8(
+                [(k >> 3 * j & 1) << 7 - j, (k >> 3 * j + 1 & 1) << 7 - j, (k >> 3 * j + 2 & 1) << 7 - j]
+            )
+    return colours
+
+
+def draw_voc(root, kind="palette", names=None):
+    """With void around the defects; the lists name all but the last. names: the file that names the types."""
+    found = Expected("voc", LABEL_MAP if names else None)
+    colours = voc_colours() if names != "labelmap.txt" else np.array([*COLOURS, *[(224, 224, 192)] * 252], np.uint8)
+    for i, (photograph, mask) in enumerate(zip(PHOTOGRAPHS, MASKS, strict=True)):
+        values = mask.copy()
+        values[0] = 255
+        picture = Image.fromarray(colours[values] if kind == "colour" else values)
+        if kind == "palette":
+            picture.putpalette(colours.tobytes())
+        save(root / f"JPEGImages/{i}.bmp", photograph)
+        save(root / f"SegmentationClass/{i}.png", picture)
+        found.samples[f"{i}"] = photograph, mask, ("train", "val", "val")[i % 3] if i < 6 else None
+    save(root / "JPEGImages/more.bmp", PHOTOGRAPHS[0])
+    save(root / "ImageSets/Segmentation/train.txt", b"0\n3\n")
+    save(root / "ImageSets/Segmentation/val.txt", b"1\n2\n4\n5\nmore\n")
+    if names == "labelmap.txt":
+        lines = [f"{name}:{','.join(map(str, colour))}::" for name, colour in zip(NAMES, COLOURS[1:], strict=True)]
+        save(root / names, "\n".join(["# label:color_rgb:parts:actions", "background:0,0,0::", *lines]).encode())
+    elif names:
+        save(root / names, "\n".join(["__ignore__", "_background_", *NAMES]).encode())
+    return found
+
+
 def pair(format, images, masks, below="", stem="{i:03}", ending="", suffix="png", kind="index", **more):
     """Two folders side by side. below: "{type}/" or "{part}/"."""
     image, mask = f"{images}/{below}{stem}.{suffix}", f"{masks}/{below}{stem}{ending}."
@@ -255,6 +353,19 @@ def beside(image: str, mask: str, good: str):
     return typed("type_folders", image, mask, f"{{type}}/{stem}", good={good: "good/1"})
 
 
+def draw_kolektor(image, mask, name, good):
+    """good: name of a defect-free image, whose mask is black."""
+
+    def draw_it(root):
+        found = draw(root, "kolektor", image, mask, name, "black_and_white")
+        for template, picture in ((image, PHOTOGRAPHS[0]), (mask, np.zeros(SIZE, np.uint8))):
+            save(root / template.format(i=20, part="train"), picture)
+        found.good.add(f"good/{good}")
+        return found
+
+    return draw_it
+
+
 def flat(stem: str, suffix: str, ending: str, **more):
     good = stem.format(type="good", i=99)
     return typed("flat", f"{stem}.{suffix}", f"{stem}{ending}.png", stem, good={f"{good}.{suffix}": good}, **more)
@@ -262,7 +373,7 @@ def flat(stem: str, suffix: str, ending: str, **more):
 
 RELEASED = partial(pair, "released", "test", "converted_ground_truth")
 SPECTRUM = partial(pair, "defect_spectrum", "image", "mask", ending="_mask")
-OPEN = partial(pair, "images_masks", "images", "masks", stem="{i}", suffix="bmp")
+OPEN = partial(pair, "images_masks", "images", masks="masks", stem="{i}", suffix="bmp")
 MVTEC_GOOD = {f"{part}/good/000.png": f"good/{part}_000" for part in ("train", "test")}
 MVTEC = partial(typed, "mvtec", "test/{type}/{i:03}.png", name="{type}/{i:03}", good=MVTEC_GOOD)
 DAGM_FILES = "{Type}/{Part}/{i:04}.PNG", "{Type}/{Part}/Label/{i:04}_label.PNG", "{type}/{part}_{i:04}"
@@ -296,6 +407,30 @@ CASES: dict[str, Callable[..., Expected]] = {
     "coco in part folders": partial(draw_coco, kind="polygon", file="{}/_annotations.coco.json", home="{}"),
     "coco in annotations/": partial(draw_coco, kind="rle", file="annotations/instances_{}.json", home="images/{}"),
     "coco in one file": partial(draw_coco, kind="compressed", file="result.json", home="images", parts=(None,)),
+    "coco of CVAT": partial(
+        draw_coco, kind="polygon", file="annotations/instances_{}.json", home="images/{}", parts=("Default", "my_batch")
+    ),
+    "severstal": draw_severstal,
+    "severstal, older": partial(draw_severstal, columns="ImageId_ClassId,EncodedPixels", home=""),
+    "hf": draw_hf,
+    "yolo": draw_yolo,
+    "yolo, boxes": partial(draw_yolo, boxes=True, path="/content/set", train="images/train", val=["images/val"]),
+    "yolo, roboflow": partial(draw_yolo, image="{part}/images/{i}.png", train="../train/images", val="../val/images"),
+    "yolo, lists": partial(draw_yolo, path=".", train="train.txt", val="val.txt"),
+    "yolo, classes.txt": partial(draw_yolo, image="images/{i}.png", config="classes.txt"),
+    **{f"voc {kind}": partial(draw_voc, kind=kind) for kind in ("palette", "index", "colour")},
+    "voc of CVAT": partial(draw_voc, kind="colour", names="labelmap.txt"),
+    "voc of CVAT, palette": partial(draw_voc, names="labelmap.txt"),
+    "voc of labelme": partial(draw_voc, names="class_names.txt"),
+    "kolektor": draw_kolektor(
+        "kos{i:02}/Part0.jpg", "kos{i:02}/Part0_label.bmp", "kos{i:02}_Part0", good="kos20_Part0"
+    ),
+    "kolektor 2": draw_kolektor("{part}/{i}.png", "{part}/{i}_GT.png", "{i}", good="20"),
+    "ade": pair("images_masks", "images", "annotations", below="{part}/", parts=("train", "val")),
+    **{f"images, {name}": OPEN(masks=name) for name in ("labels", "label", "gt", "ground_truth", "annotations")},
+    "part folders": typed("images_masks", "{part}/images/{i}.png", "{part}/masks/{i}.png", "{i}"),
+    "anomalydiffusion": typed("type_folders", "{type}/image/{i}.jpg", "{type}/mask/{i}.jpg", "{type}/{i}"),
+    "black and white in image, mask": typed("images_masks", "image/{i}.png", "mask/{i}.png", "{i}"),
     "labelme bitmaps": partial(draw_labelme, kind="mask"),
     **{f"labelme {at}": partial(draw_labelme, image=at) for at in ("beside", "renamed", "embedded", "apart", "turned")},
 }

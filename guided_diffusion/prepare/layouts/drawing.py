@@ -1,7 +1,6 @@
 """From what a layout tells to pixels: an image and its index mask, whatever the mask was drawn with."""
 
 import base64
-import json
 import math
 import re
 from collections import Counter
@@ -16,7 +15,8 @@ from pycocotools import mask as coco_rle
 from ...data.image_files import open_image, read_index_mask, to_rgb, turned_like
 from ...data.prepared import Sample
 from ...errors import InputError
-from ...file_io import read_bytes
+from ...file_io import parse_json, read_bytes
+from .labelme import as_utf8
 from .mask_values import grey_levels, has_palette, looks_like_photograph
 from .model import BACKGROUND, IGNORED, ColourMask, Shape, Shapes, TypeMasks
 
@@ -57,8 +57,9 @@ def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule | None = No
     image = open_image(sample.image, image_bytes)
     if isinstance(drawn, Shapes):  # drawn on the image; all other masks are files, of a size of their own
         image = turned_like(image, sample.image, drawn.size, drawn.path, upright=drawn.upright)
+        where = f"{drawn.path}: on {sample.image}"
         size, shapes = (image.height, image.width), (shape for shape in drawn.shapes if shape.index != IGNORED)
-        layers = ((shape.index, draw_shape(shape, size, rule.line_width, drawn.path)) for shape in shapes)
+        layers = ((shape.index, draw_shape(shape, size, rule.line_width, where)) for shape in shapes)
         mask, overlaps = _compose(layers, rule.priority, drawn.path)
     elif drawn is not None:
         if isinstance(drawn, TypeMasks):
@@ -66,7 +67,7 @@ def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule | None = No
             mask, overlaps = _compose(layers, rule.priority, drawn.path)
         else:
             colours = isinstance(drawn, ColourMask)
-            mask = read_colour_mask(drawn) if colours else read_index_mask(drawn.path, num_defect)
+            mask = read_colour_mask(drawn) if colours else read_index_mask(drawn.path, num_defect, drawn.void)
         image = turned_like(image, sample.image, mask.shape, drawn.path, upright=False)
     pixels = np.array(image) if image.mode == "L" else to_rgb(image, sample.image)
     if isinstance(drawn, TypeMasks) and set(np.flatnonzero(np.bincount(pixels.ravel()))) == {0, 255}:
@@ -80,7 +81,7 @@ def image_bytes(path: str) -> bytes:
     if not path.lower().endswith(".json"):
         return data
     try:
-        return base64.b64decode(json.loads(data)["imageData"])
+        return base64.b64decode(parse_json(as_utf8(data, path)[0], path)["imageData"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: embeds no image and none lies beside it; add the image") from error
 
@@ -144,8 +145,10 @@ def _compose(
 
 def draw_shape(shape: Shape, size: tuple[int, int], line_width: int, path: str) -> np.ndarray:
     """bool [H, W] of a shape, `size` = (H, W). Raises InputError naming `path` where its RLE or bitmap is broken."""
-    if shape.kind == "rings":
-        return coco_rle.decode(coco_rle.merge(coco_rle.frPyObjects(list(map(list, shape.data)), *size))) > 0
+    if shape.kind in ("rings", "shares"):
+        scale = np.tile(size[::-1] if shape.kind == "shares" else (1, 1), max(map(len, shape.data)))
+        rings = [(np.array(ring) * scale[: len(ring)]).tolist() for ring in shape.data]
+        return coco_rle.decode(coco_rle.merge(coco_rle.frPyObjects(rings, *size))) > 0
     if shape.kind == "rle":
         return _decode_rle(shape.data, size, path)
     canvas = Image.new("1", (size[1], size[0]))
@@ -173,11 +176,14 @@ def draw_shape(shape: Shape, size: tuple[int, int], line_width: int, path: str) 
 
 
 def _decode_rle(data: dict, size: tuple[int, int], path: str) -> np.ndarray:
-    """COCO's run lengths: counts by columns, background first, as a list or compressed to text."""
-    if tuple(data["size"]) != size:
+    """COCO's run lengths: counts by columns, background first, as a list or compressed to text. Without a size, as in
+    Severstal's table, the background at the end is not counted."""
+    if data["size"] and tuple(data["size"]) != size:
         raise InputError(f"{path}: holds an RLE of size {list(data['size'])} for an image of {list(size)}; correct it")
     counts = data["counts"]
     counts = _decompress(counts) if isinstance(counts, str) else counts
+    if not data["size"]:
+        counts = [*counts, size[0] * size[1] - sum(counts)]
     if not all(isinstance(count, int) and count >= 0 for count in counts) or sum(counts) != size[0] * size[1]:
         raise InputError(f"{path}: holds an RLE that does not add up to {size[0]} x {size[1]} pixels; export it again")
     return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(size[1], size[0]).T

@@ -3,7 +3,7 @@
 Readers put the names of the types where a mask has their indices; `number_types` puts in these, for all layouts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,14 +33,14 @@ class ColourMask:
     """A file whose colours are the types: {(r, g, b): type index}; background is 0."""
 
     path: str
-    colours: Mapping[tuple[int, int, int], int]
+    colours: Mapping[tuple[int, int, int], int | str]
 
 
 @dataclass(frozen=True)
 class Shape:
     """One annotation; `data` by kind, x and y in pixels from the upper left corner: for labelme's kinds its points,
-    ((x, y), ...); bitmap: (x, y, base64 PNG); rings: COCO's polygons, ((x, y, x, y, ...), ...); rle: COCO's {"size":
-    (h, w), "counts": list or text}."""
+    ((x, y), ...); bitmap: (x, y, base64 PNG); rings: COCO's polygons, ((x, y, x, y, ...), ...); shares: the same in
+    shares of width and height; rle: COCO's {"size": (h, w) or (), "counts": list or text}."""
 
     index: int | str
     kind: str
@@ -69,7 +69,7 @@ class Options:
 
     label_map: {type name: index from 1}. colormap: {type name: (r, g, b)}. mask_values: what the values of mask files
     are, "index", "binary", "colour" or "auto". type_regex: its first group, searched in a file's stem, is the type.
-    boxes: "refuse" those that have no outline, or "fill" them.
+    boxes: "refuse" those that have no outline, or "fill" them. rename: {type as found, "*" for all: new name}.
     """
 
     label_map: Mapping[str, int] | None = None
@@ -77,6 +77,7 @@ class Options:
     mask_values: str = "auto"
     type_regex: str | None = None
     boxes: str = BOXES[0]
+    rename: Mapping[str, str] | None = None
 
 
 @dataclass
@@ -86,7 +87,7 @@ class Dataset:
     samples: those with a mask; good: defect-free ones. types: their names, in the order of their indices, and where
     each was found; None: those of the masks, in natural order. label_map: None where nobody names the types.
     unlabelled: images that nobody has labelled, left out. problems: lines that each name a file, what is wrong and what
-    to do; notes: what else was left out, or decided.
+    to do; doubts: lines on names that are hardly those of types; notes: what else was left out, or decided.
     """
 
     root: str
@@ -97,7 +98,16 @@ class Dataset:
     label_map: dict[str, int] | None = None
     unlabelled: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def judge_boxes(self, boxed: Sequence[str], where: str, boxes: str) -> None:
+        """Note that annotations in `where`, each named in `boxed`, have no outline; boxes: what Options says."""
+        if boxed and boxes == "fill":
+            self.notes.append(f"{len(boxed)} annotations in {where} are boxes without outline: filled")
+        elif boxed:
+            remedy = "draw outlines, or have boxes filled with scripts/prepare_data.py --boxes fill"
+            self.problems.append(f"{boxed[0]} has a box but no outline, as have {len(boxed)} in all; {remedy}")
 
     def number_types(self, given: Mapping[str, int] | None) -> None:
         """Set the label map, `given` or by the types found, and put indices in place of names into the masks.
@@ -112,7 +122,7 @@ class Dataset:
         for name, where in self.types.items():
             if name not in numbers:
                 problem = unknown_name("type", name, numbers)
-                self.problems.append(f"{where}: {problem}; correct it or the label map")
+                self.problems.append(f"{where}: {problem}; correct it, --rename it, or mend the label map")
         samples, self.samples = self.samples, []
         for sample in samples:
             if mask := _numbered(sample.mask, numbers):
@@ -136,6 +146,9 @@ def _numbered(mask: Mask, numbers: Mapping[str, int]) -> Mask | None:
         known = {BACKGROUND: BACKGROUND, IGNORED: IGNORED, **numbers}
         shapes = tuple(replace(one, index=known[one.index]) for one in mask.shapes if one.index in known)
         return replace(mask, shapes=shapes) if any(shape.index > 0 for shape in shapes) else None
+    if isinstance(mask, ColourMask):
+        told = ((colour, numbers.get(one, 0) if isinstance(one, str) else one) for colour, one in mask.colours.items())
+        return replace(mask, colours=dict(told))
     return mask
 
 
