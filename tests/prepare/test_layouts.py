@@ -257,7 +257,7 @@ REFUSED = [  # files, words of the line, options
     (encoded("Größe", "latin-1"), "a.json|not UTF-8|'Größe'|save it as UTF-8"),
     (encoded("царапина", "cp1251"), "a.json|not UTF-8"),
     ({"a.json": b'{"shapes": [], "imagePath": "a.p'}, "a.json|not valid JSON"),
-    (severstal("b.jpg,1,1 5"), "train.csv: row 2 is of b.jpg, which is not there"),
+    (severstal("b.jpg,1,1 5"), "train.csv: row 2 is of 'b.jpg', which is not there"),
     *(
         (severstal("a.jpg,1,1 5", f"a.jpg,{cells}"), "train.csv: row 3 is not")
         for cells in ("1,5", ",1 5", "1", "1,-1 5")

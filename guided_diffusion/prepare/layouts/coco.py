@@ -40,7 +40,7 @@ def read_coco(root: str, options: Options) -> Dataset | None:
         for image in content["images"]:
             words = _words(image["file_name"])
             path, *others = _find(words, own, homes, listed) or [None]
-            problem = f"{file}: lists {image['file_name']}"
+            problem = f"{file}: lists {image['file_name'][:200]}"
             if path is None:
                 far = [path for home in foreign if words and (path := _images(home, listed).get(words[-1]))]
                 where = f" ({far[0]} is of another part or subset)" if far else ""
