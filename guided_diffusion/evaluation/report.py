@@ -112,9 +112,8 @@ def _read_lines(path: str, flag: str, remedy: str) -> dict[str, dict[str, Any]]:
             raise TypeError("types")
         return {row["name"] + "": row for row in rows}
     except (OSError, *MALFORMED) as error:
-        raise InputError(
-            f"{flag} {path}: is no file with a sample in each line ({type(error).__name__}: {error}); {remedy}"
-        ) from error
+        fault = f"{type(error).__name__}: {error}"
+        raise InputError(f"{flag} {path}: is no file with a sample in each line ({fault}); {remedy}") from error
 
 
 def _add_scores(rows: dict[str, dict[str, Any]], path: str) -> None:

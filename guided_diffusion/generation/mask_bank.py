@@ -67,8 +67,8 @@ class MaskBank:
         names, own = config.layout.class_names, read_label_map(root) or {}
         if wrong := [name for name, index in own.items() if names[index - 1 : index] != (name,)]:
             raise InputError(
-                f"`bank_data` {root}: its type {own[wrong[0]]} is {wrong[0]}, but the networks know {', '.join(names)}; "
-                "name a data set with the same label map"
+                f"`bank_data` {root}: its type {own[wrong[0]]} is {wrong[0]}, but the networks know "
+                f"{', '.join(names)}; name a data set with the same label map"
             )
         view, shots = View.of(config.data), config.data.num_image_train
         data = DefectDataset.load(root, config.layout.num_defect, view, num_image_train=shots)

@@ -68,14 +68,14 @@ def test_rows_come_by_index_with_their_files(folder: Path) -> None:
 
 @pytest.mark.parametrize(("key", "said", "right"), FAULTS)
 def test_a_field_of_any_other_kind_is_named_with_its_line(folder: Path, key: str, said: str, right: tuple) -> None:
+    text = (folder / "manifest.jsonl").read_text()
     for value in WRONG:
-        if value in right and type(value) in map(type, right):
+        if (value, type(value)) in [(other, type(other)) for other in right]:
             continue
         change(folder, lambda rows, value=value: rows[0].update({key: value}))
-        assert any(word in refusal(read_manifest, str(folder)) for word in said.split("|")), value
-        assert "manifest.jsonl: line 1 does not describe a sample (" in refusal(find_samples, str(folder))
-        change(folder, lambda rows: rows[0].update(rows[1] | {"index": 0}))
-        (folder / "manifest.jsonl").write_text((folder / "manifest.jsonl").read_text().replace("000001", "000000", 4))
+        line = refusal(find_samples, str(folder))
+        assert "does not describe a sample (" in line and any(words in line for words in said.split("|")), value
+        (folder / "manifest.jsonl").write_text(text)
 
 
 @pytest.mark.parametrize(
