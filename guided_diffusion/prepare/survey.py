@@ -38,6 +38,14 @@ def look(
     return list(parallel_map(one, samples, workers=workers, description=description))
 
 
+def keeps_regions(
+    samples: Sequence[Sample], num_defect: int, rule: DrawingRule, size: tuple[int, int], workers: int
+) -> bool:
+    """Whether no region of the samples' masks vanishes where they are stretched to `size`."""
+    how = {"view": View(size), "workers": workers, "description": f"trying {size}"}
+    return not any(facts.lost for record in look(samples, num_defect, rule, **how) for facts in record.types.values())
+
+
 def _look_at(sample: Sample, num_defect: int, rule: DrawingRule, view: View | None) -> Record:
     files = (sample.image, sample.mask.path if sample.mask else sample.image)
     own = partial(Record, sample.name, *files, sample.folder, sample.part, sample.mask is None)
