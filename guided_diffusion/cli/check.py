@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     severity = ERROR if data.format in INDEX_PAIRS else WARNING  # training refuses it; prepare_data.py leaves it out
     findings += [Finding(severity, "unlabelled", left, "has no mask or label; add it")] if left else []
     findings += [Finding(WARNING, "types", [], doubt) for doubt in data.doubts]
-    findings += [Finding(NOTE, "layout", [data.root], note) for note in data.notes]
+    findings += [Finding(NOTE, "layout", [data.root], note) for note in (*data.notes, *val.notes)]
     findings.sort(key=lambda finding: (ERROR, WARNING, NOTE).index(finding.severity))
     figures = summarize(records, names, view, model.size_multiple)
     status = int(any(finding.severity == ERROR for finding in findings))

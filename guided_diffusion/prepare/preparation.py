@@ -189,6 +189,6 @@ def _key(sample: Sample, recipe: Recipe) -> str:
         for index, path in mask.files:
             digest.update(str(index).encode() + read_bytes(path))
     elif mask is not None:
-        digest.update(read_bytes(mask.path))
+        digest.update(read_bytes(mask.path) + bytes(getattr(mask, "numbers", ())))
         digest.update(repr(sorted(mask.colours.items())).encode() if isinstance(mask, ColourMask) else b"")
     return digest.hexdigest()

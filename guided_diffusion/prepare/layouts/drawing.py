@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_rle
 
-from ...data.image_files import open_image, read_index_mask, to_rgb, turned_like
+from ...data.image_files import open_image, to_rgb, turned_like
 from ...data.prepared import Sample
 from ...errors import InputError
 from ...file_io import parse_json, read_bytes
@@ -67,7 +67,7 @@ def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule | None = No
             mask, overlaps = _compose(layers, rule.priority, drawn.path)
         else:
             colours = isinstance(drawn, ColourMask)
-            mask = read_colour_mask(drawn) if colours else read_index_mask(drawn.path, num_defect)
+            mask = read_colour_mask(drawn) if colours else drawn.read(num_defect)
         image = turned_like(image, sample.image, mask.shape, drawn.path, upright=False)
     pixels = np.array(image) if image.mode == "L" else to_rgb(image, sample.image)
     if isinstance(drawn, TypeMasks) and set(np.flatnonzero(np.bincount(pixels.ravel()))) == {0, 255}:
