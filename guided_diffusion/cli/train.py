@@ -7,6 +7,7 @@ A data set that is not prepared yet, of a layout that is known for sure, is prep
 
 import argparse
 import shlex
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
@@ -21,7 +22,7 @@ from ..data.image_datasets import DefectDataset
 from ..data.image_files import View
 from ..data.prepared import TRAIN, check_problems, find_samples, is_prepared, read_label_map
 from ..errors import InputError, Parser
-from ..file_io import ensure_writable, lies_in, remove_temporaries
+from ..file_io import ensure_writable, lies_in, lock_folder, remove_temporaries
 from ..networks.estimate import Estimate, describe, estimate
 from ..precision import check_memory, is_out_of_memory, resolve_precision
 from ..prepare.check import training_warnings
@@ -189,6 +190,7 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
     if not config.data.dir:
         raise InputError("--data_dir: missing; name the training set (or set data.params.dir in the YAML)")
     cost = find_cost(config, device)
+    latest = latest_checkpoint(args.work_dir)
     resume = find_resume(args, config)
     if resume and resume.step >= config.train.iterations:
         if main_rank:
@@ -199,11 +201,20 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
         config = prepare_raw(config, raw, args.work_dir)
     data, val_data, told = load_data(config, device)
     loop = TrainLoop(config, args.work_dir, data, val_data, device, resume, warm)
-    if main_rank:
-        ensure_writable(args.work_dir, "--work_dir")
-        for name in ("", "checkpoint", "images"):
-            remove_temporaries(bf.join(args.work_dir, name))
-        print(*told, describe(loop.config, cost), sep="\n", flush=True)
-        if start := resume or warm:
-            print(f"{'going on' if resume else 'starting'} from {start.path}, step {start.step}", flush=True)
-    return loop.run()
+    with ExitStack() as held:
+        dist_util.on_zero(lambda: take_work_dir(args.work_dir, latest, held))
+        if main_rank:
+            print(*told, describe(loop.config, cost), sep="\n", flush=True)
+            if start := resume or warm:
+                print(f"{'going on' if resume else 'starting'} from {start.path}, step {start.step}", flush=True)
+        return loop.run()
+
+
+def take_work_dir(folder: str, latest: str | None, held: ExitStack) -> None:
+    """Keep other trainings out of a folder whose newest checkpoint was `latest`, and remove what killed writes left."""
+    held.enter_context(lock_folder(folder, "--work_dir"))
+    ensure_writable(folder, "--work_dir")
+    if latest_checkpoint(folder) != latest:
+        raise InputError(f"--work_dir {folder}: another training has just saved there; start again")
+    for name in ("", "checkpoint", "images"):
+        remove_temporaries(bf.join(folder, name))

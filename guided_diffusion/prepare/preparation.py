@@ -189,6 +189,7 @@ def _key(sample: Sample, recipe: Recipe) -> str:
         for index, path in mask.files:
             digest.update(str(index).encode() + read_bytes(path))
     elif mask is not None:
-        digest.update(read_bytes(mask.path) + bytes(getattr(mask, "numbers", ())))
-        digest.update(repr(sorted(mask.colours.items())).encode() if isinstance(mask, ColourMask) else b"")
+        digest.update(read_bytes(mask.path))
+        told = sorted(mask.colours.items()) if isinstance(mask, ColourMask) else (mask.void, mask.numbers)
+        digest.update(b"" if told == (None, ()) else repr(told).encode())
     return digest.hexdigest()

@@ -40,7 +40,7 @@ def read_coco(root: str, options: Options) -> Dataset | None:
         for image in content["images"]:
             words = _words(image["file_name"])
             path, *others = _find(words, own, homes, listed) or [None]
-            problem = f"{file}: lists {image['file_name']}"
+            problem = f"{file}: lists {image['file_name'][:200]}"
             if path is None:
                 far = [path for home in foreign if words and (path := _images(home, listed).get(words[-1]))]
                 where = f" ({far[0]} is of another part or subset)" if far else ""
@@ -125,13 +125,7 @@ def _shapes_by_image(
             boxed.append(f"{where} on {images[owner]}")
         else:
             data.problems.append(f"{where} on {images[owner]} has no polygon or RLE; draw or remove it")
-    if boxed and boxes == "fill":
-        data.notes.append(f"{len(boxed)} annotations in {path} are boxes without outline: filled")
-    elif boxed:
-        data.problems.append(
-            f"{boxed[0]} has a box but no outline, as have {len(boxed)} in all; draw outlines, or have boxes filled "
-            "with scripts/prepare_data.py --boxes fill"
-        )
+    data.judge_boxes(boxed, path, boxes)
     return shapes
 
 
