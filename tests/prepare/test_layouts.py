@@ -190,7 +190,9 @@ X = np.zeros((2, 2), np.uint8)
 OUTSIDE = ("../a.png", "a.png"), ("/etc/hostname", "hostname"), (5, "5"), ("a/../../a.png", "leads out")
 REFUSED = [  # files, words of the line, options
     ({"notes.txt": b""}, "holds no data set|test/ + converted_ground_truth/|images/ + masks_converted_dir/"),
-    ({"test/hole/1.png": X}, "test/|no converted_ground_truth/"),
+    ({"test/hole/1.png": X}, "test/|no converted_ground_truth/ or ground_truth/"),
+    ({"images/1.png": X, "annotations.xml": b""}, "images/|annotations.xml is of no format that is read"),
+    ({"x/y/a.json": labelme(TRIANGLE)["a.json"], "x/y/a.png": PHOTOGRAPH}, "did you mean|x?"),
     ({"mask/1.png": X}, "mask/|no image/"),
     ({"images/1.png": X, "masked/1.png": X}, "no masks_converted_dir/"),
     ({**pair(X), "image/1.png": X, "mask/1.png": X}, "more than one data set|images/ + masks/"),

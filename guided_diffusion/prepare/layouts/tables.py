@@ -6,7 +6,8 @@ import blobfile as bf
 import numpy as np
 
 from ...data.files import PARTS, by_stem, list_folder, read_rows, stem_of
-from ...data.prepared import IndexMask, Sample, check_label_map, name_apart
+from ...data.prepared import IndexMask, Sample, name_apart
+from ...data.records import check_label_map
 from ...errors import InputError
 from ...file_io import inside, parse_json, read_bytes, read_json
 from .model import Dataset, Options, Shape, Shapes
