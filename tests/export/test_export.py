@@ -123,7 +123,7 @@ def test_masks_read_back_are_the_same(sets: Sets, exported: dict[str, Path], for
     check(READERS[form](exported[form]), expected)
 
 
-@pytest.mark.parametrize("form", ["coco", "mmseg", "hf", "defect_spectrum"])
+@pytest.mark.parametrize("form", ["coco", "yolo", "mmseg", "hf", "defect_spectrum"])
 def test_this_project_reads_its_own_exports(exported: dict[str, Path], form: str, sets: Sets) -> None:
     data = read_layout(str(exported[form]))
     assert not data.problems and data.label_map == {name: index for index, name in enumerate(TYPES, 1)}
