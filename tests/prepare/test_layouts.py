@@ -308,7 +308,10 @@ REFUSED = [  # files, words of the line, options
     (voc(**{"class_names.txt": b"hole\ncrack\nscratch"}), "class_names.txt|otherwise", TWO_TYPES),
     (voc(**{f"ImageSets/Segmentation/{part}.txt": b"a" for part in ("train", "val")}), "val.txt: lists a|train"),
     (voc(**{"ImageSets/Segmentation/train.txt": b"b"}), "ImageSets/Segmentation: lists b"),
-    ({f"{at}/a.png": X for at in ("images", "gt", "labels")}, "more than one data set|images/ + labels/, images/ + gt/"),
+    (
+        {f"{at}/a.png": X for at in ("images", "gt", "labels")},
+        "more than one data set|images/ + labels/, images/ + gt/",
+    ),
 ]
 
 
