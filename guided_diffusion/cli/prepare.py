@@ -17,20 +17,23 @@ from dataclasses import asdict, replace
 
 import blobfile as bf
 
+from ..data.files import check_text
 from ..data.prepared import TRAIN, check_problems
-from ..errors import InputError, Parser, unknown_name
-from ..file_io import lies_in
+from ..data.records import check_no_links
+from ..errors import InputError, Parser, check_range, unknown_name
+from ..file_io import lies_in, lock_folder
 from ..parallel import default_workers
 from ..prepare import splits
 from ..prepare.check import find_overlaps
 from ..prepare.layouts import FORMATS, Options, read_layout
-from ..prepare.layouts.drawing import DrawingRule
-from ..prepare.layouts.model import BOXES
+from ..prepare.layouts.model import BOXES, MASK_VALUES
 from ..prepare.preparation import Recipe, look_first, plan_set
 from ..prepare.shaping import FITS
 
 NUMBERS = {  # flag: default, least, most, meaning
-    "mask_threshold": (127, 0, 254, "defective is a mask value above this"),
+    "mask_threshold": (None, 0, 254, "defective is a mask value above this, else what all masks tell"),
+    "void": (None, 0, 255, "a value of mask files that is void and becomes background"),
+    "bits": (None, 8, 16, "of the levels in 16-bit images, else what all images tell"),
     "line_width": (10, 1, 1000, "pixels, of lines drawn in labelme"),
     "shots": (None, 1, 10**6, "OUT/train: the first N images of each type; OUT/val: the rest"),
     "val_fraction": (None, 0.001, 0.999, "OUT/val: this share of each type; OUT/train: the rest"),
@@ -50,7 +53,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("out", metavar="OUT", help="folder for the training data set")
     add("--format", choices=("auto", *FORMATS), default="auto", help="layout of SOURCE (default auto)")
     add("--label_map", metavar="MAP", help="the types in order, as crack,hole (default: what SOURCE tells)")
-    add("--mask_values", choices=("auto", "index", "binary", "colour"), default="auto", help="what mask files hold")
+    add("--mask_values", choices=MASK_VALUES, default="auto", help="what mask files hold")
     add("--colormap", nargs="+", default=[], metavar="NAME=R,G,B", help="types of colours or grey levels")
     add("--priority", default="", metavar="TYPES", help="types that win where masks overlap, the first most (a,b,c)")
     add("--boxes", choices=BOXES, default=BOXES[0], help="boxes without outlines: refuse them, or fill them as masks")
@@ -69,18 +72,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         told = "" if default is None else f"; default {default}"
         add(f"--{name}", type=type(most), default=default, metavar="N", help=f"{meaning} ({least} to {most}{told})")
     args = parser.parse_args(argv)
-    for name, (_, least, most, _) in NUMBERS.items():
-        value = getattr(args, name)
-        if value is not None and not least <= value <= most:
-            raise InputError(f"--{name} {value}: must be from {least} to {most}")
+    check_range(args, **{name: (least, most) for name, (_, least, most, _) in NUMBERS.items()}, size=(8, 2**16))
     for names in EXCLUDE:
         given = [f"--{name}" for name in names.split() if getattr(args, name)]
         if len(given) > 1:
             raise InputError(f"{' and '.join(given)}: exclude each other; give one")
     if bool(args.fit) != bool(args.size):
         raise InputError("--fit and --size: go together, as in --fit pad --size 256")
-    if args.size and (len(args.size) > 2 or min(args.size) < 8):
-        raise InputError(f"--size: {args.size} should be one or two numbers, height and width, from 8")
+    if args.size and len(args.size) > 2:
+        raise InputError(f"--size: {args.size} should be one or two numbers, height and width")
     if args.overlap and (args.tile is None or args.overlap >= args.tile):
         raise InputError(f"--overlap: {args.overlap} needs a --tile that is larger")
     for name in ("group_regex", "type_regex"):
@@ -91,6 +91,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
             groups = 0
         if not groups:
             raise InputError(f"--{name}: {pattern!r} is no regular expression with a (group) of what matters")
+    check_text(args.out)
     if lies_in(args.out, args.source):
         raise InputError(f"OUT {args.out}: lies in SOURCE, which is never written to; name a folder outside it")
     return args
@@ -132,7 +133,8 @@ def main(argv: list[str] | None = None) -> None:
         label_map = {name: index for index, name in enumerate(names, 1)}
     options = Options(label_map, parse_colormap(args.colormap) or None, args.mask_values, args.type_regex, args.boxes)
     options = replace(options, rename=parse_rename(args.rename))
-    data = read_layout(args.source, options, format=args.format)
+    options = replace(options, mask_threshold=args.mask_threshold, void=args.void)
+    data = read_layout(args.source, options, format=args.format, workers=workers)
     check_problems(data.problems + ([] if args.types_as_found else data.doubts))
     if args.strict and data.unlabelled:
         raise InputError(f"{data.unlabelled[0]}: has no mask or label, and is one of {len(data.unlabelled)}; --strict")
@@ -154,18 +156,25 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"SOURCE {args.source}: two images would become {twice[0]}.png; rename one")
 
     # Their pixels are looked at, and parts drawn where that is asked for.
-    priority = [name.strip() for name in args.priority.split(",") if args.priority]
+    priority = [name.strip() for name in args.priority.split(",") if name.strip()]
     if unknown := [name for name in priority if name not in (data.label_map or {})]:
         raise InputError(f"--priority: {unknown_name('type', unknown[0], data.label_map or {})}")
-    rule = DrawingRule(args.mask_threshold, args.line_width, tuple(data.label_map[name] for name in priority))
-    label_map = look_first(items, data.label_map, rule, workers=workers)
+    ranks = tuple(data.label_map[name] for name in priority)
+    rule = replace(data.rule, line_width=args.line_width, priority=ranks, bits=args.bits)
+    label_map, rule = look_first(items, data.label_map, rule, workers=workers)
+    if rule.bits:
+        data.notes.append(f"16-bit images hold levels of {rule.bits} bits: {2**rule.bits - 1} is white")
     by = bf.basename(path) if split else "layout"
     if args.shots:
         splits.split_by_shots(items, args.shots)
         by = f"shots {args.shots}"
     elif args.val_fraction:
-        splits.split_by_fraction(items, args.val_fraction, args.seed)
         by = f"val_fraction {args.val_fraction}, seed {args.seed}"
+        if not (args.group_regex or args.group_csv):
+            by += ", look-alikes together"
+            if grouped := splits.group_alike(items):
+                print(f"{grouped} images look like others, and stay on the side of these (--group_regex, --group_csv)")
+        splits.split_by_fraction(items, args.val_fraction, args.seed)
     elif not listed:
         default = TRAIN if any(item.part for item in items if item.sample.mask) else ""
         for item in items:
@@ -180,22 +189,23 @@ def main(argv: list[str] | None = None) -> None:
     keep_empty = args.keep_empty if args.tile else 0.0
     recipe = Recipe(label_map, rule, args.fit, size, args.tile, args.overlap, keep_empty, args.seed)
     made = asdict(recipe)
-    del made["label_map"]
-    source = {"prepared_from": bf.basename(args.source.rstrip("/")), "format": data.format, **made.pop("rule"), **made}
+    del made["label_map"], made["rule"]
+    source = {"prepared_from": bf.basename(args.source.rstrip("/")), "format": data.format, **rule.told(), **made}
     if args.rename:
         source["rename"] = parse_rename(args.rename)
     if args.boxes == "fill":  # else not said: sets that were prepared before there was the flag stay as they are
         source["boxes"] = args.boxes
-    plans = []
-    for part in dict.fromkeys(item.part for item in items if item.part is not None):
-        about = {"source": source, "split": {"part": part or ", ".join(args.part or ["all"]), "by": by}}
-        own = [item for item in items if item.part == part]
-        out = bf.join(args.out, part) if part else args.out
-        if not lies_in(out, args.out):
-            raise InputError(f"{path}: its part {part!r} lies outside OUT; name it otherwise")
-        plans.append(plan_set(out, own, recipe, about, workers=workers))
-    for write in plans:
-        print(write())
+    parts = dict.fromkeys(item.part for item in items if item.part is not None)
+    with lock_folder(args.out, "OUT"):
+        check_no_links(args.out, filter(None, parts))
+        plans = []
+        for part in parts:
+            about = {"source": source, "split": {"part": part or ", ".join(args.part or ["all"]), "by": by}}
+            own = [item for item in items if item.part == part]
+            out = bf.join(args.out, part) if part else args.out
+            plans.append(plan_set(out, own, recipe, about, workers=workers))
+        for write in plans:
+            print(write())
     print("label map: " + ", ".join(f"{name} {index}" for name, index in label_map.items()))
     if left := sum(item.part is None for item in items):
         print(f"left out: {left} images that show a part of another side of the split, but are not wanted there")

@@ -9,6 +9,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import yaml
 from drawn_formats import CASES, COLOURS, MASKS, NAMES, PHOTOGRAPHS, SIZE, black_and_white, save, segmentation
 from PIL import Image
 
@@ -32,7 +33,7 @@ def read_all(root, options=None, rule=None):
     """The image and mask of all samples. Raises InputError with the first problem."""
     data = read_layout(str(root), options)
     check_problems(data.problems)
-    return [read_labelled(sample, 255, rule).pair() for sample in data.samples]
+    return [read_labelled(sample, 255, rule or data.rule).pair() for sample in data.samples]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -40,9 +41,10 @@ def test_the_reader_finds_what_was_drawn(tmp_path, case):
     expected = CASES[case](tmp_path)
     data = read_layout(str(tmp_path), expected.options)
     assert not data.problems and (data.format, data.label_map) == (expected.format, expected.label_map)
-    assert {sample.name for sample in data.good} == expected.good and len(data.samples) == len(expected.samples)
+    good = {f"good/{name.removeprefix('good/')}" for name in expected.good}
+    assert {sample.name for sample in data.good} == good and len(data.samples) == len(expected.samples)
     for sample in data.samples:
-        image, mask = read_labelled(sample, len(NAMES)).pair()
+        image, mask = read_labelled(sample, len(NAMES), data.rule).pair()
         photograph, drawn, part = expected.samples[sample.name]
         assert mask.dtype == np.uint8 and np.array_equal(mask, drawn) and sample.part == part, sample.name
         assert sample.image.endswith("jpg") or np.array_equal(image, photograph), sample.name
@@ -180,6 +182,21 @@ def one_file(name, **more):
     return [{"id": 1, "file_name": name, **more}]
 
 
+def yolo(line="0 0.1 0.1 0.9 0.1 0.9 0.9", image="images/a.png", **content):
+    """Files of a YOLO data set of one image; content: of data.yaml."""
+    text = yaml.safe_dump({"names": ["crack"], **content}).encode()
+    return {image: PHOTOGRAPH, "labels/a.txt": line.encode(), "data.yaml": text}
+
+
+def voc(mask=MASK, **more):
+    return {"JPEGImages/a.png": PHOTOGRAPH, "SegmentationClass/a.png": mask, **more}
+
+
+BAD_LINES = [
+    *((line, "is no class with") for line in ("0 1 2", "0 .1 .1 .9 .1 .9 1.2", "0 .1 .1 .9 .1 nan .9", "0 .5 .5 0 .2")),
+    *((line, "is no class with") for line in ("crack .1 .1 .9 .1 .9 .9", "0 .1 .1 .9 .1 .9 .9 .5")),
+    ("1 .1 .1 .9 .1 .9 .9", "is of class 1"),
+]
 COLOURED = np.array(COLOURS, np.uint8)[MASK]
 UNKNOWN_COLOUR = np.where(MASK[..., None] == 3, np.array([9, 200, 200], np.uint8), COLOURED)
 COLOURMAP = Options(colormap=dict(zip(NAMES, COLOURS[1:], strict=True)))
@@ -190,7 +207,9 @@ X = np.zeros((2, 2), np.uint8)
 OUTSIDE = ("../a.png", "a.png"), ("/etc/hostname", "hostname"), (5, "5"), ("a/../../a.png", "leads out")
 REFUSED = [  # files, words of the line, options
     ({"notes.txt": b""}, "holds no data set|test/ + converted_ground_truth/|images/ + masks_converted_dir/"),
-    ({"test/hole/1.png": X}, "test/|no converted_ground_truth/"),
+    ({"test/hole/1.png": X}, "test/|no converted_ground_truth/ or ground_truth/"),
+    ({"images/1.png": X, "annotations.xml": b""}, "images/|annotations.xml is of no format that is read"),
+    ({"x/y/a.json": labelme(TRIANGLE)["a.json"], "x/y/a.png": PHOTOGRAPH}, "did you mean|x?"),
     ({"mask/1.png": X}, "mask/|no image/"),
     ({"images/1.png": X, "masked/1.png": X}, "no masks_converted_dir/"),
     ({**pair(X), "image/1.png": X, "mask/1.png": X}, "more than one data set|images/ + masks/"),
@@ -219,7 +238,6 @@ REFUSED = [  # files, words of the line, options
     (pair(BINARY, image=turned(3)), "images/a.png|EXIF"),
     ({**coco(), "a.png": turned(3)}, "a.png|EXIF"),
     ({**coco(images=one_file("a.png")), "a.png": turned(6)}, "a.png|EXIF"),
-    (pair(BINARY, image=MASK.astype("u2") * 60), "images/a.png|16-bit|8-bit"),
     (beside("a_1.jpg a_1_mask.png", ".") | beside("1.jpg 1_mask.png"), "folders of such"),
     ({**coco(), "a.png": b""}, "a.png|not an image"),
     (coco(images=one_file("b.png")), "coco.json|b.png|not there"),
@@ -257,7 +275,7 @@ REFUSED = [  # files, words of the line, options
     (encoded("Größe", "latin-1"), "a.json|not UTF-8|'Größe'|save it as UTF-8"),
     (encoded("царапина", "cp1251"), "a.json|not UTF-8"),
     ({"a.json": b'{"shapes": [], "imagePath": "a.p'}, "a.json|not valid JSON"),
-    (severstal("b.jpg,1,1 5"), "train.csv: row 2 is of b.jpg, which is not there"),
+    (severstal("b.jpg,1,1 5"), "train.csv: row 2 is of 'b.jpg', which is not there"),
     *(
         (severstal("a.jpg,1,1 5", f"a.jpg,{cells}"), "train.csv: row 3 is not")
         for cells in ("1,5", ",1 5", "1", "1,-1 5")
@@ -274,6 +292,26 @@ REFUSED = [  # files, words of the line, options
     *((hf({"crack": 1}, mask_file_name=name), f"line 1: mask_file_name|{word}") for name, word in OUTSIDE),
     (hf({"crack": 1}, file_name="b.png"), "metadata.jsonl: line 1|not there"),
     ({**labelme(TRIANGLE), "b.json": [1]}, "b.json|no list 'shapes'"),
+    *((yolo(f"0 .1 .1 .9 .1 .9 .9\n\n{line}"), f"labels/a.txt: line 3 {words}") for line, words in BAD_LINES),
+    (yolo("0 0.5 0.5 0.2 0.2"), "labels/a.txt: line 1|has a box but no outline|--boxes fill"),
+    (yolo(image="images/b.png"), "labels/a.txt|no image"),
+    (yolo(train="../../etc"), "data.yaml|'/../../etc'|not in"),
+    (yolo(train=5), "data.yaml|'/5'|not in"),
+    (yolo(kpt_shape=[4, 2]), "data.yaml|key points"),
+    *((yolo(names=names), "data.yaml|names") for names in ([], "crack", [True], {"a": "crack"}, ["crack", "crack"])),
+    ({**yolo(), "b.yml": b"names: [hole]"}, "b.yml|data.yaml|keep one"),
+    ({**yolo(), "data.yaml": b""}, "has no data.yaml|--label_map"),
+    (voc(BINARY), "SegmentationClass|black and white|--mask_values binary"),
+    (voc(**{"labelmap.txt": b"crack:1,2"}), "labelmap.txt|name:r,g,b"),
+    (voc(**{"labelmap.txt": b"crack:9,9,9::\nhole:9,9,9::"}), "labelmap.txt|one colour"),
+    (voc(COLOURED, **{"labelmap.txt": b"crack:200,30,30::"}), "SegmentationClass/a.png|the colour 30,30,200"),
+    (voc(**{"class_names.txt": b"hole\ncrack\nscratch"}), "class_names.txt|otherwise", TWO_TYPES),
+    (voc(**{f"ImageSets/Segmentation/{part}.txt": b"a" for part in ("train", "val")}), "val.txt: lists a|train"),
+    (voc(**{"ImageSets/Segmentation/train.txt": b"b"}), "ImageSets/Segmentation: lists b"),
+    (
+        {f"{at}/a.png": X for at in ("images", "gt", "labels")},
+        "more than one data set|images/ + labels/, images/ + gt/",
+    ),
 ]
 
 
@@ -316,27 +354,19 @@ def test_read_all_the_same(tmp_path, files, layout):
     assert image.shape == (*SIZE, 3) and set(np.unique(mask)) == {0, 1}
 
 
-def test_images_of_another_part_are_never_taken(tmp_path):
+@pytest.mark.parametrize(("part", "other"), [("train2017", "val2017"), ("Batch1", "batch2")])
+def test_images_of_another_part_or_subset_are_never_taken_nor_guessed(tmp_path, part, other):
     content = coco(images=one_file("a.png"))["_annotations.coco.json"]
-    lay(tmp_path, {"annotations/instances_train2017.json": content, "images/val2017/a.png": PHOTOGRAPH})
-    with pytest.raises(InputError, match="a.png, which is not there"):
-        read_all(tmp_path)
-    lay(tmp_path, {"images/train2017/a.png": PHOTOGRAPH})
-    assert [sample.image for sample in read_layout(str(tmp_path)).samples] == [str(tmp_path / "images/train2017/a.png")]
-
-
-def test_images_of_a_subset_are_never_taken_from_another_or_guessed(tmp_path):
-    content = coco(images=one_file("a.png"))["_annotations.coco.json"]
-    lay(tmp_path, {"annotations/instances_batch1.json": content, "images/batch2/a.png": PHOTOGRAPH})
-    with pytest.raises(InputError, match="batch1.json: lists a.png, which is not there .*batch2/a.png is of another"):
+    lay(tmp_path, {f"annotations/instances_{part.lower()}.json": content, f"images/{other}/a.png": PHOTOGRAPH})
+    with pytest.raises(InputError, match=f"{part.lower()}.json: lists a.png, which is not there .*{other}/a.png is of"):
         read_all(tmp_path)
     lay(tmp_path, {"images/a.png": PHOTOGRAPH, "a.png": PHOTOGRAPH})
     with pytest.raises(InputError, match="lists a.png, which may be .*/a.png or .*/images/a.png"):
         read_all(tmp_path)
-    lay(tmp_path, {"images/Batch1/a.png": PHOTOGRAPH, "images/Batch1/b.png": PHOTOGRAPH})
+    lay(tmp_path, {f"images/{part}/a.png": PHOTOGRAPH, f"images/{part}/b.png": PHOTOGRAPH})
     data = read_layout(str(tmp_path))
-    assert [sample.image for sample in data.samples] == [str(tmp_path / "images/Batch1/a.png")]
-    assert data.unlabelled == [str(tmp_path / "images/Batch1/b.png")]
+    assert [sample.image for sample in data.samples] == [str(tmp_path / f"images/{part}/a.png")]
+    assert data.unlabelled == [str(tmp_path / f"images/{part}/b.png")]
 
 
 def test_names_in_coco_and_labelme_files_lead_nowhere_else(tmp_path):
@@ -409,27 +439,10 @@ def test_damaged_json_is_refused_or_read(tmp_path, case, file):
     assert refused > 10
 
 
-@pytest.mark.parametrize(
-    ("label", "encoding"),
-    [
-        ("裂纹", "gb2312"),
-        ("瑕疵1", "gb2312"),
-        ("crack裂纹", "gb2312"),
-        ("Löcher", "latin-1"),
-        ("groß", "latin-1"),
-        ("Трещина", "cp1251"),
-        ("été", "utf-16"),
-    ],
-)
-def test_labels_of_other_encodings_than_utf8(tmp_path, label, encoding):
-    lay(tmp_path, encoded(label, encoding, path="C:\\图\\a.png" if encoding in ("gb2312", "utf-16") else "a.png"))
-    data = read_layout(str(tmp_path))
-    assert data.label_map == {label: 1} and len(data.samples) == 1 and not data.problems
-    assert data.notes == ([] if encoding == "utf-16" else [f"1 labelme files are not UTF-8: read as {encoding}"])
-
-
-@pytest.mark.parametrize("drawn", [{"segmentation": []}, {"segmentation": None}, {"segmentation": [[]]}])
-def test_boxes_are_filled_if_asked(tmp_path, drawn):
-    lay(tmp_path, boxed([4, 6, 16, 10], **drawn))
-    ((_, mask),) = read_all(tmp_path, Options(boxes="fill"))
-    assert mask.sum() == 160 and mask[6:16, 4:20].all()
+def test_labels_of_other_encodings_than_utf8(tmp_path):
+    labels = {"裂纹": "gb2312", "瑕疵1": "gb2312", "crack裂纹": "gb2312", "Löcher": "latin-1", "groß": "latin-1"}
+    for label, encoding in (labels | {"Трещина": "cp1251", "été": "utf-16"}).items():
+        lay(tmp_path, encoded(label, encoding, path="C:\\图\\a.png" if encoding in ("gb2312", "utf-16") else "a.png"))
+        data = read_layout(str(tmp_path))
+        assert data.label_map == {label: 1} and len(data.samples) == 1 and not data.problems
+        assert data.notes == [f"1 labelme files are not UTF-8: read as {encoding}"] * (encoding != "utf-16")

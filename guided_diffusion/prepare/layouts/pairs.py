@@ -12,7 +12,6 @@ import blobfile as bf
 from ...data.files import by_stem, is_good, list_folder, part_of, stem_of
 from ...data.prepared import (
     INDEX_ENDINGS,
-    RELEASED,
     SAMPLES,
     IndexMask,
     Sample,
@@ -22,9 +21,10 @@ from ...data.prepared import (
     pair_by_name,
     pair_folders,
 )
+from ...data.records import RELEASED
 from ...errors import InputError
 from ...file_io import is_cloud
-from .mask_values import tell_values
+from .mask_values import LOOKED_AT, tell_values
 from .model import Dataset, Options, TypeMasks
 
 INDEX_PAIRS = {"released": (RELEASED,), "defect_spectrum": (("image", "mask"),), "synthetic": (SAMPLES,)}
@@ -62,6 +62,13 @@ def open_pairs(root: str) -> list[tuple[str, str]]:
     return complete(folders, OPEN_PAIRS) or complete(folders, product(IMAGE_FOLDERS, labels))
 
 
+def parts_in(root: str) -> dict[str, str]:
+    """{folder: its part}, of the folders in `root`; none where folders that are called otherwise hold images too."""
+    parts = {name: part_of(name) for name in list_folder(root)[1]}
+    others = (name for name, part in parts.items() if not part)
+    return {} if any(_holds_images(bf.join(root, name)) for name in others) else {k: v for k, v in parts.items() if v}
+
+
 def _holds_images(folder: str) -> bool:
     files, folders = list_folder(folder)
     return bool(files) or any(list_folder(bf.join(folder, name))[0] for name in folders)
@@ -72,11 +79,11 @@ def read_pairs(format: str, root: str, options: Options) -> Dataset | None:
     masks are of any kind, all may lie in <part>/images/ + <part>/masks/."""
     folders = list_folder(root)[1]
     of_indices = format in INDEX_PAIRS
-    homes = {None: (root, complete(folders, PAIRS[format]) if of_indices else open_pairs(root))}
-    if not of_indices and not homes[None][1]:
-        homes = {part_of(name): (home := bf.join(root, name), open_pairs(home)) for name in folders if part_of(name)}
+    homes = [(None, root, complete(folders, PAIRS[format]) if of_indices else open_pairs(root))]
+    if not of_indices and not homes[0][2]:
+        homes = [(part, bf.join(root, name), open_pairs(bf.join(root, name))) for name, part in parts_in(root).items()]
     data, found, good = Dataset(root, format), [], []
-    for part, (home, pairs) in homes.items():
+    for part, home, pairs in homes:
         if len(pairs) > 1:
             raise InputError(f"{home}: holds more than one data set ({listed(pairs)}); give each its own folder")
         for image_root, mask_root in ((bf.join(home, name) for name in pair) for pair in pairs):
@@ -88,10 +95,10 @@ def read_pairs(format: str, root: str, options: Options) -> Dataset | None:
                 own, own_good = pair_folders(image_root, mask_root, endings, data.problems, data.unlabelled)
             found += [(replace(sample, part=part or sample.part), part) for sample in own]
             good += [(replace(sample, part=part or sample.part), part) for sample in own_good]
-    if not any(pairs for _, pairs in homes.values()):
+    if not any(pairs for *_, pairs in homes):
         return None
     data.samples, data.good = name_apart(found), name_apart(good)
-    if of_indices and not options.colormap and options.mask_values not in ("binary", "colour"):
+    if of_indices and not options.colormap and options.mask_values in ("auto", "index"):
         data.label_map = _published(root, folders)
         return None if format == "defect_spectrum" and _are_black_and_white(data, options) else data
     for i, sample in enumerate(data.samples):
@@ -100,14 +107,15 @@ def read_pairs(format: str, root: str, options: Options) -> Dataset | None:
             if not name and options.type_regex and not of_indices:
                 name = type_in_name(sample.image, options.type_regex, data.problems)
             data.samples[i] = replace(sample, mask=TypeMasks(((name or "defect", sample.mask.path),)))
-    tell_values(data, options)
+            data.open_values = True
     return data
 
 
 def _are_black_and_white(data: Dataset, options: Options) -> bool:
-    """Whether masks that lie as Defect Spectrum's are no index masks, but say where a type is."""
-    samples = [replace(sample, mask=TypeMasks((("defect", sample.mask.path),))) for sample in data.samples]
-    probe = Dataset(data.root, data.format, samples)
+    """Whether masks that lie as Defect Spectrum's look like no index masks, but say where a type is; by a few."""
+    few = data.samples[:: 1 + len(data.samples) // LOOKED_AT]
+    samples = [replace(sample, mask=TypeMasks((("defect", sample.mask.path),))) for sample in few]
+    probe = Dataset(data.root, data.format, samples, open_values=True)
     with suppress(InputError):  # told when they are read
         tell_values(probe, options)
         return any(isinstance(sample.mask, TypeMasks) for sample in probe.samples)

@@ -1,12 +1,11 @@
 """Layouts in which a table says what the images show: run lengths in a CSV (Severstal), Hugging Face's imagefolder."""
 
-import csv
-
 import blobfile as bf
 import numpy as np
 
-from ...data.files import PARTS, by_stem, list_folder, read_rows, stem_of
-from ...data.prepared import IndexMask, Sample, check_label_map, name_apart
+from ...data.files import by_stem, list_folder, part_of, read_rows, stem_of
+from ...data.prepared import IndexMask, Sample, name_apart
+from ...data.records import check_label_map
 from ...errors import InputError
 from ...file_io import inside, parse_json, read_bytes, read_json
 from .model import Dataset, Options, Shape, Shapes
@@ -25,7 +24,6 @@ def read_severstal(root: str, options: Options) -> Dataset | None:
     path = bf.join(root, "train.csv")
     if not bf.exists(path) or b"EncodedPixels" not in read_bytes(path).partition(b"\n")[0]:
         return None
-    csv.field_size_limit(2**31 - 1)  # a large mask has more than its usual 128 KiB
     head, *rows = read_rows(path)
     if sorted(head) not in [sorted(columns.split(",")) for columns in RUN_COLUMNS]:
         raise InputError(f"{path}: has the columns {','.join(head)}, not {' or '.join(RUN_COLUMNS)}; rename them")
@@ -40,7 +38,7 @@ def read_severstal(root: str, options: Options) -> Dataset | None:
         if not file or not type_ or len(runs) % 2 or not all(run.isdecimal() and len(run) <= 12 for run in runs):
             data.problems.append(f"{path}: row {number} is not {','.join(head)} with pairs of runs; correct it")
         elif stem_of(file) not in images:
-            data.problems.append(f"{path}: row {number} is of {file}, which is not there; add it or remove the row")
+            data.problems.append(f"{path}: row {number} is of {file[:80]!r}, which is not there; add it or remove it")
         elif runs:
             name = f"class{type_}" if type_.isdecimal() else type_
             edges = np.array(runs, np.int64).reshape(-1, 2).cumsum(axis=1)  # first pixel, and the one beyond the last
@@ -53,7 +51,7 @@ def read_severstal(root: str, options: Options) -> Dataset | None:
 def read_hf(root: str, options: Options) -> Dataset | None:
     """metadata.jsonl with `file_name` and `mask_file_name` of index masks beside the images, in SOURCE or in its parts.
     Which index is which type, a label map must tell; `types` only says which there are."""
-    homes = {root: None} | {bf.join(root, name): name.lower() for name in list_folder(root)[1] if name.lower() in PARTS}
+    homes = {root: None} | {bf.join(root, name): part_of(name) for name in list_folder(root)[1] if part_of(name)}
     rows = []  # folder, line, content
     for home in (home for home in homes if bf.exists(bf.join(home, METADATA))):
         path = bf.join(home, METADATA)
