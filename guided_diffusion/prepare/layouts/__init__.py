@@ -12,10 +12,20 @@ from functools import partial
 import blobfile as bf
 
 from ...data.files import list_folder
-from ...data.prepared import DATASET_FILE, arrange, check_folder, complete, listed, read_label_map
+from ...data.prepared import (
+    DATASET_FILE,
+    IndexMask,
+    arrange,
+    check_folder,
+    complete,
+    listed,
+    match_types,
+    read_label_map,
+)
 from ...errors import InputError, unknown_name
 from .coco import read_coco
 from .labelme import read_labelme
+from .mask_values import tell_values
 from .model import ColourMask, Dataset, Options, Shapes, TypeMasks
 from .names import check_names, tidy
 from .pairs import INDEX_PAIRS, PAIRS, open_pairs, read_pairs
@@ -44,8 +54,9 @@ OWN_FILES = ("split.json", DATASET_FILE, EXPORT_FILE)
 OTHERS = [format for format in FORMATS if format not in INDEX_PAIRS]
 
 
-def read_layout(root: str, options: Options | None = None, *, format: str = "auto") -> Dataset:
-    """What the data set at `root` holds, in type folders' and names' natural order. Reads names and annotations only.
+def read_layout(root: str, options: Options | None = None, *, format: str = "auto", workers: int = 1) -> Dataset:
+    """What the data set at `root` holds, in type folders' and names' natural order. Reads names, annotations
+    and what values mask files hold.
 
     options: what the user says; the label map that `root` itself tells counts where they give none. format: one of
     FORMATS, or "auto". Files that do not fit are in the result's `problems`. Raises InputError where `root` is missing,
@@ -56,13 +67,17 @@ def read_layout(root: str, options: Options | None = None, *, format: str = "aut
         raise InputError(f"--format: {unknown_name('format', format, FORMATS)}")
     check_folder(root)
     root = root.rstrip("/") or root
-    if options.label_map is None and (own := read_label_map(root) or exported_label_map(root)):
-        options = replace(options, label_map=own)
+    given, own = options.label_map, read_label_map(root) or exported_label_map(root)
+    options = replace(options, label_map=given or own)
     data = _detect(root, options) if format == "auto" else READERS[format](root, options)
     if data is None:
         raise InputError(f"{root}: holds nothing of format {format}, see docs/data.md; choose another --format")
+    tell_values(data, options, workers=workers)
     tidy(data, options)
     data.number_types(options.label_map)
+    if given and any(isinstance(sample.mask, IndexMask) for sample in data.samples):
+        data.samples, note = match_types(own, sorted(given, key=given.get), root, data.samples)
+        data.notes += [note] if note else []
     check_names(data, options)
     arrange(data.samples, data.good, data.problems)
     if not (data.samples or data.good or data.problems) and data.unlabelled:
