@@ -57,9 +57,10 @@ PUBLISHED = {  # Defect Spectrum's types, which its folders do not name
 
 def open_pairs(root: str) -> list[tuple[str, str]]:
     """The folders in `root` that hold images and masks of any kind, as names of (image folder, mask folder)."""
-    folders = list_folder(root)[1]
-    labels = [name for name in LABEL_FOLDERS if name in folders and _holds_images(bf.join(root, name))]
-    return complete(folders, OPEN_PAIRS) or complete(folders, product(IMAGE_FOLDERS, labels))
+    names = {name.lower(): name for name in list_folder(root)[1]}
+    labels = [name for name in LABEL_FOLDERS if name in names and _holds_images(bf.join(root, names[name]))]
+    pairs = complete(names, OPEN_PAIRS) or complete(names, product(IMAGE_FOLDERS, labels))
+    return [(names[images], names[masks]) for images, masks in pairs]
 
 
 def parts_in(root: str) -> dict[str, str]:
