@@ -9,6 +9,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import yaml
 from drawn_formats import CASES, COLOURS, MASKS, NAMES, PHOTOGRAPHS, SIZE, black_and_white, save, segmentation
 from PIL import Image
 
@@ -40,7 +41,8 @@ def test_the_reader_finds_what_was_drawn(tmp_path, case):
     expected = CASES[case](tmp_path)
     data = read_layout(str(tmp_path), expected.options)
     assert not data.problems and (data.format, data.label_map) == (expected.format, expected.label_map)
-    assert {sample.name for sample in data.good} == expected.good and len(data.samples) == len(expected.samples)
+    good = {f"good/{name.removeprefix('good/')}" for name in expected.good}
+    assert {sample.name for sample in data.good} == good and len(data.samples) == len(expected.samples)
     for sample in data.samples:
         image, mask = read_labelled(sample, len(NAMES), data.rule).pair()
         photograph, drawn, part = expected.samples[sample.name]
@@ -180,6 +182,21 @@ def one_file(name, **more):
     return [{"id": 1, "file_name": name, **more}]
 
 
+def yolo(line="0 0.1 0.1 0.9 0.1 0.9 0.9", image="images/a.png", **content):
+    """Files of a YOLO data set of one image; content: of data.yaml."""
+    text = yaml.safe_dump({"names": ["crack"], **content}).encode()
+    return {image: PHOTOGRAPH, "labels/a.txt": line.encode(), "data.yaml": text}
+
+
+def voc(mask=MASK, **more):
+    return {"JPEGImages/a.png": PHOTOGRAPH, "SegmentationClass/a.png": mask, **more}
+
+
+BAD_LINES = [
+    *((line, "is no class with") for line in ("0 1 2", "0 .1 .1 .9 .1 .9 1.2", "0 .1 .1 .9 .1 nan .9", "0 .5 .5 0 .2")),
+    *((line, "is no class with") for line in ("crack .1 .1 .9 .1 .9 .9", "0 .1 .1 .9 .1 .9 .9 .5")),
+    ("1 .1 .1 .9 .1 .9 .9", "is of class 1"),
+]
 COLOURED = np.array(COLOURS, np.uint8)[MASK]
 UNKNOWN_COLOUR = np.where(MASK[..., None] == 3, np.array([9, 200, 200], np.uint8), COLOURED)
 COLOURMAP = Options(colormap=dict(zip(NAMES, COLOURS[1:], strict=True)))
@@ -275,6 +292,26 @@ REFUSED = [  # files, words of the line, options
     *((hf({"crack": 1}, mask_file_name=name), f"line 1: mask_file_name|{word}") for name, word in OUTSIDE),
     (hf({"crack": 1}, file_name="b.png"), "metadata.jsonl: line 1|not there"),
     ({**labelme(TRIANGLE), "b.json": [1]}, "b.json|no list 'shapes'"),
+    *((yolo(f"0 .1 .1 .9 .1 .9 .9\n\n{line}"), f"labels/a.txt: line 3 {words}") for line, words in BAD_LINES),
+    (yolo("0 0.5 0.5 0.2 0.2"), "labels/a.txt: line 1|has a box but no outline|--boxes fill"),
+    (yolo(image="images/b.png"), "labels/a.txt|no image"),
+    (yolo(train="../../etc"), "data.yaml|'/../../etc'|not in"),
+    (yolo(train=5), "data.yaml|'/5'|not in"),
+    (yolo(kpt_shape=[4, 2]), "data.yaml|key points"),
+    *((yolo(names=names), "data.yaml|names") for names in ([], "crack", [True], {"a": "crack"}, ["crack", "crack"])),
+    ({**yolo(), "b.yml": b"names: [hole]"}, "b.yml|data.yaml|keep one"),
+    ({**yolo(), "data.yaml": b""}, "has no data.yaml|--label_map"),
+    (voc(BINARY), "SegmentationClass|black and white|--mask_values binary"),
+    (voc(**{"labelmap.txt": b"crack:1,2"}), "labelmap.txt|name:r,g,b"),
+    (voc(**{"labelmap.txt": b"crack:9,9,9::\nhole:9,9,9::"}), "labelmap.txt|one colour"),
+    (voc(COLOURED, **{"labelmap.txt": b"crack:200,30,30::"}), "SegmentationClass/a.png|the colour 30,30,200"),
+    (voc(**{"class_names.txt": b"hole\ncrack\nscratch"}), "class_names.txt|otherwise", TWO_TYPES),
+    (voc(**{f"ImageSets/Segmentation/{part}.txt": b"a" for part in ("train", "val")}), "val.txt: lists a|train"),
+    (voc(**{"ImageSets/Segmentation/train.txt": b"b"}), "ImageSets/Segmentation: lists b"),
+    (
+        {f"{at}/a.png": X for at in ("images", "gt", "labels")},
+        "more than one data set|images/ + labels/, images/ + gt/",
+    ),
 ]
 
 
@@ -317,27 +354,19 @@ def test_read_all_the_same(tmp_path, files, layout):
     assert image.shape == (*SIZE, 3) and set(np.unique(mask)) == {0, 1}
 
 
-def test_images_of_another_part_are_never_taken(tmp_path):
+@pytest.mark.parametrize(("part", "other"), [("train2017", "val2017"), ("Batch1", "batch2")])
+def test_images_of_another_part_or_subset_are_never_taken_nor_guessed(tmp_path, part, other):
     content = coco(images=one_file("a.png"))["_annotations.coco.json"]
-    lay(tmp_path, {"annotations/instances_train2017.json": content, "images/val2017/a.png": PHOTOGRAPH})
-    with pytest.raises(InputError, match="a.png, which is not there"):
-        read_all(tmp_path)
-    lay(tmp_path, {"images/train2017/a.png": PHOTOGRAPH})
-    assert [sample.image for sample in read_layout(str(tmp_path)).samples] == [str(tmp_path / "images/train2017/a.png")]
-
-
-def test_images_of_a_subset_are_never_taken_from_another_or_guessed(tmp_path):
-    content = coco(images=one_file("a.png"))["_annotations.coco.json"]
-    lay(tmp_path, {"annotations/instances_batch1.json": content, "images/batch2/a.png": PHOTOGRAPH})
-    with pytest.raises(InputError, match="batch1.json: lists a.png, which is not there .*batch2/a.png is of another"):
+    lay(tmp_path, {f"annotations/instances_{part.lower()}.json": content, f"images/{other}/a.png": PHOTOGRAPH})
+    with pytest.raises(InputError, match=f"{part.lower()}.json: lists a.png, which is not there .*{other}/a.png is of"):
         read_all(tmp_path)
     lay(tmp_path, {"images/a.png": PHOTOGRAPH, "a.png": PHOTOGRAPH})
     with pytest.raises(InputError, match="lists a.png, which may be .*/a.png or .*/images/a.png"):
         read_all(tmp_path)
-    lay(tmp_path, {"images/Batch1/a.png": PHOTOGRAPH, "images/Batch1/b.png": PHOTOGRAPH})
+    lay(tmp_path, {f"images/{part}/a.png": PHOTOGRAPH, f"images/{part}/b.png": PHOTOGRAPH})
     data = read_layout(str(tmp_path))
-    assert [sample.image for sample in data.samples] == [str(tmp_path / "images/Batch1/a.png")]
-    assert data.unlabelled == [str(tmp_path / "images/Batch1/b.png")]
+    assert [sample.image for sample in data.samples] == [str(tmp_path / f"images/{part}/a.png")]
+    assert data.unlabelled == [str(tmp_path / f"images/{part}/b.png")]
 
 
 def test_names_in_coco_and_labelme_files_lead_nowhere_else(tmp_path):
@@ -364,6 +393,22 @@ def test_categories_are_matched_by_name_where_each_file_numbers_its_own(tmp_path
     assert read_layout(str(tmp_path)).label_map == {"crack": 1, "hole": 2}
     assert Counter(train.ravel().tolist()) == {0: 48 * 40 - 256 - 36, 1: 256, 2: 36}
     assert np.array_equal(train, val)
+
+
+def test_paths_in_data_yaml_stay_in_the_data_set(tmp_path):
+    lay(tmp_path / "away", yolo())
+    for told, words in {"away/images": "leads out", "../away/images": "leads out", "else/images": "not in"}.items():
+        lay(tmp_path / "in", {"data.yaml": yaml.safe_dump({"names": ["crack"], "train": told}).encode()})
+        (tmp_path / "in/away").unlink(missing_ok=True)
+        (tmp_path / "in/away").symlink_to(tmp_path / "away")
+        with pytest.raises(InputError, match=words):
+            read_layout(str(tmp_path / "in"))
+
+
+def test_parts_beside_types_are_doubted(tmp_path):
+    lay(tmp_path, beside("a.jpg a.png", "crack") | beside("b.jpg b.png", "valid"))
+    data = read_layout(str(tmp_path))
+    assert data.format == "type_folders" and len(data.samples) == 2 and "'valid'" in data.doubts[0]
 
 
 JUNK = [None, True, -1, 0, 10**400, 1e308, float("nan"), "", "\x00", "../..", "gs://x/y", [], {}, [[]], [{}], {"a": []}]
@@ -410,27 +455,10 @@ def test_damaged_json_is_refused_or_read(tmp_path, case, file):
     assert refused > 10
 
 
-@pytest.mark.parametrize(
-    ("label", "encoding"),
-    [
-        ("裂纹", "gb2312"),
-        ("瑕疵1", "gb2312"),
-        ("crack裂纹", "gb2312"),
-        ("Löcher", "latin-1"),
-        ("groß", "latin-1"),
-        ("Трещина", "cp1251"),
-        ("été", "utf-16"),
-    ],
-)
-def test_labels_of_other_encodings_than_utf8(tmp_path, label, encoding):
-    lay(tmp_path, encoded(label, encoding, path="C:\\图\\a.png" if encoding in ("gb2312", "utf-16") else "a.png"))
-    data = read_layout(str(tmp_path))
-    assert data.label_map == {label: 1} and len(data.samples) == 1 and not data.problems
-    assert data.notes == ([] if encoding == "utf-16" else [f"1 labelme files are not UTF-8: read as {encoding}"])
-
-
-@pytest.mark.parametrize("drawn", [{"segmentation": []}, {"segmentation": None}, {"segmentation": [[]]}])
-def test_boxes_are_filled_if_asked(tmp_path, drawn):
-    lay(tmp_path, boxed([4, 6, 16, 10], **drawn))
-    ((_, mask),) = read_all(tmp_path, Options(boxes="fill"))
-    assert mask.sum() == 160 and mask[6:16, 4:20].all()
+def test_labels_of_other_encodings_than_utf8(tmp_path):
+    labels = {"裂纹": "gb2312", "瑕疵1": "gb2312", "crack裂纹": "gb2312", "Löcher": "latin-1", "groß": "latin-1"}
+    for label, encoding in (labels | {"Трещина": "cp1251", "été": "utf-16"}).items():
+        lay(tmp_path, encoded(label, encoding, path="C:\\图\\a.png" if encoding in ("gb2312", "utf-16") else "a.png"))
+        data = read_layout(str(tmp_path))
+        assert data.label_map == {label: 1} and len(data.samples) == 1 and not data.problems
+        assert data.notes == [f"1 labelme files are not UTF-8: read as {encoding}"] * (encoding != "utf-16")
