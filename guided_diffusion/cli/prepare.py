@@ -17,9 +17,8 @@ from dataclasses import asdict, replace
 
 import blobfile as bf
 
-from ..data.files import check_text
+from ..data.files import check_no_links, check_text
 from ..data.prepared import TRAIN, check_problems
-from ..data.records import check_no_links
 from ..errors import InputError, Parser, check_range, unknown_name
 from ..file_io import lies_in, lock_folder
 from ..parallel import default_workers
@@ -137,7 +136,8 @@ def main(argv: list[str] | None = None) -> None:
     data = read_layout(args.source, options, format=args.format, workers=workers)
     check_problems(data.problems + ([] if args.types_as_found else data.doubts))
     if args.strict and data.unlabelled:
-        raise InputError(f"{data.unlabelled[0]}: has no mask or label, and is one of {len(data.unlabelled)}; --strict")
+        told = f"1 of {len(data.unlabelled)} without mask or label; add it, or leave out --strict"
+        raise InputError(f"{data.unlabelled[0]}: {told}")
 
     # Which images, of which groups, and in which parts where files say so.
     root = args.source.rstrip("/") + "/"
