@@ -298,9 +298,12 @@ REFUSED = [  # files, words of the line, options
     (yolo(train="../../etc"), "data.yaml|'/../../etc'|not in"),
     (yolo(train=5), "data.yaml|'/5'|not in"),
     (yolo(kpt_shape=[4, 2]), "data.yaml|key points"),
-    *((yolo(names=names), "data.yaml|names") for names in ([], "crack", [True], {"a": "crack"}, ["crack", "crack"])),
-    ({**yolo(), "b.yml": b"names: [hole]"}, "b.yml|data.yaml|keep one"),
-    ({**yolo(), "data.yaml": b""}, "has no data.yaml|--label_map"),
+    *(
+        (yolo(names=names), "data.yaml|should name")
+        for names in ([], "crack", [True], {"a": "crack"}, ["crack", "crack"])
+    ),
+    ({**yolo(), "b.yml": b"names: [hole]"}, "data.yaml|a second time"),
+    ({**yolo(), "data.yaml": b""}, "classes.txt|--label_map"),
     (voc(BINARY), "SegmentationClass|black and white|--mask_values binary"),
     (voc(**{"labelmap.txt": b"crack:1,2"}), "labelmap.txt|name:r,g,b"),
     (voc(**{"labelmap.txt": b"crack:9,9,9::\nhole:9,9,9::"}), "labelmap.txt|one colour"),
