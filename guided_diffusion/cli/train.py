@@ -96,10 +96,10 @@ def read_raw(root: str) -> Dataset:
 def prepare_raw(config: Config, raw: Dataset, work_dir: str) -> Config:
     """Let rank 0 prepare a data set while the others wait; the configuration that trains on the result."""
     out = bf.join(work_dir, "data")
+    flags = ["--keep_good"] if config.data.include_good else []
     if dist_util.rank() == 0:
         print(f"{config.data.dir}: a data set of layout {raw.format}, prepared into {out} first", flush=True)
-        prepare.main([*(["--keep_good"] if config.data.include_good else []), "--", config.data.dir, out])
-    dist_util.barrier()
+    dist_util.on_zero(lambda: prepare.main([*flags, "--", config.data.dir, out]))
     parts = list_folder(out)[1]
     return replace(config, data=replace(config.data, dir=bf.join(out, TRAIN) if TRAIN in parts else out))
 
