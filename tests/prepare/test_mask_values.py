@@ -9,7 +9,9 @@ from PIL import Image
 
 from guided_diffusion.cli.prepare import main
 from guided_diffusion.errors import InputError
+from guided_diffusion.prepare.layouts import Options, read_layout
 from guided_diffusion.prepare.layouts.drawing import decide_bits
+from guided_diffusion.prepare.survey import look
 
 REGIONS = np.zeros((6, 12, 12), bool)
 for k, region in enumerate(REGIONS):
@@ -72,6 +74,11 @@ def test_where_a_layout_tells_the_type(tmp_path, name):
     masks, flags, told = SETS[name]
     made, source = prepare(tmp_path, masks, flags, typed=True)
     assert np.array_equal(made, REGIONS)
+    given = dict(zip(flags.split()[::2], flags.split()[1::2], strict=True))
+    options = Options(mask_values=given.get("--mask_values", "auto"), void=int(given.get("--void", -1)))
+    data = read_layout(str(tmp_path / "in"), options)
+    known, read = (look(data.samples, 1, data.rule, seen=seen, workers=1, description="") for seen in (data.seen, {}))
+    assert known == read  # what was counted once need not be read again
     assert {key: source[key] for key in source.keys() & {"void", "palette", "mask_values"}} == {
         key: value for key, value in told.items() if key != "mask_threshold"
     }
