@@ -81,6 +81,10 @@ def tell_values(data: Dataset, options: Options, *, workers: int = 1) -> None:
         kind = _kind(seen, void, open_values, named)
     data.seen = {one.path: one for one in seen if one.plain and len(files) == len(masks)}
     make = None
+    if kind == "colour" and options.void is not None:
+        raise InputError(
+            f"`void` {void}: is a level or index, but these masks are colours; --colormap background=R,G,B"
+        )
     if kind in ("index", "colour") and open_values:
         table = _colour_table([path for _, path in files], options, data) if kind == "colour" else None
         make, data.types = partial(ColourMask, colours=table) if table else partial(IndexMask, void=void), None
