@@ -6,6 +6,7 @@ Library code names its parameters, in backticks: InputError("`seed` -1: must be 
 
 import argparse
 import difflib
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +28,11 @@ class InputError(ValueError):
         return _PARAMETER.sub(lambda match: flags.get(match[1], f"--{match[1]}"), super().__str__())
 
 
+def reason(error: Exception) -> str:
+    """Why a file could not be used, without Python's numbers: "Permission denied"."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
 class Parser(argparse.ArgumentParser):
     """Flags of a command, whose description keeps its lines. Wrong usage is an InputError, one line as all others."""
 
@@ -40,17 +46,27 @@ class Parser(argparse.ArgumentParser):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """Say that `name` is not one of `known`, offering the nearest known one."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     hint = f"did you mean '{near[0]}'?" if near else "known: " + ", ".join(known)
     return f"unknown {kind} '{name}' ({hint})"
 
 
-def check_least(args: argparse.Namespace, **least: int) -> None:
-    """Raise InputError where a number on the command line, if it is given, is less than this."""
-    for name, bound in least.items():
-        value = getattr(args, name)
-        if value is not None and value < bound:
-            raise InputError(f"--{name} {value}: must be at least {bound}")
+def check_range(args: argparse.Namespace, **bounds: tuple[float, float]) -> None:
+    """Raise InputError where a number on the command line, if given, or one of several, is not in (least, most)."""
+    for name, (least, most) in bounds.items():
+        given = getattr(args, name)
+        for value in given if isinstance(given, (list, tuple)) else [given]:
+            if value is not None and not least <= value <= most:
+                raise InputError(f"--{name} {brief(value)}: must be from {least:,} to {most:,}")
+
+
+def brief(value: Any) -> str:
+    """A value as messages show it, however large it is."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python prints no number of more than 4,300 digits
+        text = "a value that cannot be printed"
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text):,} characters)"
 
 
 def run_cli(
@@ -64,8 +80,11 @@ def run_cli(
     """
     try:
         status = main(None)
-    except (InputError, ImportError, bf.Error) as error:  # blobfile says which path of the user's it cannot use
+        sys.stdout.flush()
+    except (InputError, ImportError, OSError, bf.Error) as error:  # blobfile says which path it cannot use
         text = error.with_flags(flags or {}) if isinstance(error, InputError) else str(error)
+        if isinstance(error, OSError):
+            text = f"{error.filename or 'the output'}: {reason(error)}; look at the path, its permissions and its disk"
         if isinstance(error, ImportError):  # evaluation's packages are imported where they are used
             text += "; pip install -r requirements-eval.txt"
         print("error: " + " ".join(text.split()), file=sys.stderr, flush=True)
@@ -73,4 +92,8 @@ def run_cli(
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         status = 130
+    try:
+        sys.stdout.flush()
+    except OSError:  # it would fail once more, with a traceback, while Python takes itself down
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     leave(status or 0)

@@ -1,9 +1,18 @@
-"""Files, local or in a cloud store ("gs://...", "az://..."), of which a kill leaves the old content or the new."""
+"""Files, local or in a cloud store ("gs://...", "az://..."): the one place where they are read, written and deleted.
 
+A kill leaves the old content of a file or the new. What goes wrong is an InputError of one line.
+"""
+
+import errno
 import io
 import json
+import math
 import os
+import re
 import secrets
+import socket
+import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,11 +21,28 @@ from typing import Any
 import blobfile as bf
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
-from .errors import InputError
+from .errors import InputError, reason
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
 
 TEMPORARY_PREFIX = ".tmp-"
+LOCK_FILE = ".lock"
+JSON_DEPTH = 100
 PNG_COMPRESSION = 3  # of zlib: a photograph takes a third of the time of the usual 6, and 1% more bytes
+_KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+_JSON_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_warned: set[str] = set()  # paths that write_or_warn spoke of
+
+
+class WriteError(InputError):
+    """A file could not be written; `reason` says why."""
+
+    reason: str
 
 
 def is_cloud(path: str) -> bool:
@@ -25,18 +51,55 @@ def is_cloud(path: str) -> bool:
 
 
 def read_bytes(path: str) -> bytes:
-    """The whole content of a file. Raises FileNotFoundError where there is none."""
-    return bf.read_bytes(path)
+    """The whole content of a file. Raises FileNotFoundError where there is none, else InputError."""
+    try:
+        return _read(path)
+    except FileNotFoundError:
+        raise
+    except (OSError, bf.Error, ValueError, MemoryError) as error:  # ValueError: no path at all, as with a null in it
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: cannot be read ({reason(error)}); check the path and its permissions") from error
+
+
+def _read(path: str) -> bytes:
+    if is_cloud(path):
+        return bf.read_bytes(path)
+    _check_regular(path, os.stat(path), "cannot be read")  # before it is opened: opening a pipe waits for its writer
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read()
+    if len(data) != size:
+        raise InputError(f"{path}: changed or cut while it was read ({len(data)} of {size} bytes); try again")
+    return data
+
+
+def _check_regular(path: str, status: os.stat_result, fault: str) -> None:
+    """Refuse folders, and what ends never or acts when it is opened: devices, pipes, sockets."""
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "device")
+        raise InputError(f"{path}: {fault}, it is a {kind}; name a regular file")
 
 
 def write_atomic(path: str, data: bytes) -> None:
     """Write `data` to `path`, making its folders, so that readers see the old content or the new one.
 
-    Locally a temporary file is synced and renamed; a cloud store does so itself. Raises OSError or blobfile.Error.
+    Locally a temporary file is synced and renamed; a cloud store does so itself. Raises InputError.
     """
+    with writing(path):
+        _write(path, data)
+
+
+def _write(path: str, data: bytes) -> None:
     if is_cloud(path):
         bf.write_bytes(path, data)
         return
+    if os.path.lexists(path):
+        # A link is replaced, never followed; but /dev/stdout is one, and a file in its place would break the machine.
+        if os.path.exists(path):
+            _check_regular(path, os.stat(path), "cannot be written")
+        if os.path.islink(path) and os.readlink(path).startswith("/proc/"):
+            raise InputError(f"{path}: cannot be written, it leads to an open file; name a regular file")
     folder = os.path.dirname(path) or "."
     os.makedirs(folder, exist_ok=True)
     # Not tempfile.mkstemp: its 0600 would outlive the rename and lock colleagues out of shared folders.
@@ -59,6 +122,35 @@ def write_atomic(path: str, data: bytes) -> None:
             os.close(descriptor)
 
 
+@contextmanager
+def writing(
+    path: str, flag: str = "", remedy: str = "free space, or name a folder that can be written"
+) -> Iterator[None]:
+    """Make a WriteError of what goes wrong inside. flag: how the user named the folder, such as "--work_dir"."""
+    try:
+        yield
+    except (OSError, bf.Error, WriteError) as error:
+        why = error.reason if isinstance(error, WriteError) else reason(error)
+        told = WriteError(f"{f'{flag}: ' if flag else ''}cannot write {path!r} ({why}); {remedy}")
+        told.reason = why
+        raise told from error
+
+
+def write_or_warn(path: str, data: bytes) -> None:
+    """Write what a run can do without, such as a log or a plot; where that fails, warn, once for a path."""
+    try:
+        write_atomic(path, data)
+    except InputError as error:
+        warn_once(path, str(error))
+
+
+def warn_once(path: str, text: str) -> None:
+    """Print a warning on what is wrong with `path`, unless there was one before."""
+    if path not in _warned:
+        _warned.add(path)
+        tqdm.write(f"warning: {text}", file=sys.stderr)
+
+
 def remove_temporaries(folder: str) -> None:
     """Delete what killed writes left in `folder` (not below it). Call it from the only writer there."""
     if not is_cloud(folder):
@@ -67,22 +159,57 @@ def remove_temporaries(folder: str) -> None:
                 path.unlink()
 
 
-@contextmanager
-def writing(path: str, flag: str, remedy: str) -> Iterator[None]:
-    """Make an InputError of what goes wrong inside. flag: how the user named the folder, such as "--work_dir"."""
-    try:
-        yield
-    except (OSError, bf.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{flag}: cannot write {path!r} ({reason}); {remedy}") from error
-
-
 def ensure_writable(folder: str, flag: str) -> None:
     """Create `folder` and prove by a write that files can be made in it: permission bits say little."""
     with writing(folder, flag, "name a folder that can be created and written"):
         probe = bf.join(folder, TEMPORARY_PREFIX + secrets.token_hex(8))
         write_atomic(probe, b"")
         bf.remove(probe)
+
+
+@contextmanager
+def lock_folder(folder: str, flag: str) -> Iterator[None]:
+    """Keep other processes of this program out of `folder`, which is made, as long as the context lasts.
+
+    The system frees the lock of a process that dies. Raises InputError where another holds it. No lock in a cloud
+    store, nor, with a warning, where the file system knows none.
+    """
+    if is_cloud(folder):
+        yield
+        return
+    path = os.path.join(folder, LOCK_FILE)
+    with writing(path, flag, "name a folder that can be created and written"):
+        os.makedirs(folder, exist_ok=True)
+        descriptor = _take_lock(path, f"{flag} {folder}")
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.remove(path)  # while it is held; _take_lock looks whether it got the file that lies there
+        os.close(descriptor)
+
+
+def _take_lock(path: str, name: str) -> int:
+    """Descriptor of the file `path`, locked, or not where locks are not supported."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        try:
+            if fcntl is None:
+                raise OSError(errno.ENOTSUP, "not supported")
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.exists(path) or not os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                os.close(descriptor)  # the last holder has removed it
+                continue
+        except BlockingIOError:
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+            os.close(descriptor)
+            raise InputError(f"{name}: {holder} is at work there; let it end, or name another folder") from None
+        except OSError as error:
+            warn_once(path, f"{name}: cannot be locked ({reason(error)}); start no second process there")
+        with suppress(OSError):  # a full disk: then nobody learns who holds it
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        return descriptor
 
 
 def write_if_changed(path: str, data: bytes) -> bool:
@@ -94,11 +221,57 @@ def write_if_changed(path: str, data: bytes) -> bool:
 
 
 def lies_in(path: str, folder: str) -> bool:
-    """Whether `path` is `folder` or lies below it."""
+    """Whether `path` is `folder` or lies below it, links resolved."""
     if is_cloud(path) != is_cloud(folder):
         return False
     inner, outer = (place if is_cloud(place) else os.path.realpath(place) for place in (path, folder))
     return f"{inner.rstrip('/')}/".startswith(f"{outer.rstrip('/')}/")
+
+
+def inside(folder: str, name: Any, what: str, *, links: bool = False) -> str:
+    """The path of `name` in `folder`, where a file says `name`: only a relative path that stays there will do.
+
+    what: where it stands, for the error, such as "data/manifest.jsonl: line 3: image". links: whether links in the
+    folder may lead out of it, as they do where its owner keeps images elsewhere; for reading only.
+    """
+    fault = "leads out of its folder"
+    if not isinstance(name, str) or not name:
+        fault = "is not the name of a file"
+    elif "\0" in name or not _encodable(name):
+        fault = "cannot be the name of a file"
+    elif not (os.path.isabs(name) or is_cloud(name)) and name.strip("./"):
+        path, steps = bf.join(folder, name), name.split("/")
+        if ".." not in steps if is_cloud(folder) or links else lies_in(path, folder) and not lies_in(folder, path):
+            return path
+    raise InputError(f"{what} {_shorten(name)} {fault}; name a file in {folder}")
+
+
+def remove_inside(folder: str, name: Any, what: str) -> bool:
+    """Delete the file that a file or a listing names in `folder`, as in inside(). Of a link the link itself.
+
+    Returns whether there was one. Raises InputError.
+    """
+    path = inside(folder, name, what, links=True)
+    if not lies_in(os.path.dirname(path), folder):
+        raise InputError(f"{what} {_shorten(name)} leads out of its folder; nothing is deleted there")
+    with writing(path, remedy="mend the permissions of its folder"):
+        try:
+            bf.remove(path)
+        except FileNotFoundError:
+            return False
+    return True
+
+
+def _encodable(name: str) -> bool:
+    try:
+        return bool(os.fsencode(name))
+    except UnicodeEncodeError:
+        return False
+
+
+def _shorten(value: Any, length: int = 80) -> str:
+    text = ascii(value) if isinstance(value, str | int | float | None) else type(value).__name__
+    return text if len(text) <= length else text[:length] + " ..."
 
 
 def as_json(value: Any) -> bytes:
@@ -111,11 +284,42 @@ def write_json(path: str, value: Any) -> None:
 
 
 def read_json(path: str) -> Any:
-    """The value in a JSON file. Raises FileNotFoundError, or InputError where it is not JSON."""
+    """The value in a JSON file. Raises FileNotFoundError, or InputError as parse_json does."""
+    return parse_json(read_bytes(path), path)
+
+
+def parse_json(data: bytes, name: str) -> Any:
+    """The value of a JSON text: numbers are finite, keys stand once, nothing is deeper than JSON_DEPTH.
+
+    name: of the file, or the line, for the error. Raises InputError.
+    """
     try:
-        return json.loads(read_bytes(path))
-    except ValueError as error:  # malformed JSON, or bytes that are no text
-        raise InputError(f"{path}: is not valid JSON ({error}); mend or remove it") from error
+        if data.count(b"[") + data.count(b"{") > JSON_DEPTH:
+            brackets = np.frombuffer(_JSON_STRING.sub(b"", data), np.uint8)
+            steps = np.isin(brackets, list(b"[{")).astype(np.int8) - np.isin(brackets, list(b"]}")).astype(np.int8)
+            if steps.cumsum(dtype=np.int64).max(initial=0) > JSON_DEPTH:
+                raise ValueError(f"nested deeper than {JSON_DEPTH}")
+        value = json.loads(data, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite)
+        if b"\\ud" in data.lower():  # half a character, which no file can hold
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:  # malformed JSON, or bytes that are no text
+        raise InputError(f"{name}: is not valid JSON ({error}); mend or remove it") from error
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {_shorten(max(names, key=names.count))} stands twice")
+    return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{_shorten(text)} is no number")
+    return number
 
 
 def encode_png(array: np.ndarray, palette: np.ndarray | None = None) -> bytes:

@@ -1,6 +1,9 @@
 import pickle
+from argparse import Namespace
 
-from guided_diffusion.errors import InputError, unknown_name
+import pytest
+
+from guided_diffusion.errors import InputError, check_range, unknown_name
 
 
 def test_library_errors_name_parameters_and_command_lines_flags():
@@ -14,3 +17,12 @@ def test_library_errors_name_parameters_and_command_lines_flags():
 def test_unknown_names_come_with_the_nearest_known_one():
     assert unknown_name("`sampler`", "dimm", ["ddim", "cold"]) == "unknown `sampler` 'dimm' (did you mean 'ddim'?)"
     assert unknown_name("type", "x", ["b", "a"]) == "unknown type 'x' (known: a, b)"
+
+
+def test_numbers_on_the_command_line_have_bounds():
+    args = Namespace(seeds=3, size=[8, 0], none=None, huge=10**5000)
+    check_range(args, seeds=(1, 3), none=(1, 2))
+    with pytest.raises(InputError, match=r"--size 0: must be from 1 to 65,536"):
+        check_range(args, size=(1, 2**16))
+    with pytest.raises(InputError, match=r"--huge a value that cannot be printed: must be from 1 to 2"):
+        check_range(args, huge=(1, 2))

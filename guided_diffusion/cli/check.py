@@ -18,12 +18,14 @@ from ..config import DataConfig, ModelConfig
 from ..config_file import load_config, read_sections
 from ..data.image_files import MAX_PLAUSIBLE_INDEX, View
 from ..data.prepared import FirstShots
-from ..errors import InputError, Parser, check_least
+from ..errors import InputError, Parser, check_range
 from ..file_io import ensure_writable, is_cloud, lies_in, write_json
+from ..joint_tensor import MAX_TYPES
 from ..parallel import default_workers
 from ..prepare.check import ERROR, NOTE, WARNING, Finding, check, size_text
 from ..prepare.check_report import as_text, draw_sheets, summarize
 from ..prepare.layouts import Dataset, Options, read_layout
+from ..prepare.layouts.pairs import INDEX_PAIRS
 from ..prepare.survey import look
 
 
@@ -40,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--format", default="auto", help="layout of DIR, where it cannot be told (auto)")
     add("--workers", type=int, default=0, help="processes that read images (0: one per CPU)")
     args = parser.parse_args(argv)
-    check_least(args, workers=0, num_defect=1)
+    check_range(args, workers=(0, 1024), num_defect=(1, MAX_TYPES), resolution=(1, 2**16))
     data, config, model = read_plan(args)
     view = View.of(config)
     val_dir, first = args.val_dir or config.val_dir, config.num_image_train
@@ -69,6 +71,9 @@ def main(argv: list[str] | None = None) -> int:
 
     findings = [Finding(ERROR, "layout", [], problem) for problem in (*data.problems, *val.problems)]
     findings += check(records, held_out, names, size_text(view.whole_size), data.root)
+    left = [*data.unlabelled, *val.unlabelled]
+    severity = ERROR if data.format in INDEX_PAIRS else WARNING  # training refuses it; prepare_data.py leaves it out
+    findings += [Finding(severity, "unlabelled", left, "has no mask or label; add it")] if left else []
     findings += [Finding(NOTE, "layout", [data.root], note) for note in data.notes]
     findings.sort(key=lambda finding: (ERROR, WARNING, NOTE).index(finding.severity))
     figures = summarize(records, names, view, model.size_multiple)

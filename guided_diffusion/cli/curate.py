@@ -14,7 +14,7 @@ import blobfile as bf
 
 from .. import dist_util
 from ..data.prepared import read_manifest
-from ..errors import InputError, Parser, check_least
+from ..errors import InputError, Parser, check_range
 from ..evaluation import curation, image_sets, sample_scores, scores, tables
 from ..file_io import ensure_writable, write_json
 
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     about = "least IoU of a mask with a segmenter's; auto: by type, what all but the worst 5%% of --real reach (auto)"
     add("--min_agreement", default="auto", metavar="X|auto|off", help=about)
     args = parser.parse_args(argv)
-    check_least(args, per_type=1, seed=0)
+    check_range(args, per_type=(1, 10**6), seed=(0, 10**18))
     wish = args.min_agreement
     if not re.fullmatch(r"auto|off|0?\.\d+|[01](\.0*)?", wish):
         raise InputError(f"--min_agreement {wish}: must be auto, off or a number from 0 to 1")

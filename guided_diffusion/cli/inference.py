@@ -15,12 +15,13 @@ from ..data.prepared import recorded_settings
 from ..diffusion.respace import SPACINGS, parse_num_steps
 from ..diffusion.samplers import SAMPLERS
 from ..diffusion.two_stage import HANDOFFS
-from ..errors import Parser, check_least
+from ..errors import Parser, check_range
 from ..generation.api import DefectGen
 from ..generation.conditions import read_conditions
 from ..generation.network import WEIGHTS
 from ..generation.settings import DEFAULT_STEPS, Settings
 from ..generation.windows import WINDOWS
+from ..joint_tensor import MAX_TYPES
 from ..precision import PRECISIONS
 
 DEFAULT_NUM_SAMPLES = 40  # as the released script draws
@@ -75,7 +76,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    check_least(args, num_samples=1, seed=0)
+    check_range(args, num_samples=(1, 10**6), seed=(0, 10**18), image_size=(1, 2**16), num_defect=(1, MAX_TYPES))
     device = dist_util.setup(args.device)
 
     def given(*names: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from ..prepare import splits
 from ..prepare.check import find_overlaps
 from ..prepare.layouts import FORMATS, Options, read_layout
 from ..prepare.layouts.drawing import DrawingRule
+from ..prepare.layouts.model import BOXES
 from ..prepare.preparation import Recipe, look_first, plan_set
 from ..prepare.shaping import FITS
 
@@ -52,11 +53,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--mask_values", choices=("auto", "index", "binary", "colour"), default="auto", help="what mask files hold")
     add("--colormap", nargs="+", default=[], metavar="NAME=R,G,B", help="types of colours or grey levels")
     add("--priority", default="", metavar="TYPES", help="types that win where masks overlap, the first most (a,b,c)")
+    add("--boxes", choices=BOXES, default=BOXES[0], help="boxes without outlines: refuse them, or fill them as masks")
     add("--type_regex", metavar="REGEX", help="its first group, searched in a file's stem, is the type")
     add("--split", metavar="FILE", help="JSON or CSV of parts (default SOURCE/split.json, if there)")
     add("--part", metavar="NAME", nargs="+", help="take these parts of the split only, together into OUT")
     add("--group_regex", metavar="REGEX", help="images whose path gives the same first group show one part")
     add("--group_csv", metavar="FILE", help="rows image,group: images of one group show one part")
+    add("--strict", action="store_true", help="refuse a SOURCE in which a photograph has no mask or label")
     add("--keep_good", action="store_true", help="take defect-free images too, without masks")
     add("--fit", choices=FITS, help="bring images to --size: stretch, crop around the defects, or pad")
     add("--size", type=int, nargs="+", metavar="PX", help="height and width for --fit; one number for both")
@@ -117,9 +120,11 @@ def main(argv: list[str] | None = None) -> None:
         if "" in names or "=" in args.label_map or len(set(names)) < len(names):
             raise InputError(f"--label_map: {args.label_map!r} should be the types' names, each once, as in crack,hole")
         label_map = {name: index for index, name in enumerate(names, 1)}
-    options = Options(label_map, parse_colormap(args.colormap) or None, args.mask_values, args.type_regex)
+    options = Options(label_map, parse_colormap(args.colormap) or None, args.mask_values, args.type_regex, args.boxes)
     data = read_layout(args.source, options, format=args.format)
     check_problems(data.problems)
+    if args.strict and data.unlabelled:
+        raise InputError(f"{data.unlabelled[0]}: has no mask or label, and is one of {len(data.unlabelled)}; --strict")
 
     # Which images, of which groups, and in which parts where files say so.
     root = args.source.rstrip("/") + "/"
@@ -166,6 +171,8 @@ def main(argv: list[str] | None = None) -> None:
     made = asdict(recipe)
     del made["label_map"]
     source = {"prepared_from": bf.basename(args.source.rstrip("/")), "format": data.format, **made.pop("rule"), **made}
+    if args.boxes == "fill":  # else not said: sets that were prepared before there was the flag stay as they are
+        source["boxes"] = args.boxes
     plans = []
     for part in dict.fromkeys(item.part for item in items if item.part is not None):
         about = {"source": source, "split": {"part": part or ", ".join(args.part or ["all"]), "by": by}}
@@ -181,5 +188,8 @@ def main(argv: list[str] | None = None) -> None:
         print(f"left out: {left} images that show a part of another side of the split, but are not wanted there")
     if data.good and not args.keep_good:
         print(f"left out: {len(data.good)} defect-free images (--keep_good takes them)")
+    if data.unlabelled:
+        print(f"left out: {len(data.unlabelled)} photographs without a mask or label (--strict refuses them):")
+        print(*(f"  {path}" for path in data.unlabelled), sep="\n")
     for note in data.notes:
         print(f"note: {note}")

@@ -16,18 +16,38 @@ from ..file_io import read_bytes, read_json
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 PARTS = ("train", "val", "valid", "validation", "test")
+ALSO_GOOD = ("ok", "normal", "free", "defect_free", "defect-free", "no_defect", "nodefect")
+SYSTEM = {  # what systems, NAS boxes and tools leave in folders, beside hidden files
+    "@eadir", "@recycle", "@recently-snapshot", "@sharebin", "@tmp", "@__thumb", "#recycle", "#snapshot", "~snapshot",
+    "__macosx", "__pycache__", "network trash folder", "temporary items", "lost+found", "found.000", "$recycle.bin",
+    "recycler", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini",
+}  # fmt: skip
 
 
 def list_folder(folder: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> tuple[list[str], list[str]]:
-    """Names of the files with these suffixes and of the folders in `folder`, hidden ones left out, in natural order;
-    none where there is no such folder. Raises InputError where it cannot be listed."""
+    """Names of the files with these suffixes and of the folders in `folder`, hidden and SYSTEM ones left out, in
+    natural order; none where there is no such folder. Raises InputError where it cannot be listed, or a name in it is
+    not UTF-8: it could be neither printed nor noted."""
+    check_text(folder)
     try:  # a broken link in it raises FileNotFoundError too
-        entries = [one for one in bf.scandir(folder) if not one.name.startswith(".")] if bf.isdir(folder) else []
+        entries = list(bf.scandir(folder)) if bf.isdir(folder) else []
     except OSError as error:
         raise InputError(f"{folder}: cannot be listed ({error.strerror or error})") from error
+    entries = [one for one in entries if not one.name.startswith(".") and one.name.lower() not in SYSTEM]
     files = [entry.name for entry in entries if entry.is_file and entry.name.lower().endswith(suffixes)]
     folders = [entry.name for entry in entries if entry.is_dir]
+    for name in files + folders:
+        check_text(name, folder)
     return sorted(files, key=natural_key), sorted(folders, key=natural_key)
+
+
+def check_text(name: str, folder: str = "") -> None:
+    """Raise InputError where the name of a file is not UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(bf.join(folder, name) if folder else name).decode("utf-8", "backslashreplace")
+        raise InputError(f"{shown}: is no name in UTF-8; rename it (convmv does whole folders)") from None
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
@@ -36,9 +56,11 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
-def is_good(folder: str) -> bool:
-    """Whether a type folder of this name holds defect-free images."""
-    return folder.lower() == GOOD
+def is_good(folder: str, masks: str | None = None) -> bool:
+    """Whether a type folder of this name holds defect-free images. masks: where its masks would lie; where there are
+    none, names such as ok and normal say so too."""
+    name = folder.lower()
+    return name == GOOD or (masks is not None and name in ALSO_GOOD and not list_folder(masks)[0])
 
 
 def stem_of(path: str) -> str:

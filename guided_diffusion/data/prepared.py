@@ -221,19 +221,19 @@ def arrange(samples: list[Sample], good: list[Sample], problems: list[str]) -> N
 
 
 def pair_folders(
-    image_root: str, mask_root: str, endings: Sequence[str], problems: list[str]
+    image_root: str, mask_root: str, endings: Sequence[str], problems: list[str], alone: list[str] | None = None
 ) -> tuple[list[Sample], list[Sample]]:
     """Samples, and defect-free ones, of an image and a mask folder and of the folders in them: types, or parts (train,
-    val). What has no partner is noted as a problem."""
+    val). What has no partner is noted as a problem; images without a mask go to `alone` where it is given."""
     found, good = [], []
     inside = {name for root in (image_root, mask_root) for name in list_folder(root)[1]}
     for name in (None, *sorted(inside, key=natural_key)):
         images, masks = (bf.join(root, name) if name else root for root in (image_root, mask_root))
-        if name and is_good(name):
+        if name and is_good(name, None if alone is None else masks):
             good += [Sample(path, None, name) for path in by_stem(images, problems).values()]
             continue
         part = name.lower() if name and name.lower() in PARTS else None
-        for image, mask in pair_files(images, masks, endings, problems):
+        for image, mask in pair_files(images, masks, endings, problems, alone):
             found.append((Sample(image, IndexMask(mask), None if part else name, part=part), part))
     return name_apart(found), good
 
@@ -277,7 +277,7 @@ def pair_by_name(
             pairs.append((image, found[0]))
         elif found:
             problems.append(f"{image}: two masks for this image, {found[0]} and {found[1]}; remove one")
-        elif alone is not None:
+        elif alone is not None and not stem.endswith(tuple(filter(None, endings))):  # a mask's name: its image is gone
             alone.append(image)
         else:
             problems.append(f"{image}: no mask for this image ({stem}.png or {stem}_mask.png) in {folders[1]}; add it")

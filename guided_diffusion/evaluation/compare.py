@@ -22,7 +22,7 @@ from .. import dist_util
 from ..data.files import natural_key
 from ..data.image_files import View
 from ..diffusion.respace import format_num_steps, parse_num_steps
-from ..errors import InputError, check_least
+from ..errors import InputError, check_range
 from ..file_io import ensure_writable
 from ..generation.api import DefectGen
 from ..generation.settings import DEFAULT_STEPS, Settings
@@ -72,7 +72,7 @@ class Cell(NamedTuple):
 
 def main(args: argparse.Namespace) -> None:
     """Make and measure all cells; write the results and print the table. Raises InputError."""
-    check_least(args, num_samples=4, seed=0)
+    check_range(args, num_samples=(4, 10**6), seed=(0, 10**18))
     load = lru_cache(1)(partial(DefectGen.load, device=dist_util.setup(args.device), precision="fp32"))
     cells = make_cells(args)
     generator = load(cells[0].large, cells[0].small)

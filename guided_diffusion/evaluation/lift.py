@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from .. import dist_util
 from ..data.image_files import View, present_types
-from ..errors import InputError, check_least
+from ..errors import InputError, check_range
 from ..file_io import ensure_writable, read_bytes, write_atomic
 from ..generation.sample_io import common_class_names
 from ..keyed_random import numpy_generator
@@ -87,7 +87,7 @@ def main(args: argparse.Namespace) -> None:
     for name, value in (QUICK if args.quick else FULL).items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    check_least(args, seeds=1, steps=1)
+    check_range(args, seeds=(1, 1000), steps=(1, 10**6))
     setup = read_setup(args)
     baselines = ["copy_paste"] if args.quick else BASELINES
     arms, notes = plan_arms(len(setup.train), setup.samples, args.ratios, baselines)

@@ -16,7 +16,7 @@ import blobfile as bf
 
 from .. import dist_util
 from ..data.prepared import recorded_settings
-from ..errors import InputError, check_least
+from ..errors import InputError, check_range
 from ..file_io import ensure_writable, write_atomic
 from .copies import draw_closest_pairs
 from .features import load_extractor
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Raises InputError. A measure is {"value", "interval": [low, high] or None}, or None where images are too few."""
-    check_least(args, seed=0)
+    check_range(args, seed=(0, 10**18))
     samples, sets = read_sets(args)
     real = sets.seen["real"]
     for flag, images in (("--samples", samples), ("--real", real)):

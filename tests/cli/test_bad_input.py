@@ -126,11 +126,11 @@ CASES = {
     "inference.py --sample_dir {own}": "--large_recep and --small_recep|missing",
     "inference.py --small_recep {small} --sample_dir {own}": "--large_recep|missing|--step_inference 400",
     "generate --small_recep {checkpoint}": f"--small_recep|{CHECKPOINT}|global network|--large_recep",
-    "generate --num_samples 0": "--num_samples 0|at least 1",
+    "generate --num_samples 0": "--num_samples 0|from 1 to 1,000,000",
     "generate --seed -1": "--seed -1",
     "generate --num_steps=": "--num_steps|must be a whole number",
     "generate --masks=": "--masks|is not a folder",
-    "generate --image_size 32 -32": "32 x -32|--image_size",
+    "generate --image_size 32 -32": "--image_size -32|from 1 to 65,536",
     "generate --num_defect 5": "--num_defect 5|3 types (scratch, stain, pit)",
     "generate --seperate_channel_loss 1": "--seperate_channel_loss 1|trained with 0",
     # Broken checkpoints, each kind at one flag and one kind at each flag

@@ -118,7 +118,7 @@ def test_checkpoints_of_a_training(demo_data: Path, trained_pair: TrainedPair, t
         (["--steps", "0,x"], "steps 0,x: must be whole numbers"),
         (["--samplers", "ddim,dppm"], "unknown sampler 'dppm'"),
         (["--num_steps", "2,many"], "num_steps many"),
-        (["--num_samples", 2], "num_samples 2: must be at least 4"),
+        (["--num_samples", 2], "num_samples 2: must be from 4 to"),
         (["--checkpoints", "nowhere"], "checkpoints nowhere: needs 2 checkpoints"),
         (["--checkpoints", "LARGE"], "large: checkpoints takes its place"),
     ],

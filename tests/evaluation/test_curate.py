@@ -212,7 +212,7 @@ def test_bad_input_gets_one_line(run: Callable, folders: dict[str, Path], tmp_pa
     for flags, message in (
         ({"out": full}, f"--out {full}: is not empty; name a new folder"),
         ({"samples": folders["empty"]}, r"--samples .*: all 2 samples would be dropped \(empty 2\)"),
-        ({"per_type": 0}, "--per_type 0: must be at least 1"),
+        ({"per_type": 0}, "--per_type 0: must be from 1 to"),
         ({"min_agreement": "1.5"}, "--min_agreement 1.5: must be auto, off or a number from 0 to 1"),
         ({"list": "{"}, "--list .*: should hold .*is not valid JSON"),
         ({"list": '{"kept": ["000001"]}'}, "--list .*: should hold"),

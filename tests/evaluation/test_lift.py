@@ -166,7 +166,7 @@ def test_bad_input_gets_one_line(folder: Path, tmp_path: Path) -> None:
         ("--samples .*only: shows bright, but --train .*dark dark; take", {"train": dark, "samples": only_bright}),
         ("--samples .*small: are not of the size and view of .*ours; compare", {"samples": f"a={ours},{small}"}),
         ("synthetic_x4 needs 16 samples, but synthetic has 10. Make more", {"ratios": 4}),
-        ("--seeds 0: must be at least 1", {"seeds": 0}),
+        ("--seeds 0: must be from 1 to", {"seeds": 0}),
         ("unknown --verdict_arm 'synthetic_x3'", {"ratios": 1, "verdict_arm": "synthetic_x3"}),
         ("--val .*: intervals need images of at least 2 groups; add", {"groups": groups}),
         ("--samples: name each set NAME=DIR", {"samples": f"repeat={ours}"}),

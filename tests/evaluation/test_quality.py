@@ -145,7 +145,7 @@ def test_samples_are_held_against_what_was_asked_for(run: Callable[..., dict]) -
     ("changes", "message"),
     [
         ({"samples": "masks"}, "dark: holds no prepared data set"),
-        ({"seed": "-1"}, "--seed -1: must be at least 0"),
+        ({"seed": "-1"}, "--seed -1: must be from 0 to"),
         ({"train": "few"}, "--train .*few: its types are .*, but those of --samples"),
         ({"real": "one"}, "--real .*one: holds 1 images; measures need 8"),
         ({"groups": "same"}, "--real .*: intervals need images of at least 2 groups"),

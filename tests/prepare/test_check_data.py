@@ -141,7 +141,7 @@ def test_all_that_training_would_refuse_is_listed(data, run):
     save(truth / "hole/0.png", box(255, 3, 9, 3, 9))
     save(truth / "hole/1.png", np.zeros((9, 9), np.uint8))
     status, text, found = run(data)
-    assert status == 1 and sorted(rules(found, "error")) == ["layout", "unreadable", "unreadable", "unreadable"]
+    assert status == 1 and sorted(rules(found, "error")) == ["unlabelled", "unreadable", "unreadable", "unreadable"]
     assert found["images"] == 4 and found["unreadable"] == 3
     assert f"error: {data}/test/crack/1.png: is not an image" in text and "0.png: holds value 255" in text
 
@@ -214,7 +214,7 @@ def test_pictures_show_each_type_in_its_colour(data, run):
         (["data", "--out", "data/pictures"], "--out data/pictures: lies in data, which is only read"),
         (["data", "--json", "."], "--json .: is a folder"),
         (["data", "--resolution", "1", "2", "3"], "data.resolution: [1, 2, 3] must be one number or"),
-        (["data", "--workers", "-1"], "--workers -1: must be at least 0"),
+        (["data", "--workers", "-1"], "--workers -1: must be from 0 to"),
         (["data", "--num_defect", "5"], "--num_defect 5: the label map names 2 types"),
         (["data", "--config", "none.yml"], "none.yml: cannot read the configuration file"),
         (["data", "--val_dir", "gone"], "gone: does not exist"),

@@ -121,6 +121,11 @@ def coco(segmentations=None, **changes):
     return {"_annotations.coco.json": {**content, **changes}, "a.png": PHOTOGRAPH}
 
 
+def boxed(box, **more):
+    """A COCO data set of one box without outline."""
+    return coco(annotations=[{"id": 0, "image_id": 1, "category_id": 3, "bbox": box, "segmentation": [], **more}])
+
+
 def rle(**changes):
     return coco([{**segmentation(MASK > 0, "compressed"), **changes}])
 
@@ -192,7 +197,7 @@ REFUSED = [  # files, words of the line, options
     (beside("a.jpg a.png a_mask.png b.jpg b.png"), "cut/a.jpg|two masks|a.png|a_mask.png"),
     (beside("a.jpg a_mask.jpg a_mask_mask.jpg a_mask_gt.jpg"), "cut/a_mask_|no image"),
     (beside("a.tif a_mask.png b_mask.png"), "cut/b_mask.png|no mask"),
-    (beside("a.tif a_mask.png b.tif"), "cut/b.tif|no mask"),
+    ({"test/1.png": PHOTOGRAPH, "converted_ground_truth/2_rgb_mask.png": COLOURED}, "test/1.png|none here has"),
     (beside("a.jpg a.png", "MT_cut") | beside("a.jpg a.png"), "a.jpg|same type and stem"),
     (pair(BINARY, image=turned(3)), "images/a.png|EXIF"),
     ({**coco(), "a.png": turned(3)}, "a.png|EXIF"),
@@ -210,6 +215,10 @@ REFUSED = [  # files, words of the line, options
     (coco(categories=[{"id": 4, "name": "crack"}]), "category 3|does not list"),
     (coco(categories=[{"id": 3, "name": name} for name in NAMES]), "two categories have the id 3"),
     (coco([[]]), "annotation 0 on a.png|no polygon or RLE"),
+    (boxed([4, 4, 16, 16]), "annotation 0 on a.png has a box but no outline|--boxes fill"),
+    (boxed([4, 4, 16, 16], attributes={"rotation": 30.0}), "annotation 0 on a.png|no polygon or RLE"),
+    (boxed([4, 4, 0, 16]), "annotation 0 on a.png|no polygon or RLE", Options(boxes="fill")),
+    (boxed([4, 4, float("nan"), 16]), "coco.json", Options(boxes="fill")),
     (coco([POLYGON, [[1, 2, 3, 4]]]), "annotation 1 on a.png"),
     (coco([[[float("nan"), 1, 2, 3, 4, 5]]]), "annotation 0 on a.png"),
     (coco([[[1e300, 1, 2, 3, 4, 10**400]]]), "annotation 0 on a.png"),
@@ -333,3 +342,10 @@ def test_damaged_json_is_refused_or_read(tmp_path, case, file):
             assert "\n" not in str(error)
             refused += 1
     assert refused > 10
+
+
+@pytest.mark.parametrize("drawn", [{"segmentation": []}, {"segmentation": None}, {"segmentation": [[]]}])
+def test_boxes_are_filled_if_asked(tmp_path, drawn):
+    lay(tmp_path, boxed([4, 6, 16, 10], **drawn))
+    ((_, mask),) = read_all(tmp_path, Options(boxes="fill"))
+    assert mask.sum() == 160 and mask[6:16, 4:20].all()

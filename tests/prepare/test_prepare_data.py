@@ -162,6 +162,19 @@ def test_fit_and_tiles(run, bottle, tmp_path):
     assert [n for n in names("tiled") if n.startswith("hole/part3_shot0")] == ["hole/part3_shot0_y24_x44"]
 
 
+def test_boxes_are_masks_only_if_asked_which_dataset_json_says(run, tmp_path):
+    content = {"images": [{"id": 1, "file_name": "a.png"}], "categories": [{"id": 1, "name": "crack"}]}
+    content["annotations"] = [{"image_id": 1, "category_id": 1, "bbox": [4, 6, 16, 10]}]
+    write(tmp_path / "in/_annotations.coco.json", content)
+    write(tmp_path / "in/a.png", photograph(1, SIZE))
+    assert "--boxes fill" in run("in", "out", status=2) and not (tmp_path / "out").exists()
+    assert "1 annotations in in/_annotations.coco.json are boxes without outline: filled" in run(
+        "in", "out", "--boxes", "fill"
+    )
+    assert json.loads((tmp_path / "out/dataset.json").read_text())["source"]["boxes"] == "fill"
+    assert read("out/converted_ground_truth/a.png").sum() == 160
+
+
 def test_overlaps_are_told_unless_a_priority_decides(run, tmp_path):
     first = np.repeat(np.array([255, 255, 0, 0], np.uint8), 5)[:, None].repeat(20, 1)
     for path, array in (

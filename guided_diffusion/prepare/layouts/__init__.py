@@ -53,7 +53,9 @@ def read_layout(root: str, options: Options | None = None, *, format: str = "aut
         raise InputError(f"{root}: holds nothing of format {format}, see docs/data.md; choose another --format")
     data.number_types(options.label_map)
     arrange(data.samples, data.good, data.problems)
-    if not (data.samples or data.good or data.problems):
+    if not (data.samples or data.good or data.problems) and data.unlabelled:
+        data.problems.append(f"{data.unlabelled[0]}: has no mask or label, as none here has; see docs/data.md")
+    elif not (data.samples or data.good or data.problems):
         data.problems.append(f"{root}: holds no images of format {data.format}; see docs/data.md")
     return data
 

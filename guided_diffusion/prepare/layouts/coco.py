@@ -34,7 +34,7 @@ def read_coco(root: str, options: Options) -> Dataset | None:
     first: dict[str, str] = {}  # file that lists each image
     for file, part in files:
         content = _open(file)
-        shapes = _shapes_by_image(file, content, data)
+        shapes = _shapes_by_image(file, content, data, options.boxes)
         homes, listed = _homes(root, file, part), {}
         for image in content["images"]:
             words = _words(image["file_name"])
@@ -86,8 +86,11 @@ def _open(path: str) -> dict[str, list[dict[str, Any]]]:
     return content
 
 
-def _shapes_by_image(path: str, content: Mapping[str, list[dict[str, Any]]], data: Dataset) -> dict[Any, list[Shape]]:
-    """The shapes of each image by its id; `data` is told the types that they show, in the order of the ids."""
+def _shapes_by_image(
+    path: str, content: Mapping[str, list[dict[str, Any]]], data: Dataset, boxes: str
+) -> dict[Any, list[Shape]]:
+    """The shapes of each image by its id; `data` is told the types that they show, in the order of the ids. boxes: what
+    becomes of those without outline, see Options."""
     images = {image["id"]: image["file_name"] for image in content["images"]}
     categories = list(dict.fromkeys((category["id"], category["name"]) for category in content["categories"]))
     names = dict(categories)
@@ -99,6 +102,7 @@ def _shapes_by_image(path: str, content: Mapping[str, list[dict[str, Any]]], dat
     for key in sorted(used, key=lambda key: (isinstance(key, str), key)):
         data.types.setdefault(names[key], path)
     shapes: dict[Any, list[Shape]] = {key: [] for key in images}
+    boxed: list[str] = []
     for annotation in content["annotations"]:
         where = f"{path}: annotation {annotation.get('id')}"
         owner, category = annotation["image_id"], annotation["category_id"]
@@ -108,9 +112,31 @@ def _shapes_by_image(path: str, content: Mapping[str, list[dict[str, Any]]], dat
             data.problems.append(f"{where} is of category {category}, which the file does not list; correct it")
         elif shape := _shape(annotation.get("segmentation"), names[category]):
             shapes[owner].append(shape)
+        elif shape := _box(annotation, names[category]):
+            shapes[owner].append(shape)
+            boxed.append(f"{where} on {images[owner]}")
         else:
             data.problems.append(f"{where} on {images[owner]} has no polygon or RLE; draw or remove it")
+    if boxed and boxes == "fill":
+        data.notes.append(f"{len(boxed)} annotations in {path} are boxes without outline: filled")
+    elif boxed:
+        data.problems.append(
+            f"{boxed[0]} has a box but no outline, as have {len(boxed)} in all; draw outlines, or have boxes filled "
+            "with scripts/prepare_data.py --boxes fill"
+        )
     return shapes
+
+
+def _box(annotation: Mapping[str, Any], name: str) -> Shape | None:
+    """The box of an annotation without outline, as a shape; None where it has none, or one that is turned."""
+    box, more = annotation.get("bbox"), annotation.get("attributes")
+    drawn = annotation.get("segmentation") not in (None, [], [[]])
+    turned = isinstance(more, dict) and more.get("rotation")  # CVAT's: the box as it was before
+    if drawn or turned or not isinstance(box, list) or len(box) != 4 or not all(map(is_coordinate, box)):
+        return None
+    x, y, width, height = map(float, box)
+    ring = (x, y, x + width, y, x + width, y + height, x, y + height)
+    return Shape(name, "rings", (ring,)) if width > 0 and height > 0 else None
 
 
 def _shape(drawn: Any, name: str) -> Shape | None:

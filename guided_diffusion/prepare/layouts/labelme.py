@@ -21,7 +21,7 @@ def read_labelme(root: str, options: Options) -> Dataset | None:
     """The annotated images in `root` and in the folders in it; a file without shapes is a defect-free image.
 
     An image belongs to the JSON file of its stem, or to another that means it (see _open); one that lies nowhere is
-    taken from the file that embeds it. Images without a JSON file are left out, with a note.
+    taken from the file that embeds it. Images without a JSON file are unlabelled.
     """
     folders = [root, *(bf.join(root, name) for name in list_folder(root)[1])]
     paths = {folder: [bf.join(folder, name) for name in list_folder(folder, (".json",))[0]] for folder in folders}
@@ -48,8 +48,7 @@ def read_labelme(root: str, options: Options) -> Dataset | None:
         part = inside.lower() if inside and inside.lower() in PARTS else None
         found.append((Sample(image, drawn, part=part), part or inside))
     data.samples = name_apart(found)
-    if left:
-        data.notes.append(f"{len(left)} images in {root} have no JSON file beside them: left out")
+    data.unlabelled += sorted(left)
     return data
 
 

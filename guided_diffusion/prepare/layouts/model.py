@@ -13,6 +13,7 @@ from ...errors import unknown_name
 
 COORDINATE_LIMIT = 1e5  # pixels; what lies further out is damage, and would take for ever to draw
 BACKGROUND = 0
+BOXES = ("refuse", "fill")
 IGNORED = -1  # a shape that is drawn nowhere
 
 
@@ -68,12 +69,14 @@ class Options:
 
     label_map: {type name: index from 1}. colormap: {type name: (r, g, b)}. mask_values: what the values of mask files
     are, "index", "binary", "colour" or "auto". type_regex: its first group, searched in a file's stem, is the type.
+    boxes: "refuse" those that have no outline, or "fill" them.
     """
 
     label_map: Mapping[str, int] | None = None
     colormap: Mapping[str, tuple[int, int, int]] | None = None
     mask_values: str = "auto"
     type_regex: str | None = None
+    boxes: str = BOXES[0]
 
 
 @dataclass
@@ -81,8 +84,9 @@ class Dataset:
     """A data set as found on disk.
 
     samples: those with a mask; good: defect-free ones. types: their names, in the order of their indices, and where
-    each was found; None: those of the masks, in natural order. label_map: None where nobody names the types. problems:
-    lines that each name a file, what is wrong and what to do; notes: what was left out.
+    each was found; None: those of the masks, in natural order. label_map: None where nobody names the types.
+    unlabelled: images that nobody has labelled, left out. problems: lines that each name a file, what is wrong and what
+    to do; notes: what else was left out, or decided.
     """
 
     root: str
@@ -91,6 +95,7 @@ class Dataset:
     good: list[Sample] = field(default_factory=list)
     types: dict[str, str] | None = None
     label_map: dict[str, int] | None = None
+    unlabelled: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

@@ -54,7 +54,7 @@ def read_pairs(format: str, root: str, options: Options) -> Dataset | None:
         tell_values(data, options)
         return data
     endings = INDEX_ENDINGS if of_indices else OPEN_ENDINGS
-    data.samples, data.good = pair_folders(image_root, mask_root, endings, data.problems)
+    data.samples, data.good = pair_folders(image_root, mask_root, endings, data.problems, data.unlabelled)
     if of_indices and not options.colormap and options.mask_values not in ("binary", "colour"):
         data.label_map = _published(root, folders)
         return data

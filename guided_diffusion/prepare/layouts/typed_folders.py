@@ -22,14 +22,16 @@ def read_mvtec(root: str, options: Options) -> Dataset | None:
         return None
     data = Dataset(root, "mvtec")
     images, masks = bf.join(root, "test"), bf.join(root, "ground_truth")
-    names = {name for home in (images, masks) for name in list_folder(home)[1] if not is_good(name)}
+    names = {name for home in (images, masks) for name in list_folder(home)[1]}
+    names = {name for name in names if not is_good(name, bf.join(masks, name))}
     data.types = {name: bf.join(images, name) for name in sorted(names, key=natural_key)}
     for name in data.types:
-        pairs = pair_files(bf.join(images, name), bf.join(masks, name), OPEN_ENDINGS, data.problems)
+        folders = bf.join(images, name), bf.join(masks, name)
+        pairs = pair_files(*folders, OPEN_ENDINGS, data.problems, data.unlabelled)
         data.samples += [Sample(image, TypeMasks(((name, mask),)), name) for image, mask in pairs]
     for part in ("train", "test"):
         home = bf.join(root, part)
-        for name in filter(is_good, list_folder(home)[1]):
+        for name in (name for name in list_folder(home)[1] if is_good(name, bf.join(masks, name))):
             for path in by_stem(bf.join(home, name), data.problems).values():  # both parts count from 000
                 data.good.append(Sample(path, None, name, f"{name}/{part}_{stem_of(path)}", part))
     return data
@@ -73,9 +75,11 @@ def read_type_folders(root: str, options: Options) -> Dataset | None:
             data.good += [Sample(path, None, GOOD) for path in _apart(images, data.problems)[0].values()]
             continue
         if found := complete(inside, OPEN_PAIRS):
-            pairs = pair_files(*(bf.join(home, part) for part in found[0]), OPEN_ENDINGS, data.problems)
+            folders = (bf.join(home, part) for part in found[0])
+            pairs = pair_files(*folders, OPEN_ENDINGS, data.problems, data.unlabelled)
         else:
-            pairs = pair_by_name(*_apart(home, data.problems), OPEN_ENDINGS, (home, home), data.problems)
+            apart = _apart(home, data.problems)
+            pairs = pair_by_name(*apart, OPEN_ENDINGS, (home, home), data.problems, data.unlabelled)
         data.samples += [Sample(image, TypeMasks(((name, mask),)), name) for image, mask in pairs]
     return data if data.samples else None
 
@@ -88,11 +92,11 @@ def read_flat(root: str, options: Options) -> Dataset | None:
     if not pairs:
         return None
     for image, mask in [*pairs, *((image, None) for image in alone)]:
-        name = type_in_name(image, options.type_regex, data.problems)
+        name = type_in_name(image, options.type_regex, data.problems if mask else [])
         if name and is_good(name):
             data.good.append(Sample(image, None))
-        elif name and mask is None:
-            data.problems.append(f"{image}: no mask beside this image; add it")
+        elif mask is None:
+            data.unlabelled.append(image)
         elif name:
             data.samples.append(Sample(image, TypeMasks(((name, mask),))))
     tell_values(data, options)
