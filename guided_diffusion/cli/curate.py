@@ -7,16 +7,20 @@ masks that a segmenter trained on real images does not agree with; then balances
 marked in the report. OUT is another sample folder with kept.jsonl, dropped.jsonl (reason, score) and curate.json.
 """
 
+import argparse
 import re
 from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import blobfile as bf
+import torch
 
 from .. import dist_util
-from ..data.prepared import read_manifest
+from ..data.manifest import read_manifest
 from ..errors import InputError, Parser, check_range
 from ..evaluation import curation, image_sets, sample_scores, scores, tables
-from ..file_io import ensure_writable, write_json
+from ..file_io import LOCK_FILE, TEMPORARY_PREFIX, ensure_writable, lock_folder, write_json
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -33,20 +37,33 @@ def main(argv: list[str] | None = None) -> None:
     wish = args.min_agreement
     if not re.fullmatch(r"auto|off|0?\.\d+|[01](\.0*)?", wish):
         raise InputError(f"--min_agreement {wish}: must be auto, off or a number from 0 to 1")
-    if bf.exists(args.out) and (not bf.isdir(args.out) or next(iter(bf.listdir(args.out)), None)):
+    left = (LOCK_FILE, TEMPORARY_PREFIX)  # by a run that was killed
+    there = bf.listdir(args.out) if bf.isdir(args.out) else [args.out] if bf.exists(args.out) else []
+    if not all(name.startswith(left) for name in there):
         raise InputError(f"--out {args.out}: is not empty; name a new folder, or remove what is there")
-    path = bf.join(args.samples, "manifest.jsonl")
-    if not bf.exists(path):
-        raise InputError(f"--samples {args.samples}: has no manifest.jsonl; name a folder that inference.py wrote")
-    manifest = {f"{row['index']:06d}": row for row in read_manifest(path)}
     samples, sets = image_sets.read_sets(args)
-    samples = samples.take([i for i, name in enumerate(samples.names) if name in manifest])
-    if not len(samples):
-        raise InputError(f"--samples {args.samples}: no image is in its manifest.jsonl; generate samples first")
+    rows = read_manifest(args.samples)
+    if rows is None:
+        raise InputError(f"--samples {args.samples}: has no manifest.jsonl; name a folder that inference.py wrote")
+    manifest = {f"{index:06d}": row for index, row in rows.items()}
     keep, drop = curation.read_list(args.list, samples.names) if args.list else ((), ())
-    real, device = sets.held_out, dist_util.setup(args.device)
-    ensure_writable(args.out, "--out")
+    device = dist_util.setup(args.device)
+    with lock_folder(args.out, "--out"):
+        ensure_writable(args.out, "--out")
+        _choose(args, samples, sets, manifest, keep, drop, device)
 
+
+def _choose(
+    args: argparse.Namespace,
+    samples: image_sets.ImageSet,
+    sets: image_sets.RealSets,
+    manifest: Mapping[str, Mapping[str, Any]],
+    keep: Collection[str],
+    drop: Collection[str],
+    device: torch.device,
+) -> None:
+    """Measure, choose and write; keep, drop: names that a person listed."""
+    wish, real = args.min_agreement, sets.held_out
     agreed, segmenter = None, None
     limits = {**sample_scores.measure_limits(sets.train, sets.trained, real), "agreement": None}
     for line in sample_scores.notes(limits):

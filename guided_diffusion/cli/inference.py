@@ -11,7 +11,7 @@ import argparse
 from typing import Any
 
 from .. import dist_util
-from ..data.prepared import recorded_settings
+from ..data.manifest import recorded_settings
 from ..diffusion.respace import SPACINGS, parse_num_steps
 from ..diffusion.samplers import SAMPLERS
 from ..diffusion.two_stage import HANDOFFS

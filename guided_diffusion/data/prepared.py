@@ -7,10 +7,9 @@ An image and its mask are paired by name, never by position. No torch here: proc
 """
 
 import hashlib
-import json
 import shlex
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -22,7 +21,6 @@ from ..errors import InputError
 from ..file_io import (
     encode_png,
     ensure_writable,
-    read_bytes,
     read_json,
     remove_temporaries,
     write_if_changed,
@@ -30,9 +28,10 @@ from ..file_io import (
 )
 from .files import PARTS, by_stem, is_good, list_folder, natural_key, stem_of
 from .image_files import open_image, read_index_mask, to_rgb, turned_like
+from .manifest import FOLDERS, read_manifest, recorded_settings
 
 RELEASED = IMAGES, MASKS = "test", "converted_ground_truth"
-SAMPLES = "images", "masks_converted_dir"
+SAMPLES = FOLDERS["image"], FOLDERS["index_mask"]
 DATASET_FILE = "dataset.json"
 UNFINISHED_FILE = "dataset.unfinished.json"  # stands in its place while the data set is being written
 TRAIN = "train"
@@ -142,27 +141,6 @@ def read_records(root: str, file: str = DATASET_FILE) -> dict[str, Any]:
     return content
 
 
-def read_manifest(path: str) -> Iterator[dict[str, Any]]:
-    """The rows of a manifest.jsonl, at least with index, image, index_mask, types, settings. Raises InputError."""
-    for number, line in enumerate(read_bytes(path).decode("utf-8", "replace").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            complete = row.keys() >= {"index", "image", "index_mask", "types"} and isinstance(row["settings"], dict)
-        except (ValueError, AttributeError, KeyError):
-            complete = False
-        if not complete:
-            raise InputError(f"{path}: line {number} does not describe a sample; remove it, or name another folder")
-        yield row
-
-
-def recorded_settings(folder: str) -> dict[str, Any]:
-    """The settings of the samples in a folder; {} where there are none. Raises InputError as read_manifest."""
-    path = bf.join(folder, "manifest.jsonl")
-    return next(read_manifest(path), {}).get("settings", {}) if bf.exists(path) else {}
-
-
 def _read(root: str) -> tuple[list[Sample], list[Sample]]:
     """Samples with masks, and defect-free ones, each in natural order."""
     check_folder(root)
@@ -178,6 +156,10 @@ def _read(root: str) -> tuple[list[Sample], list[Sample]]:
             f"{root}: holds no prepared data set ({listed([RELEASED])}) and no samples ({listed([SAMPLES])}); prepare "
             f"it first: python scripts/prepare_data.py {shlex.quote(root)} OUT"
         )
+    rows = read_manifest(root) if pairs[0] == SAMPLES else None
+    if rows is not None:  # what it does not list is the rest of a run that was cut off
+        images, masks = ([bf.join(root, row[key]) for row in rows.values()] for key in ("image", "index_mask"))
+        return [Sample(image, IndexMask(mask)) for image, mask in zip(images, masks, strict=True)], []
     problems: list[str] = []
     found = pair_folders(*(bf.join(root, name) for name in pairs[0]), INDEX_ENDINGS, problems)
     arrange(*found, problems)

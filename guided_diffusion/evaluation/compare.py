@@ -9,6 +9,7 @@ margin: the 95% quantile of the difference between the reference and the same fr
 """
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from itertools import product
@@ -25,6 +26,7 @@ from ..diffusion.respace import format_num_steps, parse_num_steps
 from ..errors import InputError, check_range
 from ..file_io import ensure_writable
 from ..generation.api import DefectGen
+from ..generation.sample_io import common_class_names
 from ..generation.settings import DEFAULT_STEPS, Settings
 from ..pictures import draw_sheet, row_tile
 from ..training.checkpoint import FOLDER, load_checkpoint
@@ -78,7 +80,9 @@ def main(args: argparse.Namespace) -> None:
     generator = load(cells[0].large, cells[0].small)
     for cell in cells:
         generator.settings(**cell.settings)  # refuses before anything is made
-    names, view = generator.layout.class_names, View.of(generator.config.data)
+    real_sets = {f"--{name}": root for name in ("real", "train") if (root := getattr(args, name))}
+    names = common_class_names(real_sets, {"the networks": generator.layout.class_names})
+    view = View.of(generator.config.data)
     sets = RealSets.read(args, names, view)
     real = sets.seen["real"].in_groups("--real")
     extractor = load_extractor(generator.device)
@@ -156,6 +160,8 @@ def make_cells(args: argparse.Namespace) -> list[Cell]:
     for (prefix, large, small), S, sampler, steps in product(pairs, hand_offs, samplers, num_steps):
         name = f"{prefix}s{S}_{sampler}_{format_num_steps(steps)}_seed{args.seed}"
         cells.append(Cell(name, large, small, {"step_inference": S, "sampler": sampler, "num_steps": steps}))
+    if twice := [name for name, count in Counter(cell.name for cell in cells).items() if count > 1]:
+        raise InputError(f"`steps`, `samplers`, `num_steps`: name the cell {twice[0]} twice; leave one out")
     if len(cells) < 2:
         raise InputError("`steps`, `samplers`, `num_steps`: name at least two cells to compare")
     return cells

@@ -16,6 +16,7 @@ import blobfile as bf
 import numpy as np
 from tqdm import tqdm
 
+from ..data.manifest import files_of
 from ..errors import InputError
 from ..file_io import read_bytes, read_json, write_atomic
 from ..generation.sample_io import WRITERS, SampleFolder
@@ -132,13 +133,12 @@ def write_curated(
 ) -> None:
     """Copy the kept samples into `out`, and write kept.jsonl, dropped.jsonl and, last, the manifest.
 
-    manifest: row of each sample by name. about: what the manifest's settings say as "curated", so that nobody adds to
-    these samples unawares.
+    manifest: row of each sample by name, of read_manifest, so that no path leads out of either folder. about: what the
+    manifest's settings say as "curated", so that nobody adds to these samples unawares.
     """
     rows = [manifest[row["name"]] for row in kept]
     rows = [{**row, "settings": {**row["settings"], "curated": dict(about)}} for row in rows]
-    paths = [row[key] for row in rows for key in ("image", "mask", "index_mask") if key in row]
-    paths += [path for row in rows for path in row.get("defects", {}).values()]
+    paths = [path for row in rows for path in files_of(row)]
 
     def copy(path: str) -> None:
         write_atomic(bf.join(out, path), read_bytes(bf.join(samples.folder, path)))

@@ -70,7 +70,8 @@ def main(args: argparse.Namespace) -> None:
         if bf.exists(path := bf.join(folder, picture)):
             plots[name] = "data:image/png;base64," + base64.b64encode(read_bytes(path)).decode()
     known = results.get("quality", {}).get("class_names")
-    class_names = class_names_of(samples) or (tuple(known) if known else common_class_names({"--samples": samples}))
+    told = {"--quality": tuple(known)} if known and not class_names_of(samples) else None
+    class_names = common_class_names({"--samples": samples}, told)
     found = read_samples(samples, class_names)
     for name, mask in zip(found.names, found.masks, strict=True):
         types = {type_: {"pixels": n, "share": n / mask.size} for type_, n in present_types(mask, class_names).items()}

@@ -8,11 +8,9 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-import blobfile as bf
 import numpy as np
 
-from ..data.files import stem_of
-from ..data.prepared import read_manifest
+from ..data.manifest import read_manifest
 from ..data.regions import regions
 from ..keyed_random import Key, numpy_generator
 from .bootstrap import mean_interval, share_interval, with_interval
@@ -151,9 +149,8 @@ def measure_asked(samples: ImageSet) -> dict[str, Any] | None:
 
     Of the samples that their manifest says types were asked of; None without any.
     """
-    path = bf.join(samples.folder, "manifest.jsonl")
-    rows = read_manifest(path) if bf.exists(path) else ()
-    asked = {stem_of(row["image"]): (row.get("condition") or {}).get("types") for row in rows}
+    rows = read_manifest(samples.folder) or {}
+    asked = {f"{index:06d}": (row.get("condition") or {}).get("types") for index, row in rows.items()}
     of = [i for i, name in enumerate(samples.names) if asked.get(name) is not None]
     result = {}
     for k, name in enumerate(samples.class_names, start=1) if of else ():

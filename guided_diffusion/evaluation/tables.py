@@ -7,7 +7,7 @@ import blobfile as bf
 import numpy as np
 from PIL import Image
 
-from ..file_io import encode_png, write_atomic, write_json
+from ..file_io import encode_png, write_atomic, write_json, write_or_warn
 
 
 def number(ci: dict[str, Any] | None, factor: float = 1, digits: int = 2, sign: str = "") -> str:
@@ -27,9 +27,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def write_results(out: str, result: dict[str, Any], text: str, pictures: Mapping[str, Image.Image]) -> None:
-    """Write pictures, <command>.md and <command>.json, the last as it tells that all is there; print the text."""
+    """Write pictures (a warning where that fails), <command>.md and <command>.json, the last as it tells that all is
+    there; print the text."""
     for file, picture in pictures.items():
-        write_atomic(bf.join(out, file), encode_png(np.asarray(picture)))
+        write_or_warn(bf.join(out, file), encode_png(np.asarray(picture)))
     write_atomic(bf.join(out, f"{result['command']}.md"), text.encode())
     write_json(bf.join(out, f"{result['command']}.json"), result)
     print(f"{text}\nlook at {' and '.join(bf.join(out, file) for file in pictures)}")

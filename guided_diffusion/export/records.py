@@ -12,9 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from .. import file_io
-from ..data.files import stem_of
 from ..data.image_files import present_types
-from ..data.prepared import SAMPLES, Sample, find_good, find_samples, read_manifest, read_pair, recorded_settings
+from ..data.manifest import read_manifest
+from ..data.prepared import SAMPLES, Sample, find_good, find_samples, read_pair
 from ..errors import InputError
 from ..generation.sample_io import WRITERS, common_class_names
 from ..joint_tensor import MAX_TYPES
@@ -83,8 +83,9 @@ def read_export(samples: str, real: str | None, val: str | None, *, keep_good: b
     real sets too. options: further fields of Export. Raises InputError.
     """
     folders = {flag: path for flag, path in (("SAMPLES", samples), ("--real", real), ("--val", val)) if path}
-    class_names, settings = common_class_names(folders), recorded_settings(samples)
-    generated = settings or bf.isdir(bf.join(samples, SAMPLES[1]))
+    class_names, generated = common_class_names(folders), bf.isdir(bf.join(samples, SAMPLES[1]))
+    rows = {f"{index:06d}": row for index, row in (read_manifest(samples) or {}).items()} if generated else {}
+    settings = next(iter(rows.values()))["settings"] if rows else {}
     origins = {"SAMPLES": "gen" if generated else "real", "--real": "real", "--val": "val"}
     found = []
     for flag, folder in folders.items():
@@ -92,10 +93,7 @@ def read_export(samples: str, real: str | None, val: str | None, *, keep_good: b
             pairs = find_samples(folder) + (find_good(folder) if keep_good and origins[flag] != "gen" else [])
         except InputError as error:
             raise InputError(f"{flag} {error}") from error
-        path = bf.join(folder, "manifest.jsonl")
-        listed = bf.exists(path)  # what a manifest does not list is the rest of a run that was cut off
-        rows = {stem_of(row["image"]): row for row in read_manifest(path)} if listed else {p.name: {} for p in pairs}
-        found += [(flag, pair, rows[pair.name]) for pair in pairs if pair.name in rows]
+        found += [(flag, pair, rows.get(pair.name, {}) if flag == "SAMPLES" else {}) for pair in pairs]
 
     records, numbers, without_defect = [], Counter(), dict(folders)
     names = safe_names(f"{origins[flag]}_{pair.name}" for flag, pair, _ in found)
@@ -134,8 +132,8 @@ def write_export(out: str, name: str, layout: Layout, export: Export, about: dic
     paths = {*(path for _, files in records for path in files), *layout.index_files, RECORD_FILE}
     _check_no_strangers(out, name, paths)
     file_io.ensure_writable(out, "OUT")
-    for folder in {bf.dirname(bf.join(out, path)) for path in paths}:
-        file_io.remove_temporaries(folder)
+    for folder in {bf.dirname(path) for path in paths}:
+        file_io.remove_temporaries(file_io.inside(out, folder, f"OUT {out}:") if folder else out)
 
     def write(path: str, data: bytes) -> bool:
         with file_io.writing(bf.join(out, path), "OUT", "the same command goes on from there"):

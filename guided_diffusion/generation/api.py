@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from math import ceil, prod
@@ -20,7 +24,7 @@ from ..diffusion.respace import Pair, format_num_steps
 from ..diffusion.samplers import PredictX0, make_predict_x0
 from ..diffusion.two_stage import two_stage_plans, two_stage_sample
 from ..errors import InputError, unknown_name
-from ..file_io import ensure_writable
+from ..file_io import ensure_writable, lock_folder
 from ..keyed_random import sample_noise
 from ..networks.estimate import receptive_field
 from ..networks.unet import check_size, noise_batch
@@ -66,6 +70,39 @@ def choose_batch_size(asked: int | str, count: int, image_size: Sequence[int], d
     images, pixels = LARGEST["cuda" if device.type == "cuda" else "cpu"]
     largest = max(1, min(images, pixels // prod(image_size)))
     return max(1, ceil(count / max(1, ceil(count / largest))))
+
+
+class Stop:
+    """Notes SIGINT and SIGHUP (Ctrl-C, a closed terminal), for check() to end the run at a step's end.
+
+    An exception from a handler could come where Python drops it, or in a lock that then nobody opens. The second signal
+    ends the run at once.
+    """
+
+    def __init__(self) -> None:
+        self._noted, self._before = False, {}
+
+    def __enter__(self) -> Stop:
+        for number in (signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])):
+            # What is ignored stays so (nohup); and only the main thread may ask.
+            if threading.current_thread() is threading.main_thread() and signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        if self._noted:
+            raise KeyboardInterrupt
+        self._noted = True
+        with suppress(OSError):  # not print, which a signal may interrupt; and the terminal may be gone
+            os.write(2, b"\nstopping after this step; once more to stop at once\n")
+
+    def check(self) -> None:
+        if self._noted:
+            raise KeyboardInterrupt
 
 
 class DefectGen:
@@ -218,40 +255,47 @@ class DefectGen:
         """Add to a folder what it lacks of samples 0..num_samples-1. settings: complete ones.
 
         All processes go through the same number of rounds, at whose ends they meet; rank 0 writes a round while the
-        next is computed, and gets the folder. Raises InputError.
+        next is computed, and gets the folder, which no other run may write to meanwhile. Raises InputError; and
+        KeyboardInterrupt after SIGINT or SIGHUP, when the round before is written.
         """
         conditions, rank = conditions or Conditions(self.layout, settings), dist_util.rank()
-        folder = missing = None
-        if rank == 0:
-            folder = SampleFolder(sample_dir, self.layout.class_names, self._about(settings, conditions, seed))
-            missing = folder.missing(num_samples)
-        missing = dist_util.broadcast_from_zero(missing)
-        own, share = missing[rank :: dist_util.world_size()], ceil(len(missing) / dist_util.world_size())
-        size = choose_batch_size(batch_size, share, settings.image_size, self.device)
-        if rank == 0:
-            ensure_writable(sample_dir, "`sample_dir`")
-            if len(missing) < num_samples:
-                print(f"{num_samples - len(missing)} of {num_samples} samples are there already", flush=True)
-        if compile and missing:
-            self.compile(size, settings)
-        rounds, steps = [own[i : i + size] for i in range(0, share, size)], int(np.sum(settings.num_steps))
+        about = self._about(settings, conditions, seed)
+        choose_batch_size(batch_size, 1, settings.image_size, self.device)  # refuses before anything is written
+        with ExitStack() as ending:
+            folder = missing = None
+            if rank == 0:
+                SampleFolder(sample_dir, self.layout.class_names, about)  # refuses, too
+                ending.enter_context(lock_folder(sample_dir, "`sample_dir`"))
+                ensure_writable(sample_dir, "`sample_dir`")
+                folder = SampleFolder(sample_dir, self.layout.class_names, about)
+                missing = folder.missing(num_samples)
+                if len(missing) < num_samples:
+                    print(f"{num_samples - len(missing)} of {num_samples} samples are there already", flush=True)
+            missing = dist_util.broadcast_from_zero(missing)
+            own, share = missing[rank :: dist_util.world_size()], ceil(len(missing) / dist_util.world_size())
+            size = choose_batch_size(batch_size, share, settings.image_size, self.device)
+            if compile and missing:
+                self.compile(size, settings)
+            rounds, steps = [own[i : i + size] for i in range(0, share, size)], int(np.sum(settings.num_steps))
 
-        def counted(pairs: Iterable[Pair]) -> Iterator[Pair]:
-            for pair in pairs:
-                yield pair
-                bar.update()
-                if written.done():
-                    written.result()  # an error in writing ends the run now, not after the round
+            def counted(pairs: Iterable[Pair]) -> Iterator[Pair]:
+                for pair in pairs:
+                    yield pair
+                    bar.update()
+                    stop.check()
+                    if written.done():
+                        written.result()  # an error in writing ends the run now, not after the round
 
-        def halved(smaller: int, left: int) -> None:
-            nonlocal size
-            tqdm.write(f"out of memory with {size} images at a time; going on with {smaller}")
-            size = smaller
-            bar.total = bar.n + steps * sum(ceil(count / size) for count in (left, *map(len, rounds)))
+            def halved(smaller: int, left: int) -> None:
+                nonlocal size
+                tqdm.write(f"out of memory with {size} images at a time; going on with {smaller}")
+                size = smaller
+                bar.total = bar.n + steps * sum(ceil(count / size) for count in (left, *map(len, rounds)))
 
-        how = {"masks": conditions.masks, "backgrounds": conditions.backgrounds, "seed": seed}
-        how |= {"progress": counted, "on_out_of_memory": halved}
-        with ThreadPoolExecutor(1) as writer, tqdm(total=len(rounds) * steps, unit="step", disable=rank > 0) as bar:
+            how = {"masks": conditions.masks, "backgrounds": conditions.backgrounds, "seed": seed}
+            how |= {"progress": counted, "on_out_of_memory": halved}
+            stop, writer = ending.enter_context(Stop()), ending.enter_context(ThreadPoolExecutor(1))
+            bar = ending.enter_context(tqdm(total=len(rounds) * steps, unit="step", disable=rank > 0))
             written = writer.submit(lambda: None)  # the last round
             while rounds:
                 indices = rounds.pop(0)
@@ -259,10 +303,10 @@ class DefectGen:
                 parts = dist_util.gather_to_zero((np.array(indices, int), batch.images, batch.masks))
                 if parts:
                     written.result()  # at most one round waits to be written
-                    written = writer.submit(
-                        folder.add, *map(np.concatenate, zip(*parts, strict=True)), conditions.names
-                    )
+                    round_ = map(np.concatenate, zip(*parts, strict=True))
+                    written = writer.submit(folder.add, *round_, conditions.names)
             written.result()
+            stop.check()
         return folder
 
     def _about(self, settings: Settings, conditions: Conditions, seed: int) -> dict[str, Any]:
@@ -292,6 +336,11 @@ class DefectGen:
         x = noise(self.diffusion.num_timestep).to(memory_format=torch.channels_last)
         with autocast(self.device, self.precision):
             x = two_stage_sample(x, self.diffusion, *pair, **plan, noise=noise, known=known, progress=progress)
+        if x.isnan().any():
+            raise InputError(
+                f"`precision` {self.precision}: the networks' values are no numbers (NaN); try fp32, a smaller "
+                "`guidance_scale`, or earlier checkpoints"
+            )
         return self.layout.decode(x)
 
     def _predict_x0(

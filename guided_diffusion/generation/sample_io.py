@@ -15,21 +15,22 @@ import numpy as np
 
 from ..data.files import list_folder
 from ..data.image_files import present_types, read_image, read_index_mask
-from ..data.prepared import read_label_map, read_manifest
+from ..data.manifest import FOLDERS, MANIFEST, read_manifest
+from ..data.prepared import SAMPLES, listed, read_label_map, read_records
 from ..errors import InputError
-from ..file_io import encode_png, remove_temporaries, write_atomic, writing
+from ..file_io import encode_png, inside, remove_inside, remove_temporaries, write_atomic, write_or_warn, writing
 from ..pictures import Tile, colorize, draw_sheet, fit_tile, overlay
 
 WRITERS = 8  # a disk waits for several files as long as for one
-_KEYS = {"image": "images", "mask": "masks", "index_mask": "masks_converted_dir"}  # of a manifest's row
+REAL = ("--real", "--val", "--train")  # flags of folders that hold no samples
 _SAMPLE_FILE = re.compile(r"(\d{6,})\.png")
 
 
 class SampleFolder:
     """A folder of samples made by the same settings, all that decides them besides their index, as JSON would hold it.
 
-    Making the object only reads; it raises InputError where the folder holds samples of other settings, or images that
-    are not known to be samples. One process may add() at a time.
+    Making the object only reads; it raises InputError where the folder holds samples of other settings, images that are
+    not known to be samples, or links that lead out of it. One process may add() at a time: file_io.lock_folder.
     """
 
     def __init__(self, sample_dir: str, class_names: Sequence[str], settings: dict[str, Any]) -> None:
@@ -37,23 +38,26 @@ class SampleFolder:
         self._type_folders = _type_folders(class_names)
         # Through JSON and back, so that tuples compare equal to the lists that a manifest holds.
         self._settings = json.loads(json.dumps({**settings, "class_names": self._class_names}))
-        self._manifest = bf.join(sample_dir, "manifest.jsonl")
-        self._rows: dict[int, dict[str, Any]] = {}  # of the manifest, by sample
+        self._manifest = bf.join(sample_dir, MANIFEST)
+        self._folders = [*FOLDERS.values(), *(f"defects/{name}" for name in self._type_folders.values())]
+        for name in self._folders:  # nothing is written or removed through a link
+            inside(sample_dir, name, "`sample_dir`:")
         self._prepared = False
-        if bf.exists(self._manifest):
-            new = _flat(self._settings)
-            for row in read_manifest(self._manifest):
-                old = _flat(row["settings"])
-                for key in [*new, *old]:
-                    if old.get(key) != new.get(key):
-                        raise InputError(
-                            f"`sample_dir`: {sample_dir!r} holds samples made with {key} {old.get(key)!r}, not "
-                            f"{new.get(key)!r}; use the settings of its manifest.jsonl, or another `sample_dir`"
-                        )
-                self._rows[row["index"]] = row
-        elif own := [name for name in _KEYS.values() if list_folder(bf.join(sample_dir, name))[0]]:
+        rows = read_manifest(sample_dir)
+        self._rows = rows or {}  # of the manifest, by sample
+        new = _flat(self._settings)
+        for row in self._rows.values():
+            old = _flat(row["settings"])
+            for key in [*new, *old]:
+                if old.get(key) != new.get(key):
+                    raise InputError(
+                        f"`sample_dir`: {sample_dir!r} holds samples made with {key} {old.get(key)!r}, not "
+                        f"{new.get(key)!r}; use the settings of its manifest.jsonl, or another `sample_dir`"
+                    )
+        filled = [name for name in FOLDERS.values() if rows is None and list_folder(bf.join(sample_dir, name))[0]]
+        if filled:
             raise InputError(
-                f"`sample_dir`: {sample_dir!r} has files in {own[0]}/ but no manifest.jsonl, so they may not be "
+                f"`sample_dir`: {sample_dir!r} has files in {filled[0]}/ but no manifest.jsonl, so they may not be "
                 "generated ones; name another `sample_dir`"
             )
 
@@ -83,7 +87,8 @@ class SampleFolder:
         self._write_manifest()
 
     def write_contact_sheet(self, max_samples: int = 64) -> str:
-        """Draw the first samples beside their masks to contact_sheet.png and return its path.
+        """Draw the first samples beside their masks to contact_sheet.png and return its path; where it cannot be
+        written, there is a warning.
 
         Raises InputError where there is no sample, or a file of one is gone.
         """
@@ -105,7 +110,7 @@ class SampleFolder:
         sheet = draw_sheet(title, short, legend, tiles)
         path = bf.join(self._folder, "contact_sheet.png")
         remove_temporaries(self._folder)  # of a run that was killed here, with no sample left to make
-        self._write(path, encode_png(np.asarray(sheet)))
+        write_or_warn(path, encode_png(np.asarray(sheet)))
         return path
 
     def _write_manifest(self) -> None:
@@ -119,18 +124,17 @@ class SampleFolder:
         if not bf.exists(self._manifest):
             self._write_manifest()
             return
-        types = [f"defects/{name}" for name in self._type_folders.values()]
-        for folder in (bf.join(self._folder, name) for name in (*_KEYS.values(), *types)):
-            remove_temporaries(folder)
-            for name in list_folder(folder)[0]:
+        for folder in self._folders:
+            remove_temporaries(bf.join(self._folder, folder))
+            for name in list_folder(bf.join(self._folder, folder))[0]:
                 match = _SAMPLE_FILE.fullmatch(name)
                 if match and int(match[1]) not in self._rows:
-                    bf.remove(bf.join(folder, name))
+                    remove_inside(self._folder, f"{folder}/{name}", "`sample_dir`:")
 
     def _write_sample(self, index: int, image: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
         """Write the files of one sample and return its manifest row."""
         name, types = f"{index:06d}.png", present_types(mask, self._class_names)
-        paths = {key: f"{folder}/{name}" for key, folder in _KEYS.items()}
+        paths = {key: f"{folder}/{name}" for key, folder in FOLDERS.items()}
         defects = {type_: f"defects/{self._type_folders[type_]}/{name}" for type_ in types}
         binary = ((mask == self._class_names.index(type_) + 1).astype(np.uint8) * 255 for type_ in types)
         arrays = (image, colorize(mask), mask, *binary)
@@ -151,15 +155,16 @@ def class_names_of(folder: str) -> tuple[str, ...] | None:
     return label_map and tuple(sorted(label_map, key=label_map.get))
 
 
-def common_class_names(folders: dict[str, str]) -> tuple[str, ...]:
-    """The types that all these folders agree on, `folders` being {what the user calls it: folder}.
+def common_class_names(folders: Mapping[str, str], known: Mapping[str, Sequence[str]] | None = None) -> tuple[str, ...]:
+    """The types that all these folders and `known` agree on, `folders` being {what the user calls it: folder}.
 
-    Folders that do not tell are passed over. Raises InputError where one is missing, two differ or none tells.
+    Folders that do not tell are passed over. Raises InputError where one is missing or of the wrong kind, two differ or
+    none tells.
     """
     for flag, folder in folders.items():
-        if not bf.isdir(folder):
-            raise InputError(f"{flag} {folder}: does not exist; check the path")
-    known = {f"{flag} {folder}": names for flag, folder in folders.items() if (names := class_names_of(folder))}
+        _check_kind(flag, folder)
+    found = {f"{flag} {folder}": class_names_of(folder) for flag, folder in folders.items()}
+    known = {**(known or {}), **{name: types for name, types in found.items() if types}}
     if not known:
         flag, folder = next(iter(folders.items()))
         raise InputError(
@@ -174,6 +179,26 @@ def common_class_names(folders: dict[str, str]) -> tuple[str, ...]:
                 "sets with the same label map"
             )
     return known[first]
+
+
+def _check_kind(flag: str, folder: str) -> None:
+    """Raise InputError where samples are real images, or what is to be real (--real, --val, --train) is generated; say
+    which images a manifest leaves out."""
+    if not bf.isdir(folder):
+        problem = "is not a folder" if bf.exists(folder) else "does not exist"
+        raise InputError(f"{flag} {folder}: {problem}; check the path")
+    if not bf.isdir(bf.join(folder, SAMPLES[1])):
+        if flag.startswith("--samples"):
+            raise InputError(f"{flag} {folder}: holds no samples ({listed([SAMPLES])}); name a folder of inference.py")
+        return
+    rows = read_manifest(folder)
+    if flag in REAL:
+        made = [row.get("source") for row in read_records(folder).get("images", []) if isinstance(row, dict)]
+        if rows is not None or ("generated" in made and flag != "--train"):  # generators may train on both
+            raise InputError(f"{flag} {folder}: holds generated images; name a prepared set of real ones")
+    elif rows is not None and (left := len(list_folder(bf.join(folder, SAMPLES[0]))[0]) - len(rows)) > 0:
+        cause = "its run was stopped, or the file was cut"
+        print(f"note: {flag} {folder}: {left} images are not in manifest.jsonl, so they are left out ({cause})")
 
 
 def _type_folders(class_names: Sequence[str]) -> dict[str, str]:

@@ -119,7 +119,8 @@ def test_label_map(tmp_path):
 
 
 def test_samples_take_the_types_of_their_manifest_unless_dataset_json_names_them(tmp_path):
-    row = {"index": 0, "image": "images/0.png", "index_mask": "masks_converted_dir/0.png", "types": {}}
+    files = {"image": "images/000000.png", "index_mask": "masks_converted_dir/000000.png"}
+    row = {"index": 0, **files, "types": {}}
     manifest = tmp_path / "manifest.jsonl"
     manifest.write_text('{"of": "another program"}\n')
     assert read_label_map(str(tmp_path)) is None

@@ -144,7 +144,7 @@ def test_samples_are_held_against_what_was_asked_for(run: Callable[..., dict]) -
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"samples": "masks"}, "dark: holds no prepared data set"),
+        ({"samples": "masks"}, "--samples .*dark: holds no samples"),
         ({"seed": "-1"}, "--seed -1: must be from 0 to"),
         ({"train": "few"}, "--train .*few: its types are .*, but those of --samples"),
         ({"real": "one"}, "--real .*one: holds 1 images; measures need 8"),

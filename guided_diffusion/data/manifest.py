@@ -1,0 +1,115 @@
+"""manifest.jsonl of a folder of generated samples: a row makes a sample exist, and every row is checked at the door.
+
+What a row says is data: the files that it names are those of its index, and lie in the folder even where links lead.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import blobfile as bf
+
+from ..errors import InputError
+from ..file_io import inside, parse_json, read_bytes
+
+MANIFEST = "manifest.jsonl"
+FOLDERS = {"image": "images", "mask": "masks", "index_mask": "masks_converted_dir"}  # by the key of a row
+MAX_SAMPLES = 10**7  # as many as are believed
+MAX_TYPES = 255  # an index mask is uint8
+MAX_SIDE = 2**16
+
+
+def read_manifest(folder: str) -> dict[int, dict[str, Any]] | None:
+    """The rows of the samples in `folder`, by index in ascending order; None where there is no manifest.
+
+    Each has index, image, index_mask, types and settings as generation/sample_io.py writes them, and all the same
+    class_names. Raises InputError naming the first line that has not, or whose files lie outside the folder.
+    """
+    path = bf.join(folder, MANIFEST)
+    if not bf.exists(path):
+        return None
+    rows: dict[int, dict[str, Any]] = {}
+    inner: set[str] = set()
+    for number, line in enumerate(read_bytes(path).split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}: line {number}"
+        try:
+            row = parse_json(line, where)
+            fault = _fault(row)
+        except InputError as error:
+            fault = str(error).removeprefix(f"{where}: ").partition(";")[0]
+        if not fault and row["index"] in rows:
+            fault = f"its index {row['index']} stands in an earlier line too"
+        if not fault and rows and _class_names(row) != _class_names(next(iter(rows.values()))):
+            fault = "its class_names are not those of the first line"
+        if fault:
+            raise InputError(f"{where} does not describe a sample ({fault}); remove it, or name another folder")
+        for file in files_of(row):
+            parent = bf.dirname(file)
+            if parent not in inner or os.path.islink(bf.join(folder, file)):  # links are few, and resolving is slow
+                inside(folder, parent, where)
+                inside(folder, file, where)
+                inner.add(parent)
+        rows[row["index"]] = row
+    return dict(sorted(rows.items()))
+
+
+def recorded_settings(folder: str) -> dict[str, Any]:
+    """The settings of the samples in a folder; {} where there are none. Raises InputError as read_manifest."""
+    return next(iter((read_manifest(folder) or {}).values()), {}).get("settings", {})
+
+
+def files_of(row: Mapping[str, Any]) -> list[str]:
+    """The files of a sample, by paths from its folder."""
+    return [*(row[key] for key in FOLDERS if key in row), *row.get("defects", {}).values()]
+
+
+def _fault(row: Any) -> str | None:
+    """What is wrong with a row of a manifest."""
+    if not isinstance(row, dict):
+        return "is no JSON object"
+    if not _whole(index := row.get("index"), 0, MAX_SAMPLES - 1):
+        return f"its index is no number from 0 to {MAX_SAMPLES - 1}"
+    file = f"{index:06d}.png"
+    for key, name in FOLDERS.items():
+        if row.get(key, f"{name}/{file}" if key == "mask" else None) != f"{name}/{file}":
+            return f"its {key} is not {name}/{file}"
+    defects = row.get("defects", {})
+    told = isinstance(defects, dict) and all(isinstance(path, str) for path in defects.values())
+    if not told or not all(re.fullmatch(rf"defects/(?!\.+/)[\w.-]+/{file}", path) for path in defects.values()):
+        return f"its defects are not defects/<type>/{file}"
+    settings, types = row.get("settings"), row.get("types")
+    if not isinstance(settings, dict):
+        return "it has no settings"
+    names = _class_names(row)
+    if names is not None and not (_texts(names) and 0 < len(set(names)) == len(names) <= MAX_TYPES):
+        return f"its settings' class_names are not up to {MAX_TYPES} names, each once"
+    if not isinstance(types, dict) or not all(_whole(pixels, 1, MAX_SIDE**2) for pixels in types.values()):
+        return "its types are not numbers of pixels"
+    if names is not None and not {*types, *defects} <= set(names):
+        return "it has types that are not among its class_names"
+    condition = row.get("condition") or {}
+    if not isinstance(condition, dict) or not (condition.get("types") is None or _texts(condition["types"])):
+        return "its condition names no types"
+    if not isinstance(settings.get("precision", ""), str) or not isinstance(row.get("seed"), int | None):
+        return "its seed is no number, or its precision no name"
+    crops = settings.get("crops", {"crop_from": [], "crop_defect": 0})
+    size, share = (crops.get(key) for key in ("crop_from", "crop_defect")) if isinstance(crops, dict) else (None, None)
+    right = isinstance(size, list) and len(size) in (0, 2) and all(_whole(side, 1, MAX_SIDE) for side in size)
+    if not right or not isinstance(share, int | float) or not 0 <= share <= 1:
+        return "its settings' crops are no sizes and shares"
+    return None
+
+
+def _class_names(row: Mapping[str, Any]) -> Any:
+    return row["settings"].get("class_names")
+
+
+def _whole(value: Any, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
