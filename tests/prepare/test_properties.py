@@ -70,7 +70,7 @@ def test_draws_come_back_or_are_refused_with_reason(layout):
         try:
             count += accepted(layout, seed, root)
         except Exception as error:
-            wrong.append(f"layout {layout}, SEED={seed}: {type(error).__name__}: {str(error)[:400]}")
+            wrong.append(f"layout {layout}, SEED={seed}: {type(error).__name__}: {str(error).splitlines()[0]}")
         finally:
             shutil.rmtree(root)
     assert not wrong, "\n".join(wrong)
