@@ -15,6 +15,7 @@ _HOMES = {
     "load_config": "config_file",
 }
 __all__ = sorted(_HOMES)
+MAX_TYPES = 255  # an index mask is uint8
 GOOD = "good"  # stands for "no defect", among type names and as the folder of images without a mask
 
 

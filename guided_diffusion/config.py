@@ -2,15 +2,16 @@
 
 import dataclasses
 import json
-import math
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import GOOD
-from .errors import InputError, unknown_name
-from .joint_tensor import JointLayout
+from .errors import InputError, brief, unknown_name
+
+if TYPE_CHECKING:
+    from .joint_tensor import JointLayout
 
 SCHEDULES = ("cosine", "linear", "sqrt_linear", "sqrt", "inverse_proportion")
 
@@ -20,7 +21,7 @@ GLOBAL, PATCH = "models.unet.openaiunet.UNetModel", "models.unet.unet_receptive.
 
 
 def option(default: Any, meaning: str, bounds: str = "", choices: tuple[str, ...] = ()) -> Any:
-    """A field of a section. bounds: an interval such as "[1, inf)" or "[0, 1)"; None is always allowed in it."""
+    """A field of a section. bounds: an interval such as "[1, 4096]" or "[0, 1)"; None is always allowed in it."""
     return dataclasses.field(default=default, metadata={"meaning": meaning, "bounds": bounds, "choices": choices})
 
 
@@ -37,8 +38,7 @@ class Section:
                 continue
             low, high = (float(end) for end in bounds[1:-1].split(","))
             if not (low < value < high or (bounds[0] == "[" and value == low) or (bounds[-1] == "]" and value == high)):
-                above = f"at least {low:g}" if bounds[0] == "[" else f"above {low:g}"
-                raise InputError(f"{key}: {value} must be {above if high == math.inf else f'in {bounds}'}")
+                raise InputError(f"{key}: {brief(value)} must be in {bounds}")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class DiffusionConfig(Section):
     target: str = option(COLD, "as released files have it", "", (COLD,))
     parameterization: str = option("x0", "what the network predicts; eps excludes separate losses", "", ("x0", "eps"))
     schedule: str = option("cosine", "of the noise", "", SCHEDULES)
-    num_timestep: int = option(1000, "T, the number of noise levels", "[2, inf)")
+    num_timestep: int = option(1000, "T, the number of noise levels", "[2, 100000]")
 
 
 @dataclass(frozen=True)
@@ -54,29 +54,29 @@ class ModelConfig(Section):
     """One UNet. Channel counts of 0 and scale-shift None mean "derive" and are filled in by load_config."""
 
     target: str = option(GLOBAL, "which of the two networks, global or patch-level; must be given", "", (GLOBAL, PATCH))
-    image_size: int = option(256, "pixels; stands in for data.resolution where that is missing", "[1, inf)")
-    in_channels: int = option(0, "3 + background + number of types; derived")
-    out_channels: int = option(0, "the same; derived")
-    model_channels: int = option(128, "width, a multiple of norm_groups; time grows with its square", "[1, inf)")
-    num_res_blocks: int = option(2, "residual blocks per level", "[1, inf)")
+    image_size: int = option(256, "pixels; stands in for data.resolution where that is missing", "[1, 65536]")
+    in_channels: int = option(0, "3 + background + number of types; derived", "[0, 259]")
+    out_channels: int = option(0, "the same; derived", "[0, 259]")
+    model_channels: int = option(128, "width, a multiple of norm_groups; time grows with its square", "[1, 4096]")
+    num_res_blocks: int = option(2, "residual blocks per level", "[1, 16]")
     channel_mult: tuple[int, ...] = option((1, 1, 2, 2, 4, 4), "width factor of each level")
     attention_downsample: tuple[int, ...] = option((), "downsampling factors whose levels get attention (global only)")
     attention_resolutions: int | tuple[int, ...] | None = option(None, "accepted for released files; without effect")
-    num_head_channels: int = option(-1, "channels per attention head; -1: use num_heads")
-    num_heads: int = option(1, "attention heads, where num_head_channels is -1")
-    norm_groups: int = option(32, "groups of every GroupNorm; 8 suits a width of 32", "[1, inf)")
+    num_head_channels: int = option(-1, "channels per attention head; -1: use num_heads", "[-1, 65536]")
+    num_heads: int = option(1, "attention heads, where num_head_channels is -1", "[1, 65536]")
+    norm_groups: int = option(32, "groups of every GroupNorm; 8 suits a width of 32", "[1, 4096]")
     dropout: float = option(0.0, "share of activations dropped in training", "[0, 1)")
     use_scale_shift_norm: bool | None = option(None, "how the timestep enters; derived: true for the global network")
     class_cond: bool = option(False, "tell the network which types to draw (--defects)")
-    num_defect: int = option(0, "types that it can be told, with class_cond; derived")
+    num_defect: int = option(0, "types that it can be told, with class_cond; derived", "[0, 255]")
     ckpt: str | None = option(None, "checkpoint (or work_dir: its latest) whose weights training starts from")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.use_scale_shift_norm is None:
             object.__setattr__(self, "use_scale_shift_norm", not self.patch)
-        if not self.channel_mult or min(self.channel_mult) < 1:
-            raise InputError(f"model.channel_mult: {list(self.channel_mult)} must be a list of numbers >= 1")
+        if not 1 <= len(self.channel_mult) <= 10 or not all(1 <= mult <= 64 for mult in self.channel_mult):
+            raise InputError(f"model.channel_mult: {brief(list(self.channel_mult))} should be 1 to 10 numbers, 1 to 64")
         width, groups = self.model_channels, self.norm_groups
         if width % groups:
             raise InputError(
@@ -113,10 +113,10 @@ class ModelConfig(Section):
 class DataConfig(Section):
     dir: str | None = option(None, "training set: a prepared set")
     resolution: int | tuple[int, ...] = option((), "pixels, one number or [height, width]; derived: model.image_size")
-    num_image_train: int | None = option(None, "take the first so many images of each type; none: all", "[1, inf)")
+    num_image_train: int | None = option(None, "take the first so many images of each type; none: all", "[1, 1e9]")
     include_good: bool = option(False, "let the set's defect-free images join the training")
     type_rates: Mapping[str, float] | None = option(None, "how often each type, or good, is drawn: {crack: 2, good: 1}")
-    bs_per_gpu: int = option(2, "images per process and step", "[1, inf)")
+    bs_per_gpu: int = option(2, "images per process and step", "[1, 65536]")
     num_workers: int = option(0, "accepted for released files; without effect, the set is held in memory")
     label_map: Mapping[str, int] | None = option(None, "type name: index 1..N in the masks; derived: dataset.json")
     background: bool | None = option(None, "a background channel in the joint tensor? derived: yes")
@@ -131,19 +131,19 @@ class DataConfig(Section):
         for key in ("resolution", "crop_from"):
             value = getattr(self, key)
             size = (value,) * 2 if isinstance(value, int) else value
-            if len(size) not in (0, 2) or any(side < 1 for side in size):
-                raise InputError(f"data.{key}: {list(size)} must be one number or [height, width]")
+            if len(size) not in (0, 2) or not all(1 <= side <= 2**16 for side in size):
+                raise InputError(f"data.{key}: {brief(list(size))} must be one number or [height, width], to 65536")
             object.__setattr__(self, key, tuple(size))
         for key in ("crop_from", "crop_defect"):
             if getattr(self, key) and self.fit != "random_crop":
                 raise InputError(f"data.{key}: only with data.fit random_crop; set that, or remove {key}")
-        if self.type_rates is not None and min(self.type_rates.values(), default=0) < 0:
-            raise InputError("data.type_rates: must be 0 or more")
+        if not all(0 <= rate <= 1e6 for rate in (self.type_rates or {}).values()):
+            raise InputError("data.type_rates: must be from 0 to 1e6")
         if self.label_map is not None:
             indices = sorted(self.label_map.values())
             if indices != list(range(1, len(indices) + 1)):
                 raise InputError(
-                    f"data.label_map: indices {indices} must be 1..{len(indices)}, each once "
+                    f"data.label_map: indices {brief(indices)} must be 1..{len(indices)}, each once "
                     "(0 is the background and is not listed)"
                 )
 
@@ -151,31 +151,31 @@ class DataConfig(Section):
 @dataclass(frozen=True)
 class OptimizerConfig(Section):
     target: str = option(ADAMW, "as released files have it", "", (ADAMW,))
-    lr: float = option(1e-4, "learning rate of AdamW", "(0, inf)")
-    weight_decay: float = option(0.002, "of AdamW", "[0, inf)")
-    warmup: int = option(0, "steps over which the learning rate rises from 0", "[0, inf)")
+    lr: float = option(1e-4, "learning rate of AdamW", "(0, 100]")
+    weight_decay: float = option(0.002, "of AdamW", "[0, 100]")
+    warmup: int = option(0, "steps over which the learning rate rises from 0", "[0, 1e9]")
     cosine_decay: bool = option(False, "let the learning rate fall to 0 at the last step")
-    grad_clip: float | None = option(None, "largest gradient norm; none: off", "(0, inf)")
+    grad_clip: float | None = option(None, "largest gradient norm; none: off", "(0, 1e9]")
 
 
 @dataclass(frozen=True)
 class TrainConfig(Section):
-    iterations: int = option(160_000, "steps in all", "[1, inf)")
-    log_image_interval: int = option(10_000, "steps between preview images; 0: none", "[0, inf)")
-    save_ckpt_interval: int = option(10_000, "steps between checkpoints", "[1, inf)")
-    max_images: int = option(8, "images in a preview", "[1, inf)")
-    eval_interval: int = option(10, "steps between log lines; with data.val_dir each costs a validation", "[1, inf)")
-    keep_last: int = option(0, "checkpoints kept on disk; 0: all", "[0, inf)")
-    seed: int = option(0, "of weights, order of images, flips, timesteps and noise", "[0, inf)")
+    iterations: int = option(160_000, "steps in all", "[1, 1e9]")
+    log_image_interval: int = option(10_000, "steps between preview images; 0: none", "[0, 1e9]")
+    save_ckpt_interval: int = option(10_000, "steps between checkpoints", "[1, 1e9]")
+    max_images: int = option(8, "images in a preview", "[1, 256]")
+    eval_interval: int = option(10, "steps between log lines; with data.val_dir each costs a validation", "[1, 1e9]")
+    keep_last: int = option(0, "checkpoints kept on disk; 0: all", "[0, 1e9]")
+    seed: int = option(0, "of weights, order of images, flips, timesteps and noise", "[0, 1e18]")
     precision: str = option("auto", "auto: bf16 where the hardware multiplies in it", "", ("fp32", "bf16", "auto"))
     compile: str = option("off", "torch.compile: faster steps on a GPU after minutes of compiling", "", ("on", "off"))
-    micro_batch: int = option(0, "images at a time, a divisor of data.bs_per_gpu: less memory; 0: all", "[0, inf)")
+    micro_batch: int = option(0, "images at a time, a divisor of data.bs_per_gpu: less memory; 0: all", "[0, 65536]")
     activation_checkpointing: bool = option(False, "compute activations again: less memory, slower")
     ema_decay: float = option(0.9999, "at step k: min(ema_decay, (1 + k) / (10 + k))", "[0, 1)")
     loss_weight: str = option("uniform", "by timestep", "", ("uniform", "min_snr"))
-    min_snr_gamma: float = option(5.0, "cap of the signal-to-noise weight under min_snr", "(0, inf)")
+    min_snr_gamma: float = option(5.0, "cap of the signal-to-noise weight under min_snr", "(0, 1e9]")
     separate_channel_loss: bool = option(False, "RGB by squared error, masks by cross-entropy; x0 only")
-    mask_loss_weight: float = option(0.2, "of the cross-entropy, with separate losses", "[0, inf)")
+    mask_loss_weight: float = option(0.2, "of the cross-entropy, with separate losses", "[0, 1e6]")
     class_drop: float = option(0.1, "share of images whose types are not told, with model.class_cond", "[0, 1]")
     known_share: float = option(0.0, "share of images of which parts are given without noise", "[0, 1]")
 
@@ -191,7 +191,9 @@ class Config:
     train: TrainConfig
 
     @property
-    def layout(self) -> JointLayout:
+    def layout(self) -> "JointLayout":
+        from .joint_tensor import JointLayout  # torch, which processes that only read data do without
+
         names = sorted(self.data.label_map, key=self.data.label_map.get)
         return JointLayout(tuple(names), self.data.background)
 

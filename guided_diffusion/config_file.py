@@ -5,6 +5,7 @@ A key may stand in its section or under the section's `params`.
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -13,24 +14,102 @@ from typing import Any
 
 import blobfile as bf
 import yaml
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
+from yaml.reader import ReaderError
 
-from . import GOOD
+from . import GOOD, MAX_TYPES
 from .config import GLOBAL, PATCH, SECTIONS, Config
-from .errors import InputError, unknown_name
+from .errors import InputError, brief, unknown_name
 from .file_io import read_bytes
-from .joint_tensor import MAX_TYPES
 
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", tuple: "a list"}
 WORDS[Mapping] = "name: number pairs"
 
 
+MAX_BYTES, MAX_DEPTH, MAX_VALUES = 10**6, 20, 10_000  # of a file
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without what reads otherwise than it looks: keys given twice, aliases that multiply, octal numbers."""
+
+    depth = values = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        mark, alias, before = self.peek_event().start_mark, self.check_event(yaml.AliasEvent), self.values
+        if self.depth == MAX_DEPTH:
+            raise ComposerError(None, None, f"nested more than {MAX_DEPTH} deep", mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        self.values += getattr(node, "values", MAX_VALUES) if alias else 1  # one that is being read is inside itself
+        if self.values > MAX_VALUES:
+            raise ComposerError(None, None, f"more than {MAX_VALUES:,} values, an alias's counted anew", mark)
+        if not alias:
+            node.values = self.values - before
+        return node
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node, lines = super().compose_mapping_node(anchor), {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if first := lines.get(key.value):
+                text = f"the key {brief(key.value)} is given twice, first in line {first}"
+                raise ComposerError(None, None, text, key.start_mark)
+            lines[key.value] = key.start_mark.line + 1
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        number = node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+        try:
+            if number and re.match(r"[-+]?0[\d_]+$|.*:", node.value):
+                raise ValueError
+            return super().construct_object(node, deep)
+        except yaml.YAMLError:
+            raise
+        except Exception:  # a tag that does not fit, an octal or sexagesimal number, a date of month 13
+            kind = "decimal number" if number else node.tag.rpartition(":")[2]
+            raise ConstructorError(None, None, f"{brief(node.value)} is no {kind}", node.start_mark) from None
+
+
+def read_yaml(path: str) -> Any:
+    """The value in a YAML file, 1 MB at most. Raises InputError, or FileNotFoundError."""
+    return _parse_yaml(read_bytes(path), path)[0]
+
+
+def _parse_yaml(text: str | bytes, name: str) -> tuple[Any, dict[str, int]]:
+    """The value in YAML, and the line of each key in it, "section.key" (params are left out). Raises InputError."""
+    if len(text) > MAX_BYTES:
+        raise InputError(f"{name}: has more than {MAX_BYTES:,} bytes, which no such file needs; name another")
+    lines: dict[str, int] = {}
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        lines = dict(_lines_of(node))
+        return None if node is None else loader.construct_document(node), lines
+    except ReaderError as error:  # another encoding, or a control character
+        line = text[: error.position].count(b"\n" if isinstance(text, bytes) else "\n") + 1
+        raise InputError(f"{name}: not valid YAML at line {line}: {error.reason}; save it as UTF-8 text") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1
+        keys = "".join(f" ({key})" for key, place in lines.items() if place == line)
+        raise InputError(f"{name}: not valid YAML at line {line}{keys}: {error.problem}") from None
+
+
+def _lines_of(node: yaml.Node | None, path: str = "") -> Iterator[tuple[str, int]]:
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        yield f"{path}{key.value}", key.start_mark.line + 1
+        yield from _lines_of(value, path if key.value == "params" else f"{path}{key.value}.")
+
+
 @contextmanager
-def _errors_name(source: str | Mapping[str, Any]) -> Iterator[None]:
-    """Put the file before the text of an InputError from inside."""
+def _errors_name(source: str | Mapping[str, Any], lines: Mapping[str, int] | None = None) -> Iterator[None]:
+    """Put the file, and the line of the first key that it names, before the text of an InputError from inside."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"{'config' if isinstance(source, Mapping) else source}: {error}") from None
+        words = (word.strip(".") for word in re.findall(r"[\w.]+", str(error)))
+        line = next((f", line {lines[word]}" for word in words if word in (lines or {})), "")
+        raise InputError(f"{'config' if isinstance(source, Mapping) else source}{line}: {error}") from None
 
 
 def load_config(
@@ -42,8 +121,8 @@ def load_config(
     where neither data.label_map nor model.in_channels tells it. overrides: {"section.key": value}, as from
     `--set`. Raises InputError with one line that names the key.
     """
-    flat = read_sections(source, overrides)
-    with _errors_name(source):
+    flat, lines = _read(source, overrides)
+    with _errors_name(source, lines):
         if not flat["model"].get("target"):
             raise InputError(f"model.target: missing; one of {GLOBAL}, {PATCH}")
         return _resolve(Config(**{name: _build(name, cls, flat[name]) for name, cls in SECTIONS.items()}), num_defect)
@@ -53,8 +132,15 @@ def read_sections(
     source: str | Mapping[str, Any], overrides: Mapping[str, Any] | None = None
 ) -> dict[str, dict[str, Any]]:
     """{section: {key: value}} as written and overridden; arguments as for load_config. Values are not checked."""
-    raw = source if isinstance(source, Mapping) else _read_yaml(source)
-    with _errors_name(source):
+    return _read(source, overrides)[0]
+
+
+def _read(
+    source: str | Mapping[str, Any], overrides: Mapping[str, Any] | None
+) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
+    """read_sections, and the lines of the keys that the file gives."""
+    raw, lines = (source, {}) if isinstance(source, Mapping) else _read_file(source)
+    with _errors_name(source, lines):
         for key in raw:
             if key not in SECTIONS:
                 raise InputError(unknown_name("key", str(key), SECTIONS))
@@ -70,21 +156,18 @@ def read_sections(
             if section not in SECTIONS or not key:
                 raise InputError(unknown_name("key", path, [f"{s}.{k}" for s in SECTIONS for k in flat[s]]))
             flat[section][key] = value
-    return flat
+            lines.pop(f"{section}.{key}", None)
+    return flat, lines
 
 
-def _read_yaml(path: str) -> dict[str, Any]:
+def _read_file(path: str) -> tuple[dict[str, Any], dict[str, int]]:
     try:
-        raw = yaml.safe_load(read_bytes(path))
+        raw, lines = _parse_yaml(read_bytes(path), path)
     except (OSError, bf.Error) as error:
         raise InputError(f"{path}: cannot read the configuration file ({error}); check --config") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" at line {mark.line + 1}" if mark else ""
-        raise InputError(f"{path}: not valid YAML{line}: {getattr(error, 'problem', error)}") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path}: not a configuration; expected the sections {', '.join(SECTIONS)}")
-    return raw
+    return raw, lines
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -92,15 +175,12 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or "." not in key:
         raise InputError(f"--set {text}: expected section.key=value, e.g. train.iterations=1000")
-    try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise InputError(f"--set {text}: the value is not valid YAML") from None
+    return key, _parse_yaml(value, f"--set {text}")[0]
 
 
 def _mapping(where: str, raw: Any) -> dict[str, Any]:
     if raw is not None and not isinstance(raw, Mapping):
-        raise InputError(f"{where}: expected a section with keys, got {raw!r}")
+        raise InputError(f"{where}: expected a section with keys, got {brief(raw)}")
     return dict(raw or {})
 
 
@@ -126,18 +206,23 @@ def _convert(path: str, value: Any, hint: Any) -> Any:
     expected = []
     for kind in kinds:
         origin = typing.get_origin(kind) or kind
-        if origin is Mapping and isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
+        if origin is Mapping and isinstance(value, Mapping) and all(type(k) is str and _is_sane(k) for k in value):
             return {name: _convert(f"{path}.{name}", one, typing.get_args(kind)[1]) for name, one in value.items()}
         if kind is float and type(value) in (int, float, str):
             with suppress(ValueError, OverflowError):  # of a text too: YAML 1.1 reads 1e-4 as one
                 if math.isfinite(number := float(value)):
                     return number
-        if kind in (bool, str, int) and type(value) is kind:
+        if kind in (bool, str, int) and type(value) is kind and (kind is bool or _is_sane(value)):
             return value
-        if origin is tuple and isinstance(value, (list, tuple)) and all(type(v) is int for v in value):
+        if origin is tuple and isinstance(value, (list, tuple)) and all(type(v) is int and _is_sane(v) for v in value):
             return tuple(value)
         expected += [WORDS[origin]] if origin in WORDS else []
-    raise InputError(f"{path}: expected {' or '.join(expected)}, got {value!r}")
+    raise InputError(f"{path}: expected {' or '.join(expected)}, got {brief(value)}")
+
+
+def _is_sane(value: int | str) -> bool:
+    """Whether a number has 63 bits at most, and a text can be a path in UTF-8."""
+    return abs(value) < 2**63 if isinstance(value, int) else not re.search("[\0\ud800-\udfff]", value)
 
 
 def _resolve(config: Config, num_defect: int | None) -> Config:

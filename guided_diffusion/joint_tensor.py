@@ -13,7 +13,6 @@ from torch import Tensor
 
 RGB = slice(0, 3)
 MASK = slice(3, None)
-MAX_TYPES = 255  # an index mask is uint8
 # Without a background channel a pixel is background where no type reaches this (the midpoint of {0, 1}).
 DECODE_THRESHOLD = 0.5
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .joint_tensor import MAX_TYPES
+from . import MAX_TYPES
 
 _INK, _GREY, _PAPER, _RED = (34, 34, 34), (120, 120, 120), (255, 255, 255), (200, 30, 30)
 

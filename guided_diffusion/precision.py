@@ -1,7 +1,10 @@
-"""In which precision networks compute, torch.compile, and running out of memory."""
+"""In which precision networks compute, torch.compile, and how much memory there is."""
 
 import gc
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -61,6 +64,33 @@ def try_compile(network: nn.Module, run: Callable[[nn.Module], object]) -> nn.Mo
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"torch.compile: failed ({reason}); turn it off (train.compile off, --compile off)") from error
     return fast
+
+
+def check_memory(needed: int, device: torch.device, what: str, remedy: str) -> None:
+    """Raise InputError where `what` takes more bytes than there are: a system without memory kills, and says nothing.
+
+    The CPU's memory is shared by the processes of this machine.
+    """
+    if device.type == "cuda":
+        there = torch.cuda.mem_get_info(device)[1]
+    else:
+        there = min(_limits()) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if needed > there:
+        sizes = f"{needed / 2**30:,.1f} GiB, but {device} has {there / 2**30:,.1f} for a process"
+        raise InputError(f"{what} takes about {sizes}; {remedy}")
+
+
+def _limits() -> Iterator[int]:
+    """Bytes of memory of this machine, and those that its control groups (containers, batch systems) grant."""
+    yield os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError):  # elsewhere than on Linux
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            if controllers in ("", "memory"):  # version 2, or 1
+                root, file = f"/sys/fs/cgroup/{controllers}", "memory.limit_in_bytes" if controllers else "memory.max"
+                for place in (Path(group), *Path(group).parents):
+                    with suppress(OSError, ValueError):  # "max": no limit
+                        yield int(Path(root, str(place).strip("/"), file).read_text())
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -61,10 +61,10 @@ class Expected:
 def save(path: Path, content: Any, **options: Any) -> None:
     """Write a picture, bytes, or what is to be JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".json":
-        path.write_text(json.dumps(content))
-    elif isinstance(content, bytes):
+    if isinstance(content, bytes):
         path.write_bytes(content)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(content))
     else:
         (content if isinstance(content, Image.Image) else Image.fromarray(content)).save(path, **options)
 
@@ -182,11 +182,48 @@ def draw_coco(root, kind, file, home, parts=("train", "val")):
             if i is None:
                 found.good.add(name)
                 continue
-            found.samples[name] = PHOTOGRAPHS[i], MASKS[i], part
+            found.samples[name] = PHOTOGRAPHS[i], MASKS[i], part if part in ("train", "val") else None
             for type_, region in regions(MASKS[i]):
                 row = {"id": len(content["annotations"]), "image_id": key, "segmentation": segmentation(region, kind)}
                 content["annotations"].append({**row, "category_id": CATEGORY_IDS[NAMES.index(type_)]})
         save(root / file.format(part), content)
+    return found
+
+
+def draw_severstal(root, columns="ImageId,ClassId,EncodedPixels", home="train_images/"):
+    """Runs counted from 1 down the columns. The last image shows nothing, in a row without runs where all have rows."""
+    names = {f"class{index}": index for index in LABEL_MAP.values()}
+    found, rows = Expected("severstal", names, {"last"}), [columns]
+    for i, (photograph, mask) in enumerate(zip([*PHOTOGRAPHS, PHOTOGRAPHS[0]], [*MASKS, 0 * MASKS[0]], strict=True)):
+        name = f"{i}" if mask.any() else "last"
+        save(root / f"{home}{name}.png", photograph)
+        for index in LABEL_MAP.values():
+            runs = segmentation(mask == index, "rle")["counts"]
+            starts = np.cumsum(runs)[:-1:2] + 1
+            text = " ".join(f"{start} {length}" for start, length in zip(starts, runs[1::2], strict=True))
+            if "_ClassId" in columns or text:
+                rows.append(f"{name}.png{'_' if '_ClassId' in columns else ','}{index},{text}")
+        if mask.any():
+            found.samples[name] = photograph, mask, None
+    (root / "train.csv").write_text("\n".join(rows) + "\n")
+    save(root / "test_images/9.png", PHOTOGRAPHS[0])
+    (root / "sample_submission.csv").write_text(f"{columns}\n9.png,1 1920,0\n")
+    return found
+
+
+def draw_hf(root):
+    """As defect-gen export writes it: a part each for training and validation, and export.json."""
+    found = Expected("hf", LABEL_MAP)
+    for folder, part, numbers in (("train", "train", range(4)), ("validation", "val", range(4, 7))):
+        rows = []
+        for i in numbers:
+            save(root / folder / f"{i}.png", PHOTOGRAPHS[i])
+            save(root / folder / f"masks/{i}.png", with_palette(MASKS[i]))
+            types = [name for name, _ in regions(MASKS[i])]
+            rows.append({"file_name": f"{i}.png", "mask_file_name": f"masks/{i}.png", "types": types})
+            found.samples[f"{i}"] = PHOTOGRAPHS[i], MASKS[i], part
+        (root / folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    save(root / "export.json", {"format": "hf", "label_map": LABEL_MAP, "files": {}})
     return found
 
 
@@ -296,6 +333,12 @@ CASES: dict[str, Callable[..., Expected]] = {
     "coco in part folders": partial(draw_coco, kind="polygon", file="{}/_annotations.coco.json", home="{}"),
     "coco in annotations/": partial(draw_coco, kind="rle", file="annotations/instances_{}.json", home="images/{}"),
     "coco in one file": partial(draw_coco, kind="compressed", file="result.json", home="images", parts=(None,)),
+    "coco of CVAT": partial(
+        draw_coco, kind="polygon", file="annotations/instances_{}.json", home="images/{}", parts=("Default", "my_batch")
+    ),
+    "severstal": draw_severstal,
+    "severstal, older": partial(draw_severstal, columns="ImageId_ClassId,EncodedPixels", home=""),
+    "hf": draw_hf,
     "labelme bitmaps": partial(draw_labelme, kind="mask"),
     **{f"labelme {at}": partial(draw_labelme, image=at) for at in ("beside", "renamed", "embedded", "apart", "turned")},
 }

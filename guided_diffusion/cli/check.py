@@ -14,13 +14,13 @@ from functools import partial
 
 import blobfile as bf
 
+from .. import MAX_TYPES
 from ..config import DataConfig, ModelConfig
 from ..config_file import load_config, read_sections
 from ..data.image_files import MAX_PLAUSIBLE_INDEX, View
 from ..data.prepared import FirstShots
 from ..errors import InputError, Parser, check_range
 from ..file_io import ensure_writable, is_cloud, lies_in, write_json
-from ..joint_tensor import MAX_TYPES
 from ..parallel import default_workers
 from ..prepare.check import ERROR, NOTE, WARNING, Finding, check, size_text
 from ..prepare.check_report import as_text, draw_sheets, summarize
@@ -74,6 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     left = [*data.unlabelled, *val.unlabelled]
     severity = ERROR if data.format in INDEX_PAIRS else WARNING  # training refuses it; prepare_data.py leaves it out
     findings += [Finding(severity, "unlabelled", left, "has no mask or label; add it")] if left else []
+    findings += [Finding(WARNING, "types", [], doubt) for doubt in data.doubts]
     findings += [Finding(NOTE, "layout", [data.root], note) for note in data.notes]
     findings.sort(key=lambda finding: (ERROR, WARNING, NOTE).index(finding.severity))
     figures = summarize(records, names, view, model.size_multiple)

@@ -10,7 +10,7 @@ contact_sheet.png. Run again after a stop, or with more --num_samples, it adds w
 import argparse
 from typing import Any
 
-from .. import dist_util
+from .. import MAX_TYPES, dist_util
 from ..data.manifest import recorded_settings
 from ..diffusion.respace import SPACINGS, parse_num_steps
 from ..diffusion.samplers import SAMPLERS
@@ -21,7 +21,6 @@ from ..generation.conditions import read_conditions
 from ..generation.network import WEIGHTS
 from ..generation.settings import DEFAULT_STEPS, Settings
 from ..generation.windows import WINDOWS
-from ..joint_tensor import MAX_TYPES
 from ..precision import PRECISIONS
 
 DEFAULT_NUM_SAMPLES = 40  # as the released script draws

@@ -13,7 +13,7 @@ import argparse
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import blobfile as bf
 
@@ -54,6 +54,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--colormap", nargs="+", default=[], metavar="NAME=R,G,B", help="types of colours or grey levels")
     add("--priority", default="", metavar="TYPES", help="types that win where masks overlap, the first most (a,b,c)")
     add("--boxes", choices=BOXES, default=BOXES[0], help="boxes without outlines: refuse them, or fill them as masks")
+    add("--rename", nargs="+", default=[], metavar="OLD=NEW", help="names of types to change or to make one ('*': all)")
+    add("--types_as_found", action="store_true", help="take names for types that hardly look like it")
     add("--type_regex", metavar="REGEX", help="its first group, searched in a file's stem, is the type")
     add("--split", metavar="FILE", help="JSON or CSV of parts (default SOURCE/split.json, if there)")
     add("--part", metavar="NAME", nargs="+", help="take these parts of the split only, together into OUT")
@@ -107,6 +109,14 @@ def parse_colormap(items: Sequence[str]) -> dict[str, tuple[int, int, int]]:
     return colours
 
 
+def parse_rename(items: Sequence[str]) -> dict[str, str]:
+    """--rename: {old name: new name}."""
+    names = {old: new.strip() for old, _, new in (item.rpartition("=") for item in items)}
+    if len(names) < len(items) or not all(old and new for old, new in names.items()):
+        raise InputError(f"--rename: {' '.join(items)!r} should be OLD=NEW, each old name once")
+    return names
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     workers = args.workers or default_workers()
@@ -121,8 +131,9 @@ def main(argv: list[str] | None = None) -> None:
             raise InputError(f"--label_map: {args.label_map!r} should be the types' names, each once, as in crack,hole")
         label_map = {name: index for index, name in enumerate(names, 1)}
     options = Options(label_map, parse_colormap(args.colormap) or None, args.mask_values, args.type_regex, args.boxes)
+    options = replace(options, rename=parse_rename(args.rename))
     data = read_layout(args.source, options, format=args.format)
-    check_problems(data.problems)
+    check_problems(data.problems + ([] if args.types_as_found else data.doubts))
     if args.strict and data.unlabelled:
         raise InputError(f"{data.unlabelled[0]}: has no mask or label, and is one of {len(data.unlabelled)}; --strict")
 
@@ -171,6 +182,8 @@ def main(argv: list[str] | None = None) -> None:
     made = asdict(recipe)
     del made["label_map"]
     source = {"prepared_from": bf.basename(args.source.rstrip("/")), "format": data.format, **made.pop("rule"), **made}
+    if args.rename:
+        source["rename"] = parse_rename(args.rename)
     if args.boxes == "fill":  # else not said: sets that were prepared before there was the flag stay as they are
         source["boxes"] = args.boxes
     plans = []

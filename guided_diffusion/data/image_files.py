@@ -6,16 +6,13 @@ import io
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ..config import DataConfig
 from ..errors import InputError
 from ..file_io import read_bytes
-
-if TYPE_CHECKING:  # config imports torch, which processes that only read images do without
-    from ..config import DataConfig
 
 Image.MAX_IMAGE_PIXELS = 2**27  # Pillow refuses twice that, 0.8 GB decoded, and warns from here on
 EXIF_ORIENTATION = 0x0112

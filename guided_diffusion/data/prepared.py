@@ -17,6 +17,7 @@ from typing import Any
 import blobfile as bf
 import numpy as np
 
+from .. import MAX_TYPES
 from ..errors import InputError
 from ..file_io import (
     encode_png,
@@ -127,6 +128,8 @@ def read_label_map(root: str) -> dict[str, int] | None:
 def check_label_map(label_map: Any, source: str) -> dict[str, int]:
     """`label_map` itself if it maps names to the indices 1..N, each once; else InputError naming `source`."""
     valid = isinstance(label_map, dict) and all(type(index) is int for index in label_map.values())
+    if valid and len(label_map) > MAX_TYPES:
+        raise InputError(f"{source}: its label_map has {len(label_map)} types, but {MAX_TYPES} are the most")
     if not valid or not label_map or sorted(label_map.values()) != list(range(1, len(label_map) + 1)):
         raise InputError(f"{source}: label_map should number the types 1, 2, ... but is {label_map!r}")
     return label_map

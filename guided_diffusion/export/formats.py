@@ -12,9 +12,9 @@ import yaml
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
+from .. import MAX_TYPES
 from ..data.prepared import read_pair
 from ..file_io import as_json, encode_png
-from ..joint_tensor import MAX_TYPES
 from ..pictures import colorize, palette
 from .polygons import edge_polygon, inset_polygon, outlines
 from .records import Export, Layout, Record, safe_names

@@ -11,15 +11,14 @@ import blobfile as bf
 import numpy as np
 from tqdm import tqdm
 
-from .. import file_io
+from .. import MAX_TYPES, file_io
 from ..data.image_files import present_types
 from ..data.manifest import read_manifest
 from ..data.prepared import SAMPLES, Sample, find_good, find_samples, read_pair
 from ..errors import InputError
 from ..generation.sample_io import WRITERS, common_class_names
-from ..joint_tensor import MAX_TYPES
+from ..prepare.layouts.tables import EXPORT_FILE
 
-RECORD_FILE = "export.json"
 LEFT_BY_READERS = (".cache", ".npy")  # ultralytics leaves labels/train.cache and, where asked to, images as arrays
 
 
@@ -129,7 +128,7 @@ def write_export(out: str, name: str, layout: Layout, export: Export, about: dic
     before anything is written, where `out` holds anything that does not belong to this export.
     """
     records = [(record, files) for record in export.records if (files := layout.files(record))]
-    paths = {*(path for _, files in records for path in files), *layout.index_files, RECORD_FILE}
+    paths = {*(path for _, files in records for path in files), *layout.index_files, EXPORT_FILE}
     _check_no_strangers(out, name, paths)
     file_io.ensure_writable(out, "OUT")
     for folder in {bf.dirname(path) for path in paths}:
@@ -147,14 +146,14 @@ def write_export(out: str, name: str, layout: Layout, export: Export, about: dic
             data = file_io.encode_png(image)
         return sum(write(path, make(mask) if make else data) for path, make in files.items())
 
-    if not bf.exists(bf.join(out, RECORD_FILE)):  # marks the folder as ours, should this run be cut off
-        write(RECORD_FILE, file_io.as_json({"format": name}))
+    if not bf.exists(bf.join(out, EXPORT_FILE)):  # marks the folder as ours, should this run be cut off
+        write(EXPORT_FILE, file_io.as_json({"format": name}))
     with ThreadPoolExecutor(WRITERS) as pool:
         done = pool.map(write_record, *zip(*records, strict=True))
         written = sum(tqdm(done, "writing", len(records), unit="image", disable=None))
     sources = {next(iter(files)): record.sample.image for record, files in records}
     content = {"format": name, **about, "label_map": export.label_map, "generation": export.settings, "files": sources}
-    index_files = {**layout.index_files, RECORD_FILE: file_io.as_json(content)}
+    index_files = {**layout.index_files, EXPORT_FILE: file_io.as_json(content)}
     return written + sum(write(path, data) for path, data in index_files.items())
 
 
@@ -163,7 +162,7 @@ def _check_no_strangers(out: str, name: str, expected: set[str]) -> None:
     walked = list(bf.walk(out))  # begins with OUT, perhaps spelled otherwise
     found = {bf.join(folder, file)[len(walked[0][0]) + 1 :] for folder, _, files in walked for file in files}
     found = {path for path in found if not path.endswith(LEFT_BY_READERS) and "/." not in f"/{path}"}
-    content = file_io.read_json(bf.join(out, RECORD_FILE)) if RECORD_FILE in found else None
+    content = file_io.read_json(bf.join(out, EXPORT_FILE)) if EXPORT_FILE in found else None
     theirs = content.get("format") if isinstance(content, dict) else None
     if found and theirs != name:
         what = f"holds an export as {theirs}" if theirs else "is not empty and holds no export"

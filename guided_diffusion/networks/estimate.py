@@ -1,14 +1,23 @@
 """What a training will cost, worked out without allocating it: parameters, FLOPs, memory."""
 
+import functools
 import math
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..config import Config, ModelConfig
+from ..errors import InputError
 from .unet import UNet
 
 # Of the image: a wider receptive field is hardly patch-level any more. The rule is 0.6, rounded up so that the
@@ -20,39 +29,89 @@ PATCH_LIMIT = 0.62
 class Estimate:
     parameters: int
     flops_per_image: int  # one forward pass, 2 per multiply-add
-    training_bytes: int  # weights, gradients, AdamW moments, EMA and saved activations of a batch
+    training_bytes: int  # weights, gradients, AdamW moments, EMA; a batch, and its saved activations
+    preview_bytes: int  # the same weights, and a forward pass of a preview's images
 
 
-def estimate(config: Config) -> Estimate:
-    """Trace one forward pass on the meta device (nothing is computed or allocated)."""
+class _Peak(TorchDispatchMode):
+    """Notes the most bytes that tensors made inside hold at once. On the meta device they hold none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.most = 0
+        self.known: dict[int, weakref.ref] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self.known:
+                self._note(tensor.untyped_storage())
+        return made
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        self.live += size
+        self.most = max(self.most, self.live)
+
+        def gone(_: object) -> None:
+            self.live -= size
+            del self.known[key]
+
+        self.known[key] = weakref.ref(storage, gone)
+
+
+@contextmanager
+def _within_limits(size: Sequence[int]) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # a size of more than 63 bits
+        text = f"{size[0]} x {size[1]} pixels take more memory than any machine has"
+        raise InputError(f"{text}; lower data.resolution, or `image_size`") from error
+
+
+@functools.cache
+def forward_bytes(config: ModelConfig, size: tuple[int, int]) -> int:
+    """What one image of `size` takes in a forward pass in float32 without gradients, beside the weights."""
+    with _within_limits(size), FakeTensorMode(), torch.no_grad():  # unlike "meta" it knows the fused attention
+        model, x, t = UNet(config), torch.empty(1, config.in_channels, *size), torch.empty(1)
+        with _Peak() as peak:
+            model(x, t)
+    return peak.most + x.nbytes
+
+
+def estimate(config: Config, device_type: str = "cpu") -> Estimate:
+    """Trace one forward pass on the meta device (nothing is computed or allocated). device_type: of what trains."""
     saved: dict[int, torch.UntypedStorage] = {}  # what the backward pass keeps, each storage once
+    train, batch, size = config.train, config.data.bs_per_gpu, config.data.resolution
 
     def keep(tensor: Tensor) -> Tensor:
-        saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
+        among_pixels = tensor.ndim > 2 and tensor.shape[-1] == tensor.shape[-2] > max(size)
+        if device_type == "cpu" or not among_pixels:  # GPUs have no matrix of attention: their kernels are fused
+            saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
         return tensor
 
-    with torch.device("meta"):
+    with _within_limits(size), torch.device("meta"):
         model = UNet(config.model)
-        model.activation_checkpointing = config.train.activation_checkpointing
-        x, t = torch.empty(1, config.model.in_channels, *config.data.resolution), torch.empty(1)
+        model.activation_checkpointing = train.activation_checkpointing
+        x, t = torch.empty(1, config.model.in_channels, *size), torch.empty(1)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(x, t)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             model(x, t)
     for p in model.parameters():
         saved.pop(p.untyped_storage()._cdata, None)
-    activations = sum(storage.nbytes() for storage in saved.values())
-    if config.train.precision == "bf16":
-        activations //= 2
-    activations *= config.train.micro_batch or config.data.bs_per_gpu
+    half = 2 if train.precision == "bf16" else 1
+    activations = sum(storage.nbytes() for storage in saved.values()) // half * (train.micro_batch or batch)
     parameters = sum(p.numel() for p in model.parameters())
-    # weights, gradients, two moments and EMA are float32
-    return Estimate(parameters, counter.get_total_flops(), 5 * 4 * parameters + activations)
+    weights = 5 * 4 * parameters  # weights, gradients, two moments and EMA are float32
+    step = weights + activations + 2 * batch * x.nbytes  # x_start and noise; x_t is an activation
+    preview = weights + train.max_images * forward_bytes(config.model, size) // half
+    return Estimate(parameters, counter.get_total_flops(), step, preview)
 
 
-def describe(config: Config) -> str:
+def describe(config: Config, cost: Estimate | None = None) -> str:
     """The estimate as lines for a person, with a warning for each thing that trains but will disappoint."""
-    cost, model, (height, width) = estimate(config), config.model, config.data.resolution
+    cost, model, (height, width) = cost or estimate(config), config.model, config.data.resolution
     sees = receptive_field(model)
     field = f"{sees:.0f} px" if model.patch else "the whole image"
     lines = [

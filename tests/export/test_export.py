@@ -20,6 +20,8 @@ from guided_diffusion.export import records
 from guided_diffusion.export.formats import FORMATS
 from guided_diffusion.export.records import safe_names
 from guided_diffusion.pictures import colorize, palette
+from guided_diffusion.prepare.layouts import read_layout
+from guided_diffusion.prepare.layouts.drawing import read_labelled
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools itself
 
@@ -119,6 +121,16 @@ def test_masks_read_back_are_the_same(sets: Sets, exported: dict[str, Path], for
     without = "val_" if form == "defect_spectrum" else "-"
     expected = {name: mask for name, mask in sets.masks.items() if not name.startswith(without)}
     check(READERS[form](exported[form]), expected)
+
+
+@pytest.mark.parametrize("form", ["coco", "mmseg", "hf", "defect_spectrum"])
+def test_this_project_reads_its_own_exports(exported: dict[str, Path], form: str, sets: Sets) -> None:
+    data = read_layout(str(exported[form]))
+    assert not data.problems and data.label_map == {name: index for index, name in enumerate(TYPES, 1)}
+    masks = {Path(one.image).stem: read_labelled(one, len(TYPES)).mask for one in data.samples}
+    masks |= {Path(one.image).stem: np.zeros(SIZE, np.uint8) for one in data.good}
+    assert {name for name in sets.masks if not name.startswith("val") or form != "defect_spectrum"} == set(masks)
+    assert all(np.array_equal(mask, sets.masks[name]) for name, mask in masks.items())
 
 
 def test_run_lengths_and_defect_free_images_on_request(sets: Sets, tmp_path: Path) -> None:

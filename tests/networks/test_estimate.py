@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from guided_diffusion import create_model, load_config
-from guided_diffusion.networks.estimate import describe, estimate
+from guided_diffusion import create_model, load_config, precision
+from guided_diffusion.errors import InputError
+from guided_diffusion.networks.estimate import describe, estimate, forward_bytes
+from guided_diffusion.precision import check_memory
 
 PATCH = "models.unet.unet_receptive.UNetModel"
 
@@ -28,8 +30,32 @@ def test_memory_is_weights_and_kept_activations():
     activations = sum(s.nbytes() for pointer, s in kept.items() if pointer not in weights)
     changes = ({}, {"data.bs_per_gpu": 3}, {"train.activation_checkpointing": True})
     one, three, again = (estimate(small_config(**{"data.bs_per_gpu": 1, **c})).training_bytes for c in changes)
-    assert three - one == pytest.approx(2 * activations, rel=0.02) and one - again > 0.5 * activations
-    assert one - activations == pytest.approx(20 * sum(p.numel() for p in model.parameters()), rel=0.02)
+    batch = 2 * 6 * 32 * 32 * 4  # x_start and noise
+    assert three - one == pytest.approx(2 * (activations + batch), rel=0.02) and one - again > 0.5 * activations
+    assert one - activations - batch == pytest.approx(20 * sum(p.numel() for p in model.parameters()), rel=0.02)
+
+
+def test_attention_takes_a_matrix_on_the_cpu_alone():
+    target = "models.unet.openaiunet.UNetModel"
+    params = {"image_size": 64, "model_channels": 32, "channel_mult": [1, 2], "num_res_blocks": 1}
+    config = load_config(
+        {"model": {"target": target, **params, "attention_downsample": [2]}, "data": {"bs_per_gpu": 1}}, 2
+    )
+    cpu, gpu = (estimate(config, device).training_bytes for device in ("cpu", "cuda"))
+    assert cpu - gpu >= 4 * 32**4  # of 32 x 32 pixels, each with each
+    once, four_times = (forward_bytes(config.model, (side, side)) for side in (64, 128))  # nor does generating anywhere
+    assert 3.5 * once < four_times < 4 * once
+
+
+def test_what_is_larger_than_the_memory_is_refused(monkeypatch):
+    monkeypatch.setattr(precision, "_limits", lambda: iter([2**30, 2**29]))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    check_memory(2**28, torch.device("cpu"), "a step", "")
+    with pytest.raises(InputError, match=r"^a step takes about 1\.0 GiB, but cpu has 0\.2 for a process; lower it$"):
+        check_memory(2**30, torch.device("cpu"), "a step", "lower it")
+    config = small_config(**{"data.resolution": 65536, "model.target": "models.unet.openaiunet.UNetModel"})
+    with pytest.raises(InputError, match="65536 x 65536 pixels take more memory than any machine has"):
+        estimate(config)
 
 
 def test_warnings_for_networks_that_will_disappoint():

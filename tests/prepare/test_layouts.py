@@ -136,6 +136,22 @@ def labelme(*shapes, image="a.png", **changes):
     return {"a.json": content, **({image: PHOTOGRAPH} if image else {})}
 
 
+def encoded(label, encoding, path="a.png"):
+    """labelme's files, as written by a system with another encoding than UTF-8."""
+    content = labelme({**TRIANGLE, "label": label}, image=path)["a.json"]
+    return {"a.json": json.dumps(content, ensure_ascii=False).encode(encoding), "a.png": PHOTOGRAPH}
+
+
+def severstal(*rows, head="ImageId,ClassId,EncodedPixels"):
+    return {"train.csv": "\n".join([head, *rows]).encode(), "train_images/a.jpg": PHOTOGRAPH}
+
+
+def hf(label_map=None, **row):
+    row = {"file_name": "a.png", "mask_file_name": "masks/a.png", "types": ["crack"], **row}
+    files = {"metadata.jsonl": json.dumps(row).encode(), "a.png": PHOTOGRAPH, "masks/a.png": (BINARY > 0).astype("u1")}
+    return files | ({"export.json": {"format": "hf", "label_map": label_map}} if label_map else {})
+
+
 def turned(orientation):
     exif, buffer = Image.Exif(), io.BytesIO()
     exif[0x0112] = orientation
@@ -171,6 +187,7 @@ TWO_TYPES = Options(label_map={"crack": 1, "hole": 2})
 RLE = "coco.json|does not add up"
 COUNTS = segmentation(MASK > 0, "compressed")["counts"]
 X = np.zeros((2, 2), np.uint8)
+OUTSIDE = ("../a.png", "a.png"), ("/etc/hostname", "hostname"), (5, "5"), ("a/../../a.png", "leads out")
 REFUSED = [  # files, words of the line, options
     ({"notes.txt": b""}, "holds no data set|test/ + converted_ground_truth/|images/ + masks_converted_dir/"),
     ({"test/hole/1.png": X}, "test/|no converted_ground_truth/"),
@@ -220,7 +237,7 @@ REFUSED = [  # files, words of the line, options
     (boxed([4, 4, 0, 16]), "annotation 0 on a.png|no polygon or RLE", Options(boxes="fill")),
     (boxed([4, 4, float("nan"), 16]), "coco.json", Options(boxes="fill")),
     (coco([POLYGON, [[1, 2, 3, 4]]]), "annotation 1 on a.png"),
-    (coco([[[float("nan"), 1, 2, 3, 4, 5]]]), "annotation 0 on a.png"),
+    (coco([[[float("nan"), 1, 2, 3, 4, 5]]]), "coco.json|NaN"),
     (coco([[[1e300, 1, 2, 3, 4, 10**400]]]), "annotation 0 on a.png"),
     (rle(size=[48, 40]), "coco.json|[48, 40]"),
     *((rle(counts=counts), RLE) for counts in ([40, 40], [-40, 1960], [960.0, 960.0], "", "\x00\u00e9\U0001f600")),
@@ -237,6 +254,25 @@ REFUSED = [  # files, words of the line, options
     (labelme({"points": [[1, 2], [3, 4]], "shape_type": "mask", "mask": "AAAA"}), "a.json|bitmap is broken"),
     ({**labelme(TRIANGLE), "b.json": labelme(TRIANGLE)["a.json"]}, "b.json|another file annotates|remove"),
     (labelme(TRIANGLE, imageHeight=39), "a.json|48 x 39|a.png"),
+    (encoded("Größe", "latin-1"), "a.json|not UTF-8|'Größe'|save it as UTF-8"),
+    (encoded("царапина", "cp1251"), "a.json|not UTF-8"),
+    ({"a.json": b'{"shapes": [], "imagePath": "a.p'}, "a.json|not valid JSON"),
+    (severstal("b.jpg,1,1 5"), "train.csv: row 2 is of b.jpg, which is not there"),
+    *(
+        (severstal("a.jpg,1,1 5", f"a.jpg,{cells}"), "train.csv: row 3 is not")
+        for cells in ("1,5", ",1 5", "1", "1,-1 5")
+    ),
+    *(
+        (severstal(f"a.jpg,1,{runs}"), f"train.csv: on|a.jpg|{runs}, beyond 40 x 48")
+        for runs in ("0 5", "1920 2", "9 0")
+    ),
+    (severstal("a.jpg", head="ImageId_ClassId,EncodedPixels"), "train.csv: row 2"),
+    ({"a.csv": b"ImageId_ClassId,EncodedPixels", "b.csv": b"ImageId,ClassId,EncodedPixels"}, "a.csv|1 other"),
+    (hf(), "metadata.jsonl: line 1|--label_map crack"),
+    (hf({"hole": 1}), "metadata.jsonl: line 1|unknown type 'crack'"),
+    (hf({"crack": 2}), "export.json|label_map"),
+    *((hf({"crack": 1}, mask_file_name=name), f"line 1: mask_file_name|{word}") for name, word in OUTSIDE),
+    (hf({"crack": 1}, file_name="b.png"), "metadata.jsonl: line 1|not there"),
     ({**labelme(TRIANGLE), "b.json": [1]}, "b.json|no list 'shapes'"),
 ]
 
@@ -262,6 +298,8 @@ FORGIVEN = [  # files, their format
     ({**coco(images=one_file("..\\images\\a.png")), "images/a.png": PHOTOGRAPH}, "coco"),
     (coco(categories=[{"id": 3, "name": "crack"}, {"id": 4, "name": "crack"}]), "coco"),
     (coco(POLYGON), "coco"),
+    ({**coco(images=one_file("a/a.png")), "images/a/a.png": PHOTOGRAPH, "images/a.png": X}, "coco"),
+    (rle(iscrowd=1), "coco"),
     (pair(BINARY, **{"raw/b.png": PHOTOGRAPH, "docs/notes.txt": b""}), "images_masks"),
     ({"images/a.JPEG": PHOTOGRAPH, "masks/a.TIF": BINARY}, "images_masks"),
     ({f"images/{NFD}.png": PHOTOGRAPH, f"masks/{NFC}_mask.png": BINARY}, "images_masks"),
@@ -285,6 +323,33 @@ def test_images_of_another_part_are_never_taken(tmp_path):
         read_all(tmp_path)
     lay(tmp_path, {"images/train2017/a.png": PHOTOGRAPH})
     assert [sample.image for sample in read_layout(str(tmp_path)).samples] == [str(tmp_path / "images/train2017/a.png")]
+
+
+def test_images_of_a_subset_are_never_taken_from_another_or_guessed(tmp_path):
+    content = coco(images=one_file("a.png"))["_annotations.coco.json"]
+    lay(tmp_path, {"annotations/instances_batch1.json": content, "images/batch2/a.png": PHOTOGRAPH})
+    with pytest.raises(InputError, match="batch1.json: lists a.png, which is not there .*batch2/a.png is of another"):
+        read_all(tmp_path)
+    lay(tmp_path, {"images/a.png": PHOTOGRAPH, "a.png": PHOTOGRAPH})
+    with pytest.raises(InputError, match="lists a.png, which may be .*/a.png or .*/images/a.png"):
+        read_all(tmp_path)
+    lay(tmp_path, {"images/Batch1/a.png": PHOTOGRAPH, "images/Batch1/b.png": PHOTOGRAPH})
+    data = read_layout(str(tmp_path))
+    assert [sample.image for sample in data.samples] == [str(tmp_path / "images/Batch1/a.png")]
+    assert data.unlabelled == [str(tmp_path / "images/Batch1/b.png")]
+
+
+def test_names_in_coco_and_labelme_files_lead_nowhere_else(tmp_path):
+    """Images are looked for below SOURCE only, whatever the path says."""
+    save(tmp_path / "secret/a.png", PHOTOGRAPH)
+    for k, path in enumerate(
+        (f"{tmp_path}/secret/a.png", "../secret/a.png", "..\\secret\\a.png", "a/../../secret/a.png")
+    ):
+        for files in (coco(images=one_file(path)), labelme(TRIANGLE, image=None, imagePath=path)):
+            root = tmp_path / f"{k}{len(files)}"
+            lay(root, {name: content for name, content in files.items() if name.endswith("json")})
+            with pytest.raises(InputError, match="not there|no image of that name"):
+                read_all(root)
 
 
 def test_categories_are_matched_by_name_where_each_file_numbers_its_own(tmp_path):
@@ -342,6 +407,25 @@ def test_damaged_json_is_refused_or_read(tmp_path, case, file):
             assert "\n" not in str(error)
             refused += 1
     assert refused > 10
+
+
+@pytest.mark.parametrize(
+    ("label", "encoding"),
+    [
+        ("裂纹", "gbk"),
+        ("瑕疵1", "gbk"),
+        ("crack裂纹", "gbk"),
+        ("Löcher", "latin-1"),
+        ("groß", "latin-1"),
+        ("Трещина", "cp1251"),
+        ("été", "utf-16"),
+    ],
+)
+def test_labels_of_other_encodings_than_utf8(tmp_path, label, encoding):
+    lay(tmp_path, encoded(label, encoding, path="C:\\图\\a.png" if encoding in ("gbk", "utf-16") else "a.png"))
+    data = read_layout(str(tmp_path))
+    assert data.label_map == {label: 1} and len(data.samples) == 1 and not data.problems
+    assert data.notes == ([] if encoding == "utf-16" else [f"1 labelme files are not UTF-8: read as {encoding}"])
 
 
 @pytest.mark.parametrize("drawn", [{"segmentation": []}, {"segmentation": None}, {"segmentation": [[]]}])

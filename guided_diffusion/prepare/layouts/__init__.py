@@ -17,7 +17,9 @@ from ...errors import InputError, unknown_name
 from .coco import read_coco
 from .labelme import read_labelme
 from .model import ColourMask, Dataset, Options, Shapes, TypeMasks
+from .names import check_names, tidy
 from .pairs import INDEX_PAIRS, OPEN_PAIRS, PAIRS, read_pairs
+from .tables import exported_label_map, read_hf, read_severstal
 from .typed_folders import read_dagm, read_flat, read_mvtec, read_type_folders
 
 __all__ = ["FORMATS", "ColourMask", "Dataset", "Options", "Shapes", "TypeMasks", "read_layout"]
@@ -27,11 +29,14 @@ SURE: dict[str, Callable[[str, Options], Dataset | None]] = {
     "mvtec": read_mvtec,
     "coco": read_coco,
     "dagm": read_dagm,
+    "severstal": read_severstal,
+    "hf": read_hf,
 }
 NAMED = SURE | {"images_masks": partial(read_pairs, "images_masks"), "labelme": read_labelme}
 LOOSE = {"type_folders": read_type_folders, "flat": read_flat}  # which any folder of images may look like
 READERS = NAMED | LOOSE  # the first that fits counts
 FORMATS = tuple(READERS)
+OTHERS = [format for format in FORMATS if format not in INDEX_PAIRS]
 
 
 def read_layout(root: str, options: Options | None = None, *, format: str = "auto") -> Dataset:
@@ -46,12 +51,14 @@ def read_layout(root: str, options: Options | None = None, *, format: str = "aut
         raise InputError(f"--format: {unknown_name('format', format, FORMATS)}")
     check_folder(root)
     root = root.rstrip("/") or root
-    if options.label_map is None and (own := read_label_map(root)):
+    if options.label_map is None and (own := read_label_map(root) or exported_label_map(root)):
         options = replace(options, label_map=own)
     data = _detect(root, options) if format == "auto" else READERS[format](root, options)
     if data is None:
         raise InputError(f"{root}: holds nothing of format {format}, see docs/data.md; choose another --format")
+    tidy(data, options)
     data.number_types(options.label_map)
+    check_names(data, options)
     arrange(data.samples, data.good, data.problems)
     if not (data.samples or data.good or data.problems) and data.unlabelled:
         data.problems.append(f"{data.unlabelled[0]}: has no mask or label, as none here has; see docs/data.md")
@@ -84,6 +91,6 @@ def _detect(root: str, options: Options) -> Dataset:
     if loose:
         raise InputError(f"{root}: holds images beside their masks, and folders of such; give each its own folder")
     raise InputError(
-        f"{root}: holds no data set (looked for {known}, MVTec AD, COCO, DAGM, labelme, images/ + masks/ "
-        "and folders of images beside their masks); see docs/data.md, or name it with scripts/prepare_data.py --format"
+        f"{root}: holds no data set (looked for {known}, and for the formats {', '.join(OTHERS)}); docs/data.md shows "
+        "them, scripts/prepare_data.py --format names one"
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import blobfile as bf
 
-from ...data.files import PARTS, list_folder, part_in
+from ...data.files import PARTS, list_folder, part_in, stem_of
 from ...data.prepared import Sample, name_apart
 from ...errors import InputError
 from ...file_io import read_bytes, read_json
@@ -24,24 +24,29 @@ LOOKED_INTO = 8  # a folder with more JSON files than that is not one of annotat
 
 def read_coco(root: str, options: Options) -> Dataset | None:
     """The images of all annotation files; without annotations they are defect-free. Types follow the category ids."""
-    homes = {root: None, bf.join(root, "annotations"): None}
-    homes |= {bf.join(root, name): name.lower() for name in list_folder(root)[1] if name.lower() in PARTS}
-    files = [(path, part or part_in(bf.basename(path))) for home, part in homes.items() for path in _candidates(home)]
+    folders = {root: None, bf.join(root, "annotations"): None}
+    folders |= {bf.join(root, name): name.lower() for name in list_folder(root)[1] if name.lower() in PARTS}
+    files = [(path, part or part_in(bf.basename(path))) for home, part in folders.items() for path in _candidates(home)]
     if not files:
         return None
     data = Dataset(root, "coco", types={})
     found: list[tuple[Sample, str | None]] = []
     first: dict[str, str] = {}  # file that lists each image
+    listed: dict[str, dict[str, str]] = {}  # the images in folders that were looked into
     for file, part in files:
         content = _open(file)
         shapes = _shapes_by_image(file, content, data, options.boxes)
-        homes, listed = _homes(root, file, part), {}
+        own, homes, foreign = _homes(root, file, part)
         for image in content["images"]:
             words = _words(image["file_name"])
-            path = _find(words, homes, listed)
+            path, *others = _find(words, own, homes, listed) or [None]
+            problem = f"{file}: lists {image['file_name']}"
             if path is None:
-                problem = f"lists {image['file_name']}, which is not there; add it or correct the list"
-                data.problems.append(f"{file}: {problem}")
+                far = [path for home in foreign if words and (path := _images(home, listed).get(words[-1]))]
+                where = f" ({far[0]} is of another part or subset)" if far else ""
+                data.problems.append(f"{problem}, which is not there{where}; add it or correct the list")
+            elif others:
+                data.problems.append(f"{problem}, which may be {path} or {others[0]}; name its folder there")
             elif path in first:
                 where = "" if first[path] == file else f" and in {first[path]}"
                 data.problems.append(f"{file}: lists {path} twice{where}; list it once")
@@ -49,10 +54,13 @@ def read_coco(root: str, options: Options) -> Dataset | None:
                 first[path] = file
                 size = image.get("height"), image.get("width")
                 size = size if all(isinstance(side, int) for side in size) else None
-                folders = [part, *(folder for folder in words[:-1] if folder != part)]
+                home = part or (bf.basename(bf.dirname(path)) if bf.dirname(path) in own else None)
+                words = [home, *(folder for folder in words[:-1] if folder != home)]
                 sample = Sample(path, Shapes(file, tuple(shapes[image["id"]]), size), part=part)
-                found.append((sample, "_".join(filter(None, folders))))
+                found.append((sample, "_".join(filter(None, words))))
     data.samples = name_apart(found)
+    for folder in dict.fromkeys(map(bf.dirname, first)):
+        data.unlabelled += [path for path in listed[folder].values() if path not in first]
     return data
 
 
@@ -160,23 +168,37 @@ def _words(file_name: str) -> list[str]:
     return [word for word in words if word not in ("", ".", "..")]
 
 
-def _homes(root: str, file: str, part: str | None) -> list[str]:
-    """Where the images of an annotation file may lie: beside it, or in the images' folder; first in those of its part,
-    never in those of another one: their files may have the same names."""
-    folder = bf.dirname(file)
+def _homes(root: str, file: str, part: str | None) -> tuple[list[str], list[str], list[str]]:
+    """Where the images of an annotation file may lie: in folders called as its subset or part (instances_default.json
+    means images/default/); and beside it or in the images' folder. Third: the other folders there, never to be taken
+    from, as their files may have the same names."""
+    folder, stem = bf.dirname(file), stem_of(file).lower()
     bases = [folder, root] if bf.basename(folder) == "annotations" else [folder]
     homes = [home for base in bases for home in (base, bf.join(base, "images"))]
-    own = [bf.join(home, name) for home in homes for name in list_folder(home)[1] if part and part_in(name) == part]
-    return own + homes
+    inside = [(name, bf.join(home, name)) for home in homes for name in list_folder(home)[1]]
+    own = [path for name, path in inside if name.lower() in (stem, stem.partition("_")[2], stem.rpartition("_")[0])]
+    own = own or [path for name, path in inside if part and part_in(name) == part]
+    return own, homes, [path for _, path in inside if path not in own]
 
 
-def _find(words: Sequence[str], homes: Sequence[str], listed: dict[str, dict[str, str]]) -> str | None:
-    """The image of that name in the first of `homes` that has it. listed: folders that were looked into."""
-    for given in (words, words[-1:]):
-        for folder in (bf.join(home, *given[:-1]) for home in homes if given):
-            if folder not in listed:
-                images = list_folder(folder)[0]
-                listed[folder] = {unicodedata.normalize("NFC", name): bf.join(folder, name) for name in images}
-            if path := listed[folder].get(given[-1]):
-                return path
-    return None
+def _find(
+    words: Sequence[str], own: Sequence[str], homes: Sequence[str], listed: dict[str, dict[str, str]]
+) -> list[str]:
+    """The images that a file_name means: those in `own` homes first, then the one beside the annotation file, homes[0],
+    then any; several where it does not tell which. Its first folders may be another machine's, so that they count less.
+    Only what is listed is found, nothing outside."""
+    for start in range(len(words)):
+        *inner, name = words[start:]
+        for some in (own, homes[: start == 0], homes):
+            found = (_images(bf.join(home, *inner), listed).get(name) for home in some)
+            if paths := list(dict.fromkeys(filter(None, found))):
+                return paths
+    return []
+
+
+def _images(folder: str, listed: dict[str, dict[str, str]]) -> dict[str, str]:
+    """{name: path} of the images in a folder, the accents in names composed. listed: those of folders looked into."""
+    if folder not in listed:
+        names = list_folder(folder)[0]
+        listed[folder] = {unicodedata.normalize("NFC", name): bf.join(folder, name) for name in names}
+    return listed[folder]

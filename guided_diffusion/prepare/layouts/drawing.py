@@ -1,7 +1,6 @@
 """From what a layout tells to pixels: an image and its index mask, whatever the mask was drawn with."""
 
 import base64
-import json
 import math
 import re
 from collections import Counter
@@ -16,7 +15,8 @@ from pycocotools import mask as coco_rle
 from ...data.image_files import open_image, read_index_mask, to_rgb, turned_like
 from ...data.prepared import Sample
 from ...errors import InputError
-from ...file_io import read_bytes
+from ...file_io import parse_json, read_bytes
+from .labelme import as_utf8
 from .mask_values import grey_levels, has_palette, looks_like_photograph
 from .model import BACKGROUND, IGNORED, ColourMask, Shape, Shapes, TypeMasks
 
@@ -57,8 +57,9 @@ def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule | None = No
     image = open_image(sample.image, image_bytes)
     if isinstance(drawn, Shapes):  # drawn on the image; all other masks are files, of a size of their own
         image = turned_like(image, sample.image, drawn.size, drawn.path, upright=drawn.upright)
+        where = f"{drawn.path}: on {sample.image}"
         size, shapes = (image.height, image.width), (shape for shape in drawn.shapes if shape.index != IGNORED)
-        layers = ((shape.index, draw_shape(shape, size, rule.line_width, drawn.path)) for shape in shapes)
+        layers = ((shape.index, draw_shape(shape, size, rule.line_width, where)) for shape in shapes)
         mask, overlaps = _compose(layers, rule.priority, drawn.path)
     elif drawn is not None:
         if isinstance(drawn, TypeMasks):
@@ -80,7 +81,7 @@ def image_bytes(path: str) -> bytes:
     if not path.lower().endswith(".json"):
         return data
     try:
-        return base64.b64decode(json.loads(data)["imageData"])
+        return base64.b64decode(parse_json(as_utf8(data, path)[0], path)["imageData"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: embeds no image and none lies beside it; add the image") from error
 
@@ -148,6 +149,8 @@ def draw_shape(shape: Shape, size: tuple[int, int], line_width: int, path: str) 
         return coco_rle.decode(coco_rle.merge(coco_rle.frPyObjects(list(map(list, shape.data)), *size))) > 0
     if shape.kind == "rle":
         return _decode_rle(shape.data, size, path)
+    if shape.kind == "runs":
+        return _draw_runs(shape.data, size, path)
     canvas = Image.new("1", (size[1], size[0]))
     draw = ImageDraw.Draw(canvas)
     if shape.kind == "bitmap":
@@ -181,6 +184,16 @@ def _decode_rle(data: dict, size: tuple[int, int], path: str) -> np.ndarray:
     if not all(isinstance(count, int) and count >= 0 for count in counts) or sum(counts) != size[0] * size[1]:
         raise InputError(f"{path}: holds an RLE that does not add up to {size[0]} x {size[1]} pixels; export it again")
     return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(size[1], size[0]).T
+
+
+def _draw_runs(data: Sequence[int], size: tuple[int, int], path: str) -> np.ndarray:
+    """Severstal's runs, (start, length, ...), counted from 1 down the columns."""
+    flat = np.zeros(size[0] * size[1], bool)
+    for start, length in zip(data[::2], data[1::2], strict=True):
+        if not 1 <= start < start + length <= flat.size + 1:
+            raise InputError(f"{path}: holds a run {start} {length}, beyond {size[0]} x {size[1]} pixels; correct it")
+        flat[start - 1 : start - 1 + length] = True
+    return flat.reshape(size[1], size[0]).T
 
 
 def _decompress(text: str) -> list[int]:

@@ -1,5 +1,8 @@
 """labelme: a JSON file beside each image, with polygons, rectangles, circles, lines, points and bitmaps."""
 
+import json
+import re
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -9,10 +12,12 @@ import blobfile as bf
 from ...data.files import PARTS, by_stem, list_folder, stem_of
 from ...data.prepared import Sample, name_apart
 from ...errors import InputError
-from ...file_io import read_json
+from ...file_io import parse_json, read_bytes
 from .model import BACKGROUND, IGNORED, Dataset, Options, Shape, Shapes, is_coordinate
 
-POINTS = {"polygon": 3, "rectangle": 2, "circle": 2, "point": 1, "line": 2, "linestrip": 2, "mask": 2}  # at least
+POINTS = {  # at least; `rotation` is X-AnyLabeling's turned box, by its corners
+    "polygon": 3, "rectangle": 2, "circle": 2, "point": 1, "line": 2, "linestrip": 2, "mask": 2, "rotation": 4,
+}  # fmt: skip
 SPECIAL = {"_background_": BACKGROUND, "__ignore__": IGNORED}  # labelme's own
 LOOKED_AT = 3  # files in each folder
 
@@ -20,8 +25,8 @@ LOOKED_AT = 3  # files in each folder
 def read_labelme(root: str, options: Options) -> Dataset | None:
     """The annotated images in `root` and in the folders in it; a file without shapes is a defect-free image.
 
-    An image belongs to the JSON file of its stem, or to another that means it (see _open); one that lies nowhere is
-    taken from the file that embeds it. Images without a JSON file are unlabelled.
+    An image belongs to the JSON file of its stem, or to another that means it (see _shapes_and_image); one that lies
+    nowhere is taken from the file that embeds it. Images without a JSON file are unlabelled.
     """
     folders = [root, *(bf.join(root, name) for name in list_folder(root)[1])]
     paths = {folder: [bf.join(folder, name) for name in list_folder(folder, (".json",))[0]] for folder in folders}
@@ -30,10 +35,12 @@ def read_labelme(root: str, options: Options) -> Dataset | None:
     data = Dataset(root, "labelme")
     images = {folder: by_stem(folder, data.problems) for folder in folders}
     left = {path for own in images.values() for path in own.values()}
-    files = []
+    files, encodings = [], Counter()
     for folder, path in ((folder, path) for folder, own in paths.items() for path in own):
         try:
-            files.append((stem_of(path) not in images[folder], *_open(path, folder, images)))
+            content, encoding = _read(path)
+            files.append((stem_of(path) not in images[folder], *_shapes_and_image(content, path, folder, images)))
+            encodings[encoding] += 1
         except InputError as error:
             data.problems.append(str(error))
     found: list[tuple[Sample, str | None]] = []
@@ -49,27 +56,78 @@ def read_labelme(root: str, options: Options) -> Dataset | None:
         found.append((Sample(image, drawn, part=part), part or inside))
     data.samples = name_apart(found)
     data.unlabelled += sorted(left)
+    data.notes += [f"{count} labelme files are not UTF-8: read as {name}" for name, count in encodings.items() if name]
     return data
 
 
 def _is_labelme(path: str) -> bool:
-    with suppress(InputError, OSError):
-        return bool(_read(path))
+    """Whether a file is labelme's; one that is damaged counts, so that the reader can say what is wrong."""
+    with suppress(OSError, InputError):
+        data = read_bytes(path).replace(b"\0", b"")  # of UTF-16
+        return b'"shapes"' in data and (b'"imagePath"' in data or bool(_read(path)))
     return False
 
 
-def _read(path: str) -> dict[str, Any]:
-    content = read_json(path)
+def _read(path: str) -> tuple[dict[str, Any], str]:
+    """The content of a labelme file, and its encoding, "" where that is as it should be. Raises InputError."""
+    data, encoding = as_utf8(read_bytes(path), path)
+    content = parse_json(data, path)
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise InputError(f"{path}: has no list 'shapes', so it is no labelme file; correct or remove it")
-    return content
+    return content, encoding
 
 
-def _open(path: str, folder: str, images: Mapping[str, Mapping[str, str]]) -> tuple[Shapes, list[str]]:
+def as_utf8(data: bytes, path: str) -> tuple[bytes, str]:
+    """JSON of labelme in UTF-8 (or 16, 32), as older versions wrote in the system's encoding; and which it was, "" for
+    UTF. Raises InputError where its labels do not tell."""
+    with suppress(UnicodeDecodeError):
+        data.decode(json.detect_encoding(data))
+        return data, ""
+    readings, labels = {}, set()
+    for encoding, is_plausible in ENCODINGS.items():
+        with suppress(UnicodeDecodeError, InputError):
+            text = data.decode(encoding).encode()
+            content = parse_json(text, path)
+            shapes = content.get("shapes") if isinstance(content, dict) else None
+            own = [str(one.get("label")) for one in shapes or () if isinstance(one, dict)]
+            labels |= {label for label in own if not label.isascii()}
+            if all(map(is_plausible, own)):
+                readings[encoding] = text
+    if not readings or (labels and len(readings) > 1):
+        shown = f" (a label could be {' or '.join(map(repr, sorted(labels)[:2]))})" if labels else ""
+        raise InputError(f"{path}: is not UTF-8, and in which encoding it is cannot be told{shown}; save it as UTF-8")
+    encoding = next(iter(readings))
+    return readings[encoding], encoding
+
+
+def _looks_chinese(label: str) -> bool:
+    """Whether a label read as GBK may be meant: what is not ASCII are characters in use, those of GB 2312."""
+    with suppress(UnicodeEncodeError):
+        return all(character >= "\u4e00" for character in label if character > "\x7f") and bool(label.encode("gb2312"))
+    return False
+
+
+def _looks_latin(label: str) -> bool:
+    """Whether a label read as Latin-1 may be meant: letters with accents among others, two in a row at most."""
+    odd = BEYOND_ASCII.findall(label)
+    return not odd or (bool(re.search("[A-Za-z]", label)) and all(run.isalpha() and len(run) <= 2 for run in odd))
+
+
+def _looks_cyrillic(label: str) -> bool:
+    """Whether a label read as Windows-1251 may be meant: words of three letters or more, only the first a capital."""
+    return all(re.fullmatch("[А-ЯЁа-яё][а-яё]{2,}", word) for word in BEYOND_ASCII.findall(label))
+
+
+BEYOND_ASCII = re.compile("[^\x00-\x7f]+")
+ENCODINGS = {"gbk": _looks_chinese, "latin-1": _looks_latin, "cp1251": _looks_cyrillic}
+
+
+def _shapes_and_image(
+    content: Mapping[str, Any], path: str, folder: str, images: Mapping[str, Mapping[str, str]]
+) -> tuple[Shapes, list[str]]:
     """The shapes in a labelme file in `folder`, and which of the images, {folder: {stem: path}}, it may mean, the
     likeliest first: that of its stem beside it, the one that its imagePath (often out of date) ends in, the one of that
     name beside it, the one that it embeds (the file itself), or the only one of its stem. Raises InputError."""
-    content = _read(path)
     shapes = tuple(_shape(shape, f"{path}: shapes[{number}]") for number, shape in enumerate(content["shapes"]))
     size = content.get("imageHeight"), content.get("imageWidth")
     drawn = Shapes(path, shapes, size if all(isinstance(side, int) for side in size) else None, upright=True)
@@ -102,6 +160,7 @@ def _shape(shape: Any, where: str) -> Shape:
     if wrong:
         raise InputError(f"{where} {wrong}; correct it in labelme")
     points = tuple((float(x), float(y)) for x, y in points)
+    kind = "polygon" if kind == "rotation" else kind
     if kind == "mask":
         kind, points = "bitmap", (*points[0], shape["mask"])
     return Shape(SPECIAL.get(label, label), kind, points)

@@ -40,7 +40,7 @@ class ColourMask:
 class Shape:
     """One annotation; `data` by kind, x and y in pixels from the upper left corner: for labelme's kinds its points,
     ((x, y), ...); bitmap: (x, y, base64 PNG); rings: COCO's polygons, ((x, y, x, y, ...), ...); rle: COCO's {"size":
-    (h, w), "counts": list or text}."""
+    (h, w), "counts": list or text}; runs: Severstal's, (start, length, ...)."""
 
     index: int | str
     kind: str
@@ -69,7 +69,7 @@ class Options:
 
     label_map: {type name: index from 1}. colormap: {type name: (r, g, b)}. mask_values: what the values of mask files
     are, "index", "binary", "colour" or "auto". type_regex: its first group, searched in a file's stem, is the type.
-    boxes: "refuse" those that have no outline, or "fill" them.
+    boxes: "refuse" those that have no outline, or "fill" them. rename: {type as found, "*" for all: new name}.
     """
 
     label_map: Mapping[str, int] | None = None
@@ -77,6 +77,7 @@ class Options:
     mask_values: str = "auto"
     type_regex: str | None = None
     boxes: str = BOXES[0]
+    rename: Mapping[str, str] | None = None
 
 
 @dataclass
@@ -86,7 +87,7 @@ class Dataset:
     samples: those with a mask; good: defect-free ones. types: their names, in the order of their indices, and where
     each was found; None: those of the masks, in natural order. label_map: None where nobody names the types.
     unlabelled: images that nobody has labelled, left out. problems: lines that each name a file, what is wrong and what
-    to do; notes: what else was left out, or decided.
+    to do; doubts: lines on names that are hardly those of types; notes: what else was left out, or decided.
     """
 
     root: str
@@ -97,6 +98,7 @@ class Dataset:
     label_map: dict[str, int] | None = None
     unlabelled: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def number_types(self, given: Mapping[str, int] | None) -> None:
@@ -112,7 +114,7 @@ class Dataset:
         for name, where in self.types.items():
             if name not in numbers:
                 problem = unknown_name("type", name, numbers)
-                self.problems.append(f"{where}: {problem}; correct it or the label map")
+                self.problems.append(f"{where}: {problem}; correct it, --rename it, or mend the label map")
         samples, self.samples = self.samples, []
         for sample in samples:
             if mask := _numbered(sample.mask, numbers):

@@ -91,8 +91,9 @@ def read_flat(root: str, options: Options) -> Dataset | None:
     pairs = pair_by_name(*_apart(root, data.problems), OPEN_ENDINGS, (root, root), data.problems, alone)
     if not pairs:
         return None
+    renamed = (options.rename or {}).get("*")
     for image, mask in [*pairs, *((image, None) for image in alone)]:
-        name = type_in_name(image, options.type_regex, data.problems if mask else [])
+        name = type_in_name(image, options.type_regex, data.problems if mask and not renamed else []) or renamed
         if name and is_good(name):
             data.good.append(Sample(image, None))
         elif mask is None:

@@ -1,0 +1,126 @@
+"""Names of types: made one where they mean one, renamed as the user says, doubted where they can hardly be types."""
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from ... import GOOD, MAX_TYPES
+from ...data.files import ALSO_GOOD
+from ...data.prepared import Sample
+from ...errors import InputError, unknown_name
+from .model import Dataset, Mask, Options, Shapes, TypeMasks
+from .pairs import PUBLISHED
+
+ANY = "*"  # stands for all names in Options.rename
+FROM_PATHS = ("type_folders", "images_masks", "defect_spectrum", "mvtec", "flat")  # elsewhere people typed the names
+PART = re.compile(r"(train|val|test|dev|eval|holdout)(ing|id|idation|uation)?(val)?[\W\d_]*")
+KINDS = {"", "anomaly", "category", "class", "cls", "damage", "defect", "fault", "flaw", "id", "kind", "label", "type"}
+VISA = "candle capsules cashew chewinggum fryum macaroni1 macaroni2 pcb1 pcb2 pcb3 pcb4 pipe_fryum"
+OBJECTS = {*PUBLISHED, *VISA.split()}  # of MVTec AD and VisA
+SHOWN = 3  # names in a line
+FEW = 3  # fewer types than that may well have an image each
+
+
+def tidy(data: Dataset, options: Options) -> None:
+    """Give types the names of options.rename; else their own, accents composed and without spaces at the ends, unless
+    the label map has it otherwise. Raises InputError where a name to be changed does not occur."""
+    asked, met = dict(options.rename or {}), set()
+    homes: dict[str, set[str]] = defaultdict(set)  # type folders that become one, by its name
+
+    def new(name: str) -> str:
+        met.update({name, ANY})
+        plain = " ".join(unicodedata.normalize("NFC", name).split())
+        return asked.get(name) or asked.get(ANY) or (name if name in (options.label_map or {}) else plain or name)
+
+    samples = [replace(one, mask=_renamed(one.mask, new)) for one in data.samples]
+    if data.types is not None:
+        data.types = {new(name): where for name, where in reversed(data.types.items())}
+        data.types = dict(reversed(data.types.items()))
+    if unknown := [name for name in asked if name not in met]:
+        raise InputError(f"`rename`: {unknown_name('type', unknown[0], met - {ANY})}")
+    changed = {name: new(name) for name in met - {ANY}}
+    for one in samples:
+        if isinstance(one.mask, TypeMasks) and one.folder in changed:
+            homes[changed[one.folder]].add(one.folder)
+    data.samples = [_moved(one, changed, homes) for one in samples]
+    if spaced := [name for name, other in changed.items() if other not in (name, *asked.values())]:
+        data.notes.append(f"spaces or the form of accents changed in the names of types: {_list(spaced)}")
+
+
+def _renamed(mask: Mask, new) -> Mask:
+    if isinstance(mask, TypeMasks):
+        return TypeMasks(tuple((new(name), path) for name, path in mask.files))
+    if isinstance(mask, Shapes):
+        shapes = (replace(one, index=new(one.index)) if isinstance(one.index, str) else one for one in mask.shapes)
+        return replace(mask, shapes=tuple(shapes))
+    return mask
+
+
+def _moved(sample: Sample, changed: dict[str, str], homes: dict[str, set[str]]) -> Sample:
+    """The sample in the folder that its type is now called; what several folders held keeps theirs in its name."""
+    old = sample.folder
+    if not isinstance(sample.mask, TypeMasks) or old not in changed or changed[old] == old:
+        return sample
+    stem = sample.name.removeprefix(f"{old}/")
+    stem = f"{old}_{stem}" if len(homes[changed[old]]) > 1 else stem
+    part = sample.part or (old.lower() if PART.fullmatch(old.lower()) else None)
+    return replace(sample, folder=changed[old], name=f"{changed[old]}/{stem}", part=part)
+
+
+def check_names(data: Dataset, options: Options) -> None:
+    """Note as problems names that no type can have, and as doubts names that are hardly those of types. A label map, or
+    options.type_regex for names of files, says that they are."""
+    for name, where in data.types.items():
+        if not name.isprintable() or not name.strip():
+            data.problems.append(f"{where}: {name!r} is no name of a type; correct it, or say prepare_data.py --rename")
+    if len(data.label_map or ()) > MAX_TYPES:
+        data.problems.append(f"{data.root}: has {len(data.label_map)} types, but {MAX_TYPES} are the most")
+    if options.label_map is None:
+        data.doubts += (f"{data.root}: {line}" for line in _doubts(data, options))
+
+
+def _doubts(data: Dataset, options: Options) -> Iterable[str]:
+    names, keep = list(data.types), "--types_as_found takes it as it is"
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        alike[_plain(name)].append(name)
+    for own in alike.values():
+        if len(own) > 1:
+            most = own[0]
+            pairs = " ".join(f"'{name}={most}'" for name in own[1:])
+            yield f"types {_list(own)} differ by case, spaces or signs only; --rename {pairs} makes them one; {keep}"
+    one_type = "--rename '*=defect' makes all one type"
+    for name in names:
+        if _plain(name) in ("background", "bg"):
+            yield f"type {name!r} is called like the background; --rename it, or take it out of SOURCE; {keep}"
+    if data.format not in FROM_PATHS:
+        return
+    if parts := [name for name in names if PART.fullmatch(name.lower())]:
+        yield f"{_list(parts)} would be types, but are called like parts of a data set; {one_type}; {keep}"
+    if good := [name for name in names if _plain(name) in map(_plain, (GOOD, *ALSO_GOOD))]:
+        yield f"type {_list(good)} is called like defect-free images, but has masks; --rename it; {keep}"
+    if names and OBJECTS.issuperset(map(str.lower, names)):
+        yield f"{_list(names)} would be types, but are called like objects of MVTec AD or VisA; {one_type}; {keep}"
+    numbered: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        numbered[re.sub(r"[\W\d_]+", "", name.lower())].append(name)
+    for word, own in numbered.items():
+        if word not in KINDS and len(own) > 1 and (len(own) == len(names) or len(own) >= FEW):
+            yield f"types {_list(own)} differ by numbers only, as parts or objects do; {one_type}; {keep}"
+    images = [s for s in data.samples if isinstance(s.mask, TypeMasks) and (s.folder or data.format == "flat")]
+    by_file = data.format == "flat" and not options.type_regex
+    if len(names) >= FEW and images and (len(names) * 2 > len(images) if by_file else len(names) == len(images)):
+        remedy = f"--type_regex says where in a file's name the type is, {one_type}" if by_file else one_type
+        yield f"{len(images)} images would have {len(names)} types, such as {_list(names)}; {remedy}; {keep}"
+
+
+def _plain(name: str) -> str:
+    """What is left of a name without case, spaces and signs that join words."""
+    return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFKC", name).casefold()) or name
+
+
+def _list(names: Sequence[str]) -> str:
+    more = len(names) - SHOWN
+    return ", ".join(map(repr, names[:SHOWN])) + (f" and {more} more" if more > 0 else "")
