@@ -55,6 +55,7 @@ released        test/{stem}           converted_ground_truth/{stem}{end}        
 defect_spectrum image/{type}/{stem}   mask/{type}/{stem}_mask                    image/good/{stem}   index
 defect_spectrum image/{part}/{stem}   mask/{part}/{stem}_mask                    -                   index
 synthetic       images/{stem}         masks_converted_dir/{stem}                 -                   index
+voc             JPEGImages/{stem}     SegmentationClass/{stem}                   -                   voc
 hf              {part}/{stem}         {part}/masks/{stem}.png                    -                   index
 hf              {stem}                masks/{stem}.png                           -                   index
 mvtec           test/{type}/{stem}    ground_truth/{type}/{stem}{end}            train/good/{stem}   binary
@@ -137,6 +138,10 @@ class Draw:
         roles += ["empty"] * (kind != "shapes" and self.maybe(0.2))
         free = layout in ("dagm", "coco", "severstal") or (image_at == good_at and kind == "binary")  # without a mask
         roles += ["unlabelled"] * (not free and self.maybe(0.2))
+        if kind == "binary" and len(self.types) > 2:
+            flagged = self.maybe(0.7)
+            self.args += ["--types_as_found"] * flagged
+            self.excuses |= set() if flagged else {"as many types as images"}
         tables = defaultdict(list)  # rows for the layout's own files, by part
         for k, role in enumerate(roles):
             own, second = 1 + k % len(self.types), k % 2
@@ -167,8 +172,8 @@ class Draw:
                 self.expected[source] = pixels, None if mask is None else dict(self.regions(mask))
                 apart = layout in ("coco", "hf") and "{part}" in self.mask_at
                 tables[words["part"] if apart else ""].append((source, pixels, mask, dict(words)))
-        for part, rows in tables.items() if hasattr(self, layout) else ():
-            getattr(self, layout)(rows, part)
+        for part, rows in tables.items() if hasattr(self, f"write_{layout}") else ():
+            getattr(self, f"write_{layout}")(rows, part)
         for junk in ("Thumbs.db", ".DS_Store", "@eaDir/x.png", "__MACOSX/._x.png") * self.maybe(0.1):
             save(root / junk, b"junk")
 
@@ -233,7 +238,7 @@ class Draw:
         return mask
 
     def index(self):
-        """Draws index masks; where they are void, the mask becomes background."""
+        """Draws index masks."""
         told, count, flagged = self.pick(["flag", "file", ""]), len(self.types), self.maybe(0.7)
         self.style = style = self.pick(["L", "P", "16", "1" if count == 1 else "L", "void"])
         palette = np.vstack([BLACK, self.rng.integers(50, 256, (255, 3))])
@@ -247,17 +252,42 @@ class Draw:
         def draw(mask):
             file = mask.astype(np.uint16 if style == "16" else np.uint8)
             if style == "void":
-                file[0, 0] = file[-1, -1] = 255
-                mask[file == 255] = 0
+                file[self.void(mask)] = 255
             if style in ("P", "void"):
                 return with_palette(file, *palette), "png bmp tif"
             return Image.fromarray(file > 0 if style == "1" else file), "png tif" if style == "16" else "png bmp tif"
 
         return draw
 
+    def void(self, mask: np.ndarray) -> np.ndarray:
+        return (mask == 0) & (self.rng.random(mask.shape) < 0.1)
+
+    def voc(self):
+        """Draws masks in VOC's colours, or in those of labelmap.txt, or of indices; 255 is always void."""
+        self.style, told = self.pick(["L", "P", "RGB"]), self.pick(["labelmap.txt", "class_names.txt", ""])
+        colours = [MAROON, (0, 128, 0), (128, 128, 0)]
+        if told == "labelmap.txt":
+            self.style, colours = (
+                self.pick(["P", "RGB"]),
+                self.rng.choice(np.arange(1, 255), (3, 3), replace=False).tolist(),
+            )
+        lines = [f"{name}:{','.join(map(str, own))}::" for name, own in zip(self.types, colours, strict=False)]
+        lines = ["background:0,0,0::", *lines] if told == "labelmap.txt" else ["_background_", *self.types]
+        self.names = self.types if told else [f"defect_{k}" for k in range(1, 4)]
+        save(self.root / (told or "README.md"), "\n".join(lines).encode())
+        table = np.vstack([BLACK, colours, np.zeros((251, 3)), (224, 224, 192)]).astype(np.uint8)
+
+        def draw(mask):
+            file = np.where(self.void(mask), np.uint8(255), mask)
+            if self.style == "P":
+                return with_palette(file, *table), "png"
+            return Image.fromarray(file if self.style == "L" else table[file]), "png"
+
+        return draw
+
     def binary(self):
         self.style, (image, suffixes) = self.pick(list(BINARY.items()))
-        self.excuses |= {self.style} & {"0/1 and 0/255", "soft"}
+        self.excuses |= {self.style} & {"0/1 and 0/255", "soft", "P"}  # Pillow misreads BMP of two colours
         return lambda mask: (image((mask > 0).astype(np.uint8)), suffixes)
 
     def colour(self):
@@ -280,7 +310,7 @@ class Draw:
         self.excuses |= {"boxes without a flag"} if self.style == "box" and not flagged else set()
         self.ids = self.rng.permutation(20).tolist()
 
-    def coco(self, rows, part):
+    def write_coco(self, rows, part):
         images, annotations = [], []
         for key, (source, pixels, mask, _) in enumerate(rows, 90):
             name = self.pick(["", "images/", "..\\images\\"]) + self.formed(source.rpartition("/")[2])
@@ -293,7 +323,7 @@ class Draw:
         content = {"images": images, "annotations": annotations, "categories": categories}
         save(self.root / self.mask_at.format(part=part), content)
 
-    def labelme(self, rows, part):
+    def write_labelme(self, rows, part):
         for source, pixels, mask, words in rows:
             height, width, drawn = *pixels.shape[:2], []
             for name, region in self.regions(mask):
@@ -308,7 +338,7 @@ class Draw:
             content = {"imagePath": path, "imageHeight": height, "imageWidth": width, "shapes": drawn}
             self.put(self.mask_at, words, "", content)
 
-    def yolo(self, rows, part):
+    def write_yolo(self, rows, part):
         told, names = self.pick(["data.yaml", "classes.txt", ""]), self.pick([self.types, dict(enumerate(self.types))])
         self.args += ["--label_map", ",".join(self.types)] * (told == "")
         text = yaml.safe_dump({"names": names}, allow_unicode=True) if told == "data.yaml" else "\n".join(self.types)
@@ -325,7 +355,7 @@ class Draw:
                     lines.append(" ".join([str(self.types.index(name)), *(f"{share:.6f}" for share in shares)]))
             self.put(self.mask_at, words, "", "\n".join(lines).encode())
 
-    def severstal(self, rows, part):
+    def write_severstal(self, rows, part):
         lines = ["ImageId,ClassId,EncodedPixels"]
         for source, _, mask, _ in rows:
             for name, region in self.regions(mask):
@@ -333,7 +363,7 @@ class Draw:
                 lines.append(f"{self.formed(source.rpartition('/')[2])},{name[-1]},{runs}")
         save(self.root / "train.csv", "\n".join(lines).encode())
 
-    def hf(self, rows, part):
+    def write_hf(self, rows, part):
         rows = [{"file_name": source, "mask_file_name": words["mask"]} for source, _, _, words in rows]
         lines = [json.dumps({key: path.removeprefix(f"{part}/") for key, path in row.items()}) for row in rows]
         save(self.root / part / "metadata.jsonl", "\n".join(lines).encode())
@@ -341,5 +371,6 @@ class Draw:
     def fold(self, name: str) -> str:
         """What of a type's name counts."""
         name = unicodedata.normalize("NFC", name)
-        name = "defect" if len(self.types) == 1 and name == "defect_1" else name
+        if len(self.types) == 1 and self.names[0] in ("defect", "defect_1"):  # nobody names it
+            return "defect"
         return name.lower() if self.layout in ("dagm", "type_folders") else name
