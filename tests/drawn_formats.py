@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from PIL import Image, ImageFilter
 from pycocotools import mask as coco_rle
 
@@ -207,7 +208,6 @@ def draw_severstal(root, columns="ImageId,ClassId,EncodedPixels", home="train_im
             found.samples[name] = photograph, mask, None
     (root / "train.csv").write_text("\n".join(rows) + "\n")
     save(root / "test_images/9.png", PHOTOGRAPHS[0])
-    (root / "sample_submission.csv").write_text(f"{columns}\n9.png,1 1920,0\n")
     return found
 
 
@@ -272,6 +272,67 @@ def draw_labelme(root, kind="polygon", image="beside"):
     return found
 
 
+def draw_yolo(root, image="images/{part}/{i}.png", config="data.yaml", boxes=False, **content):
+    """Outlines or boxes of the regions' rows; the last label file is empty, and one image has none."""
+    found = Expected("yolo", LABEL_MAP, {"9"}, Options(boxes="fill" if boxes else "refuse"))
+    where = {i: image.format(part=("train", "val")[i % 2], i=i) for i in (*range(len(MASKS)), 9, 11)}
+    for i, path in where.items():
+        photograph, mask = (PHOTOGRAPHS[i], MASKS[i]) if i < len(MASKS) else (PHOTOGRAPHS[0], 0 * MASKS[0])
+        lines = []
+        for label, region in regions(mask):
+            for y, x1, x2 in row_runs(region):
+                ring = [(x1 + x2) / 2, y + 0.5, x2 - x1, 1] if boxes else [x1, y, x2, y, x2, y + 1, x1, y + 1]
+                lines.append(" ".join(f"{v:.6f}" for v in np.divide(ring, [SIZE[1], SIZE[0]] * (len(ring) // 2))))
+                lines[-1] = f"{NAMES.index(label)} {lines[-1]}\n"
+        save(root / path, photograph)
+        if i != 11:
+            save(root / path.replace("images/", "labels/").replace("png", "txt"), "".join(lines).encode())
+        if mask.any():
+            found.samples[f"{i}"] = photograph, mask, ("train", "val")[i % 2] if "part" in image else None
+    text = "\n".join(NAMES) if config == "classes.txt" else yaml.safe_dump({"names": list(NAMES), **content})
+    save(root / config, text.encode())
+    for part, name in content.items():
+        if str(name).endswith(".txt"):
+            lines = [f"data/{path}\n" for i, path in where.items() if part == ("train", "val")[i % 2]]
+            save(root / name, "".join(lines).encode())
+    return found
+
+
+def voc_colours(count: int = 256) -> np.ndarray:
+    """uint8 [N, 3]: Pascal VOC's palette, built bit by bit as in its development kit."""
+    colours = np.zeros((count, 3), np.uint8)
+    for k in range(count):
+        for j in range(8):
+            colours[k] |= np.uint8(
+                [(k >> 3 * j & 1) << 7 - j, (k >> 3 * j + 1 & 1) << 7 - j, (k >> 3 * j + 2 & 1) << 7 - j]
+            )
+    return colours
+
+
+def draw_voc(root, kind="palette", names=None):
+    """With void around the defects; the lists name all but the last. names: the file that names the types."""
+    found = Expected("voc", LABEL_MAP if names else None)
+    colours = voc_colours() if names != "labelmap.txt" else np.array([*COLOURS, *[(224, 224, 192)] * 252], np.uint8)
+    for i, (photograph, mask) in enumerate(zip(PHOTOGRAPHS, MASKS, strict=True)):
+        values = mask.copy()
+        values[0] = 255
+        picture = Image.fromarray(colours[values] if kind == "colour" else values)
+        if kind == "palette":
+            picture.putpalette(colours.tobytes())
+        save(root / f"JPEGImages/{i}.bmp", photograph)
+        save(root / f"SegmentationClass/{i}.png", picture)
+        found.samples[f"{i}"] = photograph, mask, ("train", "val", "val")[i % 3] if i < 6 else None
+    save(root / "JPEGImages/more.bmp", PHOTOGRAPHS[0])
+    save(root / "ImageSets/Segmentation/train.txt", b"0\n3\n")
+    save(root / "ImageSets/Segmentation/val.txt", b"1\n2\n4\n5\nmore\n")
+    if names == "labelmap.txt":
+        lines = [f"{name}:{','.join(map(str, colour))}::" for name, colour in zip(NAMES, COLOURS[1:], strict=True)]
+        save(root / names, "\n".join(["# label:color_rgb:parts:actions", "background:0,0,0::", *lines]).encode())
+    elif names:
+        save(root / names, "\n".join(["__ignore__", "_background_", *NAMES]).encode())
+    return found
+
+
 def pair(format, images, masks, below="", stem="{i:03}", ending="", suffix="png", kind="index", **more):
     """Two folders side by side. below: "{type}/" or "{part}/"."""
     image, mask = f"{images}/{below}{stem}.{suffix}", f"{masks}/{below}{stem}{ending}."
@@ -292,6 +353,19 @@ def beside(image: str, mask: str, good: str):
     return typed("type_folders", image, mask, f"{{type}}/{stem}", good={good: "good/1"})
 
 
+def draw_kolektor(image, mask, name, good):
+    """good: name of a defect-free image, whose mask is black."""
+
+    def draw_it(root):
+        found = draw(root, "kolektor", image, mask, name, "black_and_white")
+        for template, picture in ((image, PHOTOGRAPHS[0]), (mask, np.zeros(SIZE, np.uint8))):
+            save(root / template.format(i=20, part="train"), picture)
+        found.good.add(f"good/{good}")
+        return found
+
+    return draw_it
+
+
 def flat(stem: str, suffix: str, ending: str, **more):
     good = stem.format(type="good", i=99)
     return typed("flat", f"{stem}.{suffix}", f"{stem}{ending}.png", stem, good={f"{good}.{suffix}": good}, **more)
@@ -299,7 +373,7 @@ def flat(stem: str, suffix: str, ending: str, **more):
 
 RELEASED = partial(pair, "released", "test", "converted_ground_truth")
 SPECTRUM = partial(pair, "defect_spectrum", "image", "mask", ending="_mask")
-OPEN = partial(pair, "images_masks", "images", "masks", stem="{i}", suffix="bmp")
+OPEN = partial(pair, "images_masks", "images", masks="masks", stem="{i}", suffix="bmp")
 MVTEC_GOOD = {f"{part}/good/000.png": f"good/{part}_000" for part in ("train", "test")}
 MVTEC = partial(typed, "mvtec", "test/{type}/{i:03}.png", name="{type}/{i:03}", good=MVTEC_GOOD)
 DAGM_FILES = "{Type}/{Part}/{i:04}.PNG", "{Type}/{Part}/Label/{i:04}_label.PNG", "{type}/{part}_{i:04}"
@@ -339,6 +413,24 @@ CASES: dict[str, Callable[..., Expected]] = {
     "severstal": draw_severstal,
     "severstal, older": partial(draw_severstal, columns="ImageId_ClassId,EncodedPixels", home=""),
     "hf": draw_hf,
+    "yolo": draw_yolo,
+    "yolo, boxes": partial(draw_yolo, boxes=True, path="/content/set", train="images/train", val=["images/val"]),
+    "yolo, roboflow": partial(draw_yolo, image="{part}/images/{i}.png", train="../train/images", val="../val/images"),
+    "yolo, lists": partial(draw_yolo, path=".", train="train.txt", val="val.txt"),
+    "yolo, classes.txt": partial(draw_yolo, image="images/{i}.png", config="classes.txt"),
+    **{f"voc {kind}": partial(draw_voc, kind=kind) for kind in ("palette", "index", "colour")},
+    "voc of CVAT": partial(draw_voc, kind="colour", names="labelmap.txt"),
+    "voc of CVAT, palette": partial(draw_voc, names="labelmap.txt"),
+    "voc of labelme": partial(draw_voc, names="class_names.txt"),
+    "kolektor": draw_kolektor(
+        "kos{i:02}/Part0.jpg", "kos{i:02}/Part0_label.bmp", "kos{i:02}_Part0", good="kos20_Part0"
+    ),
+    "kolektor 2": draw_kolektor("{part}/{i}.png", "{part}/{i}_GT.png", "{i}", good="20"),
+    "ade": pair("images_masks", "images", "annotations", below="{part}/", parts=("train", "val")),
+    **{f"images, {name}": OPEN(masks=name) for name in ("labels", "label", "gt", "ground_truth", "annotations")},
+    "part folders": typed("images_masks", "{part}/images/{i}.png", "{part}/masks/{i}.png", "{i}"),
+    "anomalydiffusion": typed("type_folders", "{type}/image/{i}.jpg", "{type}/mask/{i}.jpg", "{type}/{i}"),
+    "black and white in image, mask": typed("images_masks", "image/{i}.png", "mask/{i}.png", "{i}"),
     "labelme bitmaps": partial(draw_labelme, kind="mask"),
     **{f"labelme {at}": partial(draw_labelme, image=at) for at in ("beside", "renamed", "embedded", "apart", "turned")},
 }

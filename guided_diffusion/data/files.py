@@ -73,6 +73,12 @@ def part_in(name: str) -> str | None:
     return next((word for word in re.findall("[a-z]+", name.lower()) if word in PARTS), None)
 
 
+def part_of(folder: str) -> str | None:
+    """The part that a folder holds which is called like one; ADE's training is train."""
+    name = {"training": "train", "testing": "test"}.get(folder.lower(), folder.lower())
+    return name if name in PARTS else None
+
+
 def by_stem(folder: str, problems: list[str], files: Iterable[str] | None = None) -> dict[str, str]:
     """{stem: path} of `files` in a folder, of all images by default. Of two of a stem the first is kept, and a problem
     noted."""

@@ -76,10 +76,10 @@ def resize_mask(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:
     return np.array(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
-def read_index_mask(path: str, num_defect: int) -> np.ndarray:
+def read_index_mask(path: str, num_defect: int, void: int | None = None) -> np.ndarray:
     """Index mask uint8 [H, W], values 0..num_defect, of a grey, palette (its indices), 16-bit or 1-bit file.
 
-    Raises InputError for any other kind of file and for values above num_defect.
+    void: a value that becomes background. Raises InputError for any other kind of file and for values above num_defect.
     """
     image = open_image(path)
     if image.format == "JPEG":
@@ -90,6 +90,7 @@ def read_index_mask(path: str, num_defect: int) -> np.ndarray:
             "mask? Convert colours to indices first (scripts/prepare_data.py --colormap)"
         )
     mask = np.asarray(image)
+    mask = mask if void is None else np.where(mask == void, 0, mask)
     values = np.flatnonzero(np.bincount(mask.ravel())) if mask.dtype == np.uint8 else np.unique(mask).astype(np.int64)
     wrong = values[(values < 0) | (values > num_defect)]
     if len(wrong):

@@ -17,7 +17,7 @@ from typing import Any
 import blobfile as bf
 import numpy as np
 
-from .. import MAX_TYPES
+from .. import GOOD, MAX_TYPES
 from ..errors import InputError
 from ..file_io import (
     encode_png,
@@ -27,7 +27,7 @@ from ..file_io import (
     write_if_changed,
     write_json,
 )
-from .files import PARTS, by_stem, is_good, list_folder, natural_key, stem_of
+from .files import by_stem, is_good, list_folder, natural_key, part_of, stem_of
 from .image_files import open_image, read_index_mask, to_rgb, turned_like
 from .manifest import FOLDERS, read_manifest, recorded_settings
 
@@ -42,9 +42,10 @@ COLOUR_MASKS = ("_rgb_mask", "_rbg_mask")
 
 @dataclass(frozen=True)
 class IndexMask:
-    """A file whose values are the type indices: 0 background, k the k-th type."""
+    """A file whose values are the type indices: 0 background, k the k-th type; `void` is background too."""
 
     path: str
+    void: int | None = None
 
 
 @dataclass(frozen=True)
@@ -215,20 +216,21 @@ def pair_folders(
     for name in (None, *sorted(inside, key=natural_key)):
         images, masks = (bf.join(root, name) if name else root for root in (image_root, mask_root))
         if name and is_good(name, None if alone is None else masks):
-            good += [Sample(path, None, name) for path in by_stem(images, problems).values()]
+            good += [Sample(path, None, GOOD) for path in by_stem(images, problems).values()]
             continue
-        part = name.lower() if name and name.lower() in PARTS else None
+        part = part_of(name) if name else None
         for image, mask in pair_files(images, masks, endings, problems, alone):
             found.append((Sample(image, IndexMask(mask), None if part else name, part=part), part))
     return name_apart(found), good
 
 
 def name_apart(found: Sequence[tuple[Sample, str | None]]) -> list[Sample]:
-    """Samples, each with a prefix: it stands in the name where several images have that stem."""
-    stems = Counter(stem_of(sample.image) for sample, _ in found)
+    """Samples, each with a prefix: it stands in the name where several have that name."""
+    names = Counter(sample.name for sample, _ in found)
     return [
-        replace(sample, name=f"{prefix}_{stem}") if prefix and stems[stem := stem_of(sample.image)] > 1 else sample
+        replace(sample, name="/".join([*home, f"{prefix}_{stem}"])) if prefix and names[sample.name] > 1 else sample
         for sample, prefix in found
+        for *home, stem in [sample.name.split("/")]
     ]
 
 

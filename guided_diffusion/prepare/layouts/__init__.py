@@ -18,9 +18,11 @@ from .coco import read_coco
 from .labelme import read_labelme
 from .model import ColourMask, Dataset, Options, Shapes, TypeMasks
 from .names import check_names, tidy
-from .pairs import INDEX_PAIRS, OPEN_PAIRS, PAIRS, read_pairs
+from .pairs import INDEX_PAIRS, PAIRS, open_pairs, read_pairs
 from .tables import exported_label_map, read_hf, read_severstal
-from .typed_folders import read_dagm, read_flat, read_mvtec, read_type_folders
+from .typed_folders import read_dagm, read_flat, read_kolektor, read_mvtec, read_type_folders
+from .voc import read_voc
+from .yolo import read_yolo
 
 __all__ = ["FORMATS", "ColourMask", "Dataset", "Options", "Shapes", "TypeMasks", "read_layout"]
 
@@ -31,8 +33,10 @@ SURE: dict[str, Callable[[str, Options], Dataset | None]] = {
     "dagm": read_dagm,
     "severstal": read_severstal,
     "hf": read_hf,
+    "voc": read_voc,
+    "kolektor": read_kolektor,
 }
-NAMED = SURE | {"images_masks": partial(read_pairs, "images_masks"), "labelme": read_labelme}
+NAMED = SURE | {"images_masks": partial(read_pairs, "images_masks"), "yolo": read_yolo, "labelme": read_labelme}
 LOOSE = {"type_folders": read_type_folders, "flat": read_flat}  # which any folder of images may look like
 READERS = NAMED | LOOSE  # the first that fits counts
 FORMATS = tuple(READERS)
@@ -72,7 +76,7 @@ def _detect(root: str, options: Options) -> Dataset:
     folders = list_folder(root)[1]
     pairs = complete(folders, sum(INDEX_PAIRS.values(), ()))
     taken = [images for images, _ in pairs]
-    pairs += [pair for pair in complete(folders, OPEN_PAIRS) if pair[0] not in taken]
+    pairs += [pair for pair in open_pairs(root) if pair[0] not in taken]
     if len(pairs) > 1:
         raise InputError(f"{root}: holds more than one data set ({listed(pairs)}); give each its own folder")
     if data := next(filter(None, (read(root, options) for read in NAMED.values())), None):
@@ -83,7 +87,7 @@ def _detect(root: str, options: Options) -> Dataset:
             if one in folders:
                 raise InputError(f"{root}: holds {one}/ but no {other}/ beside it (looked for {known})")
     for inner in (bf.join(root, name) for name in folders):
-        if any(read(inner, options) for read in SURE.values()):
+        if any(read(inner, options) for read in (*SURE.values(), read_yolo)):
             raise InputError(f"{root}: holds no data set itself; did you mean {inner}?")
     loose = [data for read in LOOSE.values() if (data := read(root, options))]
     if len(loose) == 1:

@@ -125,13 +125,7 @@ def _shapes_by_image(
             boxed.append(f"{where} on {images[owner]}")
         else:
             data.problems.append(f"{where} on {images[owner]} has no polygon or RLE; draw or remove it")
-    if boxed and boxes == "fill":
-        data.notes.append(f"{len(boxed)} annotations in {path} are boxes without outline: filled")
-    elif boxed:
-        data.problems.append(
-            f"{boxed[0]} has a box but no outline, as have {len(boxed)} in all; draw outlines, or have boxes filled "
-            "with scripts/prepare_data.py --boxes fill"
-        )
+    data.judge_boxes(boxed, path, boxes)
     return shapes
 
 

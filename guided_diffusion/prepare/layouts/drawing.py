@@ -67,7 +67,7 @@ def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule | None = No
             mask, overlaps = _compose(layers, rule.priority, drawn.path)
         else:
             colours = isinstance(drawn, ColourMask)
-            mask = read_colour_mask(drawn) if colours else read_index_mask(drawn.path, num_defect)
+            mask = read_colour_mask(drawn) if colours else read_index_mask(drawn.path, num_defect, drawn.void)
         image = turned_like(image, sample.image, mask.shape, drawn.path, upright=False)
     pixels = np.array(image) if image.mode == "L" else to_rgb(image, sample.image)
     if isinstance(drawn, TypeMasks) and set(np.flatnonzero(np.bincount(pixels.ravel()))) == {0, 255}:
@@ -145,12 +145,12 @@ def _compose(
 
 def draw_shape(shape: Shape, size: tuple[int, int], line_width: int, path: str) -> np.ndarray:
     """bool [H, W] of a shape, `size` = (H, W). Raises InputError naming `path` where its RLE or bitmap is broken."""
-    if shape.kind == "rings":
-        return coco_rle.decode(coco_rle.merge(coco_rle.frPyObjects(list(map(list, shape.data)), *size))) > 0
+    if shape.kind in ("rings", "shares"):
+        scale = np.tile(size[::-1] if shape.kind == "shares" else (1, 1), max(map(len, shape.data)))
+        rings = [(np.array(ring) * scale[: len(ring)]).tolist() for ring in shape.data]
+        return coco_rle.decode(coco_rle.merge(coco_rle.frPyObjects(rings, *size))) > 0
     if shape.kind == "rle":
         return _decode_rle(shape.data, size, path)
-    if shape.kind == "runs":
-        return _draw_runs(shape.data, size, path)
     canvas = Image.new("1", (size[1], size[0]))
     draw = ImageDraw.Draw(canvas)
     if shape.kind == "bitmap":
@@ -176,24 +176,17 @@ def draw_shape(shape: Shape, size: tuple[int, int], line_width: int, path: str) 
 
 
 def _decode_rle(data: dict, size: tuple[int, int], path: str) -> np.ndarray:
-    """COCO's run lengths: counts by columns, background first, as a list or compressed to text."""
-    if tuple(data["size"]) != size:
+    """COCO's run lengths: counts by columns, background first, as a list or compressed to text. Without a size, as in
+    Severstal's table, the background at the end is not counted."""
+    if data["size"] and tuple(data["size"]) != size:
         raise InputError(f"{path}: holds an RLE of size {list(data['size'])} for an image of {list(size)}; correct it")
     counts = data["counts"]
     counts = _decompress(counts) if isinstance(counts, str) else counts
+    if not data["size"]:
+        counts = [*counts, size[0] * size[1] - sum(counts)]
     if not all(isinstance(count, int) and count >= 0 for count in counts) or sum(counts) != size[0] * size[1]:
         raise InputError(f"{path}: holds an RLE that does not add up to {size[0]} x {size[1]} pixels; export it again")
     return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(size[1], size[0]).T
-
-
-def _draw_runs(data: Sequence[int], size: tuple[int, int], path: str) -> np.ndarray:
-    """Severstal's runs, (start, length, ...), counted from 1 down the columns."""
-    flat = np.zeros(size[0] * size[1], bool)
-    for start, length in zip(data[::2], data[1::2], strict=True):
-        if not 1 <= start < start + length <= flat.size + 1:
-            raise InputError(f"{path}: holds a run {start} {length}, beyond {size[0]} x {size[1]} pixels; correct it")
-        flat[start - 1 : start - 1 + length] = True
-    return flat.reshape(size[1], size[0]).T
 
 
 def _decompress(text: str) -> list[int]:

@@ -19,6 +19,11 @@ POINTS = {  # at least; `rotation` is X-AnyLabeling's turned box, by its corners
     "polygon": 3, "rectangle": 2, "circle": 2, "point": 1, "line": 2, "linestrip": 2, "mask": 2, "rotation": 4,
 }  # fmt: skip
 SPECIAL = {"_background_": BACKGROUND, "__ignore__": IGNORED}  # labelme's own
+ENCODINGS = {  # of systems not set to UTF-8, and what labels look like that are meant in them
+    "gb2312": "[\x00-\x7f\u4e00-\u9fff\uff00-\uffef]+",
+    "latin-1": "(?=.*[A-Za-z])(?!.*[^\x00-\x7f]{3})[\x00-\x7fÀ-ÖØ-öø-ÿ]+",  # accents among other letters
+    "cp1251": "([\x00-\x7f]*[А-ЯЁа-яё][а-яё]{2,})+[\x00-\x7f]*",  # words, only the first letter a capital
+}
 LOOKED_AT = 3  # files in each folder
 
 
@@ -84,42 +89,21 @@ def as_utf8(data: bytes, path: str) -> tuple[bytes, str]:
         data.decode(json.detect_encoding(data))
         return data, ""
     readings, labels = {}, set()
-    for encoding, is_plausible in ENCODINGS.items():
+    for encoding, plausible in ENCODINGS.items():
         with suppress(UnicodeDecodeError, InputError):
             text = data.decode(encoding).encode()
             content = parse_json(text, path)
             shapes = content.get("shapes") if isinstance(content, dict) else None
-            own = [str(one.get("label")) for one in shapes or () if isinstance(one, dict)]
-            labels |= {label for label in own if not label.isascii()}
-            if all(map(is_plausible, own)):
+            own = {str(one.get("label")) for one in shapes or () if isinstance(one, dict)}
+            own = {label for label in own if not label.isascii()}
+            if all(re.fullmatch(plausible, label) for label in own):
                 readings[encoding] = text
+            labels |= own
     if not readings or (labels and len(readings) > 1):
-        shown = f" (a label could be {' or '.join(map(repr, sorted(labels)[:2]))})" if labels else ""
-        raise InputError(f"{path}: is not UTF-8, and in which encoding it is cannot be told{shown}; save it as UTF-8")
+        shown = f" (a label could be {' or '.join(map(repr, sorted(labels)[:3]))})" if labels else ""
+        raise InputError(f"{path}: is not UTF-8, and its encoding cannot be told{shown}; save it as UTF-8")
     encoding = next(iter(readings))
     return readings[encoding], encoding
-
-
-def _looks_chinese(label: str) -> bool:
-    """Whether a label read as GBK may be meant: what is not ASCII are characters in use, those of GB 2312."""
-    with suppress(UnicodeEncodeError):
-        return all(character >= "\u4e00" for character in label if character > "\x7f") and bool(label.encode("gb2312"))
-    return False
-
-
-def _looks_latin(label: str) -> bool:
-    """Whether a label read as Latin-1 may be meant: letters with accents among others, two in a row at most."""
-    odd = BEYOND_ASCII.findall(label)
-    return not odd or (bool(re.search("[A-Za-z]", label)) and all(run.isalpha() and len(run) <= 2 for run in odd))
-
-
-def _looks_cyrillic(label: str) -> bool:
-    """Whether a label read as Windows-1251 may be meant: words of three letters or more, only the first a capital."""
-    return all(re.fullmatch("[А-ЯЁа-яё][а-яё]{2,}", word) for word in BEYOND_ASCII.findall(label))
-
-
-BEYOND_ASCII = re.compile("[^\x00-\x7f]+")
-ENCODINGS = {"gbk": _looks_chinese, "latin-1": _looks_latin, "cp1251": _looks_cyrillic}
 
 
 def _shapes_and_image(

@@ -3,7 +3,7 @@
 Readers put the names of the types where a mask has their indices; `number_types` puts in these, for all layouts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,14 +33,14 @@ class ColourMask:
     """A file whose colours are the types: {(r, g, b): type index}; background is 0."""
 
     path: str
-    colours: Mapping[tuple[int, int, int], int]
+    colours: Mapping[tuple[int, int, int], int | str]
 
 
 @dataclass(frozen=True)
 class Shape:
     """One annotation; `data` by kind, x and y in pixels from the upper left corner: for labelme's kinds its points,
-    ((x, y), ...); bitmap: (x, y, base64 PNG); rings: COCO's polygons, ((x, y, x, y, ...), ...); rle: COCO's {"size":
-    (h, w), "counts": list or text}; runs: Severstal's, (start, length, ...)."""
+    ((x, y), ...); bitmap: (x, y, base64 PNG); rings: COCO's polygons, ((x, y, x, y, ...), ...); shares: the same in
+    shares of width and height; rle: COCO's {"size": (h, w) or (), "counts": list or text}."""
 
     index: int | str
     kind: str
@@ -101,6 +101,14 @@ class Dataset:
     doubts: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def judge_boxes(self, boxed: Sequence[str], where: str, boxes: str) -> None:
+        """Note that annotations in `where`, each named in `boxed`, have no outline; boxes: what Options says."""
+        if boxed and boxes == "fill":
+            self.notes.append(f"{len(boxed)} annotations in {where} are boxes without outline: filled")
+        elif boxed:
+            remedy = "draw outlines, or have boxes filled with scripts/prepare_data.py --boxes fill"
+            self.problems.append(f"{boxed[0]} has a box but no outline, as have {len(boxed)} in all; {remedy}")
+
     def number_types(self, given: Mapping[str, int] | None) -> None:
         """Set the label map, `given` or by the types found, and put indices in place of names into the masks.
 
@@ -138,6 +146,9 @@ def _numbered(mask: Mask, numbers: Mapping[str, int]) -> Mask | None:
         known = {BACKGROUND: BACKGROUND, IGNORED: IGNORED, **numbers}
         shapes = tuple(replace(one, index=known[one.index]) for one in mask.shapes if one.index in known)
         return replace(mask, shapes=shapes) if any(shape.index > 0 for shape in shapes) else None
+    if isinstance(mask, ColourMask):
+        told = ((colour, numbers.get(one, 0) if isinstance(one, str) else one) for colour, one in mask.colours.items())
+        return replace(mask, colours=dict(told))
     return mask
 
 

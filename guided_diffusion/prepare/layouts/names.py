@@ -10,7 +10,7 @@ from ... import GOOD, MAX_TYPES
 from ...data.files import ALSO_GOOD
 from ...data.prepared import Sample
 from ...errors import InputError, unknown_name
-from .model import Dataset, Mask, Options, Shapes, TypeMasks
+from .model import ColourMask, Dataset, Mask, Options, Shapes, TypeMasks
 from .pairs import PUBLISHED
 
 ANY = "*"  # stands for all names in Options.rename
@@ -55,6 +55,9 @@ def _renamed(mask: Mask, new) -> Mask:
     if isinstance(mask, Shapes):
         shapes = (replace(one, index=new(one.index)) if isinstance(one.index, str) else one for one in mask.shapes)
         return replace(mask, shapes=tuple(shapes))
+    if isinstance(mask, ColourMask):
+        named = {colour: new(one) if isinstance(one, str) else one for colour, one in mask.colours.items()}
+        return replace(mask, colours=named)
     return mask
 
 

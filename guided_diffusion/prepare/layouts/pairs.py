@@ -3,12 +3,26 @@
 import os
 import re
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from itertools import product
 
 import blobfile as bf
 
-from ...data.files import by_stem, is_good, list_folder, stem_of
-from ...data.prepared import INDEX_ENDINGS, RELEASED, SAMPLES, Sample, complete, pair_by_name, pair_folders
+from ...data.files import by_stem, is_good, list_folder, part_of, stem_of
+from ...data.prepared import (
+    INDEX_ENDINGS,
+    RELEASED,
+    SAMPLES,
+    IndexMask,
+    Sample,
+    complete,
+    listed,
+    name_apart,
+    pair_by_name,
+    pair_folders,
+)
+from ...errors import InputError
 from ...file_io import is_cloud
 from .mask_values import tell_values
 from .model import Dataset, Options, TypeMasks
@@ -16,7 +30,9 @@ from .model import Dataset, Options, TypeMasks
 INDEX_PAIRS = {"released": (RELEASED,), "defect_spectrum": (("image", "mask"),), "synthetic": (SAMPLES,)}
 OPEN_PAIRS = (("images", "masks"), ("imgs", "masks"), ("img_dir", "ann_dir"))  # the masks may be anything
 PAIRS = INDEX_PAIRS | {"images_masks": OPEN_PAIRS}  # image folder and mask folder
-OPEN_ENDINGS = ("", "_mask", "_label", "_gt", "_seg")
+IMAGE_FOLDERS = ("images", "imgs", "image", "img")
+LABEL_FOLDERS = ("labels", "label", "annotations", "gt", "ground_truth", "mask", "masks")  # where they hold images
+OPEN_ENDINGS = ("", "_mask", "_label", "_gt", "_seg", "_GT")
 COLOUR_FOLDERS = {"rgb_mask", "rbg_mask"}  # of Defect Spectrum; both spellings occur
 PUBLISHED = {  # Defect Spectrum's types, which its folders do not name
     "DS-DAGM": "scratch texture crush color dirty",
@@ -39,32 +55,63 @@ PUBLISHED = {  # Defect Spectrum's types, which its folders do not name
 }
 
 
-def read_pairs(format: str, root: str, options: Options) -> Dataset | None:
-    """Images and masks: flat, in type folders, in parts (train, val), or flat images and a mask folder per type."""
+def open_pairs(root: str) -> list[tuple[str, str]]:
+    """The folders in `root` that hold images and masks of any kind, as names of (image folder, mask folder)."""
     folders = list_folder(root)[1]
-    pairs = complete(folders, PAIRS[format])
-    if not pairs:
-        return None
-    data = Dataset(root, format)
-    image_root, mask_root = (bf.join(root, folder) for folder in pairs[0])
-    mask_files, types = list_folder(mask_root)
+    labels = [name for name in LABEL_FOLDERS if name in folders and _holds_images(bf.join(root, name))]
+    return complete(folders, OPEN_PAIRS) or complete(folders, product(IMAGE_FOLDERS, labels))
+
+
+def _holds_images(folder: str) -> bool:
+    files, folders = list_folder(folder)
+    return bool(files) or any(list_folder(bf.join(folder, name))[0] for name in folders)
+
+
+def read_pairs(format: str, root: str, options: Options) -> Dataset | None:
+    """Images and masks: flat, in type folders, in parts (train, val), or flat images and a mask folder per type. Where
+    masks are of any kind, all may lie in <part>/images/ + <part>/masks/."""
+    folders = list_folder(root)[1]
     of_indices = format in INDEX_PAIRS
-    if not of_indices and types and not mask_files and not list_folder(image_root)[1]:
-        _read_folder_per_type(image_root, mask_root, types, data)
-        tell_values(data, options)
-        return data
-    endings = INDEX_ENDINGS if of_indices else OPEN_ENDINGS
-    data.samples, data.good = pair_folders(image_root, mask_root, endings, data.problems, data.unlabelled)
+    homes = {None: (root, complete(folders, PAIRS[format]) if of_indices else open_pairs(root))}
+    if not of_indices and not homes[None][1]:
+        homes = {part_of(name): (home := bf.join(root, name), open_pairs(home)) for name in folders if part_of(name)}
+    data, found, good = Dataset(root, format), [], []
+    for part, (home, pairs) in homes.items():
+        if len(pairs) > 1:
+            raise InputError(f"{home}: holds more than one data set ({listed(pairs)}); give each its own folder")
+        for image_root, mask_root in ((bf.join(home, name) for name in pair) for pair in pairs):
+            mask_files, types = list_folder(mask_root)
+            if not of_indices and types and not mask_files and not list_folder(image_root)[1]:
+                own, own_good = _read_folder_per_type(image_root, mask_root, types, data)
+            else:
+                endings = INDEX_ENDINGS if of_indices else OPEN_ENDINGS
+                own, own_good = pair_folders(image_root, mask_root, endings, data.problems, data.unlabelled)
+            found += [(replace(sample, part=part or sample.part), part) for sample in own]
+            good += [(replace(sample, part=part or sample.part), part) for sample in own_good]
+    if not any(pairs for _, pairs in homes.values()):
+        return None
+    data.samples, data.good = name_apart(found), name_apart(good)
     if of_indices and not options.colormap and options.mask_values not in ("binary", "colour"):
         data.label_map = _published(root, folders)
-        return data
+        return None if format == "defect_spectrum" and _are_black_and_white(data, options) else data
     for i, sample in enumerate(data.samples):
-        name = sample.folder
-        if not name and options.type_regex and not of_indices:
-            name = type_in_name(sample.image, options.type_regex, data.problems)
-        data.samples[i] = replace(sample, mask=TypeMasks(((name or "defect", sample.mask.path),)))
+        if isinstance(sample.mask, IndexMask):
+            name = sample.folder
+            if not name and options.type_regex and not of_indices:
+                name = type_in_name(sample.image, options.type_regex, data.problems)
+            data.samples[i] = replace(sample, mask=TypeMasks(((name or "defect", sample.mask.path),)))
     tell_values(data, options)
     return data
+
+
+def _are_black_and_white(data: Dataset, options: Options) -> bool:
+    """Whether masks that lie as Defect Spectrum's are no index masks, but say where a type is."""
+    samples = [replace(sample, mask=TypeMasks((("defect", sample.mask.path),))) for sample in data.samples]
+    probe = Dataset(data.root, data.format, samples)
+    with suppress(InputError):  # told when they are read
+        tell_values(probe, options)
+        return any(isinstance(sample.mask, TypeMasks) for sample in probe.samples)
+    return False
 
 
 def _published(root: str, folders: Collection[str]) -> dict[str, int] | None:
@@ -76,7 +123,9 @@ def _published(root: str, folders: Collection[str]) -> dict[str, int] | None:
     return None
 
 
-def _read_folder_per_type(image_root: str, mask_root: str, types: Sequence[str], data: Dataset) -> None:
+def _read_folder_per_type(
+    image_root: str, mask_root: str, types: Sequence[str], data: Dataset
+) -> tuple[list[Sample], list[Sample]]:
     """images/x.png with masks/<type>/x.png for each type that it shows; without any it is defect-free."""
     images = by_stem(image_root, data.problems)
     files: dict[str, list[tuple[str, str]]] = {image: [] for image in images.values()}
@@ -85,10 +134,10 @@ def _read_folder_per_type(image_root: str, mask_root: str, types: Sequence[str],
         masks = by_stem(folder, data.problems)
         for image, mask in pair_by_name(images, masks, OPEN_ENDINGS, (image_root, folder), data.problems, alone=[]):
             files[image].append((name, mask))
-    data.samples = [Sample(image, TypeMasks(tuple(own))) for image, own in files.items() if own]
-    data.good = [Sample(image, None) for image, own in files.items() if not own]
-    if data.good:
-        data.notes.append(f"{len(data.good)} images have no mask in any of {mask_root}/*: taken as defect-free")
+    good = [Sample(image, None) for image, own in files.items() if not own]
+    if good:
+        data.notes.append(f"{len(good)} images have no mask in any of {mask_root}/*: taken as defect-free")
+    return [Sample(image, TypeMasks(tuple(own))) for image, own in files.items() if own], good
 
 
 def type_in_name(path: str, regex: str | None, problems: list[str]) -> str | None:

@@ -1,19 +1,24 @@
 """Layouts with binary masks in which folders or file names tell the types: MVTec AD, DAGM 2007, a folder per type."""
 
 import re
+from contextlib import suppress
 
 import blobfile as bf
+import numpy as np
 
 from ... import GOOD
-from ...data.files import by_stem, is_good, list_folder, natural_key, stem_of
-from ...data.prepared import Sample, complete, pair_by_name, pair_files
+from ...data.files import by_stem, is_good, list_folder, natural_key, part_of, stem_of
+from ...data.image_files import open_image
+from ...data.prepared import Sample, name_apart, pair_by_name, pair_files
+from ...errors import InputError
 from .mask_values import tell_values
 from .model import Dataset, Options, TypeMasks
-from .pairs import OPEN_ENDINGS, OPEN_PAIRS, type_in_name
+from .pairs import IMAGE_FOLDERS, OPEN_ENDINGS, open_pairs, type_in_name
 
 DEFECT_FREE_FOLDERS = (GOOD, "free")
 DAGM_CLASS = re.compile(r"class\d+", re.IGNORECASE)
 DAGM_PARTS = ("Train", "Test")
+KOLEKTOR_ITEM = re.compile(r"kos\d+", re.IGNORECASE)
 
 
 def read_mvtec(root: str, options: Options) -> Dataset | None:
@@ -33,7 +38,7 @@ def read_mvtec(root: str, options: Options) -> Dataset | None:
         home = bf.join(root, part)
         for name in (name for name in list_folder(home)[1] if is_good(name, bf.join(masks, name))):
             for path in by_stem(bf.join(home, name), data.problems).values():  # both parts count from 000
-                data.good.append(Sample(path, None, name, f"{name}/{part}_{stem_of(path)}", part))
+                data.good.append(Sample(path, None, GOOD, f"{GOOD}/{part}_{stem_of(path)}", part))
     return data
 
 
@@ -60,6 +65,38 @@ def read_dagm(root: str, options: Options) -> Dataset | None:
     return data
 
 
+def read_kolektor(root: str, options: Options) -> Dataset | None:
+    """Images and masks beside each other in folders that tell no type, but an item, kosNN/Part0.jpg + Part0_label.bmp
+    (KolektorSDD), or a part, train/x.png + x_GT.png (KolektorSDD2 and others). Black masks mean defect-free."""
+    data, found = Dataset(root, "kolektor"), []
+    for name in list_folder(root)[1]:
+        if not (part := part_of(name)) and not KOLEKTOR_ITEM.fullmatch(name):
+            continue
+        home = bf.join(root, name)
+        apart = _apart(home, data.problems)
+        for image, mask in pair_by_name(*apart, OPEN_ENDINGS, (home, home), data.problems, data.unlabelled):
+            type_ = type_in_name(image, options.type_regex, data.problems) if options.type_regex else "defect"
+            found.append((Sample(image, TypeMasks(((type_, mask),)), part=part), name))
+    if not found:
+        return None
+    data.samples = name_apart(found)
+    tell_values(data, options)
+    samples, data.samples = data.samples, []
+    for sample in samples:
+        if _is_black(sample.mask.path):
+            name = f"{GOOD}/{sample.name}"
+            data.good.append(Sample(sample.image, None, GOOD, name, sample.part))
+        else:
+            data.samples.append(sample)
+    return data
+
+
+def _is_black(path: str) -> bool:
+    with suppress(InputError):  # told when it is read
+        return not np.asarray(open_image(path)).any()
+    return False
+
+
 def read_type_folders(root: str, options: Options) -> Dataset | None:
     """A folder per type with photographs and masks: <type>/x.jpg + x.png, <type>/x.png + x_mask.png, the same in
     <type>/Imgs/ (as magnetic tile), or <type>/images/ + <type>/masks/. `good` and `free` are defect-free."""
@@ -71,10 +108,10 @@ def read_type_folders(root: str, options: Options) -> Dataset | None:
             home = bf.join(home, "Imgs")
         inside = list_folder(home)[1]
         if name in DEFECT_FREE_FOLDERS:
-            images = next((bf.join(home, images) for images, _ in OPEN_PAIRS if images in inside), home)
+            images = next((bf.join(home, images) for images in IMAGE_FOLDERS if images in inside), home)
             data.good += [Sample(path, None, GOOD) for path in _apart(images, data.problems)[0].values()]
             continue
-        if found := complete(inside, OPEN_PAIRS):
+        if found := open_pairs(home):
             folders = (bf.join(home, part) for part in found[0])
             pairs = pair_files(*folders, OPEN_ENDINGS, data.problems, data.unlabelled)
         else:
