@@ -6,15 +6,19 @@ through nccl, so asking one every step does not make the host wait for the GPU.
 
 import os
 import socket
+import stat
 import sys
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from .errors import InputError
 from .parallel import default_workers
+
+Result = TypeVar("Result")
 
 # Rank 0 writes checkpoints and draws previews while the others wait, on slow file systems too.
 TIMEOUT = timedelta(hours=2)
@@ -88,6 +92,26 @@ def broadcast_from_zero(obj: Any) -> Any:
     if world_size() > 1:
         dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def on_zero(function: Callable[[], Result]) -> Result | None:
+    """What `function` returns on rank 0, which alone calls it; None elsewhere. All ranks raise its InputError."""
+    result = fault = None
+    if rank() == 0:
+        try:
+            result = function()
+        except InputError as error:
+            fault = error
+    if fault := broadcast_from_zero(fault):
+        raise fault
+    return result
+
+
+def drop_terminal() -> None:
+    """Print no more to a terminal; a file or a pipe stays."""
+    for stream in (1, 2):
+        if stat.S_ISCHR(os.fstat(stream).st_mode):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
 def average_(tensor: torch.Tensor) -> None:

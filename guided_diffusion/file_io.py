@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .errors import InputError, reason
+from .errors import InputError, brief, reason
 
 try:
     import fcntl
@@ -144,6 +144,23 @@ def write_or_warn(path: str, data: bytes) -> None:
         warn_once(path, str(error))
 
 
+def append_or_warn(path: str, data: bytes) -> None:
+    """Add to the end of a local log that others read while it grows: all of `data`, or, with a warning, nothing."""
+    try:
+        with writing(path):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "ab", buffering=0) as file:
+                size = file.tell()
+                try:
+                    if file.write(data) < len(data):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                except OSError:
+                    file.truncate(size)
+                    raise
+    except InputError as error:
+        warn_once(path, str(error))
+
+
 def warn_once(path: str, text: str) -> None:
     """Print a warning on what is wrong with `path`, unless there was one before."""
     if path not in _warned:
@@ -243,7 +260,7 @@ def inside(folder: str, name: Any, what: str, *, links: bool = False) -> str:
         path, steps = bf.join(folder, name), name.split("/")
         if ".." not in steps if is_cloud(folder) or links else lies_in(path, folder) and not lies_in(folder, path):
             return path
-    raise InputError(f"{what} {_shorten(name)} {fault}; name a file in {folder}")
+    raise InputError(f"{what} {brief(name)} {fault}; name a file in {folder}")
 
 
 def remove_inside(folder: str, name: Any, what: str) -> bool:
@@ -253,7 +270,7 @@ def remove_inside(folder: str, name: Any, what: str) -> bool:
     """
     path = inside(folder, name, what, links=True)
     if not lies_in(os.path.dirname(path), folder):
-        raise InputError(f"{what} {_shorten(name)} leads out of its folder; nothing is deleted there")
+        raise InputError(f"{what} {brief(name)} leads out of its folder; nothing is deleted there")
     with writing(path, remedy="mend the permissions of its folder"):
         try:
             bf.remove(path)
@@ -267,11 +284,6 @@ def _encodable(name: str) -> bool:
         return bool(os.fsencode(name))
     except UnicodeEncodeError:
         return False
-
-
-def _shorten(value: Any, length: int = 80) -> str:
-    text = ascii(value) if isinstance(value, str | int | float | None) else type(value).__name__
-    return text if len(text) <= length else text[:length] + " ..."
 
 
 def as_json(value: Any) -> bytes:
@@ -311,14 +323,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {_shorten(max(names, key=names.count))} stands twice")
+        raise ValueError(f"the key {brief(max(names, key=names.count))} stands twice")
     return found
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{_shorten(text)} is no number")
+        raise ValueError(f"{brief(text)} is no number")
     return number
 
 

@@ -23,10 +23,10 @@ from ..errors import InputError, Parser, check_range
 from ..file_io import ensure_writable, is_cloud, lies_in, write_json
 from ..parallel import default_workers
 from ..prepare.check import ERROR, NOTE, WARNING, Finding, check, size_text
-from ..prepare.check_report import as_text, draw_sheets, summarize
+from ..prepare.check_report import as_text, draw_sheets, resolutions, summarize
 from ..prepare.layouts import Dataset, Options, read_layout
 from ..prepare.layouts.pairs import INDEX_PAIRS
-from ..prepare.survey import look
+from ..prepare.survey import keeps_regions, look
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -58,7 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     # Where the number of types is unknown, any plausible index is one.
     num_defect = len(data.label_map or ()) or args.num_defect
     plausible = num_defect or MAX_PLAUSIBLE_INDEX
-    look_at = partial(look, num_defect=plausible, view=view, workers=args.workers or default_workers())
+    workers = args.workers or default_workers()
+    look_at = partial(look, num_defect=plausible, view=view, workers=workers)
     records = look_at([*data.samples, *data.good], description="reading")
     if first:  # those that training takes, and all that cannot be read or are defect-free
         shots = FirstShots(first)
@@ -77,7 +78,10 @@ def main(argv: list[str] | None = None) -> int:
     findings += [Finding(WARNING, "types", [], doubt) for doubt in data.doubts]
     findings += [Finding(NOTE, "layout", [data.root], note) for note in data.notes]
     findings.sort(key=lambda finding: (ERROR, WARNING, NOTE).index(finding.severity))
-    figures = summarize(records, names, view, model.size_multiple)
+    figures = summarize(records, names)
+    whole = [sample for sample in data.samples if sample.name in {r.name for r in records if r.types}]
+    sizes = resolutions(records, model.size_multiple) if not view.windows else []
+    figures["resolution"] = next((list(size) for size in sizes if keeps_regions(whole, plausible, size, workers)), None)
     status = int(any(finding.severity == ERROR for finding in findings))
     limit = f", the first {first} of each type (data.num_image_train)" if first else ""
     print(f"{data.root} ({data.format}{limit})\n\n{as_text(figures, names, view, findings)}")

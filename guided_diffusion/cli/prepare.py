@@ -17,9 +17,11 @@ from dataclasses import asdict, replace
 
 import blobfile as bf
 
+from ..data.files import check_text
 from ..data.prepared import TRAIN, check_problems
-from ..errors import InputError, Parser, unknown_name
-from ..file_io import lies_in
+from ..data.records import check_no_links
+from ..errors import InputError, Parser, check_range, unknown_name
+from ..file_io import lies_in, lock_folder
 from ..parallel import default_workers
 from ..prepare import splits
 from ..prepare.check import find_overlaps
@@ -69,18 +71,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         told = "" if default is None else f"; default {default}"
         add(f"--{name}", type=type(most), default=default, metavar="N", help=f"{meaning} ({least} to {most}{told})")
     args = parser.parse_args(argv)
-    for name, (_, least, most, _) in NUMBERS.items():
-        value = getattr(args, name)
-        if value is not None and not least <= value <= most:
-            raise InputError(f"--{name} {value}: must be from {least} to {most}")
+    check_range(args, **{name: (least, most) for name, (_, least, most, _) in NUMBERS.items()}, size=(8, 2**16))
     for names in EXCLUDE:
         given = [f"--{name}" for name in names.split() if getattr(args, name)]
         if len(given) > 1:
             raise InputError(f"{' and '.join(given)}: exclude each other; give one")
     if bool(args.fit) != bool(args.size):
         raise InputError("--fit and --size: go together, as in --fit pad --size 256")
-    if args.size and (len(args.size) > 2 or min(args.size) < 8):
-        raise InputError(f"--size: {args.size} should be one or two numbers, height and width, from 8")
+    if args.size and len(args.size) > 2:
+        raise InputError(f"--size: {args.size} should be one or two numbers, height and width")
     if args.overlap and (args.tile is None or args.overlap >= args.tile):
         raise InputError(f"--overlap: {args.overlap} needs a --tile that is larger")
     for name in ("group_regex", "type_regex"):
@@ -91,6 +90,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
             groups = 0
         if not groups:
             raise InputError(f"--{name}: {pattern!r} is no regular expression with a (group) of what matters")
+    check_text(args.out)
     if lies_in(args.out, args.source):
         raise InputError(f"OUT {args.out}: lies in SOURCE, which is never written to; name a folder outside it")
     return args
@@ -154,7 +154,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"SOURCE {args.source}: two images would become {twice[0]}.png; rename one")
 
     # Their pixels are looked at, and parts drawn where that is asked for.
-    priority = [name.strip() for name in args.priority.split(",") if args.priority]
+    priority = [name.strip() for name in args.priority.split(",") if name.strip()]
     if unknown := [name for name in priority if name not in (data.label_map or {})]:
         raise InputError(f"--priority: {unknown_name('type', unknown[0], data.label_map or {})}")
     rule = DrawingRule(args.mask_threshold, args.line_width, tuple(data.label_map[name] for name in priority))
@@ -164,8 +164,12 @@ def main(argv: list[str] | None = None) -> None:
         splits.split_by_shots(items, args.shots)
         by = f"shots {args.shots}"
     elif args.val_fraction:
-        splits.split_by_fraction(items, args.val_fraction, args.seed)
         by = f"val_fraction {args.val_fraction}, seed {args.seed}"
+        if not (args.group_regex or args.group_csv):
+            by += ", look-alikes together"
+            if grouped := splits.group_alike(items):
+                print(f"{grouped} images look like others, and stay on the side of these (--group_regex, --group_csv)")
+        splits.split_by_fraction(items, args.val_fraction, args.seed)
     elif not listed:
         default = TRAIN if any(item.part for item in items if item.sample.mask) else ""
         for item in items:
@@ -186,16 +190,17 @@ def main(argv: list[str] | None = None) -> None:
         source["rename"] = parse_rename(args.rename)
     if args.boxes == "fill":  # else not said: sets that were prepared before there was the flag stay as they are
         source["boxes"] = args.boxes
-    plans = []
-    for part in dict.fromkeys(item.part for item in items if item.part is not None):
-        about = {"source": source, "split": {"part": part or ", ".join(args.part or ["all"]), "by": by}}
-        own = [item for item in items if item.part == part]
-        out = bf.join(args.out, part) if part else args.out
-        if not lies_in(out, args.out):
-            raise InputError(f"{path}: its part {part!r} lies outside OUT; name it otherwise")
-        plans.append(plan_set(out, own, recipe, about, workers=workers))
-    for write in plans:
-        print(write())
+    parts = dict.fromkeys(item.part for item in items if item.part is not None)
+    with lock_folder(args.out, "OUT"):
+        check_no_links(args.out, filter(None, parts))
+        plans = []
+        for part in parts:
+            about = {"source": source, "split": {"part": part or ", ".join(args.part or ["all"]), "by": by}}
+            own = [item for item in items if item.part == part]
+            out = bf.join(args.out, part) if part else args.out
+            plans.append(plan_set(out, own, recipe, about, workers=workers))
+        for write in plans:
+            print(write())
     print("label map: " + ", ".join(f"{name} {index}" for name, index in label_map.items()))
     if left := sum(item.part is None for item in items):
         print(f"left out: {left} images that show a part of another side of the split, but are not wanted there")

@@ -4,6 +4,7 @@ python scripts/train.py --config configs/large_recep.yml --data_dir data --work_
 """
 
 import argparse
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
@@ -17,7 +18,7 @@ from ..data.image_datasets import DefectDataset
 from ..data.image_files import View
 from ..data.prepared import find_samples, read_label_map
 from ..errors import InputError, Parser
-from ..file_io import ensure_writable, remove_temporaries
+from ..file_io import ensure_writable, lock_folder, remove_temporaries
 from ..networks.estimate import describe
 from ..precision import is_out_of_memory, resolve_precision
 from ..prepare.check import training_warnings
@@ -116,6 +117,7 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
     cfg, names = config.data, config.layout.class_names
     if not cfg.dir:
         raise InputError("--data_dir: missing; name the training set (or set data.params.dir in the YAML)")
+    latest = latest_checkpoint(args.work_dir)
     resume = find_resume(args, config)
     if resume and resume.step >= config.train.iterations:
         if main_rank:
@@ -126,16 +128,25 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
     data = load(cfg.dir, num_image_train=cfg.num_image_train, include_good=cfg.include_good)
     val_data = load(cfg.val_dir) if cfg.val_dir else None
     loop = TrainLoop(config, args.work_dir, data, val_data, device, resume, warm)
-    if main_rank:
-        ensure_writable(args.work_dir, "--work_dir")
-        for name in ("", "checkpoint", "images"):
-            remove_temporaries(bf.join(args.work_dir, name))
-        good = f" and {data.num_good} without a defect" if data.num_good else ""
-        print(
-            f"{len(data) - data.num_good} images{good}, types: {', '.join(names)}; "
-            f"{dist_util.world_size()} process(es) on {device.type}, batch {cfg.bs_per_gpu} each"
-        )
-        print(*training_warnings(data, names), describe(loop.config), sep="\n", flush=True)
-        if start := resume or warm:
-            print(f"{'going on' if resume else 'starting'} from {start.path}, step {start.step}", flush=True)
-    return loop.run()
+    with ExitStack() as held:
+        dist_util.on_zero(lambda: take_work_dir(args.work_dir, latest, held))
+        if main_rank:
+            good = f" and {data.num_good} without a defect" if data.num_good else ""
+            print(
+                f"{len(data) - data.num_good} images{good}, types: {', '.join(names)}; "
+                f"{dist_util.world_size()} process(es) on {device.type}, batch {cfg.bs_per_gpu} each"
+            )
+            print(*training_warnings(data, names), describe(loop.config), sep="\n", flush=True)
+            if start := resume or warm:
+                print(f"{'going on' if resume else 'starting'} from {start.path}, step {start.step}", flush=True)
+        return loop.run()
+
+
+def take_work_dir(folder: str, latest: str | None, held: ExitStack) -> None:
+    """Keep other trainings out of a folder whose newest checkpoint was `latest`, and remove what killed writes left."""
+    held.enter_context(lock_folder(folder, "--work_dir"))
+    ensure_writable(folder, "--work_dir")
+    if latest_checkpoint(folder) != latest:
+        raise InputError(f"--work_dir {folder}: another training has just saved there; start again")
+    for name in ("", "checkpoint", "images"):
+        remove_temporaries(bf.join(folder, name))

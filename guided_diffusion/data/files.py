@@ -91,8 +91,11 @@ def by_stem(folder: str, problems: list[str], files: Iterable[str] | None = None
 
 
 def read_rows(path: str) -> list[list[str]]:
-    """The rows of a CSV file, cells stripped, empty rows left out."""
-    rows = csv.reader(io.StringIO(read_bytes(path).decode("utf-8-sig", "replace")))
+    """The rows of a CSV file, cells stripped, empty rows left out. Raises FileNotFoundError, or InputError."""
+    try:
+        rows = list(csv.reader(io.StringIO(read_bytes(path).decode("utf-8-sig"))))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: is no CSV file in UTF-8 ({error}); correct it") from error
     return [[cell.strip() for cell in row] for row in rows if row]
 
 
@@ -105,8 +108,8 @@ def read_groups(path: str, names: Sequence[str], flag: str) -> list[str]:
     """
     try:
         rows = read_json(path) if path.endswith(".json") else read_rows(path)
-    except OSError as error:
-        raise InputError(f"{flag} {path}: cannot be read ({error.strerror or error})") from error
+    except FileNotFoundError as error:
+        raise InputError(f"{flag} {path}: there is no such file; name one that is there") from error
     if path.endswith(".json"):
         files = rows.get("files", rows) if isinstance(rows, dict) else ()
         entries = files.items() if isinstance(files, dict) else ()

@@ -10,13 +10,13 @@ from typing import Any
 
 import blobfile as bf
 
+from .. import MAX_TYPES
 from ..errors import InputError
 from ..file_io import inside, parse_json, read_bytes
 
 MANIFEST = "manifest.jsonl"
 FOLDERS = {"image": "images", "mask": "masks", "index_mask": "masks_converted_dir"}  # by the key of a row
 MAX_SAMPLES = 10**7  # as many as are believed
-MAX_TYPES = 255  # an index mask is uint8
 MAX_SIDE = 2**16
 
 

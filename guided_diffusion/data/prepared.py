@@ -17,24 +17,21 @@ from typing import Any
 import blobfile as bf
 import numpy as np
 
-from .. import GOOD, MAX_TYPES
+from .. import GOOD
 from ..errors import InputError
 from ..file_io import (
     encode_png,
     ensure_writable,
-    read_json,
     remove_temporaries,
     write_if_changed,
     write_json,
 )
-from .files import by_stem, is_good, list_folder, natural_key, part_of, stem_of
+from .files import by_stem, check_text, is_good, list_folder, natural_key, part_of, stem_of
 from .image_files import open_image, read_index_mask, to_rgb, turned_like
 from .manifest import FOLDERS, read_manifest, recorded_settings
+from .records import DATASET_FILE, IMAGES, MASKS, RELEASED, UNFINISHED_FILE, check_no_links, read_records
 
-RELEASED = IMAGES, MASKS = "test", "converted_ground_truth"
 SAMPLES = FOLDERS["image"], FOLDERS["index_mask"]
-DATASET_FILE = "dataset.json"
-UNFINISHED_FILE = "dataset.unfinished.json"  # stands in its place while the data set is being written
 TRAIN = "train"
 INDEX_ENDINGS = ("", "_mask")
 COLOUR_MASKS = ("_rgb_mask", "_rbg_mask")
@@ -121,28 +118,9 @@ def read_label_map(root: str) -> dict[str, int] | None:
     """The label map {type: index from 1} in `root`'s dataset.json, else in its samples' manifest. Raises InputError."""
     label_map = read_records(root).get("label_map")
     if label_map is not None:
-        return check_label_map(label_map, bf.join(root, DATASET_FILE))
+        return label_map
     settings = recorded_settings(root) if bf.isdir(bf.join(root, SAMPLES[1])) else {}  # else not our manifest.jsonl
     return {name: index for index, name in enumerate(settings.get("class_names", ()), 1)} or None
-
-
-def check_label_map(label_map: Any, source: str) -> dict[str, int]:
-    """`label_map` itself if it maps names to the indices 1..N, each once; else InputError naming `source`."""
-    valid = isinstance(label_map, dict) and all(type(index) is int for index in label_map.values())
-    if valid and len(label_map) > MAX_TYPES:
-        raise InputError(f"{source}: its label_map has {len(label_map)} types, but {MAX_TYPES} are the most")
-    if not valid or not label_map or sorted(label_map.values()) != list(range(1, len(label_map) + 1)):
-        raise InputError(f"{source}: label_map should number the types 1, 2, ... but is {label_map!r}")
-    return label_map
-
-
-def read_records(root: str, file: str = DATASET_FILE) -> dict[str, Any]:
-    """The content of dataset.json or UNFINISHED_FILE, {} where it is not there. Raises InputError."""
-    path = bf.join(root, file)
-    content = read_json(path) if bf.exists(path) else {}
-    if not isinstance(content, dict) or not isinstance(content.get("images", []), list):
-        raise InputError(f"{path}: should hold a JSON object whose images are a list; mend or remove it")
-    return content
 
 
 def _read(root: str) -> tuple[list[Sample], list[Sample]]:
@@ -183,6 +161,7 @@ def listed(pairs: Iterable[tuple[str, str]]) -> str:
 
 def check_folder(root: str) -> None:
     """Raise InputError where `root` is no folder, or a data set that is not finished."""
+    check_text(root)
     if not bf.isdir(root):
         problem = "is not a folder" if bf.exists(root) else "does not exist"
         raise InputError(f"{root}: {problem}; name a data folder (docs/data.md has the layouts)")
@@ -286,6 +265,7 @@ def write_released(
     is there already is left alone. Raises InputError, before it writes, where `root` holds another data set.
     """
     check_no_strangers(root, {f"{name}.png" for name in names})
+    check_no_links(root, (f"{part}/{name}.png" for part in RELEASED for name in names))
     ensure_writable(root, "OUT")
     clear_temporaries(root, names)
     made = [write_pair(root, name, *pair, label_map) for name, pair in zip(names, pairs, strict=True)]

@@ -16,7 +16,8 @@ import numpy as np
 from ..data.files import list_folder
 from ..data.image_files import present_types, read_image, read_index_mask
 from ..data.manifest import FOLDERS, MANIFEST, read_manifest
-from ..data.prepared import SAMPLES, listed, read_label_map, read_records
+from ..data.prepared import SAMPLES, listed, read_label_map
+from ..data.records import read_records
 from ..errors import InputError
 from ..file_io import encode_png, inside, remove_inside, remove_temporaries, write_atomic, write_or_warn, writing
 from ..pictures import Tile, colorize, draw_sheet, fit_tile, overlay
@@ -193,7 +194,7 @@ def _check_kind(flag: str, folder: str) -> None:
         return
     rows = read_manifest(folder)
     if flag in REAL:
-        made = [row.get("source") for row in read_records(folder).get("images", []) if isinstance(row, dict)]
+        made = [row.get("source") for row in read_records(folder).get("images", [])]
         if rows is not None or ("generated" in made and flag != "--train"):  # generators may train on both
             raise InputError(f"{flag} {folder}: holds generated images; name a prepared set of real ones")
     elif rows is not None and (left := len(list_folder(bf.join(folder, SAMPLES[0]))[0]) - len(rows)) > 0:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, product
+from itertools import combinations
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,7 @@ RULES = {  # what is wrong, and what to do
     "scripts/prepare_data.py --priority",
     "equal_files": "is the same file as {first}{leak}; merge their masks, or remove one",
     "leak": "shows the same as {first} in part {part}: a leak, figures on {other} come out too good; keep photographs "
-    "of one part on one side (scripts/prepare_data.py splits so)",
+    "of one part on one side (scripts/prepare_data.py --val_fraction, --group_regex)",
     "all_alike": "most images of {part} and {other} look alike on a coarse grid, as parts in one pose do: near-copies "
     "cannot be told from others; say what belongs together (scripts/prepare_data.py --group_regex)",
 }
@@ -228,12 +228,28 @@ def alike(
 
     Pictures without any structure hash to zeros, like all their kind, and count for nothing.
     """
-    hashes = {part: [(int(one.perceptual_hash, 16), one) for one in own] for part, own in parts.items()}
-    for (part, ours), (other, theirs) in combinations(hashes.items(), 2):
-        pairs = [
-            (bits, one, another)
-            for (ours_hash, one), (theirs_hash, another) in product(ours, theirs)
-            if (bits := (ours_hash ^ theirs_hash).bit_count()) <= limit and ours_hash and theirs_hash
-        ]
-        if pairs:
-            yield part, other, [pair for _, *pair in sorted(pairs, key=lambda pair: pair[0])]
+    for (part, ours), (other, theirs) in combinations(parts.items(), 2):
+        bits, pairs = near_pairs(ours, theirs, limit)
+        if len(pairs):
+            nearest = pairs[np.argsort(bits, kind="stable")].tolist()
+            yield part, other, [(ours[one], theirs[another]) for one, another in nearest]
+
+
+def near_pairs(ours: Sequence[Record], theirs: Sequence[Record] | None, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bits in which hashes of ours and theirs, or None: of two of ours, differ, at most `limit`; and their places, int
+    [pairs, 2]."""
+    one, other = (_hashes(records) for records in (ours, ours if theirs is None else theirs))
+    bits, pairs = [np.zeros(0, int)], [np.zeros((0, 2), int)]
+    for place in np.flatnonzero(one.any(axis=1)):
+        differ = np.bitwise_count(other ^ one[place]).sum(axis=1, dtype=int)
+        near = np.flatnonzero((differ <= limit) & other.any(axis=1))
+        near = near[near > place] if theirs is None else near
+        bits.append(differ[near])
+        pairs.append(np.stack([np.full(len(near), place), near], axis=1))
+    return np.concatenate(bits), np.concatenate(pairs)
+
+
+def _hashes(records: Sequence[Record]) -> np.ndarray:
+    """Perceptual hashes, uint64 [records, 2]."""
+    text = "".join(record.perceptual_hash.zfill(32) for record in records)
+    return np.frombuffer(bytes.fromhex(text), ">u8").astype(np.uint64).reshape(-1, 2)

@@ -18,6 +18,7 @@ from ..file_io import encode_png, remove_temporaries, write_atomic
 from ..pictures import Tile, draw_sheet, overlay
 from .check import Finding, Record, by_type, size_text
 from .layouts.drawing import read_labelled
+from .survey import SHORT_SIDES
 
 SHOWN = 12  # images, from the largest share to the smallest
 TILE = 224  # pixels, longer side of a picture on a sheet
@@ -35,11 +36,8 @@ FIGURES = {  # of a type: its key in JSON, and the heading and format in the tex
 }
 
 
-def summarize(records: Sequence[Record], names: Mapping[int, str], view: View, multiple: int) -> dict[str, Any]:
-    """The figures of a data set, as JSON holds them; shares in % of the image. resolution: one to train at.
-
-    multiple: of what a resolution's height and width must be multiples.
-    """
+def summarize(records: Sequence[Record], names: Mapping[int, str]) -> dict[str, Any]:
+    """The figures of a data set, as JSON holds them; shares in % of the image."""
     readable = [record for record in records if not record.problem]
     samples = [record for record in readable if not record.good]
     shown = by_type(samples)
@@ -51,7 +49,6 @@ def summarize(records: Sequence[Record], names: Mapping[int, str], view: View, m
         "unreadable": len(records) - len(readable),
         "sizes": {what: sizes[place] for what, place in picks.items()},
         "types": {name: _figures(shown.get(index, []), index) for index, name in names.items()},
-        "resolution": _resolution(samples, multiple) if shown and not view.windows else None,
     }
 
 
@@ -69,12 +66,21 @@ def _figures(own: Sequence[Record], index: int) -> dict[str, float]:
     return figures | {"lost_images": areas["trained"].count(0), "lost_regions": sum(one.lost for one in facts)}
 
 
-def _resolution(samples: Sequence[Record], multiple: int) -> list[int]:
-    """Height and width in the median image's proportions, and not above it: the least that keep all regions."""
-    height, width = (float(np.median(sides)) for sides in zip(*(record.size for record in samples), strict=True))
+def resolutions(records: Sequence[Record], multiple: int) -> list[tuple[int, int]]:
+    """(height, width) that may keep all regions, the least first: in the median image's proportions, none above it.
+
+    They are guesses, made of each image by itself. multiple: of what both must be multiples.
+    """
+    samples = [record for record in records if record.types]
+    if not samples:
+        return []
+    middle = np.median([record.size for record in samples], axis=0)
     least = max(facts.least_side for record in samples for facts in record.types.values())
-    factor = min(1, least / min(height, width))
-    return [math.ceil(round(side * factor, 3) / multiple) * multiple for side in (height, width)]
+    factors = [side / middle.min() for side in SHORT_SIDES if least <= side < middle.min()]
+    return [
+        tuple(math.ceil(round(side, 3) / multiple) * multiple for side in (middle * factor).tolist())
+        for factor in (*factors, 1)
+    ]
 
 
 def as_text(figures: Mapping[str, Any], names: Mapping[int, str], view: View, findings: Sequence[Finding]) -> str:
@@ -86,7 +92,10 @@ def as_text(figures: Mapping[str, Any], names: Mapping[int, str], view: View, fi
         "height x width": ", ".join(f"{what} {size_text(size)}" for what, size in figures["sizes"].items()),
         "training sees": f"{size_text(view.size)}, {how} stretched to {size_text(view.whole_size)}",
     }
-    if figures["resolution"]:
+    regions = sum(one["regions"] for one in figures["types"].values())
+    if regions and not view.windows and not figures["resolution"]:
+        head["suggested"] = "data.fit random_crop: at no size up to the median image's do all regions stay"
+    elif figures["resolution"]:
         head["suggested"] = f"data.resolution {figures['resolution']}: the median image's proportions, and regions stay"
     lines = [finding.line for finding in findings]
     if any(len(finding.files) > 1 for finding in findings):

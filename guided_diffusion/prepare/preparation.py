@@ -11,18 +11,10 @@ from typing import Any
 import blobfile as bf
 
 from ..data.image_files import MAX_PLAUSIBLE_INDEX
-from ..data.prepared import (
-    DATASET_FILE,
-    UNFINISHED_FILE,
-    Sample,
-    check_no_strangers,
-    check_problems,
-    clear_temporaries,
-    read_records,
-    write_pair,
-)
+from ..data.prepared import Sample, check_no_strangers, check_problems, clear_temporaries, write_pair
+from ..data.records import DATASET_FILE, RELEASED, UNFINISHED_FILE, check_no_links, read_records
 from ..errors import InputError
-from ..file_io import ensure_writable, lies_in, read_bytes, write_json
+from ..file_io import ensure_writable, read_bytes, remove_inside, write_json
 from ..parallel import parallel_map
 from . import shaping
 from .check import Record
@@ -91,6 +83,7 @@ def plan_set(
     Raises InputError where `root` holds something else, or a file in it was changed by hand.
     """
     content = json.loads(json.dumps({"label_map": dict(recipe.label_map), **about}))
+    check_no_links(root, (DATASET_FILE, UNFINISHED_FILE))
     unfinished = read_records(root, UNFINISHED_FILE)
     found = unfinished or read_records(root)
     if other := ", ".join(key for key, value in content.items() if found and found.get(key) != value):
@@ -98,14 +91,16 @@ def plan_set(
         raise InputError(f"{root}: already holds files of another data set: its {remedy}")
     records = found.get("images", [])
     names = [item.sample.name for item in items]
+    check_no_links(root, (record[kind] for record in records for kind in ("image", "mask") if kind in record))
+    check_no_links(root, (f"{part}/{name}.png" for part in RELEASED for name in names))
     if not (recipe.tile and found):  # where tiles were cut off, not all are noted
-        known = {str(record.get("image", "")).partition("/")[2] for record in records}
+        known = {record["image"].partition("/")[2] for record in records}
         check_no_strangers(root, {f"{name}.png" for name in names} | known)
     is_there = partial(_is_there, root, finished=not unfinished)
     former: dict[str, list[dict[str, Any]]] = defaultdict(list)  # by source; key None: a file is not there
     there = parallel_map(is_there, records, workers=workers, description="comparing")
     for record, whole in zip(records, there, strict=True):
-        former[record["source"]].append(record if whole else record | {"key": None})
+        former[record.get("source", "")].append(record if whole else record | {"key": None})
 
     def write() -> str:
         ensure_writable(root, "OUT")
@@ -118,10 +113,7 @@ def plan_set(
         new = [record for own, _ in results for record in own]
         written = sum(count for _, count in results)
         before, now = ({r[kind] for r in some for kind in ("image", "mask") if kind in r} for some in (records, new))
-        paths = (bf.join(root, path) for path in before - now)
-        gone = [path for path in paths if lies_in(path, root) and bf.exists(path)]  # whatever dataset.json says
-        for path in gone:
-            bf.remove(path)
+        gone = sum(remove_inside(root, path, root) for path in sorted(before - now))
         if unfinished or found != {**content, "images": new}:
             write_json(bf.join(root, DATASET_FILE), {**content, "images": new})
             written += 1
@@ -130,7 +122,7 @@ def plan_set(
         counts["defect-free"] = sum("mask" not in record for record in new)
         counts["empty mask"] = sum("mask" in record and not record["types"] for record in new)
         shown = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
-        removed = f", {len(gone)} removed" if gone else ""
+        removed = f", {gone} removed" if gone else ""
         return f"{root}: {len(new)} images ({shown}), {written or 'no'} files written{removed}"
 
     return write
@@ -159,7 +151,7 @@ def convert(root: str, recipe: Recipe, job: tuple[Item, Sequence[dict[str, Any]]
     (item, former), sample = job, job[0].sample
     key = _key(sample, recipe)
     extra = {"source": item.source, "key": key} | ({} if item.group is None else {"group": item.group})
-    if former and all(record["key"] == key for record in former):
+    if former and all(record.get("key") == key for record in former):
         return [{**{k: v for k, v in record.items() if k != "group"}, **extra} for record in former], 0
     found = read_labelled(sample, len(recipe.label_map), recipe.rule)
     image, mask = found.image, found.pair()[1]

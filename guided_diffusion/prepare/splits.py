@@ -7,14 +7,24 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
 from ..data.files import read_groups, read_rows
-from ..data.prepared import TRAIN, FirstShots, Sample, check_label_map
-from ..errors import InputError, unknown_name
+from ..data.prepared import TRAIN, FirstShots, Sample
+from ..data.records import check_label_map
+from ..errors import InputError, brief, unknown_name
 from ..file_io import read_json
 from ..keyed_random import numpy_generator
-from .check import Record, alike
+from .check import ALIKE, MANY, NEARLY_EQUAL, Record, alike, near_pairs
 
 VAL = "val"
+ENTRY = {  # what a split file tells of an image, and of what kinds
+    "part": (str, int),
+    **dict.fromkeys(("type", "group", "tile"), (str, int, type(None))),
+}
+NOT_IN_NAMES = {*'/\\:*?"<>|'}  # of folders, on some system
 
 
 @dataclass
@@ -42,16 +52,22 @@ def read_split(path: str) -> tuple[dict[str, dict[str, Any]], dict[str, int] | N
     The file is JSON {"label_map": ..., "files": ...}, or CSV with rows image,part. Raises InputError where it is not.
     """
     if path.lower().endswith(".csv"):
-        rows = read_rows(path)
+        rows, content = read_rows(path), {}
         files = {row[0]: {"part": row[1]} for row in rows if len(row) == 2}
         if not rows or len(files) != len(rows):
             raise InputError(f"{path}: should hold rows 'image,part', each image once; correct it")
-        return files, None
-    content = read_json(path)
-    files = content.get("files") if isinstance(content, dict) else None
-    entries = files.values() if isinstance(files, dict) else ()
-    if not entries or not all(isinstance(e, dict) and isinstance(e.get("part"), (str, int)) for e in entries):
-        raise InputError(f"{path}: should hold 'files': {{image path: {{'part': ..., 'type': ...}}}}")
+    else:
+        content = read_json(path)
+        files = content.get("files") if isinstance(content, dict) else None
+        if not isinstance(files, dict) or not files:
+            raise InputError(f"{path}: should hold 'files': {{image path: {{'part': ..., 'type': ...}}}}")
+    for file, entry in files.items():
+        told = entry if isinstance(entry, dict) else {}
+        if wrong := [key for key, kinds in ENTRY.items() if type(told.get(key)) not in kinds]:
+            raise InputError(f"{path}: the {wrong[0]} of {brief(file)} is {brief(told.get(wrong[0]))}; correct it")
+        part = str(told["part"])
+        if not part.isprintable() or not part.strip(" .") or part.strip(" .") != part or NOT_IN_NAMES & {*part}:
+            raise InputError(f"{path}: the part {brief(part)} of {brief(file)} can be no folder; name it otherwise")
     label_map = content.get("label_map")
     return files, None if label_map is None else check_label_map(label_map, path)
 
@@ -100,6 +116,29 @@ def find_groups(items: Sequence[Item], regex: str | None, groups_file: str | Non
             if not match:
                 raise InputError(f"`group_regex`: {regex!r} finds nothing in {item.source}; correct it")
             item.group = match[1]
+
+
+def group_alike(items: Sequence[Item]) -> int:
+    """Group the images that look alike, whoever stands between them; returns how many are in a group with others.
+
+    The limit of the hash falls until no group holds most images: those of parts in one pose are alike for it, and all
+    would be one.
+    """
+    bits, pairs = near_pairs([item.record for item in items], None, ALIKE)
+    for limit in range(ALIKE, NEARLY_EQUAL - 1, -2):
+        first, second = pairs[bits <= limit].T
+        links = coo_array((np.ones(len(first)), (first, second)), shape=(len(items), len(items)))
+        places = connected_components(links, directed=False)[1]
+        sizes = np.bincount(places)
+        if 2 * sizes.max() <= len(items) or sizes.max() <= min(MANY, len(items) - 1):
+            break
+    else:
+        return 0
+    names: dict[int, str] = {}
+    for item, place in zip(items, places.tolist(), strict=True):
+        if sizes[place] > 1:
+            item.group = names.setdefault(place, item.source)
+    return int(sizes[sizes > 1].sum())
 
 
 def split_by_shots(items: Sequence[Item], count: int) -> None:

@@ -37,6 +37,12 @@ def look(
     return list(parallel_map(one, samples, workers=workers, description=description))
 
 
+def keeps_regions(samples: Sequence[Sample], num_defect: int, size: tuple[int, int], workers: int) -> bool:
+    """Whether no region of the samples' masks vanishes where they are stretched to `size`."""
+    how = {"num_defect": num_defect, "view": View(size), "workers": workers, "description": f"trying {size}"}
+    return not any(facts.lost for record in look(samples, **how) for facts in record.types.values())
+
+
 def _look_at(sample: Sample, num_defect: int, rule: DrawingRule | None, view: View | None) -> Record:
     files = (sample.image, sample.mask.path if sample.mask else sample.image)
     own = partial(Record, sample.name, *files, sample.folder, sample.part, sample.mask is None)

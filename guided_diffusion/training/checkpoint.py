@@ -7,27 +7,33 @@ Keys: `model`, `ema`, `optimizer` (state dicts, as in released checkpoints), and
 import hashlib
 import io
 import operator
+import os
 import pickle
 import re
 import textwrap
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import blobfile as bf
+import numpy as np
 import torch
 from torch import nn
 
 from ..config import Config
 from ..config_file import load_config
-from ..errors import InputError
-from ..file_io import read_bytes, write_atomic
+from ..errors import InputError, brief
+from ..file_io import inside, read_bytes, remove_inside, warn_once, write_atomic, writing
 
 FORMAT_VERSION = 1
 FOLDER = "checkpoint"
 LATEST = "latest"  # a text file holding the name of the newest complete checkpoint
+DIGEST = ".sha256"  # after a checkpoint's name: a file for sha256sum -c
 _FILE_NAME = re.compile(r"diffusion_(\d{6,})\.pt")
+_DDP = "module."
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -45,27 +51,40 @@ class Checkpoint:
 
 
 def save_checkpoint(work_dir: str, step: int, payload: Mapping[str, Any], keep_last: int = 0) -> str:
-    """Write <work_dir>/checkpoint/diffusion_NNNNNN.pt, then point `latest` at it, then drop old ones.
+    """Write <work_dir>/checkpoint/diffusion_NNNNNN.pt and its digest, then point `latest` at it, then drop old ones.
 
-    payload: the other keys. keep_last: how many checkpoints stay; 0: all. Returns the path.
+    payload: the other keys. keep_last: how many checkpoints stay; 0: all. Returns the path. Raises InputError where it
+    cannot be written; what was there before is then as it was.
     """
     folder, name, buffer = bf.join(work_dir, FOLDER), f"diffusion_{step:06d}.pt", io.BytesIO()
     torch.save({**payload, "step": step, "format_version": FORMAT_VERSION}, buffer)
-    write_atomic(bf.join(folder, name), buffer.getvalue())
-    write_atomic(bf.join(folder, LATEST), name.encode())
+    data, path = buffer.getvalue(), bf.join(folder, name)
+    with writing(
+        path, remedy="free space or name another --work_dir; the same command goes on from the last checkpoint"
+    ):
+        if bf.exists(path + DIGEST):  # of a file that is replaced now: no kill may leave it beside the new one
+            bf.remove(path + DIGEST)
+        write_atomic(path, data)
+        write_atomic(path + DIGEST, f"{hashlib.sha256(data).hexdigest()}  {name}\n".encode())
+        write_atomic(bf.join(folder, LATEST), name.encode())
     if keep_last:
         files = _by_step(folder)
         for old in sorted(s for s in files if s <= step)[:-keep_last]:
-            bf.remove(files[old])
-    return bf.join(folder, name)
+            try:
+                for end in (DIGEST, ""):
+                    remove_inside(folder, bf.basename(files[old]) + end, folder)
+            except InputError as error:
+                warn_once(files[old], f"an old checkpoint stays: {error}")
+    return path
 
 
 def latest_checkpoint(work_dir: str) -> str | None:
-    """Path of the newest complete checkpoint of a work_dir, or None."""
+    """Path of the newest complete checkpoint of a work_dir, or None. Raises InputError where `latest` names no file."""
     folder = bf.join(work_dir, FOLDER)
     pointer = bf.join(folder, LATEST)
     if bf.exists(pointer):
-        path = bf.join(folder, read_bytes(pointer).decode().strip())
+        name = read_bytes(pointer)[:1000].decode(errors="replace").strip()
+        path = inside(folder, name, f"{pointer}:", links=True)
         if bf.exists(path):
             return path
     files = _by_step(folder) if bf.isdir(folder) else {}  # the released code writes no pointer
@@ -76,46 +95,103 @@ def _by_step(folder: str) -> dict[int, str]:
     return {int(m[1]): bf.join(folder, m[0]) for m in map(_FILE_NAME.fullmatch, bf.listdir(folder)) if m}
 
 
+def _instead(path: str) -> str:
+    """What to do where a checkpoint cannot be used."""
+    folder, name = bf.dirname(path) or ".", _FILE_NAME.fullmatch(bf.basename(path))
+    older = {step: file for step, file in _by_step(folder).items() if step < int(name[1])} if name else {}
+    return f"take the one before, {older[max(older)]}" if older else "copy it again, or take another"
+
+
+def read_weights(path: str, name: str) -> tuple[Any, str]:
+    """What torch.save wrote, on the CPU, every byte verified, and the SHA-256 of the file. Runs no code from it.
+
+    Verified against the digest beside the file, else against the checksums in it. name: for errors. Raises InputError.
+    """
+    try:
+        data = read_bytes(path)
+    except FileNotFoundError:
+        raise InputError(f"{name}: no such checkpoint file; check the path") from None
+    except InputError as error:
+        raise InputError(f"{name.removesuffix(path)}{error}") from None
+    sha256 = hashlib.sha256(data).hexdigest()
+    if bf.exists(path + DIGEST):
+        if read_bytes(path + DIGEST)[:64] != sha256.encode():
+            other = f"or remove {bf.basename(path)}{DIGEST}, if another file was put in its place"
+            raise InputError(
+                f"{name}: damaged, its SHA-256 is not the one written beside it; {_instead(path)}, {other}"
+            )
+    elif zipfile.is_zipfile(io.BytesIO(data)):
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as records:
+                if any(record.compress_type for record in records.infolist()):  # torch packs nothing; a bomb does
+                    raise zipfile.BadZipFile
+                fault = records.testzip()
+        except Exception:  # what zipfile raises on damaged headers has no common type
+            fault = "its directory"
+        if fault:
+            raise InputError(f"{name}: damaged ({fault} is not as it was written); {_instead(path)}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read is an error anyway
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), sha256
+    except Exception as error:  # what torch.load and pickle raise has no common type
+        fault = f"damaged, truncated or not a checkpoint; {_instead(path)}"
+        if isinstance(error, pickle.UnpicklingError) and re.search("Unsupported|GLOBAL|REDUCE", str(error)):
+            fault = "holds pickled objects other than weights, which could run code; not loaded"
+        raise InputError(f"{name}: {fault}") from None
+
+
 def load_checkpoint(path: str, flag: str) -> Checkpoint:
     """Load a checkpoint file, ours or a released one, to the CPU; of a work_dir the latest.
 
-    flag: how the user named it, for errors. Raises InputError if it is missing, truncated, no checkpoint, or
-    holds pickled objects other than tensors and plain values.
+    flag: how the user named it, for errors. Raises InputError if it is missing, damaged, no checkpoint, or holds
+    pickled objects other than tensors and plain values.
     """
     if bf.isdir(path):
         if (latest := latest_checkpoint(path)) is None:
             raise InputError(f"{flag} {path}: no checkpoint in this folder; train first, or name a checkpoint file")
         path = latest
-    name, config = f"{flag} {path}", None
-    try:
-        data = read_bytes(path)
-    except (OSError, bf.Error):
-        raise InputError(f"{name}: no such checkpoint file; check the path") from None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read is an error anyway
-            raw = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # what torch.load and pickle raise has no common type
-        fault = "truncated or not a checkpoint; copy it again"
-        if isinstance(error, pickle.UnpicklingError) and re.search("Unsupported|GLOBAL|REDUCE", str(error)):
-            fault = "holds pickled objects other than weights, which could run code; not loaded"
-        raise InputError(f"{name}: {fault}") from None
+    name = f"{flag} {path}"
+    raw, sha256 = read_weights(path, name)
     if not isinstance(raw, dict) or not isinstance(raw.get("model"), dict):
         raise InputError(f"{name}: not a Defect-Gen checkpoint (it has no 'model' weights)")
-    written = raw.get("format_version", 0)
-    if written > FORMAT_VERSION:
+    written, config, window = raw.get("format_version", 0), raw.get("config"), raw.get("log_window")
+    if isinstance(written, int) and written > FORMAT_VERSION:
         raise InputError(f"{name}: of a newer version (format {written}, not {FORMAT_VERSION}); update the program")
-    if isinstance(raw.get("config"), dict):
+    if config is not None:
         try:
-            config = load_config(raw["config"])
+            config = load_config(config if isinstance(config, dict) else {"config": config})
         except InputError as error:
-            raise InputError(f"{name}: its configuration is not one ({error})") from None
-    optimizer = raw.get("optimizer")
-    # A released checkpoint does not say its step, but AdamW counts it for each parameter.
-    counts = [int(state["step"]) for state in (optimizer or {}).get("state", {}).values() if "step" in state]
-    step, ema = raw.get("step", max(counts, default=0)), raw.get("ema") or raw["model"]
-    sha256 = hashlib.sha256(data).hexdigest()
-    return Checkpoint(path, sha256, raw["model"], ema, optimizer, step, config, raw.get("log_window"))
+            raise InputError(f"{name}: its configuration is not one ({error}); {_instead(path)}") from None
+    try:
+        model, ema = (_network_state(raw.get(key) or raw["model"], key) for key in ("model", "ema"))
+        if window is not None:
+            _network_state({"log_window": window}, "log")
+        optimizer, step = raw.get("optimizer"), raw.get("step")
+        if optimizer is not None:
+            # A released checkpoint does not say its step, but AdamW counts it for each parameter.
+            counts = [int(entry["step"]) for entry in optimizer["state"].values() if "step" in entry]
+            step = max(counts, default=0) if step is None else step
+        if type(step or 0) is not int or not 0 <= (step or 0) < 2**53 or type(written) is not int:
+            raise ValueError(f"step {brief(step)} of format {brief(written)}")
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RuntimeError) as error:
+        raise InputError(f"{name}: its content is not that of a checkpoint ({error}); {_instead(path)}") from None
+    return Checkpoint(path, sha256, model, ema, optimizer, step or 0, config, window)
+
+
+def _network_state(state: Mapping[str, torch.Tensor], what: str) -> dict[str, torch.Tensor]:
+    """A state dict without the prefix that DistributedDataParallel adds. Raises ValueError unless all is numbers."""
+    for key, value in state.items():
+        if not isinstance(value, torch.Tensor) or value.dtype not in _DTYPES or value.layout != torch.strided:
+            raise ValueError(f"{what} {brief(key)} is no tensor of numbers")
+        if value.device.type != "cpu" or value.nbytes > value.untyped_storage().nbytes():  # a shape without content
+            raise ValueError(f"{what} {brief(key)} is no whole tensor")
+        # numpy's is ten times as quick as torch's, but it knows no bfloat16
+        value = value.detach()
+        if not np.isfinite((value.float() if value.dtype == torch.bfloat16 else value).numpy()).all():
+            raise ValueError(f"{what} {brief(key)} is not finite")
+    wrapped = all(key.startswith(_DDP) for key in state)
+    return {key.removeprefix(_DDP): value for key, value in state.items()} if wrapped else dict(state)
 
 
 # What two networks must share to exchange x_t; and what else a resumed one must keep.
@@ -134,7 +210,10 @@ def check_agreement(a: Config, a_name: str, b: Config, b_name: str, extra: tuple
         ours, theirs = (", ".join(c.layout.class_names) if key == "data.label_map" else get(c) for c in (a, b))
         ours, theirs = (list(value) if isinstance(value, tuple) else value for value in (ours, theirs))
         if ours != theirs:
-            raise InputError(f"{a_name} and {b_name} disagree in {key}: {ours} against {theirs}; they must be the same")
+            raise InputError(
+                f"{a_name} and {b_name} disagree in {key}: {ours} against {theirs}; they must be the same: take "
+                "the configuration, or another checkpoint, that fits"
+            )
 
 
 def same_network(checkpoint: Checkpoint, config: Config, config_name: str) -> None:
@@ -148,6 +227,10 @@ def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], path: st
     try:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
+        prefix = os.path.commonprefix(list(weights))
+        prefix = prefix[: prefix.rfind(".") + 1]
+        if prefix and {key.removeprefix(prefix) for key in weights} == model.state_dict().keys():
+            raise InputError(f"{path}: every name begins with '{prefix}'; save the network's own state dict") from None
         reason = textwrap.shorten(str(error).partition(":")[2], 240, placeholder=" ...")
         raise InputError(
             f"{path}: another architecture ({reason}); use the configuration it was trained with"

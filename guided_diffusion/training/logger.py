@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+import socket
 import sys
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 import blobfile as bf
 import numpy as np
 import torch
 from scipy.ndimage import uniform_filter1d
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from tqdm import tqdm
 
 from .. import dist_util
 from ..errors import InputError
-from ..file_io import is_cloud, read_bytes, write_atomic
+from ..file_io import append_or_warn, is_cloud, read_bytes, write_or_warn
 
 QUARTILES = ("q1", "q2", "q3", "q4")
 PARTS = ("loss", "rgb", "mask", "grad_norm")
@@ -61,37 +67,32 @@ class TrainLogger:
             except (ValueError, TypeError, KeyError):
                 raise InputError(f"{self._csv_path}: is not a table of logged steps; rename or remove it") from None
             self._write_csv()
-        self._tensorboard = None
+        self._events = None
         if is_cloud(work_dir):
             tqdm.write("TensorBoard is left out: it needs a local work_dir; progress.csv has its numbers")
         else:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import
-
-            # purge_step: viewers forget older events from there on
-            self._tensorboard = SummaryWriter(bf.join(work_dir, "tensorboard"), purge_step=start_step + 1)
+            self._events = _Events(work_dir, start_step)
 
     def __enter__(self) -> TrainLogger:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._bar.close()
-        if self._tensorboard:
-            self._tensorboard.close()
+        with suppress(OSError):
+            self._bar.close()
 
     def log(self, step: int, values: Mapping[str, float] | None) -> None:
         """Move the bar to `step` (steps done so far); with its numbers, show the loss and record them all."""
-        self._bar.update()
+        shown = [f"{key} {values[key]:.4g}" for key in ("loss", "val") if key in values] if values else ()
+        with suppress(OSError):  # of a log file on a full disk
+            self._bar.update()
+            if shown:
+                self._bar.set_postfix_str(", ".join(shown), refresh=False)
         if not values:
             return
         self._rows.append({"step": str(step)} | {key: f"{value:.6g}" for key, value in values.items()})
         self._write_csv()
-        if self._tensorboard:
-            for key, value in values.items():
-                group = "val" if key.startswith("val") else "train" if key in TRAIN_KEYS else "run"
-                self._tensorboard.add_scalar(f"{group}/{key}", value, step)
-            self._tensorboard.flush()
-        shown = [f"{key} {values[key]:.4g}" for key in ("loss", "val") if key in values]
-        self._bar.set_postfix_str(", ".join(shown), refresh=False)
+        if self._events:
+            self._events.add(step, values)
 
     def _write_csv(self) -> None:
         """Each log line writes the whole table, so only new rows become text; all do where there is a new column."""
@@ -100,7 +101,7 @@ class TrainLogger:
         if columns != self._columns:
             self._columns, self._lines, new = columns, [], self._rows
         self._lines += [",".join(row.get(key, "") for key in columns) + "\n" for row in new]
-        write_atomic(self._csv_path, "".join([",".join(columns) + "\n", *self._lines]).encode())
+        write_or_warn(self._csv_path, "".join([",".join(columns) + "\n", *self._lines]).encode())
 
     def save_loss_plot(self) -> None:
         """Draw what was logged so far to <work_dir>/loss.png; nothing where a log axis can show nothing of it."""
@@ -124,12 +125,37 @@ class TrainLogger:
             axes.legend(frameon=False, fontsize=9)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
-        write_atomic(bf.join(self._work_dir, "loss.png"), buffer.getvalue())
+        write_or_warn(bf.join(self._work_dir, "loss.png"), buffer.getvalue())
 
     def _positive(self, key: str) -> np.ndarray:
         """float64 [n, 2]: steps and values where `key` was logged and a log axis can show it."""
         points = np.array([(row["step"], row[key]) for row in self._rows if key in row], np.float64).reshape(-1, 2)
         return points[np.isfinite(points[:, 1]) & (points[:, 1] > 0)]
+
+
+class _Events:
+    """TensorBoard's file of the numbers. Its own writer has a thread, which prints a traceback where a write fails."""
+
+    def __init__(self, work_dir: str, start_step: int) -> None:
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
+        self._path = bf.join(work_dir, "tensorboard", name)
+        self._append(Event(step=start_step + 1, file_version="brain.Event:2"))
+        # viewers forget older events from there on
+        self._append(Event(step=start_step + 1, session_log=SessionLog(status=SessionLog.START)))
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        summary = Summary()
+        for key, value in values.items():
+            group = "val" if key.startswith("val") else "train" if key in TRAIN_KEYS else "run"
+            summary.value.add(tag=f"{group}/{key}", simple_value=value)
+        self._append(Event(step=step, summary=summary))
+
+    def _append(self, event: Event) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter  # slow to import
+
+        event.wall_time = time.time()
+        RecordWriter(record := io.BytesIO()).write(event.SerializeToString())
+        append_or_warn(self._path, record.getvalue())
 
 
 class LossWindow:

@@ -3,6 +3,7 @@
 import copy
 import math
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
@@ -24,7 +25,7 @@ from ..diffusion.gaussian_diffusion import GaussianDiffusion
 from ..diffusion.respace import make_plan
 from ..diffusion.samplers import ddim, make_predict_x0
 from ..errors import InputError
-from ..file_io import encode_png, write_atomic
+from ..file_io import encode_png, write_atomic, write_or_warn
 from ..joint_tensor import clip
 from ..keyed_random import key_to_seed, numpy_generator, sample_noise, torch_generator
 from ..networks.unet import create_model, noise_batch
@@ -35,6 +36,8 @@ from .logger import QUARTILES, LossWindow, TrainLogger
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]  # x_start, t, noise, types, known
 PREVIEW_STEPS = 50  # of ddim: enough to judge, cheap enough to repeat
+HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
+_SIGNALS = tuple(filter(None, (signal.SIGINT, signal.SIGTERM, HANGUP)))
 MAX_VAL_IMAGES = 64  # evenly spread over a larger held-out set, so that a log line stays cheap
 
 
@@ -80,6 +83,8 @@ class TrainLoop:
         if resume:
             self.step = resume.step
             if resume.log_window is not None:
+                if resume.log_window.shape != self.window.sums.shape:
+                    raise InputError(f"{resume.path}: its log_window is none; take another checkpoint")
                 self.window.sums.copy_(resume.log_window)
             if resume.optimizer is not None:
                 self._load_optimizer(resume.optimizer, resume.path)
@@ -88,13 +93,20 @@ class TrainLoop:
         """Take a state under this run's options, tensors in their parameters' memory format, as fused kernels want."""
         options = self.optimizer.state_dict()["param_groups"]
         try:
-            self.optimizer.load_state_dict({"state": state["state"], "param_groups": options})
+            # interned, the names are pickled as those of a run that was never interrupted: the same bytes
+            named = {i: {sys.intern(key): v for key, v in entry.items()} for i, entry in state["state"].items()}
+            self.optimizer.load_state_dict({"state": named, "param_groups": options})
             for parameter, entry in self.optimizer.state.items():
+                shapes = {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+                if {key: value.shape for key, value in entry.items()} != shapes:
+                    raise ValueError("it is not AdamW's for these parameters")
+                if not all(value.isfinite().all() for value in entry.values()):
+                    raise ValueError("it is not finite")
                 for key, value in entry.items():
                     if value.ndim:
                         entry[key] = torch.empty_like(parameter).copy_(value)
-        except (ValueError, KeyError, IndexError, RuntimeError) as error:
-            raise InputError(f"{path}: its optimizer state does not fit ({error})") from None
+        except (ValueError, KeyError, IndexError, RuntimeError, AttributeError, TypeError) as error:
+            raise InputError(f"{path}: its optimizer state does not fit ({error}); take another checkpoint") from None
 
     @cached_property
     def network(self) -> nn.Module:
@@ -123,17 +135,18 @@ class TrainLoop:
 
         Raises InputError if the loss stops being finite; the last good checkpoint is then what it was.
         """
-        cfg, main_rank, logger = self.config.train, dist_util.rank() == 0, None
+        cfg, logger = self.config.train, None
         self.reported, start = (self.step, time.perf_counter()), self.step
         with ExitStack() as ending:
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in _SIGNALS:
+                if number == HANGUP and signal.getsignal(number) == signal.SIG_IGN:
+                    continue  # nohup: the training outlives its terminal
                 ending.callback(signal.signal, number, signal.signal(number, self._note_signal))
             while self.step < cfg.iterations and not dist_util.any_rank(bool(self.stop_signal)):
                 self.train_step()
-                if main_rank and not logger:  # only now: where memory does not suffice, the first step shows it
-                    logger = ending.enter_context(TrainLogger(self.work_dir, cfg.iterations, start))
-                    text = yaml.safe_dump(self.config.to_dict(), sort_keys=False)
-                    write_atomic(bf.join(self.work_dir, "config.yml"), text.encode())
+                if self.step == start + 1:  # only now: where memory does not suffice, the first step shows it
+                    logger = dist_util.on_zero(self._begin_records)
+                    ending.push(logger) if logger else None
                 last = self.step == cfg.iterations
                 values = self.report() if self.step % cfg.eval_interval == 0 or last else None
                 if logger:
@@ -149,15 +162,22 @@ class TrainLoop:
                 dist_util.barrier()  # nor may they end the rank that saves because the others have ended
         if self.step == cfg.iterations:
             return 0
-        if main_rank:
+        if dist_util.rank() == 0:
             if self.step > start:
                 print(f"stopped after step {self.step}, saved; the same command goes on (--resume auto, the default)")
             else:
                 print("stopped before a step was made, nothing saved; the same command starts again")
         return 128 + (self.stop_signal or signal.SIGTERM)
 
+    def _begin_records(self) -> TrainLogger:
+        text = yaml.safe_dump(self.config.to_dict(), sort_keys=False)
+        write_atomic(bf.join(self.work_dir, "config.yml"), text.encode())
+        return TrainLogger(self.work_dir, self.config.train.iterations, self.step - 1)
+
     def _note_signal(self, number: int, frame: object) -> None:
         self.stop_signal = number  # run() finishes the step and saves
+        if number == HANGUP:  # the terminal is gone: what is printed to it would fail
+            dist_util.drop_terminal()
 
     def train_step(self) -> None:
         """One update: draw, diffuse, predict, descend, average. The host waits for nothing of it."""
@@ -298,22 +318,24 @@ class TrainLoop:
         grid = np.vstack([np.hstack(list(row)) for row in (images, map(overlay, images, masks))])
         zoom = max(1, 128 // min(config.data.resolution))
         png = encode_png(grid.repeat(zoom, axis=0).repeat(zoom, axis=1))
-        write_atomic(bf.join(self.work_dir, "images", f"{self.step:06d}.png"), png)
+        write_or_warn(bf.join(self.work_dir, "images", f"{self.step:06d}.png"), png)
 
     def save(self) -> None:
         """Write a checkpoint and point `latest` at it (rank 0). All ranks call it. Raises as report() does."""
         self.check_finite()
         dist_util.average_(self.window.sums)  # so that rank 0's speak for all when all resume from them
-        if dist_util.rank() == 0:
-            networks = {"model": self.model.state_dict(), "ema": self.ema.state_dict()}
-            payload = {key: {k: v.contiguous() for k, v in state.items()} for key, state in networks.items()}
-            payload |= {
-                "optimizer": self.optimizer.state_dict(),
-                "config": self.config.to_dict(),
-                "label_map": dict(self.config.data.label_map),
-                "log_window": self.window.sums,
-            }
-            save_checkpoint(self.work_dir, self.step, payload, self.config.train.keep_last)
+        dist_util.on_zero(self._save)
+
+    def _save(self) -> None:
+        networks = {"model": self.model.state_dict(), "ema": self.ema.state_dict()}
+        payload = {key: {k: v.contiguous() for k, v in state.items()} for key, state in networks.items()}
+        payload |= {
+            "optimizer": self.optimizer.state_dict(),
+            "config": self.config.to_dict(),
+            "label_map": dict(self.config.data.label_map),
+            "log_window": self.window.sums,
+        }
+        save_checkpoint(self.work_dir, self.step, payload, self.config.train.keep_last)
 
 
 def learning_rate(config: Config, step: int) -> float:

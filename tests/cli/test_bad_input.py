@@ -86,7 +86,7 @@ def run(run_script: Run, given: dict[str, object], tmp_path: Path) -> Run:
 
 
 WIDTHS = "another architecture|time_embed.0.weight|[128, 32]|[256, 64]"
-UNREADABLE = "|truncated or not a checkpoint"
+UNREADABLE = "|damaged"
 CASES = {
     # The data set
     "train --data_dir nowhere": "nowhere|does not exist",

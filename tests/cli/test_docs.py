@@ -9,7 +9,7 @@ from command_line import ROOT
 
 from guided_diffusion import load_config
 from guided_diffusion.config_file import parse_override
-from guided_diffusion.data.prepared import check_label_map
+from guided_diffusion.data.records import check_label_map
 
 PAGES = [*sorted(ROOT.glob("docs/*.md")), ROOT / "README.md"]
 CONFIGS = sorted(ROOT.glob("configs/*.yml"))

@@ -113,9 +113,30 @@ def test_label_map(tmp_path):
         file.write_text(json.dumps({"label_map": label_map}))
         assert read_label_map(str(tmp_path)) == label_map
     wrong = (json.dumps({"label_map": m}).encode() for m in ({"a": 0}, {"a": 1, "b": 1}, {"a": True}, ["a"], {}))
-    for content in (b"[1]", b"{", b"\xff\xfe\x00", *wrong):
+    many = json.dumps({"label_map": {f"t{k}": k + 1 for k in range(300)}}).encode()
+    for content in (b"[1]", b"{", b"\xff\xfe\x00", many, *wrong):
         file.write_bytes(content)
         assert "dataset.json" in refusal(read_label_map, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"source": []}, "its source should be a dict"),
+        ({"images": {}}, "its images should be a list"),
+        ({"images": ["a.png"]}, "images[0]: names no image"),
+        ({"images": [{"mask": f"{GT}/a.png"}]}, "images[0]: names no image"),
+        *(({"images": [{"image": "test/a.png", k: v}]}, f"its {k} cannot") for k, v in {"key": 5, "types": []}.items()),
+        ({"images": [{"image": ["test/a.png"]}]}, "its image cannot be ['test/a.png']"),
+        ({"images": [{"image": "test/a.png"}] * 2}, "lists 'test/a.png' twice"),
+        *(({"images": [{"image": one}]}, "images[0]") for one in ("", "/a.png", "test/../../a.png", "x/a.png", "test")),
+        ({"images": [{"image": "test/a.png", "mask": "test/a.png"}]}, f"lies outside {GT}/"),
+    ],
+)
+def test_what_dataset_json_says_is_checked_at_the_door(tmp_path, content, words):
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    line = refusal(read_label_map, str(tmp_path))
+    assert words in line and "dataset.json" in line
 
 
 def test_samples_take_the_types_of_their_manifest_unless_dataset_json_names_them(tmp_path):
@@ -173,17 +194,18 @@ ROWS = {"test/pit/001.png": 7, "test/pit/002.png": 7, "test/stain/001.png": 9}
         ("a.csv", "x/001,1\ny/001,2\n002,1\n", "names no group for the image pit/001, or several"),
         ("a.json", "[1, 2]", "should hold rows 'file,group'"),
         ("a.json", '{"files": {"001": {"part": 1}}}', "should hold rows 'file,group'"),
-        ("a.txt", None, "cannot be read"),
+        ("a.txt", None, "there is no such file"),
+        ("a.csv", "001,\udce9\n", "is no CSV file in UTF-8"),
     ],
 )
 def test_groups(tmp_path, name, text, expected):
     path = str(tmp_path / name)
     if text is not None:
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text(text, errors="surrogateescape")
     if isinstance(expected, list):
         assert read_groups(path, GROUPED, "--groups") == expected
     else:
-        assert f"--groups {path}: {expected}" in refusal(read_groups, path, GROUPED, "--groups")
+        assert expected in refusal(read_groups, path, GROUPED, "--groups")
 
 
 def test_regions_are_connected_parts_of_one_type():

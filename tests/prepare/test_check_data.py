@@ -117,6 +117,21 @@ def test_the_resolution_suggested_keeps_every_type_and_windows_need_none(data, r
     assert "16 x 16, windows (fit: random_crop) of images stretched to its own size" in text
 
 
+def test_no_region_vanishes_at_the_resolution_suggested(tmp_path, run):
+    """Images of any size and proportion, thin scratches in them: the size fits each, not the median alone."""
+    for seed in range(6):
+        rng, root, sizes = np.random.default_rng(seed), tmp_path / f"{seed}", []
+        for k in range(5):
+            size = tuple(rng.integers(70, 160 if seed < 4 else 400, 2).tolist())
+            top, left, thick = *(int(rng.integers(0, side - 12)) for side in size), int(rng.integers(2, 6))
+            write_pair(root, f"crack/{k}", k, box(1, top, top + thick, left, left + 12, size))
+        figures = run(root, "--resolution", 64)[2]
+        if size := figures["resolution"]:
+            sizes.append(size)
+            assert run(root, "--resolution", *size)[2]["types"]["defect_1"]["lost_regions"] == 0
+    assert sizes
+
+
 @pytest.mark.parametrize(
     ("rule", "mask", "words"),
     [

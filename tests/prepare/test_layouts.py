@@ -190,7 +190,9 @@ X = np.zeros((2, 2), np.uint8)
 OUTSIDE = ("../a.png", "a.png"), ("/etc/hostname", "hostname"), (5, "5"), ("a/../../a.png", "leads out")
 REFUSED = [  # files, words of the line, options
     ({"notes.txt": b""}, "holds no data set|test/ + converted_ground_truth/|images/ + masks_converted_dir/"),
-    ({"test/hole/1.png": X}, "test/|no converted_ground_truth/"),
+    ({"test/hole/1.png": X}, "test/|no converted_ground_truth/ or ground_truth/"),
+    ({"images/1.png": X, "annotations.xml": b""}, "images/|annotations.xml is of no format that is read"),
+    ({"x/y/a.json": labelme(TRIANGLE)["a.json"], "x/y/a.png": PHOTOGRAPH}, "did you mean|x?"),
     ({"mask/1.png": X}, "mask/|no image/"),
     ({"images/1.png": X, "masked/1.png": X}, "no masks_converted_dir/"),
     ({**pair(X), "image/1.png": X, "mask/1.png": X}, "more than one data set|images/ + masks/"),
@@ -257,7 +259,7 @@ REFUSED = [  # files, words of the line, options
     (encoded("Größe", "latin-1"), "a.json|not UTF-8|'Größe'|save it as UTF-8"),
     (encoded("царапина", "cp1251"), "a.json|not UTF-8"),
     ({"a.json": b'{"shapes": [], "imagePath": "a.p'}, "a.json|not valid JSON"),
-    (severstal("b.jpg,1,1 5"), "train.csv: row 2 is of b.jpg, which is not there"),
+    (severstal("b.jpg,1,1 5"), "train.csv: row 2 is of 'b.jpg', which is not there"),
     *(
         (severstal("a.jpg,1,1 5", f"a.jpg,{cells}"), "train.csv: row 3 is not")
         for cells in ("1,5", ",1 5", "1", "1,-1 5")

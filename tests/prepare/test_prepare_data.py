@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from guided_diffusion.data.image_datasets import DefectDataset
 from guided_diffusion.data.image_files import View
 from guided_diffusion.data.prepared import find_samples, read_label_map
 from guided_diffusion.errors import run_cli
+from guided_diffusion.file_io import lock_folder
 
 TYPES = ("crack", "hole")
 SIZE = (40, 60)
@@ -225,13 +228,70 @@ def test_what_changed_in_the_source_or_broke_is_made_anew_and_what_was_edited_is
     assert (read(tmp_path / "out/converted_ground_truth/hole/part3_shot0.png") == 2).all()
     for path in bottle.glob("*/crack/part0_shot0*"):
         path.unlink()
-    victim, listed = tmp_path / "victim.png", tmp_path / "out/dataset.json"  # which lists a file outside OUT
-    victim.write_bytes(edited)
-    content = json.loads(listed.read_text())
-    planted = {"image": "../victim.png", "image_sha256": hashlib.sha256(edited).hexdigest(), "source": ""}
-    listed.write_text(json.dumps({**content, "images": [*content["images"], planted]}))
-    assert "11 images (crack 5, hole 6), 1 files written, 2 removed" in run("bottle", "out") and victim.exists()
+    assert "11 images (crack 5, hole 6), 1 files written, 2 removed" in run("bottle", "out")
     assert "crack/part0_shot0" not in names("out") and "no files written" in run("bottle", "out")
+
+
+def plant(path, image):
+    """Have a dataset.json list another image."""
+    content = json.loads(path.read_text())
+    digest = hashlib.sha256(b"victim").hexdigest()
+    path.write_text(json.dumps({**content, "images": [*content["images"], {"image": image, "image_sha256": digest}]}))
+
+
+LED_OUT = {  # what is planted into OUT or written into split.json
+    "record": lambda out, away: plant(out / "train/dataset.json", "../../away/v.png"),
+    "absolute": lambda out, away: plant(out / "train/dataset.json", str(away / "v.png")),
+    "record through a link": lambda out, away: (
+        (out / "train/test/more").symlink_to(away), plant(out / "train/dataset.json", "test/more/v.png")
+    ),
+    "folder": lambda out, away: (shutil.rmtree(out / "train/test/hole"), (out / "train/test/hole").symlink_to(away)),
+    "part": lambda out, away: (shutil.rmtree(out / "val"), (out / "val").symlink_to(away)),
+    "file": lambda out, away: (
+        (f := out / "train/test/hole/part3_shot0.png").unlink(), f.symlink_to(away / "v.png")
+    ),
+    "dataset.json": lambda out, away: (
+        (f := out / "train/dataset.json").rename(away / "d.json"), f.symlink_to(away / "d.json")
+    ),
+    "unfinished": lambda out, away: (out / "train/dataset.unfinished.json").symlink_to(away / "d.json"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LED_OUT)
+def test_nothing_outside_out_is_read_written_or_deleted(run, bottle, tmp_path, case):
+    (away := tmp_path / "away").mkdir()
+    run("bottle", "out", "--shots", 3)
+    (away / "v.png").write_bytes(b"victim")
+    (away / "d.json").write_text("{}")
+    LED_OUT[case](tmp_path / "out", away)
+    write(bottle / "ground_truth/hole/part3_shot0_mask.png", blob(99))  # something to do
+    before = tree(away)
+    assert "out" in run("bottle", "out", "--shots", 3, status=2) and tree(away) == before
+
+
+@pytest.mark.parametrize("part", ["../x", "/x", "a/b", "..", "", " ", ".x", "x.", "a\\b", "a\n", None, ["a"], {}, 1.5])
+def test_parts_of_a_split_file_are_folders_in_out(run, tiles, tmp_path, part):
+    split = tiles / "split.json"
+    split.write_text(json.dumps(json.loads(split.read_text()), indent=0).replace('"dev"', json.dumps(part), 1))
+    assert "split.json: the part" in run("tiles", "out/deep", status=2) and not (tmp_path / "out").exists()
+
+
+def test_a_second_process_is_kept_out(run, bottle):
+    with lock_folder("out", "OUT"):
+        assert f"OUT out: process {os.getpid()} on " in run("bottle", "out", status=2)
+    run("bottle", "out")
+
+
+def test_the_fraction_keeps_look_alikes_together_unless_groups_are_given(run, bottle, tmp_path):
+    """Both shots of a part are one picture here; --group_csv and --group_regex know better."""
+    shown = run("bottle", "out", "--val_fraction", 0.34, "--seed", 3)
+    assert "12 images look like others" in shown and "look alike" not in shown
+    sides = [{name.split("_")[0] for name in names(tmp_path / "out" / part)} for part in ("train", "val")]
+    assert len(sides[0]) == 4 and len(sides[1]) == 2 and not sides[0] & sides[1]
+    about = json.loads((tmp_path / "out/val/dataset.json").read_text())["split"]
+    assert about == {"part": "val", "by": "val_fraction 0.34, seed 3, look-alikes together"}
+    shown = run("bottle", "own", "--val_fraction", 0.34, "--seed", 3, "--group_regex", r"(part\d+_shot\d)")
+    assert "look like others" not in shown and "look alike" in shown
 
 
 def test_an_image_that_changes_sides_is_on_one_only(run, bottle, tmp_path):
@@ -268,7 +328,6 @@ REFUSED = {
     "--colormap crack=1,2": "--colormap|NAME=R,G,B|levels 0..255",
     "hloe": "split.json|a hloe, its folder hole",
     "file": "split.json|files",
-    "up": "split.json|part '../dev'|outside OUT",
     "--split .": "--split|no split file",
     "0/1": "of hole|--mask_threshold of 0",
 }
@@ -277,7 +336,7 @@ REFUSED = {
 @pytest.mark.parametrize("flags", REFUSED)
 def test_bad_input_ends_in_one_line_before_anything_is_written(run, tiles, tmp_path, flags):
     split = tiles / "split.json"
-    edits = {"hloe": ('"hole", "part"', '"hloe", "part"'), "file": ('"files"', '"file"'), "up": ('"dev"', '"../dev"')}
+    edits = {"hloe": ('"hole", "part"', '"hloe", "part"'), "file": ('"files"', '"file"')}
     split.write_text(split.read_text().replace(*edits.get(flags, ("", ""))))
     for path in tiles.glob("MT_Hole/*/*.png") if flags == "0/1" else ():
         write(path, SOFT // 128)

@@ -9,7 +9,7 @@ from guided_diffusion.data.image_datasets import DefectDataset
 from guided_diffusion.data.image_files import View
 from guided_diffusion.data.prepared import TRAIN, FirstShots, Sample, write_released
 from guided_diffusion.prepare.check import Record, TypeFacts
-from guided_diffusion.prepare.splits import VAL, Item, split_by_fraction, split_by_shots
+from guided_diffusion.prepare.splits import VAL, Item, group_alike, split_by_fraction, split_by_shots
 
 
 def split(rows, function, *arguments):
@@ -68,6 +68,25 @@ def test_fraction_is_met_per_type_and_no_group_straddles(seed):
     for kind in (1, 2):  # the common ones: within a group's size of the target
         assert abs(held[kind] - 0.25 * total[kind]) <= 4
     assert None not in parts and split(rows, split_by_fraction, 0.25, seed) == parts
+
+
+@pytest.mark.parametrize(
+    ("bits", "grouped"),  # in which each image differs from the first
+    [
+        ([0, 1, 12, 64, 64 + 12, 100], [3, 2, 1]),  # chains of pairs at most 12 apart
+        ([0, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44], []),  # most are alike at 12 to 4 bits, none at 2
+        ([0] * 12, []),  # one pose: the hash cannot tell, not even at 2
+        ([0, 0], []),
+        ([0, 0, 60], [2, 1]),
+    ],
+)
+def test_look_alikes_are_grouped_unless_most_look_so(bits, grouped):
+    items = []
+    for k, count in enumerate(bits):
+        record = Record("", "", "", perceptual_hash=f"{(1 << 127) + (1 << count) - 1:032x}")
+        items.append(Item(Sample(f"{k}.png", None), f"{k}", record=record))
+    assert group_alike(items) == sum(count for count in grouped if count > 1)
+    assert sorted(Counter(item.object for item in items).values(), reverse=True) == (grouped or [1] * len(bits))
 
 
 def test_fraction_depends_on_the_seed_and_keeps_a_type_of_one_group_in_training():

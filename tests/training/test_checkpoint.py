@@ -23,13 +23,20 @@ def test_round_trip_pointer_and_keep_last(tmp_path, payload):
         path = save_checkpoint(str(tmp_path), step, payload, keep_last=2)
         assert path == latest_checkpoint(str(tmp_path)) and path.endswith(f"checkpoint/diffusion_0000{step:02}.pt")
     names = sorted(p.name for p in (tmp_path / "checkpoint").iterdir())
-    assert names == ["diffusion_000003.pt", "diffusion_000020.pt", "latest"]
+    kept = [f"diffusion_0000{step}.pt{end}" for step in ("03", "20") for end in ("", ".sha256")]
+    assert names == [*kept, "latest"]
     (tmp_path / "checkpoint" / "latest").unlink()  # the released code writes none
     loaded = load_checkpoint(str(tmp_path), "--resume")
     assert (loaded.path, loaded.step, loaded.config) == (path, 20, CONFIG)
     assert all(torch.equal(loaded.model[name], tensor) for name, tensor in payload["model"].items())
     save_checkpoint(str(tmp_path), 10, payload, keep_last=1)  # of a run that started anew from an older one
-    assert sorted(p.name[-6:] for p in (tmp_path / "checkpoint").iterdir()) == ["010.pt", "020.pt", "latest"]
+    assert sorted(p.name[-6:] for p in (tmp_path / "checkpoint").iterdir()) == [
+        "010.pt",
+        "020.pt",
+        "latest",
+        "sha256",
+        "sha256",
+    ]
 
 
 def test_a_newer_format_is_refused(tmp_path, payload):

@@ -123,6 +123,7 @@ def test_a_pair_learns_a_fourth_type_and_generates(train, trained_pair, four_typ
     content = torch.load(checkpoint.path)
     content["ema"][LAST_BIAS][7] += 9
     torch.save(content, checkpoint.path)
+    Path(f"{checkpoint.path}.sha256").unlink()
     pair = ("--large_recep", tmp_path / "large", "--small_recep", tmp_path / "small", "--sample_dir", tmp_path / "out")
     result = run_script("inference.py", *pair, "--num_samples", 2, "--num_steps", 4)
     assert result.returncode == 0, result.stderr

@@ -5,21 +5,21 @@ name; drawing.py reads their pixels. A new layout is a function read(root, optio
 naming types, or None where the folder holds nothing of the kind.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
 import blobfile as bf
 
 from ...data.files import list_folder
-from ...data.prepared import arrange, check_folder, complete, listed, read_label_map
+from ...data.prepared import DATASET_FILE, arrange, check_folder, complete, listed, read_label_map
 from ...errors import InputError, unknown_name
 from .coco import read_coco
 from .labelme import read_labelme
 from .model import ColourMask, Dataset, Options, Shapes, TypeMasks
 from .names import check_names, tidy
 from .pairs import INDEX_PAIRS, PAIRS, open_pairs, read_pairs
-from .tables import exported_label_map, read_hf, read_severstal
+from .tables import EXPORT_FILE, exported_label_map, read_hf, read_severstal
 from .typed_folders import read_dagm, read_flat, read_kolektor, read_mvtec, read_type_folders
 from .voc import read_voc
 from .yolo import read_yolo
@@ -40,6 +40,7 @@ NAMED = SURE | {"images_masks": partial(read_pairs, "images_masks"), "yolo": rea
 LOOSE = {"type_folders": read_type_folders, "flat": read_flat}  # which any folder of images may look like
 READERS = NAMED | LOOSE  # the first that fits counts
 FORMATS = tuple(READERS)
+OWN_FILES = ("split.json", DATASET_FILE, EXPORT_FILE)
 OTHERS = [format for format in FORMATS if format not in INDEX_PAIRS]
 
 
@@ -81,20 +82,28 @@ def _detect(root: str, options: Options) -> Dataset:
         raise InputError(f"{root}: holds more than one data set ({listed(pairs)}); give each its own folder")
     if data := next(filter(None, (read(root, options) for read in NAMED.values())), None):
         return data
-    known = listed(sum(INDEX_PAIRS.values(), ()))
-    for pair in sum(PAIRS.values(), ()):
-        for one, other in (pair, pair[::-1]):
-            if one in folders:
-                raise InputError(f"{root}: holds {one}/ but no {other}/ beside it (looked for {known})")
     for inner in (bf.join(root, name) for name in folders):
-        if any(read(inner, options) for read in (*SURE.values(), read_yolo)):
+        if any(read(inner, options) for read in (*SURE.values(), read_yolo, read_labelme)):
             raise InputError(f"{root}: holds no data set itself; did you mean {inner}?")
+    pairs = [*sum(PAIRS.values(), ()), ("test", "ground_truth")]
+    for one in folders:
+        if others := dict.fromkeys(other for pair in pairs if one in pair for other in pair if other != one):
+            raise InputError(f"{root}: holds {one}/ but no {'/ or '.join(others)}/ beside it{_unread(root, folders)}")
     loose = [data for read in LOOSE.values() if (data := read(root, options))]
     if len(loose) == 1:
         return loose[0]
     if loose:
         raise InputError(f"{root}: holds images beside their masks, and folders of such; give each its own folder")
+    known = f"{listed(sum(INDEX_PAIRS.values(), ()))} and the formats {', '.join(OTHERS)}"
     raise InputError(
-        f"{root}: holds no data set (looked for {known}, and for the formats {', '.join(OTHERS)}); docs/data.md shows "
-        "them, scripts/prepare_data.py --format names one"
+        f"{root}: holds no data set{_unread(root, folders)} (looked for {known}); docs/data.md shows them, "
+        "scripts/prepare_data.py --format names one"
     )
+
+
+def _unread(root: str, folders: Sequence[str]) -> str:
+    """What to add of a file that may hold annotations of another format."""
+    homes = (root, *(bf.join(root, name) for name in folders))
+    paths = (bf.join(home, name) for home in homes for name in list_folder(home, (".xml", ".json"))[0])
+    path = next((path for path in paths if bf.basename(path) not in OWN_FILES), None)
+    return f"; {path} is of no format that is read: have its program export COCO" if path else ""

@@ -19,7 +19,7 @@ KEYS = {  # COCO's lists, and what their rows need
     "annotations": ("image_id", "category_id"),
     "categories": ("id", "name"),
 }
-LOOKED_INTO = 8  # a folder with more JSON files than that is not one of annotation files
+LOOKED_INTO = 8  # JSON files in a folder, of which one at least is COCO's where any is
 
 
 def read_coco(root: str, options: Options) -> Dataset | None:
@@ -40,7 +40,7 @@ def read_coco(root: str, options: Options) -> Dataset | None:
         for image in content["images"]:
             words = _words(image["file_name"])
             path, *others = _find(words, own, homes, listed) or [None]
-            problem = f"{file}: lists {image['file_name']}"
+            problem = f"{file}: lists {image['file_name'][:200]}"
             if path is None:
                 far = [path for home in foreign if words and (path := _images(home, listed).get(words[-1]))]
                 where = f" ({far[0]} is of another part or subset)" if far else ""
@@ -68,14 +68,14 @@ def _candidates(folder: str) -> list[str]:
     """The annotation files in a folder; damaged ones count, so that the reader can say what is wrong."""
     paths = [bf.join(folder, name) for name in list_folder(folder, (".json",))[0]]
     sure = [path for path in paths if path.lower().endswith(".coco.json")]
-    if sure or len(paths) > LOOKED_INTO:
-        return sure
-    found = []
-    for path in paths:
-        with suppress(OSError):
-            data = read_bytes(path)
-            found += [path] * all(f'"{key}"'.encode() in data for key in KEYS)
-    return found
+    return sure or (list(filter(_is_coco, paths)) if any(map(_is_coco, paths[:LOOKED_INTO])) else [])
+
+
+def _is_coco(path: str) -> bool:
+    with suppress(OSError):
+        data = read_bytes(path)
+        return all(f'"{key}"'.encode() in data for key in KEYS)
+    return False
 
 
 def _open(path: str) -> dict[str, list[dict[str, Any]]]:

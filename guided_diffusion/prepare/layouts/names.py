@@ -91,8 +91,8 @@ def _doubts(data: Dataset, options: Options) -> Iterable[str]:
         alike[_plain(name)].append(name)
     for own in alike.values():
         if len(own) > 1:
-            most = own[0]
-            pairs = " ".join(f"'{name}={most}'" for name in own[1:])
+            one = min(own, key=lambda name: (name != name.lower(), name))
+            pairs = " ".join(f"'{name}={one}'" for name in own if name != one)
             yield f"types {_list(own)} differ by case, spaces or signs only; --rename {pairs} makes them one; {keep}"
     one_type = "--rename '*=defect' makes all one type"
     for name in names:

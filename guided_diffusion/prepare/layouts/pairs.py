@@ -12,7 +12,6 @@ import blobfile as bf
 from ...data.files import by_stem, is_good, list_folder, part_of, stem_of
 from ...data.prepared import (
     INDEX_ENDINGS,
-    RELEASED,
     SAMPLES,
     IndexMask,
     Sample,
@@ -22,6 +21,7 @@ from ...data.prepared import (
     pair_by_name,
     pair_folders,
 )
+from ...data.records import RELEASED
 from ...errors import InputError
 from ...file_io import is_cloud
 from .mask_values import tell_values

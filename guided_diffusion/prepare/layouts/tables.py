@@ -6,7 +6,8 @@ import blobfile as bf
 import numpy as np
 
 from ...data.files import PARTS, by_stem, list_folder, read_rows, stem_of
-from ...data.prepared import IndexMask, Sample, check_label_map, name_apart
+from ...data.prepared import IndexMask, Sample, name_apart
+from ...data.records import check_label_map
 from ...errors import InputError
 from ...file_io import inside, parse_json, read_bytes, read_json
 from .model import Dataset, Options, Shape, Shapes
@@ -40,7 +41,7 @@ def read_severstal(root: str, options: Options) -> Dataset | None:
         if not file or not type_ or len(runs) % 2 or not all(run.isdecimal() and len(run) <= 12 for run in runs):
             data.problems.append(f"{path}: row {number} is not {','.join(head)} with pairs of runs; correct it")
         elif stem_of(file) not in images:
-            data.problems.append(f"{path}: row {number} is of {file}, which is not there; add it or remove the row")
+            data.problems.append(f"{path}: row {number} is of {file[:80]!r}, which is not there; add it or remove it")
         elif runs:
             name = f"class{type_}" if type_.isdecimal() else type_
             edges = np.array(runs, np.int64).reshape(-1, 2).cumsum(axis=1)  # first pixel, and the one beyond the last

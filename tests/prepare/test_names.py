@@ -1,0 +1,162 @@
+"""Names: which can hardly be those of types, how they are changed, and what systems leave among them."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from drawn_formats import save
+from drawn_textures import photograph
+
+from guided_diffusion.cli.check import main as check_data
+from guided_diffusion.cli.prepare import main
+from guided_diffusion.data.files import list_folder
+from guided_diffusion.data.prepared import find_good, find_samples, read_label_map
+from guided_diffusion.errors import InputError
+from guided_diffusion.prepare.layouts import Options, read_layout
+
+SIZE = (20, 30)
+MASK = np.zeros(SIZE, np.uint8)
+MASK[5:9, 6:20] = 255
+
+
+def type_folders(root, **types):
+    """So many pairs in each type's folder, all of the same names."""
+    for name, count in types.items():
+        for k in range(count):
+            save(root / name / f"{k}.jpg", photograph((len(name), k), SIZE))
+            save(root / name / f"{k}.png", MASK)
+
+
+def flat(root, *stems):
+    for k, stem in enumerate(stems):
+        save(root / f"{stem}.jpg", photograph(k, SIZE))
+        save(root / f"{stem}.png", MASK)
+
+
+def labelme(root, *labels):
+    for k, label in enumerate(labels):
+        save(root / f"{k}.jpg", photograph(k, SIZE))
+        shape = {"label": label, "points": [[3, 3], [9, 3], [9, 9]]}
+        save(root / f"{k}.json", {"shapes": [shape], "imagePath": f"{k}.jpg", "imageHeight": 20, "imageWidth": 30})
+
+
+def folders(*names, count=2):
+    return lambda root: type_folders(root, **dict.fromkeys(names, count))
+
+
+DOUBTED = {  # what is drawn, and words of the line
+    "parts": (folders("trainval", "Test_2"), "'test_2', 'trainval' would be types|parts of a data set|'*=defect'"),
+    "one part": (folders("crack", "hole", "dev_1"), "'dev_1' would be types, but are called like parts"),
+    "good": (folders("crack", "OK"), "type 'ok' is called like defect-free"),
+    "objects": (folders("bottle", "pcb1"), "'bottle', 'pcb1'|objects of MVTec AD or VisA"),
+    "numbered": (folders("piece01", "piece02"), "'piece01', 'piece02' differ by numbers only"),
+    "some numbered": (folders("tile_1", "tile_2", "tile_3", "crack"), "'tile_1', 'tile_2', 'tile_3' differ by numbers"),
+    "a folder for each": (folders("left", "right", "upper", count=1), "3 images would have 3 types"),
+    "a name for each": (lambda root: flat(root, "ab12", "cd-4-f", "ab13", "xx"), "4 images would have 3 types|--type_"),
+    "case": (lambda root: labelme(root, "crack", "Crack"), "'Crack', 'crack' differ by case|--rename 'Crack=crack'"),
+    "signs": (folders("glue_strip", "glue-strip"), "'glue-strip', 'glue_strip' differ by"),
+    "background": (lambda root: labelme(root, "crack", "Background"), "'Background' is called like the background"),
+}
+PLAIN = {
+    "few": folders("crack", "hole", count=1),
+    "classes": folders("class1", "class2", "class10"),
+    "numbers": folders("1", "2", "3"),
+    "labels": lambda root: labelme(root, *"abcd", "good", "train", "bottle", "kos1", "kos2"),
+    "named": lambda root: flat(root, *(f"crack_{k}" for k in range(3)), "hole_1"),
+}
+
+
+@pytest.mark.parametrize("case", [*DOUBTED, *PLAIN])
+def test_names_that_are_hardly_types_are_asked_about(tmp_path, capsys, case):
+    source, out = tmp_path / "source", tmp_path / "out"
+    draw, words = DOUBTED.get(case) or (PLAIN[case], "")
+    draw(source)
+    doubts = read_layout(str(source)).doubts
+    assert bool(doubts) == (case in DOUBTED) and all(word in doubts[0] for word in words.split("|") if words)
+    if doubts:
+        with pytest.raises(InputError, match="--types_as_found") as caught:
+            main([str(source), str(out)])
+        assert "\n" not in str(caught.value) and not out.exists()
+        assert check_data([str(source), "--resolution", "32"]) == 0
+        assert f"warning: {doubts[0]}" in capsys.readouterr().out
+        types = ",".join(label_map := read_layout(str(source)).label_map)
+        assert not read_layout(str(source), Options(label_map)).doubts  # who names them means them
+        main([str(source), str(out), "--types_as_found"])
+        assert read_label_map(str(out)) == {name: k for k, name in enumerate(types.split(","), 1)}
+
+
+def test_rename_makes_types_one_and_keeps_parts_and_files_apart(tmp_path):
+    type_folders(tmp_path / "parts", trainval=3, dev=2)
+    main([str(tmp_path / "parts"), str(tmp_path / "out"), "--rename", "*=dent"])
+    found = {part: [s.name for s in find_samples(str(tmp_path / "out" / part))] for part in ("trainval", "dev")}
+    assert found == {part: [f"dent/{part}_{k}" for k in range(n)] for part, n in (("trainval", 3), ("dev", 2))}
+    assert json.loads((tmp_path / "out/dev/dataset.json").read_text())["source"]["rename"] == {"*": "dent"}
+    labelme(tmp_path / "case", "crack", "CRACK", "hole")
+    data = read_layout(str(tmp_path / "case"), Options(rename={"CRACK": "crack"}))
+    assert data.label_map == {"crack": 1, "hole": 2} and not data.doubts
+    flat(tmp_path / "flat", "001", "a1b2", "c3d4")
+    assert read_layout(str(tmp_path / "flat"), Options(rename={"*": "dent"})).label_map == {"dent": 1}
+    for wrong, words in (("dent=crack", "unknown type 'dent'"), ("crack", "OLD=NEW"), ("crack=", "OLD=NEW")):
+        with pytest.raises(InputError, match=words):
+            main([str(tmp_path / "case"), str(tmp_path / "o"), "--rename", wrong])
+
+
+def test_spaces_and_accents_make_no_types_and_control_characters_none_at_all(tmp_path):
+    labelme(tmp_path / "a", "Ri\u00df  quer", " Ri\u00df quer", "St\u00fcck", "Stu\u0308ck")
+    data = read_layout(str(tmp_path / "a"))
+    assert list(data.label_map) == ["Ri\u00df quer", "St\u00fcck"] and not data.doubts and "spaces" in data.notes[0]
+    labelme(tmp_path / "b", "cra\u200bck", "hole")
+    (problem,) = read_layout(str(tmp_path / "b")).problems
+    assert "b/0.json: 'cra\\u200bck' is no name of a type" in problem
+
+
+def test_what_systems_leave_is_not_there(tmp_path):
+    type_folders(tmp_path, crack=2, hole=2)
+    before = read_layout(str(tmp_path))
+    for place in (tmp_path, tmp_path / "crack"):
+        for name in ("@eaDir", "__MACOSX", "#recycle", "lost+found", "$RECYCLE.BIN", ".ipynb_checkpoints"):
+            type_folders(place, **{name: 1, f"{name}/x.jpg": 1})
+        for name in ("._0.jpg", "Thumbs.db", ".DS_Store", "desktop.ini"):
+            save(place / name, b"junk")
+    assert read_layout(str(tmp_path)) == before and list_folder(str(tmp_path)) == ([], ["crack", "hole"])
+
+
+@pytest.mark.parametrize("name", [b"d\xe9faut", b"\xb5.png", b"\xc0\xaf"])
+def test_names_that_are_not_utf8_are_one_line(tmp_path, name):
+    type_folders(tmp_path / "set", crack=1, hole=1)
+    os.makedirs(os.fsencode(tmp_path / "set/crack") + b"/" + name)
+    for call, *arguments in ((main, "set", "out"), (check_data, "set")):
+        with pytest.raises(InputError) as caught:
+            call([str(tmp_path / one) for one in arguments])
+        assert str(caught.value).isprintable() and ascii(name)[2:-1] in str(caught.value)
+    source = os.fsdecode(os.fsencode(tmp_path / "x") + name)
+    type_folders(tmp_path / "y", crack=1)
+    for given in ([source, str(tmp_path / "out")], [str(tmp_path / "y"), source]):
+        with pytest.raises(InputError, match="no name in UTF-8"):
+            main(given)
+    assert not (tmp_path / "out").exists() and not os.path.exists(source)
+
+
+def test_photographs_without_a_mask_are_left_out_and_listed(tmp_path, capsys):
+    root, out = tmp_path / "set", tmp_path / "out"
+    for name in ("test/crack/0.png", "test/crack/1.png", "test/ok/0.png", "train/normal/0.png"):
+        save(root / name, photograph(len(name), SIZE))
+    save(root / "ground_truth/crack/0_mask.png", MASK)
+    with pytest.raises(InputError, match="test/crack/1.png: has no mask or label"):
+        main([str(root), str(out), "--strict"])
+    assert not out.exists()
+    main([str(root), str(out), "--keep_good"])  # ok and normal hold no masks: they say that there is no defect
+    assert f"left out: 1 photographs without a mask or label (--strict refuses them):\n  {root}/test/crack/1.png\n" in (
+        capsys.readouterr().out
+    )
+    assert [s.name for s in find_samples(str(out))] == ["crack/0"] and len(find_good(str(out))) == 2
+    assert check_data([str(root), "--resolution", "20", "30"]) == 0
+    assert f"warning: {root}/test/crack/1.png: has no mask" in capsys.readouterr().out
+    (out / "converted_ground_truth/crack/0.png").unlink()  # but what training would refuse is an error
+    assert check_data([str(out)]) == 1
+    (root / "ground_truth/crack/0_mask.png").unlink()
+    for path in root.glob("*/[on]*/*"):
+        path.unlink()
+    with pytest.raises(InputError, match="test/crack/0.png: has no mask or label, as none here has"):
+        main([str(root), str(tmp_path / "none")])
