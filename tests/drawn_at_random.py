@@ -124,6 +124,7 @@ class Draw:
         self.layout, self.root, self.rng = layout, root, np.random.default_rng([zlib.crc32(layout.encode()), seed])
         self.args, self.excuses, self.expected = ["--format", layout] * self.maybe(0.5), set(), {}
         self.upright, self.depth = self.maybe(0.5), self.pick([8, 10, 12, 16])  # masks are; of 16-bit images
+        self.deep = False  # whether there is a bright image of 16 bits
         known = [line.split()[1:] for line in LAYOUTS.splitlines() if line.split()[:1] == [layout]]
         image_at, self.mask_at, good_at, kind = self.pick(known)
         kind = self.pick(["index", "binary", "colour"]) if kind == "any" else kind
@@ -200,14 +201,15 @@ class Draw:
         """A file, its pixels as stored, the orientation that EXIF gives it, and its suffix."""
         size = (1, int(self.rng.integers(8, 40))) if self.maybe(0.1) else tuple(self.rng.integers(8, 41, 2).tolist())
         size = size[:: self.pick([1, -1])]
-        orientation = 1 if suffix == "bmp" or self.maybe(0.6) else int(self.rng.integers(2, 9))
+        orientation = 1 if suffix == "bmp" or self.maybe(0.75) else int(self.rng.integers(2, 9))
         mode, noise = self.pick(MODES[suffix].split()), self.rng.integers(0, 256, (*size, 4), dtype=np.uint8)
         if mode == "I;16":
             top = 2**self.depth - 1
             noise = self.rng.integers(0, top + 1, size, dtype=np.uint16)
             noise.flat[self.rng.integers(noise.size)] = top
+            noise //= 5 if self.deep and self.maybe(0.3) else 1  # a dark one in a set whose depth is known
             image, pixels = Image.fromarray(noise), np.repeat(noise[..., None] * (255 / top), 3, axis=2)
-            self.excuses |= {f"{self.depth} bits"} if self.depth < 16 else set()
+            self.deep, self.excuses = True, self.excuses | {"8 bits of 16"} if self.depth == 8 else self.excuses
         elif mode == "P":
             palette = self.rng.integers(0, 256, (256, 3), dtype=np.uint8)
             image, pixels = with_palette(noise[..., 0], *palette), palette[noise[..., 0]]
@@ -287,7 +289,7 @@ class Draw:
 
     def binary(self):
         self.style, (image, suffixes) = self.pick(list(BINARY.items()))
-        self.excuses |= {self.style} & {"0/1 and 0/255", "soft", "P"}  # Pillow misreads BMP of two colours
+        self.excuses |= {self.style} & {"soft", "P"}  # Pillow misreads BMP of two colours
         return lambda mask: (image((mask > 0).astype(np.uint8)), suffixes)
 
     def colour(self):
