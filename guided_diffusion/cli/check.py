@@ -25,6 +25,7 @@ from ..parallel import default_workers
 from ..prepare.check import ERROR, NOTE, WARNING, Finding, check, size_text
 from ..prepare.check_report import as_text, draw_sheets, resolutions, summarize
 from ..prepare.layouts import Dataset, Options, read_layout
+from ..prepare.layouts.drawing import decide_bits
 from ..prepare.layouts.pairs import INDEX_PAIRS
 from ..prepare.survey import keeps_regions, look
 
@@ -60,15 +61,17 @@ def main(argv: list[str] | None = None) -> int:
     plausible = num_defect or MAX_PLAUSIBLE_INDEX
     workers = args.workers or default_workers()
     look_at = partial(look, num_defect=plausible, view=view, workers=workers)
-    records = look_at([*data.samples, *data.good], description="reading")
+    records = look_at([*data.samples, *data.good], rule=data.rule, description="reading")
+    rule = replace(data.rule, bits=decide_bits({record.image: record.top for record in records}, None))
     if first:  # those that training takes, and all that cannot be read or are defect-free
         shots = FirstShots(first)
         records = [r for r in records if r.good or shots.takes(r.folder, r.types.keys()) or r.problem]
     highest = num_defect or max((index for record in records for index in record.types), default=1)
     label_map = data.label_map or {f"defect_{index}": index for index in range(1, highest + 1)}  # as training does
     names = dict(sorted((index, name) for name, index in label_map.items()))
-    val = read_layout(val_dir, Options(data.label_map)) if val_dir else Dataset(data.root, data.format)
-    held_out = [replace(record, part=val_dir) for record in look_at(val.samples, description="reading held-out images")]
+    val = read_layout(val_dir, Options(data.label_map), workers=workers) if val_dir else Dataset(data.root, data.format)
+    held = "reading held-out images"
+    held_out = [replace(record, part=val_dir) for record in look_at(val.samples, rule=val.rule, description=held)]
 
     findings = [Finding(ERROR, "layout", [], problem) for problem in (*data.problems, *val.problems)]
     findings += check(records, held_out, names, size_text(view.whole_size), data.root)
@@ -76,19 +79,23 @@ def main(argv: list[str] | None = None) -> int:
     severity = ERROR if data.format in INDEX_PAIRS else WARNING  # training refuses it; prepare_data.py leaves it out
     findings += [Finding(severity, "unlabelled", left, "has no mask or label; add it")] if left else []
     findings += [Finding(WARNING, "types", [], doubt) for doubt in data.doubts]
+    if rule.bits:
+        data.notes.append(f"16-bit images hold levels of {rule.bits} bits: {2**rule.bits - 1} is white")
     findings += [Finding(NOTE, "layout", [data.root], note) for note in data.notes]
     findings.sort(key=lambda finding: (ERROR, WARNING, NOTE).index(finding.severity))
     figures = summarize(records, names)
     whole = [sample for sample in data.samples if sample.name in {r.name for r in records if r.types}]
     sizes = resolutions(records, model.size_multiple) if not view.windows else []
-    figures["resolution"] = next((list(size) for size in sizes if keeps_regions(whole, plausible, size, workers)), None)
+    figures["resolution"] = next(
+        (list(size) for size in sizes if keeps_regions(whole, plausible, rule, size, workers)), None
+    )
     status = int(any(finding.severity == ERROR for finding in findings))
     limit = f", the first {first} of each type (data.num_image_train)" if first else ""
     print(f"{data.root} ({data.format}{limit})\n\n{as_text(figures, names, view, findings)}")
     if args.json:
         write_json(args.json, {**figures, "findings": [vars(finding) for finding in findings], "status": status})
     if figures["images"]:
-        draw_sheets(out, data.samples, records, names, plausible)
+        draw_sheets(out, data.samples, records, names, plausible, rule)
         print(f"\nlook at {out}")
     return status
 
@@ -97,10 +104,10 @@ def read_plan(args: argparse.Namespace) -> tuple[Dataset, DataConfig, ModelConfi
     """The data set's files, and how training would see them. Raises InputError for wrong usage."""
     sides = tuple(args.resolution or ())
     overrides = {"data.resolution": sides if len(sides) > 1 else sides[0]} if sides else {}
-    label_map = None
+    label_map, workers = None, args.workers or default_workers()
     if args.config and read_sections(args.config)["data"].get("label_map"):
         label_map = load_config(args.config, args.num_defect, overrides).data.label_map
-    dataset = read_layout(args.data.rstrip("/") or "/", Options(label_map), format=args.format)
+    dataset = read_layout(args.data.rstrip("/") or "/", Options(label_map), format=args.format, workers=workers)
     if dataset.label_map and args.num_defect not in (None, len(dataset.label_map)):
         raise InputError(
             f"--num_defect {args.num_defect}: the label map names {len(dataset.label_map)} types; leave the flag out"

@@ -26,13 +26,14 @@ from ..parallel import default_workers
 from ..prepare import splits
 from ..prepare.check import find_overlaps
 from ..prepare.layouts import FORMATS, Options, read_layout
-from ..prepare.layouts.drawing import DrawingRule
-from ..prepare.layouts.model import BOXES
+from ..prepare.layouts.model import BOXES, MASK_VALUES
 from ..prepare.preparation import Recipe, look_first, plan_set
 from ..prepare.shaping import FITS
 
 NUMBERS = {  # flag: default, least, most, meaning
-    "mask_threshold": (127, 0, 254, "defective is a mask value above this"),
+    "mask_threshold": (None, 0, 254, "defective is a mask value above this, else what all masks tell"),
+    "void": (None, 0, 255, "a value of mask files that is void and becomes background"),
+    "bits": (None, 8, 16, "of the levels in 16-bit images, else what all images tell"),
     "line_width": (10, 1, 1000, "pixels, of lines drawn in labelme"),
     "shots": (None, 1, 10**6, "OUT/train: the first N images of each type; OUT/val: the rest"),
     "val_fraction": (None, 0.001, 0.999, "OUT/val: this share of each type; OUT/train: the rest"),
@@ -52,7 +53,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("out", metavar="OUT", help="folder for the training data set")
     add("--format", choices=("auto", *FORMATS), default="auto", help="layout of SOURCE (default auto)")
     add("--label_map", metavar="MAP", help="the types in order, as crack,hole (default: what SOURCE tells)")
-    add("--mask_values", choices=("auto", "index", "binary", "colour"), default="auto", help="what mask files hold")
+    add("--mask_values", choices=MASK_VALUES, default="auto", help="what mask files hold")
     add("--colormap", nargs="+", default=[], metavar="NAME=R,G,B", help="types of colours or grey levels")
     add("--priority", default="", metavar="TYPES", help="types that win where masks overlap, the first most (a,b,c)")
     add("--boxes", choices=BOXES, default=BOXES[0], help="boxes without outlines: refuse them, or fill them as masks")
@@ -132,7 +133,8 @@ def main(argv: list[str] | None = None) -> None:
         label_map = {name: index for index, name in enumerate(names, 1)}
     options = Options(label_map, parse_colormap(args.colormap) or None, args.mask_values, args.type_regex, args.boxes)
     options = replace(options, rename=parse_rename(args.rename))
-    data = read_layout(args.source, options, format=args.format)
+    options = replace(options, mask_threshold=args.mask_threshold, void=args.void)
+    data = read_layout(args.source, options, format=args.format, workers=workers)
     check_problems(data.problems + ([] if args.types_as_found else data.doubts))
     if args.strict and data.unlabelled:
         raise InputError(f"{data.unlabelled[0]}: has no mask or label, and is one of {len(data.unlabelled)}; --strict")
@@ -157,8 +159,11 @@ def main(argv: list[str] | None = None) -> None:
     priority = [name.strip() for name in args.priority.split(",") if name.strip()]
     if unknown := [name for name in priority if name not in (data.label_map or {})]:
         raise InputError(f"--priority: {unknown_name('type', unknown[0], data.label_map or {})}")
-    rule = DrawingRule(args.mask_threshold, args.line_width, tuple(data.label_map[name] for name in priority))
-    label_map = look_first(items, data.label_map, rule, workers=workers)
+    ranks = tuple(data.label_map[name] for name in priority)
+    rule = replace(data.rule, line_width=args.line_width, priority=ranks, bits=args.bits)
+    label_map, rule = look_first(items, data.label_map, rule, workers=workers)
+    if rule.bits:
+        data.notes.append(f"16-bit images hold levels of {rule.bits} bits: {2**rule.bits - 1} is white")
     by = bf.basename(path) if split else "layout"
     if args.shots:
         splits.split_by_shots(items, args.shots)
@@ -184,8 +189,8 @@ def main(argv: list[str] | None = None) -> None:
     keep_empty = args.keep_empty if args.tile else 0.0
     recipe = Recipe(label_map, rule, args.fit, size, args.tile, args.overlap, keep_empty, args.seed)
     made = asdict(recipe)
-    del made["label_map"]
-    source = {"prepared_from": bf.basename(args.source.rstrip("/")), "format": data.format, **made.pop("rule"), **made}
+    del made["label_map"], made["rule"]
+    source = {"prepared_from": bf.basename(args.source.rstrip("/")), "format": data.format, **rule.told(), **made}
     if args.rename:
         source["rename"] = parse_rename(args.rename)
     if args.boxes == "fill":  # else not said: sets that were prepared before there was the flag stay as they are

@@ -7,62 +7,146 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from ..config import DataConfig
 from ..errors import InputError
 from ..file_io import read_bytes
 
-Image.MAX_IMAGE_PIXELS = 2**27  # Pillow refuses twice that, 0.8 GB decoded, and warns from here on
-EXIF_ORIENTATION = 0x0112
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit; MAX_PIXELS is ours
+MAX_PIXELS = 2**28  # 0.8 GB decoded
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "WEBP", "GIF", "PPM", "JPEG2000")  # none runs a program
+EXIF_ORIENTATION, NEW_SUBFILE, PHOTOMETRIC = 0x0112, 254, 262  # TIFF's tags
+UNTURN = dict(enumerate((0, 3, 1, 5, 2, 6, 4), start=2))  # by orientation: Pillow's Transpose that undoes it
+DEEP = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 MAX_PLAUSIBLE_INDEX = 64
+DEPTHS = (8, 10, 12, 14, 16)
 
 
-def open_image(path: str, read: Callable[[str], bytes] = read_bytes) -> Image.Image:
-    """A fully decoded image file, in its own mode and pixel order (an EXIF rotation is not applied).
+@dataclass(frozen=True)
+class Picture:
+    """A decoded image file, its pixels in the order of the file, in Pillow's mode.
 
-    read: what gives the content. Raises InputError where that cannot be read, decoded, or has more than 2**28 pixels.
+    levels: int [H, W] or [H, W, 3] of a file with more than 8 bits a channel, else None. orientation: 1, or 2 to 8, how
+    EXIF or TIFF says that the pixels are to be turned to be shown.
     """
+
+    pixels: Image.Image
+    format: str
+    orientation: int = 1
+    levels: np.ndarray | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width), not turned."""
+        return self.pixels.height, self.pixels.width
+
+
+def open_image(path: str, read: Callable[[str], bytes] = read_bytes) -> Picture:
+    """The image file at `path`; every image that this program reads is opened here.
+
+    read: what gives the content. Raises InputError where that cannot be read or decoded, holds several pages, or more
+    than MAX_PIXELS.
+    """
+    content = read(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about sizes and odd metadata; what matters is checked here
-            content = io.BytesIO(read(path))
-            Image.open(content).verify()  # PNG's checksums, which load() leaves out
-            image = Image.open(content)
-            image.load()
+            warnings.simplefilter("ignore")  # about odd metadata; what matters is checked here
+            Image.open(io.BytesIO(content), formats=FORMATS).verify()  # PNG's checksums, which load() leaves out
+            return _decode(path, content, Image.open(io.BytesIO(content), formats=FORMATS))
     except InputError:
         raise
     except UnidentifiedImageError as error:
         raise InputError(f"{path}: is not an image; replace or remove it") from error
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{path}: has more pixels than can be read; cut it") from error
     except Exception as error:  # what a decoder raises on damaged data is not limited to OSError
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: unreadable or truncated image ({reason}); replace or remove it") from error
-    return image
 
 
-def to_rgb(image: Image.Image, path: str) -> np.ndarray:
-    """uint8 [H, W, 3] of an image of any usual mode; 16-bit grey is scaled to 8, transparency dropped.
+def _decode(path: str, content: bytes, image: Image.Image) -> Picture:
+    if image.width * image.height > MAX_PIXELS:
+        millions = f"{image.width * image.height / 1e6:.0f} million pixels, {MAX_PIXELS / 1e6:.0f} can be read"
+        raise InputError(f"{path}: has {millions}; cut it into several images")
+    if (pages := _pages(image)) > 1:
+        raise InputError(f"{path}: holds {pages} pages or frames, an image has one; save the one that counts")
+    format, arguments = image.format, image.tile[0].args if image.tile else None
+    coding = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    deep_colour = format in ("PNG", "TIFF") and ";16" in str(coding) and not image.mode.startswith("I")
+    tag = image.getexif().get(EXIF_ORIENTATION) if format == "TIFF" else None  # gone once it is loaded
+    falling = format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == 0 and image.mode not in ("1", "L", "P")
+    image.load()
+    tag = tag or image.getexif().get(EXIF_ORIENTATION)
+    orientation = tag if tag in range(2, 9) else 1
+    odd = deep_colour and (image.mode == "CMYK" or (format == "TIFF" and orientation > 1))  # OpenCV turns some of them
+    if odd or falling or image.mode in ("F", "LAB"):
+        what = "16-bit " * deep_colour + image.mode + ", white at 0" * falling
+        raise InputError(f"{path}: has pixels of an unusual kind ({what}); save it upright, as 8-bit grey or RGB")
+    if format == "TIFF" and orientation > 1:  # Pillow has turned it
+        image = image.transpose(Image.Transpose(UNTURN[orientation]))
+    levels = None
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        levels = np.asarray(image).astype(np.int32)
+    elif deep_colour:  # of which Pillow keeps 8 bits
+        levels = cv2.imdecode(np.frombuffer(content, np.uint8), DEEP)[..., ::-1].astype(np.int32)
+    return Picture(image, format, orientation, levels)
 
-    Raises InputError for grey levels of a range that cannot be told.
+
+def _pages(image: Image.Image) -> int:
+    """How many pages or frames a file has; smaller versions, masks and a camera's previews do not count."""
+    count = getattr(image, "n_frames", 1)
+    if image.format == "TIFF" and count > 1:
+        kinds = []
+        for page in range(count):
+            image.seek(page)
+            kinds.append(image.tag_v2.get(NEW_SUBFILE, 0) & 5)
+        image.seek(0)
+        return count if kinds[0] else kinds.count(0)
+    return 1 if image.format in ("MPO", "JPEG") else count
+
+
+def turned(array: np.ndarray, orientation: int) -> np.ndarray:
+    """An array [H, W, ...] turned and mirrored as the EXIF orientation says."""
+    array = array.swapaxes(0, 1) if orientation > 4 else array
+    array = array[::-1] if orientation in (3, 4, 7, 8) else array
+    return np.ascontiguousarray(array[:, ::-1] if orientation in (2, 3, 6, 7) else array)
+
+
+def bits_of(top: int) -> int:
+    """The bits of a camera whose brightest level is `top`: 8, 10, 12, 14 or 16."""
+    return next((bits for bits in DEPTHS if top < 2**bits), DEPTHS[-1])
+
+
+def to_rgb(picture: Picture, path: str, *, bits: int | None = None) -> np.ndarray:
+    """uint8 [H, W, 3] of an image file of any usual mode, not turned; transparency is dropped.
+
+    bits: what the levels of 16-bit files are levels of, so that 2**bits - 1 is white. Raises InputError for levels of a
+    range that cannot be told.
     """
-    if image.mode == "F":
-        raise InputError(f"{path}: holds floating-point grey levels of unknown range; save it as 8-bit")
-    if image.mode != "I" and not image.mode.startswith("I;16"):
-        return np.array(image.convert("RGB"))
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
+    if (values := picture.levels) is None:
+        return np.array(picture.pixels.convert("RGB"))
+    low, top = int(values.min()), int(values.max())
+    if low < 0 or top > 65535:
         raise InputError(f"{path}: holds grey levels outside 0..65535; save it as 8-bit")
-    if 0 < values.max() <= 255:
-        raise InputError(f"{path}: is 16-bit, but its levels reach {values.max()} only; save it as 8-bit")
-    return np.round(values / 257).astype(np.uint8)[..., None].repeat(3, axis=2)
+    if bits is None and 0 < top < 2**14:  # it would come out in a quarter of the range or less
+        remedy = "save it as 8-bit, or prepare all with scripts/prepare_data.py, which can tell"
+        raise InputError(
+            f"{path}: is 16-bit, but its levels reach {top} only: a camera of {bits_of(top)} bits? {remedy}"
+        )
+    if bits and top >= 2**bits:
+        raise InputError(f"{path}: holds the level {top}, more than {bits} bits can have; correct --bits")
+    grey = np.round(values.astype(np.float32) * (255 / (2 ** (bits or 16) - 1))).astype(np.uint8)
+    return grey if grey.ndim == 3 else grey[..., None].repeat(3, axis=2)
 
 
 def read_image(path: str, size: Sequence[int] = ()) -> np.ndarray:
-    """uint8 [H, W, 3] of an image file, stretched to `size` (H, W) if given. Raises InputError as open_image does."""
-    image = to_rgb(open_image(path), path)
+    """uint8 [H, W, 3] of an image file without a mask, the way up that EXIF says, stretched to `size` (H, W) if given.
+
+    Raises InputError as open_image does.
+    """
+    picture = open_image(path)
+    image = turned(to_rgb(picture, path), picture.orientation)
     return resize_image(image, size) if size else image
 
 
@@ -76,26 +160,36 @@ def resize_mask(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:
     return np.array(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
-def read_index_mask(path: str, num_defect: int, void: int | None = None) -> np.ndarray:
-    """Index mask uint8 [H, W], values 0..num_defect, of a grey, palette (its indices), 16-bit or 1-bit file.
+def read_index_mask(path: str, num_defect: int) -> np.ndarray:
+    """Index mask uint8 [H, W], values 0..num_defect, of a file without an image, the way up that EXIF says.
+
+    Raises InputError as index_values.
+    """
+    picture = open_image(path)
+    return turned(index_values(picture, path, num_defect), picture.orientation)
+
+
+def index_values(picture: Picture, path: str, num_defect: int, void: int | None = None) -> np.ndarray:
+    """Index mask uint8 [H, W], values 0..num_defect, of a grey, palette (its indices), 16- or 1-bit file; not turned.
 
     void: a value that becomes background. Raises InputError for any other kind of file and for values above num_defect.
     """
-    image = open_image(path)
-    if image.format == "JPEG":
+    if picture.format in ("JPEG", "MPO"):
         raise InputError(f"{path}: is a JPEG, whose compression alters the indices; save masks as PNG")
-    if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
+    mask = np.asarray(picture.pixels) if picture.levels is None else picture.levels
+    if mask.ndim > 2 or picture.pixels.mode not in ("1", "L", "P", "I") and picture.levels is None:
         raise InputError(
-            f"{path}: has mode {image.mode}, but an index mask has one channel with values 0..{num_defect}: an RGB "
-            "mask? Convert colours to indices first (scripts/prepare_data.py --colormap)"
+            f"{path}: has mode {picture.pixels.mode}, but an index mask has one channel with values 0..{num_defect}: "
+            "an RGB mask? Convert colours to indices first (scripts/prepare_data.py --colormap)"
         )
-    mask = np.asarray(image)
     mask = mask if void is None else np.where(mask == void, 0, mask)
     values = np.flatnonzero(np.bincount(mask.ravel())) if mask.dtype == np.uint8 else np.unique(mask).astype(np.int64)
     wrong = values[(values < 0) | (values > num_defect)]
     if len(wrong):
         if set(values.tolist()) <= {0, 255}:
-            guess = "a 0/255 mask? scripts/prepare_data.py turns these into index masks"
+            guess = "a 0/255 mask? scripts/prepare_data.py --mask_values binary turns these into index masks"
+        elif wrong.tolist() == [255]:
+            guess = "void, as in Pascal VOC? scripts/prepare_data.py --void 255 draws it as background"
         elif len(values) <= 32 and values[0] >= 0 and values[-1] <= MAX_PLAUSIBLE_INDEX:
             guess = f"more types than said? Set num_defect to {values[-1]} or more, or correct the mask"
         else:
@@ -140,25 +234,36 @@ class View:
         return self.whole_size or tuple(least)
 
 
-def turned_like(
-    image: Image.Image, path: str, size: tuple[int, int] | None, mask_path: str, *, upright: bool
-) -> Image.Image:
-    """The image in the orientation in which its mask of `size` = (height, width), None if unknown, was drawn.
+def orientations(
+    image: Picture, path: str, size: tuple[int, int] | None, mask_path: str, *, tag: int = 1, upright: bool = False
+) -> tuple[int, int]:
+    """How to turn an image and its mask of `size` (height, width; None: unknown) and orientation `tag`, for one to lie
+    on the other.
 
     Programs differ in whether they follow EXIF, and the mask does not say. Its size does, for quarter turns of images
     that are not square; `upright`: the labelling program is known to. Raises InputError where it cannot be told or the
     sizes differ.
     """
-    turned = ImageOps.exif_transpose(image) if image.getexif().get(EXIF_ORIENTATION) in range(2, 9) else None
-    fitting = [one for one in (image, turned) if one and size in (None, (one.height, one.width))]
+    fitting = [
+        (one, other)
+        for one in dict.fromkeys((1, image.orientation))
+        for other in dict.fromkeys((1, tag))
+        if size is None or _shown(image.size, one) == _shown(size, other)
+    ]
+    if (1, 1) in fitting and image.orientation == tag:
+        return tag, tag
     if not fitting:
         raise InputError(
-            f"{mask_path}: mask is {size[1]} x {size[0]} pixels, but its image {path} is {image.width} x "
-            f"{image.height}; redraw the mask at the size of the image"
+            f"{mask_path}: mask is {size[1]} x {size[0]} pixels, but its image {path} is {image.size[1]} x "
+            f"{image.size[0]}; redraw the mask at the size of the image"
         )
     if len(fitting) > 1 and not upright:
         raise InputError(
-            f"{path}: carries an EXIF orientation, and {mask_path} does not tell whether it follows it; save the "
-            "image the way up that the mask has, without EXIF"
+            f"{path if image.orientation > 1 else mask_path}: carries an EXIF orientation, and {mask_path} does not "
+            "tell whether it follows it; save the image the way up that the mask has, both without EXIF"
         )
     return fitting[-1]
+
+
+def _shown(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    return size[::-1] if orientation > 4 else size

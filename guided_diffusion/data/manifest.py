@@ -24,7 +24,7 @@ def read_manifest(folder: str) -> dict[int, dict[str, Any]] | None:
     """The rows of the samples in `folder`, by index in ascending order; None where there is no manifest.
 
     Each has index, image, index_mask, types and settings as generation/sample_io.py writes them, and all the same
-    class_names. Raises InputError naming the first line that has not, or whose files lie outside the folder.
+    settings. Raises InputError naming the first line that has not, or whose files lie outside the folder.
     """
     path = bf.join(folder, MANIFEST)
     if not bf.exists(path):
@@ -42,15 +42,15 @@ def read_manifest(folder: str) -> dict[int, dict[str, Any]] | None:
             fault = str(error).removeprefix(f"{where}: ").partition(";")[0]
         if not fault and row["index"] in rows:
             fault = f"its index {row['index']} stands in an earlier line too"
-        if not fault and rows and _class_names(row) != _class_names(next(iter(rows.values()))):
-            fault = "its class_names are not those of the first line"
+        if not fault and rows and row["settings"] != next(iter(rows.values()))["settings"]:
+            fault = "its settings are not those of the first line"
         if fault:
             raise InputError(f"{where} does not describe a sample ({fault}); remove it, or name another folder")
         for file in files_of(row):
             parent = bf.dirname(file)
             if parent not in inner or os.path.islink(bf.join(folder, file)):  # links are few, and resolving is slow
-                inside(folder, parent, where)
-                inside(folder, file, where)
+                inside(folder, parent, f"{where}:")
+                inside(folder, file, f"{where}:")
                 inner.add(parent)
         rows[row["index"]] = row
     return dict(sorted(rows.items()))
@@ -83,7 +83,7 @@ def _fault(row: Any) -> str | None:
     settings, types = row.get("settings"), row.get("types")
     if not isinstance(settings, dict):
         return "it has no settings"
-    names = _class_names(row)
+    names = settings.get("class_names")
     if names is not None and not (_texts(names) and 0 < len(set(names)) == len(names) <= MAX_TYPES):
         return f"its settings' class_names are not up to {MAX_TYPES} names, each once"
     if not isinstance(types, dict) or not all(_whole(pixels, 1, MAX_SIDE**2) for pixels in types.values()):
@@ -101,10 +101,6 @@ def _fault(row: Any) -> str | None:
     if not right or not isinstance(share, int | float) or not 0 <= share <= 1:
         return "its settings' crops are no sizes and shares"
     return None
-
-
-def _class_names(row: Mapping[str, Any]) -> Any:
-    return row["settings"].get("class_names")
 
 
 def _whole(value: Any, least: int, most: int) -> bool:

@@ -27,7 +27,7 @@ from ..file_io import (
     write_json,
 )
 from .files import by_stem, check_text, is_good, list_folder, natural_key, part_of, stem_of
-from .image_files import open_image, read_index_mask, to_rgb, turned_like
+from .image_files import index_values, open_image, orientations, read_image, to_rgb, turned
 from .manifest import FOLDERS, read_manifest, recorded_settings
 from .records import DATASET_FILE, IMAGES, MASKS, RELEASED, UNFINISHED_FILE, check_no_links, read_records
 
@@ -106,12 +106,13 @@ def read_pair(sample: Sample, num_defect: int) -> tuple[np.ndarray, np.ndarray]:
 
     Raises InputError where a file cannot be read, is no index mask, or the two differ in size.
     """
-    image = open_image(sample.image)
     if sample.mask is None:
-        return to_rgb(image, sample.image), np.zeros((image.height, image.width), np.uint8)
-    mask = read_index_mask(sample.mask.path, num_defect)
-    image = turned_like(image, sample.image, mask.shape, sample.mask.path, upright=False)
-    return to_rgb(image, sample.image), mask
+        image = read_image(sample.image)
+        return image, np.zeros(image.shape[:2], np.uint8)
+    (image, path), (drawn, mask_path) = ((open_image(path), path) for path in (sample.image, sample.mask.path))
+    mask = index_values(drawn, mask_path, num_defect)
+    turn, turn_mask = orientations(image, path, drawn.size, mask_path, tag=drawn.orientation)
+    return turned(to_rgb(image, path), turn), turned(mask, turn_mask)
 
 
 def read_label_map(root: str) -> dict[str, int] | None:

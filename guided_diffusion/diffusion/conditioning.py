@@ -55,8 +55,14 @@ class Known:
 
 def far_from_defects(defect: Tensor, margin: int) -> Tensor:
     """bool [N, 1, H, W]: further than `margin` pixels, along either axis, from where [N, H, W] is above 0."""
-    grown = F.max_pool2d((defect > 0).float()[:, None], 2 * margin + 1, stride=1, padding=margin)
-    return grown == 0
+    near = (defect > 0)[:, None]
+    for axis in (2, 3):  # how many lie from place - margin to place + margin; one axis after the other makes a square
+        side = near.shape[axis]
+        reach, places = min(margin, side), torch.arange(side, device=near.device)
+        before = F.pad(near.int().movedim(axis, -1), (1, 0)).cumsum(dim=-1)
+        counts = before[..., (places + reach + 1).clamp(max=side)] - before[..., (places - reach).clamp(min=0)]
+        near = counts.movedim(-1, axis) > 0
+    return ~near
 
 
 def draw_conditions(

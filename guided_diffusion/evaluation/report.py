@@ -36,6 +36,8 @@ HELP = "write one HTML page of all results, with a gallery"
 
 COMMANDS = {"lift": "lift.png", "quality": "closest_pairs.png", "compare": "compare.png"}  # and their pictures
 UNKNOWN = ("clipped", "nearest_train", "nearest_sample", "agreement", "kept", "reason")  # what a mask does not tell
+# What results raise that are not as the commands write them.
+MALFORMED = (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, jinja2.TemplateError)
 # Of all images: PNG up to the first, reduced above the second, so that 5,000 samples always stay under 40 MB.
 EXACT_PIXELS, MAX_PIXELS = 2 << 20, 10 << 20
 
@@ -61,15 +63,16 @@ def main(args: argparse.Namespace) -> None:
             continue
         try:
             results[name] = read_json(bf.join(folder, f"{name}.json"))
-            if results[name].get("command", name) != name:
+            if not isinstance(results[name], dict) or results[name].get("command", name) != name:
                 raise ValueError(f"{name}.json is of another command")
             sections[name] = to_html(read_bytes(bf.join(folder, f"{name}.md")).decode())
-        except (OSError, AttributeError, ValueError) as error:
+        except (OSError, ValueError) as error:
             wanted = f"{name}.json and {name}.md of evaluate.py {name}"
             raise InputError(f"--{name} {folder}: holds no {wanted} ({error}); name its --out folder") from error
         if bf.exists(path := bf.join(folder, picture)):
             plots[name] = "data:image/png;base64," + base64.b64encode(read_bytes(path)).decode()
     known = results.get("quality", {}).get("class_names")
+    known = known if isinstance(known, list) and all(isinstance(name, str) for name in known) else None
     told = {"--quality": tuple(known)} if known and not class_names_of(samples) else None
     class_names = common_class_names({"--samples": samples}, told)
     found = read_samples(samples, class_names)
@@ -104,9 +107,13 @@ def _read_lines(path: str, flag: str, remedy: str) -> dict[str, dict[str, Any]]:
     """The rows of a file of JSON lines by their "name", nan read as None: browsers know no such number."""
     try:
         rows = [json.loads(line, parse_constant=lambda _: None) for line in read_bytes(path).splitlines()]
-        return {row["name"]: row for row in rows}
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{flag} {path}: is no file with a sample in each line ({error!r}); {remedy}") from error
+        json.dumps(rows, ensure_ascii=False).encode()  # half characters, which no page can hold
+        if not all(isinstance(of, dict) for row in rows for of in row.get("types", {}).values()):
+            raise TypeError("types")
+        return {row["name"] + "": row for row in rows}
+    except (OSError, *MALFORMED) as error:
+        fault = f"{type(error).__name__}: {error}"
+        raise InputError(f"{flag} {path}: is no file with a sample in each line ({fault}); {remedy}") from error
 
 
 def _add_scores(rows: dict[str, dict[str, Any]], path: str) -> None:
@@ -204,6 +211,6 @@ def render(
             js=Markup(js),
             script_hash=base64.b64encode(hashlib.sha256(js.encode()).digest()).decode(),
         )
-    except (KeyError, TypeError, ValueError, jinja2.TemplateError) as error:
+    except MALFORMED as error:
         found = " ".join(f"--{name}" for name in about if name in COMMANDS)
         raise InputError(f"{found}: results are not as evaluate.py writes them ({error!r}); run it again") from error

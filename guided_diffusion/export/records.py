@@ -130,9 +130,7 @@ def write_export(out: str, name: str, layout: Layout, export: Export, about: dic
     records = [(record, files) for record in export.records if (files := layout.files(record))]
     paths = {*(path for _, files in records for path in files), *layout.index_files, EXPORT_FILE}
     _check_no_strangers(out, name, paths)
-    file_io.ensure_writable(out, "OUT")
-    for folder in {bf.dirname(path) for path in paths}:
-        file_io.remove_temporaries(file_io.inside(out, folder, f"OUT {out}:") if folder else out)
+    folders = [file_io.inside(out, folder, f"OUT {out}:") for folder in {bf.dirname(path) for path in paths} - {""}]
 
     def write(path: str, data: bytes) -> bool:
         with file_io.writing(bf.join(out, path), "OUT", "the same command goes on from there"):
@@ -146,15 +144,18 @@ def write_export(out: str, name: str, layout: Layout, export: Export, about: dic
             data = file_io.encode_png(image)
         return sum(write(path, make(mask) if make else data) for path, make in files.items())
 
-    if not bf.exists(bf.join(out, EXPORT_FILE)):  # marks the folder as ours, should this run be cut off
-        write(EXPORT_FILE, file_io.as_json({"format": name}))
-    with ThreadPoolExecutor(WRITERS) as pool:
-        done = pool.map(write_record, *zip(*records, strict=True))
-        written = sum(tqdm(done, "writing", len(records), unit="image", disable=None))
     sources = {next(iter(files)): record.sample.image for record, files in records}
     content = {"format": name, **about, "label_map": export.label_map, "generation": export.settings, "files": sources}
     index_files = {**layout.index_files, EXPORT_FILE: file_io.as_json(content)}
-    return written + sum(write(path, data) for path, data in index_files.items())
+    with file_io.lock_folder(out, "OUT"), ThreadPoolExecutor(WRITERS) as pool:
+        file_io.ensure_writable(out, "OUT")
+        for folder in {out, *folders}:
+            file_io.remove_temporaries(folder)
+        if not bf.exists(bf.join(out, EXPORT_FILE)):  # marks the folder as ours, should this run be cut off
+            write(EXPORT_FILE, file_io.as_json({"format": name}))
+        done = pool.map(write_record, *zip(*records, strict=True))
+        written = sum(tqdm(done, "writing", len(records), unit="image", disable=None))
+        return written + sum(write(path, data) for path, data in index_files.items())
 
 
 def _check_no_strangers(out: str, name: str, expected: set[str]) -> None:

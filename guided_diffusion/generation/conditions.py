@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..data.files import list_folder, stem_of
-from ..data.image_files import open_image, read_index_mask, resize_image, to_rgb
+from ..data.image_files import read_image, read_index_mask, resize_image
 from ..diffusion.conditioning import Known, far_from_defects
 from ..errors import InputError, unknown_name
 from ..joint_tensor import MASK, RGB, JointLayout
@@ -159,7 +159,7 @@ def read_conditions(
 
     pictures, photographs = _files(background, "background"), []
     for path in pictures:
-        image = to_rgb(open_image(path), path)
+        image = read_image(path)
         height, width = image.shape[:2]
         if abs(width / height / (size[1] / size[0]) - 1) > ASPECT_TOLERANCE:
             raise InputError(

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from ..config import Config
 from ..data.image_datasets import DefectDataset
 from ..data.image_files import View
+from ..data.prepared import read_label_map
 from ..diffusion.conditioning import far_from_defects
 from ..errors import InputError
 from ..keyed_random import numpy_generator
@@ -63,6 +64,12 @@ class MaskBank:
         root = root or config.data.dir
         if not root:
             raise InputError("`masks` bank: the checkpoint names no training set; give `bank_data`")
+        names, own = config.layout.class_names, read_label_map(root) or {}
+        if wrong := [name for name, index in own.items() if names[index - 1 : index] != (name,)]:
+            raise InputError(
+                f"`bank_data` {root}: its type {own[wrong[0]]} is {wrong[0]}, but the networks know "
+                f"{', '.join(names)}; name a data set with the same label map"
+            )
         view, shots = View.of(config.data), config.data.num_image_train
         data = DefectDataset.load(root, config.layout.num_defect, view, num_image_train=shots)
         rng = numpy_generator("mask bank views")

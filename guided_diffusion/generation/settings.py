@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import isfinite
 from typing import Any
 
 from ..diffusion.conditioning import DEFAULT_MARGIN
 from ..diffusion.respace import SPACINGS, NumSteps
 from ..diffusion.samplers import SAMPLERS
 from ..diffusion.two_stage import HANDOFFS
-from ..errors import InputError, unknown_name
+from ..errors import InputError, brief, unknown_name
 from .windows import WINDOWS
 
 DEFAULT_STEPS = 20  # over both networks: as good as 1,000, by KID (docs/performance.md)
+MOST_GUIDANCE, MOST_MARGIN = 1000, 2**16  # beyond, nothing changes but for the worse
 CHOICES = {"sampler": SAMPLERS, "spacing": SPACINGS, "handoff": HANDOFFS, "windows": WINDOWS}
 
 
@@ -38,10 +38,12 @@ class Settings:
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise InputError(unknown_name(f"`{name}`", getattr(self, name), known))
-        if not isfinite(self.guidance_scale):
-            raise InputError(f"`guidance_scale` {self.guidance_scale}: must be a number")
-        if self.margin < 0:
-            raise InputError(f"`margin` {self.margin}: must be 0 or more")
+        if not abs(self.guidance_scale) <= MOST_GUIDANCE:
+            raise InputError(
+                f"`guidance_scale` {self.guidance_scale}: must be a number from -{MOST_GUIDANCE} to {MOST_GUIDANCE}"
+            )
+        if not 0 <= self.margin <= MOST_MARGIN:
+            raise InputError(f"`margin` {brief(self.margin)}: must be from 0 to {MOST_MARGIN:,}")
         if isinstance(self.defects, str):
             object.__setattr__(self, "defects", (self.defects,))
         if self.handoff == "released":  # all steps leave nothing to space

@@ -65,7 +65,8 @@ class TypeFacts:
 class Record:
     """What one look at a sample tells. image, mask: the files to name. size: (H, W). types: by index.
 
-    overlaps: pixels that two types claim, by (lower, higher index). border: share of the mask's outermost pixels that
+    top: the highest level of an image of more than 8 bits. overlaps: pixels that two types claim, by (lower, higher
+    index). border: share of the mask's outermost pixels that
     are defective. perceptual_hash: hexadecimal, see survey.py. problem: why it cannot be read; all else is empty then.
     """
 
@@ -82,6 +83,7 @@ class Record:
     border: float = 0.0
     sha256: str = ""
     perceptual_hash: str = ""
+    top: int = 0
 
     def share(self, index: int | None = None) -> float:
         """Of the image, of one type or of all together."""

@@ -18,6 +18,7 @@ from ..file_io import encode_png, remove_temporaries, write_atomic
 from ..pictures import Tile, draw_sheet, overlay
 from .check import Finding, Record, by_type, size_text
 from .layouts.drawing import read_labelled
+from .layouts.model import DrawingRule
 from .survey import SHORT_SIDES
 
 SHOWN = 12  # images, from the largest share to the smallest
@@ -114,7 +115,12 @@ def _table(types: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 
 def draw_sheets(
-    out: str, samples: Sequence[Sample], records: Sequence[Record], names: Mapping[int, str], num_defect: int
+    out: str,
+    samples: Sequence[Sample],
+    records: Sequence[Record],
+    names: Mapping[int, str],
+    num_defect: int,
+    rule: DrawingRule,
 ) -> None:
     """Write <index>_<type>.png for each type that occurs into `out`: images beside their overlays, the largest share
     of the image first. The few images that are shown are read again. names: of the types, by index."""
@@ -127,7 +133,7 @@ def draw_sheets(
         box = tuple(max(round(TILE * record.size[axis] / max(record.size)) for record in chosen) for axis in (1, 0))
         tiles = []
         for record in chosen:
-            image, mask = read_labelled(by_name[record.name], num_defect).pair()
+            image, mask = read_labelled(by_name[record.name], num_defect, rule).pair()
             both = image, _framed(image, mask, index)
             pair = (ImageOps.pad(Image.fromarray(picture), box, color="white") for picture in both)
             types = ", ".join(dict.fromkeys(names[own] for own in (index, *record.types)))

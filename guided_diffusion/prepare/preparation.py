@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,8 @@ from ..parallel import parallel_map
 from . import shaping
 from .check import Record
 from .layouts import ColourMask, Shapes, TypeMasks
-from .layouts.drawing import DrawingRule, read_labelled
+from .layouts.drawing import decide_bits, read_labelled
+from .layouts.model import DrawingRule
 from .splits import Item
 from .survey import look
 
@@ -44,14 +45,16 @@ class Recipe:
 
 def look_first(
     items: Sequence[Item], label_map: Mapping[str, int] | None, rule: DrawingRule, *, workers: int
-) -> dict[str, int]:
-    """Read every item once and set its record: the label map, made up where the data set does not name its types.
+) -> tuple[dict[str, int], DrawingRule]:
+    """Read every item once and set its record: the label map, made up where the data set does not name its types, and
+    the rule with the bits of the images.
 
     Raises InputError where anything is wrong, so that it shows before anything is written.
     """
     num_defect = len(label_map) if label_map else MAX_PLAUSIBLE_INDEX
     records = look([item.sample for item in items], num_defect, rule, workers=workers, description="checking")
     check_problems([record.problem for record in records if record.problem])
+    rule = replace(rule, bits=decide_bits({record.image: record.top for record in records}, rule.bits))
     folders: dict[str | None, list[Record]] = defaultdict(list)
     for item, record in zip(items, records, strict=True):
         item.record = record
@@ -62,7 +65,7 @@ def look_first(
             which = f"{own[0].mask}: like all masks {f'of {folder}' if folder else 'here'}"
             raise InputError(f"{which}, shows no defect; check them, or give 0/1 masks a `mask_threshold` of 0")
     if label_map:
-        return dict(label_map)
+        return dict(label_map), rule
     first = {index: record for record in reversed(records) for index in record.types}  # to show each type
     for index in sorted(first):
         if index > 1 and index - 1 not in first:
@@ -70,7 +73,7 @@ def look_first(
                 f"{first[index].mask}: holds value {index}, but no mask holds {index - 1}: a stray value, or a type "
                 "that does not occur? Correct it, or name all types with `label_map`"
             )
-    return {f"defect_{index}": index for index in sorted(first)}
+    return {f"defect_{index}": index for index in sorted(first)}, rule
 
 
 def plan_set(

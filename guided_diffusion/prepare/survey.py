@@ -14,7 +14,8 @@ from ..errors import InputError
 from ..file_io import read_bytes
 from ..parallel import parallel_map
 from .check import Record, TypeFacts, border_share, plain_types
-from .layouts.drawing import DrawingRule, read_labelled
+from .layouts.drawing import read_labelled
+from .layouts.model import DrawingRule
 
 SHORT_SIDES = (64, 96, 128, 192, 256, 384, 512, 768, 1024)  # of resolutions to suggest
 HASH_SIDE = 8
@@ -23,7 +24,7 @@ HASH_SIDE = 8
 def look(
     samples: Sequence[Sample],
     num_defect: int,
-    rule: DrawingRule | None = None,
+    rule: DrawingRule,
     view: View | None = None,
     *,
     workers: int,
@@ -37,13 +38,15 @@ def look(
     return list(parallel_map(one, samples, workers=workers, description=description))
 
 
-def keeps_regions(samples: Sequence[Sample], num_defect: int, size: tuple[int, int], workers: int) -> bool:
+def keeps_regions(
+    samples: Sequence[Sample], num_defect: int, rule: DrawingRule, size: tuple[int, int], workers: int
+) -> bool:
     """Whether no region of the samples' masks vanishes where they are stretched to `size`."""
-    how = {"num_defect": num_defect, "view": View(size), "workers": workers, "description": f"trying {size}"}
-    return not any(facts.lost for record in look(samples, **how) for facts in record.types.values())
+    how = {"view": View(size), "workers": workers, "description": f"trying {size}"}
+    return not any(facts.lost for record in look(samples, num_defect, rule, **how) for facts in record.types.values())
 
 
-def _look_at(sample: Sample, num_defect: int, rule: DrawingRule | None, view: View | None) -> Record:
+def _look_at(sample: Sample, num_defect: int, rule: DrawingRule, view: View | None) -> Record:
     files = (sample.image, sample.mask.path if sample.mask else sample.image)
     own = partial(Record, sample.name, *files, sample.folder, sample.part, sample.mask is None)
     try:
@@ -59,6 +62,7 @@ def _look_at(sample: Sample, num_defect: int, rule: DrawingRule | None, view: Vi
         border=border_share(mask),
         sha256=digest,
         perceptual_hash=perceptual_hash(found.image),
+        top=found.top,
     )
 
 

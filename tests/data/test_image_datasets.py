@@ -48,7 +48,7 @@ def test_index_masks_of_every_kind(tmp_path, make, top):
     [
         (Image.new("L", (8, 8), 80), ".png", [80, 80, 80]),
         (Image.new("RGBA", (8, 8), (10, 20, 30, 0)), ".png", [10, 20, 30]),
-        (Image.fromarray(np.full((8, 8), 257 * 12, np.uint16)), ".tif", [12, 12, 12]),
+        (Image.fromarray(np.full((8, 8), 257 * 80, np.uint16)), ".tif", [80, 80, 80]),
         (Image.new("1", (8, 8), 1), ".png", [255, 255, 255]),
         (Image.new("CMYK", (8, 8), (0, 0, 0, 255)), ".tif", [0, 0, 0]),
     ],

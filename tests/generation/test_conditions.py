@@ -94,7 +94,7 @@ def test_sample_i_takes_what_is_given_in_turn_whatever_the_batch(generator, size
         ("told", {"defects": []}, "names no type"),
         ("told", {"defects": "hole", "masks": NO_DEFECTS}, "the masks tell the types already"),
         ("told", {"guidance_scale": 2.0}, "nothing to guide to"),
-        ("told", {"guidance_scale": float("nan"), "defects": "hole"}, "must be a number"),
+        ("told", {"guidance_scale": float("nan"), "defects": "hole"}, "must be a number from -1000"),
     ],
 )
 def test_conditions_that_cannot_be(generator, pair, networks, arguments, words):

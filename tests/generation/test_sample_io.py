@@ -119,18 +119,6 @@ def test_other_settings_are_refused_and_nothing_is_written(tmp_path, folder, nam
     assert tree(tmp_path) == before
 
 
-NULL = '{"index": 0, "image": "", "index_mask": "", "types": {}, "settings": null}'
-
-
-@pytest.mark.parametrize("line", ['{"index": 0, "ima', "[1]", '{"index": "0", "settings": {}}', "\x00", NULL])
-def test_a_damaged_manifest_line_is_named(tmp_path, folder, line):
-    fill(folder, 0)
-    with open(tmp_path / "manifest.jsonl", "a") as file:
-        file.write(line + "\n")
-    with pytest.raises(InputError, match=r"manifest\.jsonl: line 2 does not describe a sample"):
-        SampleFolder(str(tmp_path), NAMES, SETTINGS)
-
-
 def test_type_folders_are_safe_and_distinct(tmp_path):
     names = ("a/b", "a b", "..", "", "Riß-1.x", "A_B")
     mask = np.arange(7, dtype=np.uint8).repeat(2).reshape(1, 2, 7)

@@ -329,7 +329,7 @@ REFUSED = {
     "hloe": "split.json|a hloe, its folder hole",
     "file": "split.json|files",
     "--split .": "--split|no split file",
-    "0/1": "of hole|--mask_threshold of 0",
+    "0/1": "MT_Hole|--mask_threshold of 0",
 }
 
 

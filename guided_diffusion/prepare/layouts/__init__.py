@@ -16,6 +16,7 @@ from ...data.prepared import DATASET_FILE, arrange, check_folder, complete, list
 from ...errors import InputError, unknown_name
 from .coco import read_coco
 from .labelme import read_labelme
+from .mask_values import tell_values
 from .model import ColourMask, Dataset, Options, Shapes, TypeMasks
 from .names import check_names, tidy
 from .pairs import INDEX_PAIRS, PAIRS, open_pairs, read_pairs
@@ -44,8 +45,9 @@ OWN_FILES = ("split.json", DATASET_FILE, EXPORT_FILE)
 OTHERS = [format for format in FORMATS if format not in INDEX_PAIRS]
 
 
-def read_layout(root: str, options: Options | None = None, *, format: str = "auto") -> Dataset:
-    """What the data set at `root` holds, in type folders' and names' natural order. Reads names and annotations only.
+def read_layout(root: str, options: Options | None = None, *, format: str = "auto", workers: int = 1) -> Dataset:
+    """What the data set at `root` holds, in type folders' and names' natural order. Reads names, annotations
+    and what values mask files hold.
 
     options: what the user says; the label map that `root` itself tells counts where they give none. format: one of
     FORMATS, or "auto". Files that do not fit are in the result's `problems`. Raises InputError where `root` is missing,
@@ -61,6 +63,7 @@ def read_layout(root: str, options: Options | None = None, *, format: str = "aut
     data = _detect(root, options) if format == "auto" else READERS[format](root, options)
     if data is None:
         raise InputError(f"{root}: holds nothing of format {format}, see docs/data.md; choose another --format")
+    tell_values(data, options, workers=workers)
     tidy(data, options)
     data.number_types(options.label_map)
     check_names(data, options)

@@ -4,7 +4,7 @@ import base64
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -12,37 +12,27 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_rle
 
-from ...data.image_files import open_image, read_index_mask, to_rgb, turned_like
+from ...data.image_files import Picture, bits_of, index_values, open_image, orientations, to_rgb, turned
 from ...data.prepared import Sample
 from ...errors import InputError
 from ...file_io import parse_json, read_bytes
 from .labelme import as_utf8
-from .mask_values import grey_levels, has_palette, looks_like_photograph
-from .model import BACKGROUND, IGNORED, ColourMask, Shape, Shapes, TypeMasks
+from .mask_values import binary_values
+from .model import BACKGROUND, IGNORED, ColourMask, DrawingRule, Shape, Shapes, TypeMasks
 
 POINT_RADIUS = 5  # pixels, as labelme draws points
 
 
 @dataclass(frozen=True)
-class DrawingRule:
-    """How masks are drawn. mask_threshold: defective is a grey level above it, 0..255. line_width: of labelme's lines.
-
-    priority: type indices, the most important first, wherever types overlap; among equals the last drawn wins.
-    """
-
-    mask_threshold: int = 127
-    line_width: int = 10
-    priority: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
 class Labelled:
     """image: uint8 [H, W] of grey files, else [H, W, 3]. mask: uint8 [H, W], None for defect-free images.
-    overlaps: pixels that two types claim, by (lower, higher) index."""
+    overlaps: pixels that two types claim, by (lower, higher) index. top: the highest level of an image of more than 8
+    bits, else 0."""
 
     image: np.ndarray
     mask: np.ndarray | None
     overlaps: Counter[tuple[int, int]] = field(default_factory=Counter)
+    top: int = 0
 
     def pair(self) -> tuple[np.ndarray, np.ndarray]:
         """Image uint8 [H, W, 3] and index mask uint8 [H, W], all 0 for defect-free images."""
@@ -50,29 +40,63 @@ class Labelled:
         return image, np.zeros(image.shape[:2], np.uint8) if self.mask is None else self.mask
 
 
-def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule | None = None) -> Labelled:
-    """A sample's image and index mask, values 0..num_defect. Raises InputError where a file cannot be read, the mask is
-    of another size or not what it should be, or the two look swapped."""
-    rule, drawn, mask, overlaps = rule or DrawingRule(), sample.mask, None, Counter()
+def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule) -> Labelled:
+    """A sample's image and index mask, values 0..num_defect, the way up that both were drawn, or that EXIF says. Raises
+    InputError where a file cannot be read, the mask is of another size or not what it should be, or the two look
+    swapped."""
+    drawn, mask, overlaps = sample.mask, None, Counter()
     image = open_image(sample.image, image_bytes)
-    if isinstance(drawn, Shapes):  # drawn on the image; all other masks are files, of a size of their own
-        image = turned_like(image, sample.image, drawn.size, drawn.path, upright=drawn.upright)
+    top = 0 if image.levels is None else int(image.levels.max())
+    grey = image.pixels.mode == "L"
+    pixels = np.array(image.pixels) if grey else to_rgb(image, sample.image, bits=rule.bits or bits_of(top))
+    if drawn is None:
+        pixels = turned(pixels, image.orientation)
+    elif isinstance(drawn, Shapes):  # drawn on the image; all other masks are files, of a size of their own
+        turn, _ = orientations(image, sample.image, drawn.size, drawn.path, upright=drawn.upright)
+        pixels = turned(pixels, turn)
         where = f"{drawn.path}: on {sample.image}"
-        size, shapes = (image.height, image.width), (shape for shape in drawn.shapes if shape.index != IGNORED)
+        size, shapes = pixels.shape[:2], (shape for shape in drawn.shapes if shape.index != IGNORED)
         layers = ((shape.index, draw_shape(shape, size, rule.line_width, where)) for shape in shapes)
         mask, overlaps = _compose(layers, rule.priority, drawn.path)
-    elif drawn is not None:
+    else:
+        tags: set[int] = set()
+
+        def opened(path: str) -> Picture:
+            picture = open_image(path)
+            tags.add(picture.orientation)
+            return picture
+
         if isinstance(drawn, TypeMasks):
-            layers = ((index, read_binary_mask(path, rule.mask_threshold)) for index, path in drawn.files)
+            layers = ((index, binary_values(opened(path), path, rule)) for index, path in drawn.files)
             mask, overlaps = _compose(layers, rule.priority, drawn.path)
+        elif isinstance(drawn, ColourMask):
+            mask = colour_values(opened(drawn.path), drawn)
         else:
-            colours = isinstance(drawn, ColourMask)
-            mask = read_colour_mask(drawn) if colours else read_index_mask(drawn.path, num_defect, drawn.void)
-        image = turned_like(image, sample.image, mask.shape, drawn.path, upright=False)
-    pixels = np.array(image) if image.mode == "L" else to_rgb(image, sample.image)
+            mask = index_values(opened(drawn.path), drawn.path, num_defect, drawn.void)
+        if len(tags) > 1:
+            raise InputError(f"{drawn.path}: has another EXIF orientation than its image's other masks; save all alike")
+        turn, turn_mask = orientations(image, sample.image, mask.shape, drawn.path, tag=tags.pop())
+        pixels, mask = turned(pixels, turn), turned(mask, turn_mask)
     if isinstance(drawn, TypeMasks) and set(np.flatnonzero(np.bincount(pixels.ravel()))) == {0, 255}:
         raise InputError(f"{sample.image}: is black and white only; is it swapped with its mask {drawn.path}?")
-    return Labelled(pixels, mask, overlaps)
+    return Labelled(pixels, mask, overlaps, top)
+
+
+def decide_bits(tops: Mapping[str, int], given: int | None) -> int | None:
+    """The bits of the levels in 16-bit images, told by the highest level of all, {path: its own, 0 for other images};
+    `given` if that says so, None where there are none. Raises InputError where it cannot be told."""
+    tops = {path: top for path, top in tops.items() if top}
+    if given or not tops:
+        return given
+    brightest, middle = (sorted(tops, key=tops.get)[place] for place in (-1, len(tops) // 2))
+    bits, usual = bits_of(tops[brightest]), bits_of(tops[middle])
+    if bits == 8:
+        text = f"is 16-bit, but its levels reach {tops[brightest]} only, other images' no more"
+        raise InputError(f"{brightest}: {text}; save all as 8-bit, or say --bits 8")
+    if usual <= bits - 4:
+        text = f"has levels up to {tops[middle]}, as of {usual} bits, like half of all, but {brightest} reaches"
+        raise InputError(f"{middle}: {text} {tops[brightest]}, as of {bits}; say which counts with --bits")
+    return bits
 
 
 def image_bytes(path: str) -> bytes:
@@ -86,30 +110,13 @@ def image_bytes(path: str) -> bytes:
         raise InputError(f"{path}: embeds no image and none lies beside it; add the image") from error
 
 
-def read_binary_mask(path: str, threshold: int) -> np.ndarray:
-    """Where a mask file is defective, bool [H, W]: grey level above the threshold, palette index above 0, or white.
-    Raises InputError where it is a photograph, or carries the mask in its transparency."""
-    image = open_image(path)
-    if image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "F"):
-        raise InputError(f"{path}: has mode {image.mode}, but a mask is black and white; save it as 8-bit grey")
-    if has_palette(image):
-        return np.asarray(image) > 0
-    if looks_like_photograph(image):
-        raise InputError(f"{path}: looks like a photograph rather than a mask; is it swapped with its image?")
-    levels = grey_levels(image)
-    if image.mode in ("RGBA", "LA") and levels.min() == levels.max():
-        raise InputError(f"{path}: carries the mask in its transparency; save it in black and white")
-    return levels > threshold
-
-
-def read_colour_mask(mask: ColourMask) -> np.ndarray:
+def colour_values(picture: Picture, mask: ColourMask) -> np.ndarray:
     """Index mask uint8 [H, W] of a file whose colours are types; black is background unless it names a type. Raises
     InputError for a colour that has no type."""
-    image = open_image(mask.path)
-    if image.format == "JPEG":
+    if picture.format in ("JPEG", "MPO"):
         raise InputError(f"{mask.path}: is a JPEG, whose compression alters the colours; save masks as PNG")
     table = {(0, 0, 0): BACKGROUND} | dict(mask.colours)
-    codes = np.asarray(image.convert("RGB")).astype(np.int64) @ (1 << 16, 1 << 8, 1)
+    codes = np.asarray(picture.pixels.convert("RGB")).astype(np.int64) @ (1 << 16, 1 << 8, 1)
     found, inverse, counts = np.unique(codes, return_inverse=True, return_counts=True)
     colours = [(code >> 16, code >> 8 & 255, code & 255) for code in found.tolist()]
     for colour, count in zip(colours, counts.tolist(), strict=True):
@@ -156,7 +163,7 @@ def draw_shape(shape: Shape, size: tuple[int, int], line_width: int, path: str) 
     if shape.kind == "bitmap":
         x, y, text = shape.data
         try:
-            bitmap = open_image(path, lambda _: base64.b64decode(text)).convert("L")
+            bitmap = open_image(path, lambda _: base64.b64decode(text)).pixels.convert("L")
         except InputError as error:
             raise InputError(f"{path}: holds a mask shape whose bitmap is broken; draw that shape again") from error
         canvas.paste(bitmap.point(lambda level: 255 * (level > 0)).convert("1"), (round(x), round(y)))

@@ -1,112 +1,311 @@
-"""What the values of mask files are: indices, black and white, or colours. Looks at a few files; readers check all."""
+"""What the values of mask files are: indices, black and white, or colours. Decided from all files of a data set."""
 
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-from PIL import Image
 
+from ... import GOOD
 from ...data.files import natural_key
-from ...data.image_files import MAX_PLAUSIBLE_INDEX, open_image
-from ...data.prepared import IndexMask
+from ...data.image_files import MAX_PLAUSIBLE_INDEX, Picture, open_image
+from ...data.prepared import IndexMask, Sample
 from ...errors import InputError, unknown_name
-from .model import ColourMask, Dataset, Options
+from ...parallel import parallel_map
+from .model import ColourMask, Dataset, DrawingRule, Options, TypeMasks
 
-LOOKED_AT = 24  # files, evenly spread
 FEW_LEVELS = 16  # more grey levels than that are soft edges, not types
 NEAR = 32  # grey levels from black or white that compression explains
-COLOURS_SHOWN = 6
+COLOURS_SHOWN, LOOKED_AT = 6, 24
+INVERTED, INVERTED_BORDER = 0.5, 0.75  # shares of an image, and of its outermost pixels
+THRESHOLD = DrawingRule.mask_threshold
 
 
-def tell_values(data: Dataset, options: Options) -> None:
-    """Decide what the values of the mask files in `data` are, and set masks of that kind. Raises InputError where it
-    cannot be told, or colours have no names."""
-    named = [file for sample in data.samples for file in sample.mask.files]
-    paths = [path for _, path in named]
-    several = len(paths) > len(data.samples)
-    kind = "binary" if several or not paths else _kind(paths, options, len({name for name, _ in named}))
-    if kind != "binary":
-        make = partial(ColourMask, colours=_colour_table(paths, options, data)) if kind == "colour" else IndexMask
-        data.samples = [replace(sample, mask=make(sample.mask.path)) for sample in data.samples]
+@dataclass(frozen=True)
+class Values:
+    """What one mask file holds, of the type `name`.
+
+    kind: "photograph", "colour", "palette" or "grey". counts, border: pixels of each grey level, or palette index, in
+    all and among the outermost. colours: of the palette indices. deep: a 16-bit file, "low" where 8 bits would do.
+    """
+
+    name: str | int
+    path: str
+    kind: str
+    lossy: bool
+    deep: str
+    counts: Mapping[int, int]
+    border: Mapping[int, int]
+    colours: Mapping[int, tuple[int, int, int]]
+
+    def above_zero(self, void: int | None) -> list[int]:
+        return [level for level in self.counts if level and level != void]
 
 
-def _kind(paths: Sequence[str], options: Options, num_named: int) -> str:
-    """What the masks are: "index", "binary" or "colour". num_named: how many types folders or file names tell. Raises
-    InputError where it cannot be told."""
-    if options.mask_values != "auto" or options.colormap:
-        return options.mask_values if options.mask_values != "auto" else "colour"
-    kinds: set[str] = set()
-    levels: set[int] = set()
-    undecided = {0, 1} if num_named > 1 else {0}
-    for number, path in enumerate(_spread(paths)):
-        if "colour" in kinds or (number >= LOOKED_AT and not levels <= undecided):
-            break
-        with suppress(InputError):  # told when it is read
-            kind, own = _look_at(path)
-            kinds.add(kind)
-            levels |= own
-    jpeg = "jpeg" in kinds
-    if "colour" in kinds:
-        return "colour"
+def tell_values(data: Dataset, options: Options, *, workers: int = 1) -> None:
+    """Decide what the values of the mask files in `data` are, and set masks of that kind, data.rule and a note. Raises
+    InputError where it cannot be told, or colours have no names."""
+    void = options.void
+    indexed = [sample for sample in data.samples if isinstance(sample.mask, IndexMask)]
+    if void is None:
+        void = next((sample.mask.void for sample in indexed if sample.mask.void is not None), None)
+    elif indexed:
+        data.samples = [
+            replace(one, mask=replace(one.mask, void=void)) if isinstance(one.mask, IndexMask) else one
+            for one in data.samples
+        ]
+    data.rule = rule = replace(data.rule, void=void)
+    masked = [sample for sample in data.samples if isinstance(sample.mask, TypeMasks)]
+    files = [file for sample in masked for file in sample.mask.files]
+    if not files:
+        return
+    paths, several = [path for _, path in files], len(files) > len(masked)
+    seen = list(
+        filter(None, parallel_map(_look_at, files, workers=workers, description="looking at masks", unit="mask"))
+    )
+    shallow = [one.path for one in seen if one.deep == "low"]
+    if shallow and any(one.deep == "high" for one in seen):
+        raise InputError(f"{shallow[0]}: is 16-bit, but its levels end at 255, other masks' do not; save all as 8-bit")
+    rule = replace(rule, palette=_palette(seen))
+    seen = [_as_it_looks(one) if rule.palette == "looks" and one.kind == "palette" else one for one in seen]
+    kind = options.mask_values
+    if kind == "auto":
+        kind = (
+            "colour" if options.colormap and not several else _kind(seen, rule.void, data.open_values and not several)
+        )
+    if kind in ("index", "colour") and not several:
+        data.types = None
+        table = _colour_table(paths, options, data) if kind == "colour" else None
+        make = partial(ColourMask, colours=table) if table else partial(IndexMask, void=void)
+        data.samples = [
+            replace(sample, mask=make(sample.mask.path)) if isinstance(sample.mask, TypeMasks) else sample
+            for sample in data.samples
+        ]
+    elif kind != "inverted":
+        kind = "binary"
+    if kind in ("binary", "inverted"):
+        given = options.mask_threshold
+        rule = replace(rule, mask_threshold=_threshold(seen, rule.void) if given is None else given)
+    data.rule = replace(rule, mask_values=kind)
+    if data.black_is_good:
+        black = {one.path for one in seen if not one.above_zero(void)}
+        free = [sample for sample in data.samples if sample.mask.path in black]
+        data.good += [Sample(one.image, None, GOOD, f"{GOOD}/{one.name}", one.part) for one in free]
+        data.samples = [sample for sample in data.samples if sample.mask.path not in black]
+    if kind != "colour":
+        _note(seen, data, sure=options.mask_values != "auto")
+
+
+def _kind(seen: Sequence[Values], void: int | None, open_values: bool) -> str:
+    """What the masks are: "index", "binary" or "colour". Raises InputError where it cannot be told."""
+    kinds = {one.kind for one in seen}
     if kinds == {"photograph"}:
-        raise InputError(f"{paths[0]}: looks like a photograph rather than a mask; is it swapped with its image?")
-    top = max(levels, default=0)
-    if (num_named > 1 and top == 1) or (top == 255 and levels <= {0, 255}):
+        raise InputError(f"{seen[0].path}: looks like a photograph rather than a mask; is it swapped with its image?")
+    if open_values and "colour" in kinds:
+        return "colour"
+    levels = {level for one in seen for level in one.above_zero(void)}
+    lossy, top = [one.path for one in seen if one.lossy], max(levels, default=0)
+    if levels <= {255}:
+        return "binary" if levels or not open_values else "index"
+    shown = f"these masks hold the grey levels {', '.join(map(str, sorted(levels | {0})[:FEW_LEVELS]))}"
+    mixed = next((one.path for one in seen if len(one.above_zero(void)) > 1), None)  # else each is of two levels
+    if open_values and not (top == 1 and len({one.name for one in seen}) > 1):
+        if lossy and top <= MAX_PLAUSIBLE_INDEX:
+            raise InputError(f"{lossy[0]}: is a JPEG, and all levels are low: type indices? Save masks as PNG")
+        if top <= MAX_PLAUSIBLE_INDEX or "palette" in kinds:
+            _check_palettes(seen)
+            return "index"
+    elif top <= MAX_PLAUSIBLE_INDEX and not lossy:
+        of_type = defaultdict(set)
+        for one in seen:
+            of_type[one.name] |= {*one.above_zero(void)}
+        if odd := next((one for one in seen if len(of_type[one.name]) > 1), None):
+            raise InputError(
+                f"{mixed or odd.path}: {shown}: types? Say --mask_values index, or --mask_threshold 0 if all are "
+                f"{odd.name!r}"
+            )
         return "binary"
-    if "palette" in kinds or (not jpeg and top <= MAX_PLAUSIBLE_INDEX):
-        return "index"
-    if jpeg and top <= MAX_PLAUSIBLE_INDEX:
-        raise InputError(f"{paths[0]}: is a JPEG, and all levels are low: type indices? Save masks as PNG")
-    both_ends = 255 in levels and any(255 - NEAR <= level < 255 for level in levels)
+    low = levels - {255}
+    if 255 in levels and max(low) <= MAX_PLAUSIBLE_INDEX and not lossy:
+        if not mixed and (low == {1} or not open_values):  # 0/1 in some files, 0/255 in others
+            return "binary"
+        raise InputError(
+            f"{mixed or seen[0].path}: {shown}: is 255 void, which is to become background? Say --void 255; or "
+            "--mask_values binary if all levels are defective, with their --mask_threshold"
+        )
     near_ends = all(level <= NEAR or level >= 255 - NEAR for level in levels)
-    if jpeg or (near_ends and both_ends) or len(levels) > FEW_LEVELS:
+    both_ends = 255 in levels and any(255 - NEAR <= level < 255 for level in levels)
+    if lossy or (near_ends and both_ends) or len(levels) >= FEW_LEVELS or not open_values:
         return "binary"
     raise InputError(
-        f"{paths[0]}: these masks hold the grey levels {', '.join(map(str, sorted(levels)))}: types, or soft edges? "
-        "Say --mask_values binary, or name them as in --colormap crack=128 hole=255 (scripts/prepare_data.py)"
+        f"{mixed or seen[0].path}: {shown}: types, or soft edges? Say --mask_values binary, or name them as in "
+        "--colormap crack=128 hole=255 (scripts/prepare_data.py)"
     )
 
 
-def _spread(paths: Sequence[str]) -> list[str]:
-    """The paths, with LOOKED_AT that are evenly spread over them first."""
-    paths = sorted(set(paths), key=natural_key)
-    first = [paths[i] for i in np.linspace(0, len(paths) - 1, min(len(paths), LOOKED_AT)).round().astype(int)]
-    return list(dict.fromkeys([*first, *paths]))
+def _threshold(seen: Sequence[Values], void: int | None) -> int:
+    """The level above which all is defective: 0 where every file is of two levels, as 0/1 and 0/255. Raises InputError
+    for a file that would come out empty under the usual one, but is not."""
+    tops = {one.path: max(one.above_zero(void), default=0) for one in seen if one.kind != "palette"}
+    dark = [path for path, top in tops.items() if 0 < top <= THRESHOLD]
+    if not dark:
+        return THRESHOLD
+    if not any(one.lossy or len(one.above_zero(void)) > 1 for one in seen if one.path in tops):
+        return 0
+    raise InputError(
+        f"{dark[0]}: its brightest level is {tops[dark[0]]}, so that it would come out empty, but other masks have "
+        f"soft edges or more levels; say above which level is defective: a `mask_threshold` of 0, or {THRESHOLD} if it "
+        "is empty"
+    )
 
 
-def _look_at(path: str) -> tuple[str, set[int]]:
-    """What a mask file is, "photograph", "colour", "palette", "jpeg" or "grey", and its levels or palette indices."""
-    image = open_image(path)
-    if looks_like_photograph(image):
-        return "photograph", set()
-    if image.mode.startswith("RGB") and np.ptp(np.asarray(image.convert("RGB")), axis=2).max() > NEAR:
-        return "colour", set()
-    palette = has_palette(image)
-    levels = set(np.unique(np.asarray(image) if palette else grey_levels(image)).tolist())
-    return "palette" if palette else "jpeg" if image.format == "JPEG" else "grey", levels
+def _note(seen: Sequence[Values], data: Dataset, *, sure: bool) -> None:
+    """Note what was decided. Raises InputError where most masks look inverted, unless the user is `sure`."""
+    rule = data.rule
+    drawn, inverted = 0, []
+    for one in seen:
+        shares = [_share(counts, one.kind == "palette", rule) for counts in (one.counts, one.border)]
+        drawn += shares[0] > 0
+        if INVERTED < shares[0] < 1 and shares[1] >= INVERTED_BORDER:
+            inverted.append(one.path)
+    if len(inverted) > drawn / 2 and not sure:
+        raise InputError(
+            f"{inverted[0]}: calls most of the image and its border defective, like {len(inverted)} of {drawn} masks: "
+            f"is what is dark the defect? Say --mask_values inverted, or {rule.mask_values} if they are right"
+        )
+    if inverted and not sure:
+        text = (
+            f"{len(inverted)} of {drawn} masks call most of the image and its border defective, as inverted ones do: "
+        )
+        data.notes.append(text + ", ".join(inverted[:3]) + ", ..." * (len(inverted) > 3))
+    pairs = defaultdict(int)
+    for one in seen:
+        pairs[tuple(one.above_zero(rule.void))] += 1
+    if rule.mask_values == "index":
+        data.notes.append(f"the values of the masks are type indices{_void(rule)}")
+    elif rule.mask_threshold != THRESHOLD or rule.palette == "looks" or rule.void is not None:
+        held = ", ".join(f"0/{k[0]} in {n}" for k, n in sorted(pairs.items()) if len(k) == 1)
+        palettes = "; palettes by what they look like" * (rule.palette == "looks")
+        data.notes.append(
+            f"masks are {rule.mask_values}: {'dark' if rule.mask_values == 'inverted' else 'defective'} is "
+            f"{'up to' if rule.mask_values == 'inverted' else 'above'} {rule.mask_threshold}"
+            f"{f' ({held} masks)' if held else ''}{palettes}{_void(rule)}"
+        )
 
 
-def grey_levels(image: Image.Image) -> np.ndarray:
+def _void(rule: DrawingRule) -> str:
+    return "" if rule.void is None else f"; {rule.void} is void, drawn as background"
+
+
+def _share(counts: Mapping[int, int], palette: bool, rule: DrawingRule) -> float:
+    """The share of the pixels that are defective under a rule."""
+    threshold = 0 if rule.mask_values == "index" or palette else rule.mask_threshold
+    dark = rule.mask_values == "inverted"
+    defective = sum(n for level, n in counts.items() if (level > threshold) != dark and level != rule.void)
+    return defective / max(1, sum(counts.values()))
+
+
+def _look_at(file: tuple[str | int, str]) -> Values | None:
+    """What a mask file holds; None where it cannot be read, which is told when it is."""
+    name, path = file
+    try:
+        picture = open_image(path)
+    except InputError:
+        return None
+    image, deep = picture.pixels, ""
+    if picture.levels is not None and picture.levels.any():
+        deep = "low" if picture.levels.max() <= 255 else "high"
+    make = partial(Values, name, path, lossy=picture.format in ("JPEG", "MPO"), deep=deep)
+    palette = has_palette(picture)
+    levels = np.asarray(image) if palette else grey_levels(picture)
+    border = np.concatenate([levels[0], levels[-1], levels[1:-1, 0], levels[1:-1, -1]])
+    counts, border = (
+        {k: n for k, n in enumerate(np.bincount(some.ravel()).tolist()) if n} for some in (levels, border)
+    )
+    if palette:
+        table = np.array(image.getpalette("RGB") + [0] * 768).reshape(-1, 3)
+        return make("palette", counts=counts, border=border, colours={k: tuple(table[k].tolist()) for k in counts})
+    colour = image.mode.startswith("RGB") and np.ptp(np.asarray(image.convert("RGB")), axis=2).max() > NEAR
+    kind = "photograph" if looks_like_photograph(levels) else "colour" if colour else "grey"
+    return make(kind, counts=counts, border=border, colours={})
+
+
+def _palette(seen: Sequence[Values]) -> str:
+    """Whether palette indices count, or, where these would tell otherwise, the looks of two colours, one of them black
+    or one white."""
+    used = [(k, colour) for one in seen if one.kind == "palette" for k, colour in one.colours.items()]
+    bright = {colour for _, colour in used if max(colour) > NEAR}
+    two = len(bright) == 1 or all(min(colour) >= 255 - NEAR for colour in bright)
+    agree = all((k > 0) == (max(colour) > NEAR) for k, colour in used)
+    return "looks" if bright and two and not agree else "index"
+
+
+def _as_it_looks(one: Values) -> Values:
+    """Two grey levels in place of palette indices."""
+    counts, border = defaultdict(int), defaultdict(int)
+    for held, own in ((one.counts, counts), (one.border, border)):
+        for k, n in held.items():
+            own[255 * (max(one.colours[k]) > NEAR)] += n
+    return replace(one, kind="grey", counts=dict(sorted(counts.items())), border=border)
+
+
+def _check_palettes(seen: Sequence[Values]) -> None:
+    """Raise InputError where an index has other colours in other files: then indices are no types."""
+    first: dict[int, tuple[tuple[int, int, int], str]] = {}
+    for one in seen:
+        for k, colour in one.colours.items():
+            known, where = first.setdefault(k, (colour, one.path))
+            if known != colour:
+                here, there = (",".join(map(str, one)) for one in (colour, known))
+                raise InputError(
+                    f"{one.path}: the index {k} has the colour {here}, but {there} in {where}; say --mask_values index "
+                    "if indices are the types, or name the colours with --colormap"
+                )
+
+
+def binary_values(picture: Picture, path: str, rule: DrawingRule) -> np.ndarray:
+    """Where a mask file is defective, bool [H, W], under a rule. Raises InputError where it is a photograph, or carries
+    the mask in its transparency."""
+    image = picture.pixels
+    if image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "F"):
+        raise InputError(f"{path}: has mode {image.mode}, but a mask is black and white; save it as 8-bit grey")
+    if has_palette(picture):
+        levels = np.asarray(image)
+        looks = np.array(image.getpalette("RGB") + [0] * 768)[:768].reshape(256, 3).max(axis=1) > NEAR
+        where = looks[levels] if rule.palette == "looks" else levels > 0
+    else:
+        levels = grey_levels(picture)
+        if looks_like_photograph(levels):
+            raise InputError(f"{path}: looks like a photograph rather than a mask; is it swapped with its image?")
+        if "A" in image.getbands():
+            alpha = np.asarray(image.getchannel("A"))
+            if alpha.min() < 255 and (levels.min() == levels.max() or levels[alpha == 0].any()):
+                raise InputError(f"{path}: carries the mask in its transparency; save it in black and white")
+        where = levels > rule.mask_threshold
+    where = where != (rule.mask_values == "inverted")
+    return where if rule.void is None else where & (levels != rule.void)
+
+
+def grey_levels(picture: Picture) -> np.ndarray:
     """The brightest channel of a mask file, uint8 [H, W]; 16-bit levels up to 255 stay, larger ones are scaled."""
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.int64)
+    image = picture.pixels
+    if picture.levels is not None:
+        values = picture.levels if picture.levels.ndim == 2 else picture.levels.max(axis=2)
         return (values if values.max() <= 255 else np.round(values / 257)).clip(0, 255).astype(np.uint8)
     return np.asarray(image.convert("L")) if image.mode in ("1", "L") else np.asarray(image.convert("RGB")).max(axis=2)
 
 
-def looks_like_photograph(image: Image.Image) -> bool:
-    """Whether more than a quarter of a mask file is neither near black nor near white, in many levels."""
-    if has_palette(image):
-        return False
-    counts = np.bincount(grey_levels(image).ravel(), minlength=256)
+def looks_like_photograph(levels: np.ndarray) -> bool:
+    """Whether more than a quarter of a mask uint8 [H, W] is neither near black nor near white, in many levels."""
+    counts = np.bincount(levels.ravel(), minlength=256)
     middle = counts[NEAR + 1 : 255 - NEAR]
     return bool(middle.sum() > counts.sum() / 4 and np.count_nonzero(middle) > FEW_LEVELS)
 
 
-def has_palette(image: Image.Image) -> bool:
+def has_palette(picture: Picture) -> bool:
     """Whether a file's values are places in a palette that is more than the grey levels."""
+    image = picture.pixels
     return image.mode == "P" and image.getpalette() != [level for level in range(256) for _ in range(3)]
 
 
@@ -128,10 +327,10 @@ def _colour_table(paths: Sequence[str], options: Options, data: Dataset) -> dict
 def _say_colours(paths: Sequence[str]) -> str:
     """What to say of masks whose colours nobody names."""
     seen: dict[tuple[int, ...], str] = {}
-    for path in _spread(paths)[:LOOKED_AT]:
-        if (image := open_image(path)).format == "JPEG":
+    for path in sorted(set(paths), key=natural_key)[:LOOKED_AT]:
+        if (picture := open_image(path)).format in ("JPEG", "MPO"):
             return f"{path}: is a JPEG, whose compression alters the colours; save masks as PNG"
-        for colour in np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)[:32].tolist():
+        for colour in np.unique(np.asarray(picture.pixels.convert("RGB")).reshape(-1, 3), axis=0)[:32].tolist():
             seen.setdefault(tuple(colour), path)
     colours = sorted(colour for colour in seen if any(colour))
     shown = " ".join(f"NAME{k}=" + ",".join(map(str, one)) for k, one in enumerate(colours[:COLOURS_SHOWN], 1))

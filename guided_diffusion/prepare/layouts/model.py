@@ -13,6 +13,7 @@ from ...errors import unknown_name
 
 COORDINATE_LIMIT = 1e5  # pixels; what lies further out is damage, and would take for ever to draw
 BACKGROUND = 0
+MASK_VALUES = ("auto", "index", "binary", "inverted", "colour")  # inverted: what is dark is defective
 BOXES = ("refuse", "fill")
 IGNORED = -1  # a shape that is drawn nowhere
 
@@ -64,11 +65,37 @@ Mask = IndexMask | TypeMasks | ColourMask | Shapes
 
 
 @dataclass(frozen=True)
+class DrawingRule:
+    """How files become index masks and 8-bit images, as dataset.json records it: what the user said, and what was
+    decided from all files of the set.
+
+    mask_threshold: defective is a grey level above it, 0..255. line_width: of labelme's lines. priority: type indices,
+    the most important first, wherever types overlap; among equals the last drawn wins. mask_values: what mask files
+    hold (Options). palette: whether "index" or "looks" say what is defective. void: a value
+    that is background. bits: of the grey levels in 16-bit images; None: as many as each image needs.
+    """
+
+    mask_threshold: int = 127
+    line_width: int = 10
+    priority: tuple[int, ...] = ()
+    mask_values: str = "binary"
+    palette: str = "index"
+    void: int | None = None
+    bits: int | None = None
+
+    def told(self) -> dict[str, Any]:
+        """What dataset.json tells of it: always the first three, and else what is not the usual."""
+        usual = vars(DrawingRule())
+        return {name: value for i, (name, value) in enumerate(vars(self).items()) if i < 3 or value != usual[name]}
+
+
+@dataclass(frozen=True)
 class Options:
     """What a user says about a layout, where it does not tell by itself.
 
     label_map: {type name: index from 1}. colormap: {type name: (r, g, b)}. mask_values: what the values of mask files
-    are, "index", "binary", "colour" or "auto". type_regex: its first group, searched in a file's stem, is the type.
+    are, one of MASK_VALUES. type_regex: its first group, searched in a file's stem, is the type. mask_threshold, void:
+    see DrawingRule; None: decided from the files.
     boxes: "refuse" those that have no outline, or "fill" them. rename: {type as found, "*" for all: new name}.
     """
 
@@ -78,6 +105,8 @@ class Options:
     type_regex: str | None = None
     boxes: str = BOXES[0]
     rename: Mapping[str, str] | None = None
+    mask_threshold: int | None = None
+    void: int | None = None
 
 
 @dataclass
@@ -86,6 +115,8 @@ class Dataset:
 
     samples: those with a mask; good: defect-free ones. types: their names, in the order of their indices, and where
     each was found; None: those of the masks, in natural order. label_map: None where nobody names the types.
+    rule: how their files are read. open_values: the values of mask files may be types, the layout does not tell.
+    black_is_good: an empty mask means a defect-free image.
     unlabelled: images that nobody has labelled, left out. problems: lines that each name a file, what is wrong and what
     to do; doubts: lines on names that are hardly those of types; notes: what else was left out, or decided.
     """
@@ -96,6 +127,9 @@ class Dataset:
     good: list[Sample] = field(default_factory=list)
     types: dict[str, str] | None = None
     label_map: dict[str, int] | None = None
+    rule: DrawingRule = field(default_factory=DrawingRule)
+    open_values: bool = False
+    black_is_good: bool = False
     unlabelled: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)

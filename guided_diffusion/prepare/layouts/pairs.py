@@ -24,7 +24,7 @@ from ...data.prepared import (
 from ...data.records import RELEASED
 from ...errors import InputError
 from ...file_io import is_cloud
-from .mask_values import tell_values
+from .mask_values import LOOKED_AT, tell_values
 from .model import Dataset, Options, TypeMasks
 
 INDEX_PAIRS = {"released": (RELEASED,), "defect_spectrum": (("image", "mask"),), "synthetic": (SAMPLES,)}
@@ -91,7 +91,7 @@ def read_pairs(format: str, root: str, options: Options) -> Dataset | None:
     if not any(pairs for _, pairs in homes.values()):
         return None
     data.samples, data.good = name_apart(found), name_apart(good)
-    if of_indices and not options.colormap and options.mask_values not in ("binary", "colour"):
+    if of_indices and not options.colormap and options.mask_values in ("auto", "index"):
         data.label_map = _published(root, folders)
         return None if format == "defect_spectrum" and _are_black_and_white(data, options) else data
     for i, sample in enumerate(data.samples):
@@ -100,14 +100,15 @@ def read_pairs(format: str, root: str, options: Options) -> Dataset | None:
             if not name and options.type_regex and not of_indices:
                 name = type_in_name(sample.image, options.type_regex, data.problems)
             data.samples[i] = replace(sample, mask=TypeMasks(((name or "defect", sample.mask.path),)))
-    tell_values(data, options)
+            data.open_values = True
     return data
 
 
 def _are_black_and_white(data: Dataset, options: Options) -> bool:
-    """Whether masks that lie as Defect Spectrum's are no index masks, but say where a type is."""
-    samples = [replace(sample, mask=TypeMasks((("defect", sample.mask.path),))) for sample in data.samples]
-    probe = Dataset(data.root, data.format, samples)
+    """Whether masks that lie as Defect Spectrum's look like no index masks, but say where a type is; by a few."""
+    few = data.samples[:: 1 + len(data.samples) // LOOKED_AT]
+    samples = [replace(sample, mask=TypeMasks((("defect", sample.mask.path),))) for sample in few]
+    probe = Dataset(data.root, data.format, samples, open_values=True)
     with suppress(InputError):  # told when they are read
         tell_values(probe, options)
         return any(isinstance(sample.mask, TypeMasks) for sample in probe.samples)

@@ -1,17 +1,12 @@
 """Layouts with binary masks in which folders or file names tell the types: MVTec AD, DAGM 2007, a folder per type."""
 
 import re
-from contextlib import suppress
 
 import blobfile as bf
-import numpy as np
 
 from ... import GOOD
 from ...data.files import by_stem, is_good, list_folder, natural_key, part_of, stem_of
-from ...data.image_files import open_image
 from ...data.prepared import Sample, name_apart, pair_by_name, pair_files
-from ...errors import InputError
-from .mask_values import tell_values
 from .model import Dataset, Options, TypeMasks
 from .pairs import IMAGE_FOLDERS, OPEN_ENDINGS, open_pairs, type_in_name
 
@@ -68,7 +63,7 @@ def read_dagm(root: str, options: Options) -> Dataset | None:
 def read_kolektor(root: str, options: Options) -> Dataset | None:
     """Images and masks beside each other in folders that tell no type, but an item, kosNN/Part0.jpg + Part0_label.bmp
     (KolektorSDD), or a part, train/x.png + x_GT.png (KolektorSDD2 and others). Black masks mean defect-free."""
-    data, found = Dataset(root, "kolektor"), []
+    data, found = Dataset(root, "kolektor", open_values=True, black_is_good=True), []
     for name in list_folder(root)[1]:
         if not (part := part_of(name)) and not KOLEKTOR_ITEM.fullmatch(name):
             continue
@@ -80,21 +75,7 @@ def read_kolektor(root: str, options: Options) -> Dataset | None:
     if not found:
         return None
     data.samples = name_apart(found)
-    tell_values(data, options)
-    samples, data.samples = data.samples, []
-    for sample in samples:
-        if _is_black(sample.mask.path):
-            name = f"{GOOD}/{sample.name}"
-            data.good.append(Sample(sample.image, None, GOOD, name, sample.part))
-        else:
-            data.samples.append(sample)
     return data
-
-
-def _is_black(path: str) -> bool:
-    with suppress(InputError):  # told when it is read
-        return not np.asarray(open_image(path)).any()
-    return False
 
 
 def read_type_folders(root: str, options: Options) -> Dataset | None:
@@ -123,7 +104,7 @@ def read_type_folders(root: str, options: Options) -> Dataset | None:
 
 def read_flat(root: str, options: Options) -> Dataset | None:
     """Images and masks (x.png + x_mask.png, or x.jpg + x.png) in one folder, the type in the file name."""
-    data = Dataset(root, "flat")
+    data = Dataset(root, "flat", open_values=True)
     alone: list[str] = []
     pairs = pair_by_name(*_apart(root, data.problems), OPEN_ENDINGS, (root, root), data.problems, alone)
     if not pairs:
@@ -137,7 +118,6 @@ def read_flat(root: str, options: Options) -> Dataset | None:
             data.unlabelled.append(image)
         elif name:
             data.samples.append(Sample(image, TypeMasks(((name, mask),))))
-    tell_values(data, options)
     return data
 
 

@@ -11,7 +11,7 @@ from ...data.image_files import MAX_PLAUSIBLE_INDEX, open_image
 from ...data.prepared import IndexMask, Sample, pair_files
 from ...errors import InputError
 from ...file_io import read_bytes
-from .mask_values import has_palette, tell_values
+from .mask_values import has_palette
 from .model import ColourMask, Dataset, Options, TypeMasks
 
 MASK_FOLDERS = ("SegmentationClass", "SegmentationClassPNG")
@@ -39,8 +39,8 @@ def read_voc(root: str, options: Options) -> Dataset | None:
     data.samples = [
         Sample(image, TypeMasks((("defect", mask),)), part=parts.get(stem_of(image))) for image, mask in pairs
     ]
-    if options.colormap or options.mask_values == "binary":
-        tell_values(data, options)
+    if options.colormap or options.mask_values in ("binary", "inverted"):
+        data.open_values = True
         return data
     data.types = dict.fromkeys(names, source) if names else None
     told, most = options.label_map or {}, len(names or options.label_map or range(MAX_PLAUSIBLE_INDEX))
@@ -60,10 +60,11 @@ def read_voc(root: str, options: Options) -> Dataset | None:
 
 def _kind(path: str) -> str:
     """What a mask without labelmap holds: "index", "binary" (it may be) or "colour"."""
-    image = open_image(path)
-    if image.mode.startswith("RGB"):
+    picture = open_image(path)
+    if picture.pixels.mode.startswith("RGB"):
         return "colour"
-    return "index" if has_palette(image) or set(np.unique(np.asarray(image)).tolist()) - {0, VOID} else "binary"
+    indices = has_palette(picture) or set(np.unique(np.asarray(picture.pixels)).tolist()) - {0, VOID}
+    return "index" if indices else "binary"
 
 
 def _lines(path: str) -> list[str]:
