@@ -47,6 +47,7 @@ BINARY = {  # how a mask uint8 [H, W] of 0 and 1 is saved, and as what
     "soft": (lambda m: Image.fromarray(255 * m).filter(ImageFilter.GaussianBlur(0.6)), "png bmp tif"),
     "jpg": (lambda m: Image.fromarray(255 * m), "jpg"),
 }
+SURE = ("0/255", "1", "P", "P inverted", "RGB", "RGBA", "16 bits")  # none of them could mean another thing
 SHAPES = {"coco": "polygon rle compressed box", "labelme": "polygon rectangle mask", "yolo": "outline run box"}
 TOLD = ("labelme", "yolo")  # layouts whose masks are known to follow EXIF
 LAYOUTS = """
@@ -139,6 +140,8 @@ class Draw:
         roles += ["empty"] * (kind != "shapes" and self.maybe(0.2))
         free = layout in ("dagm", "coco", "severstal") or (image_at == good_at and kind == "binary")  # without a mask
         roles += ["unlabelled"] * (not free and self.maybe(0.2))
+        if "/image/" in image_at and self.style.startswith("0/1") and not self.args:  # of indices? each an object?
+            self.excuses.add("0/1 in <type>/image/ + <type>/mask/")
         if kind == "binary" and len(self.types) > 2:
             flagged = self.maybe(0.7)
             self.args += ["--types_as_found"] * flagged
@@ -288,9 +291,14 @@ class Draw:
         return draw
 
     def binary(self):
-        self.style, (image, suffixes) = self.pick(list(BINARY.items()))
-        self.excuses |= {self.style} & {"soft", "P"}  # Pillow misreads BMP of two colours
-        return lambda mask: (image((mask > 0).astype(np.uint8)), suffixes)
+        self.style = self.pick([*BINARY, "all sorts"])
+        self.excuses |= {self.style} & {"soft"}
+
+        def draw(mask):
+            image, suffixes = BINARY[self.pick(SURE) if self.style == "all sorts" else self.style]
+            return image((mask > 0).astype(np.uint8)), suffixes
+
+        return draw
 
     def colour(self):
         """Draws masks whose colours, or grey levels, --colormap names."""
