@@ -78,6 +78,8 @@ def run_cli(
 
     leave: what ends the process, dist_util.leave where it may be one of several. flags: see InputError.with_flags.
     """
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # names that are not of the terminal's encoding
     try:
         status = main(None)
         sys.stdout.flush()

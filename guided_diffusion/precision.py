@@ -1,5 +1,6 @@
 """In which precision networks compute, torch.compile, and how much memory there is."""
 
+import functools
 import gc
 import os
 from collections.abc import Callable, Iterator
@@ -74,14 +75,19 @@ def check_memory(needed: int, device: torch.device, what: str, remedy: str) -> N
     if device.type == "cuda":
         there = torch.cuda.mem_get_info(device)[1]
     else:
-        there = min(_limits()) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        there = cpu_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if needed > there:
         sizes = f"{needed / 2**30:,.1f} GiB, but {device} has {there / 2**30:,.1f} for a process"
         raise InputError(f"{what} takes about {sizes}; {remedy}")
 
 
+@functools.cache
+def cpu_memory() -> int:
+    """Bytes of memory that this machine has, and that its control groups (containers, batch systems) grant."""
+    return min(_limits())
+
+
 def _limits() -> Iterator[int]:
-    """Bytes of memory of this machine, and those that its control groups (containers, batch systems) grant."""
     yield os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with suppress(OSError):  # elsewhere than on Linux
         for line in Path("/proc/self/cgroup").read_text().splitlines():

@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     findings += [Finding(WARNING, "types", [], doubt) for doubt in data.doubts]
     if rule.bits:
         data.notes.append(f"16-bit images hold levels of {rule.bits} bits: {2**rule.bits - 1} is white")
-    findings += [Finding(NOTE, "layout", [data.root], note) for note in data.notes]
+    findings += [Finding(NOTE, "layout", [data.root], note) for note in (*data.notes, *val.notes)]
     findings.sort(key=lambda finding: (ERROR, WARNING, NOTE).index(finding.severity))
     figures = summarize(records, names)
     whole = [sample for sample in data.samples if sample.name in {r.name for r in records if r.types}]

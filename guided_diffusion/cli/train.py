@@ -1,9 +1,12 @@
 """Train one network of the pair, large or small: the configuration says which.
 
-python scripts/train.py --config configs/large_recep.yml --data_dir data --work_dir work/large
+    python scripts/train.py --config configs/large_recep.yml --data_dir data --work_dir work/large
+
+A data set that is not prepared yet, of a layout that is known for sure, is prepared into WORK_DIR/data first.
 """
 
 import argparse
+import shlex
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -14,19 +17,26 @@ import torch
 from .. import dist_util
 from ..config import Config, describe_keys
 from ..config_file import load_config, parse_override, read_sections
+from ..data.files import list_folder
 from ..data.image_datasets import DefectDataset
 from ..data.image_files import View
-from ..data.prepared import find_samples, read_label_map
+from ..data.prepared import TRAIN, check_problems, find_samples, is_prepared, read_label_map
 from ..errors import InputError, Parser
-from ..file_io import ensure_writable, lock_folder, remove_temporaries
-from ..networks.estimate import describe
-from ..precision import is_out_of_memory, resolve_precision
+from ..file_io import ensure_writable, lies_in, lock_folder, remove_temporaries
+from ..networks.estimate import Estimate, describe, estimate
+from ..precision import check_memory, is_out_of_memory, resolve_precision
 from ..prepare.check import training_warnings
+from ..prepare.layouts import LOOSE, Dataset, read_layout
 from ..training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, same_network
 from ..training.extend import extend_types, with_class_cond
 from ..training.train_util import TrainLoop
+from . import prepare
 
 leave = dist_util.leave  # ends one process of several
+LESS_MEMORY = (
+    "set train.micro_batch 1, train.activation_checkpointing true or train.precision bf16, which leave the training as "
+    "it is, or lower data.bs_per_gpu or data.resolution"
+)
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -43,30 +53,58 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--extend_types", metavar="CKPT", help="start from a checkpoint or work_dir whose network knows fewer types")
     add("--seed", type=int, help="overrides train.seed")
     add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
-    add("--dry_run", action="store_true", help="print what the training would be and cost; touch nothing")
+    add(
+        "--dry_run", action="store_true", help="read the data, print what the training would be and cost, write nothing"
+    )
     add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one YAML key; repeatable")
     add("--local_rank", "--local-rank", help=argparse.SUPPRESS)  # older launchers pass it; the environment knows
     return parser.parse_args(argv)
 
 
-def resolve_config(args: argparse.Namespace) -> Config:
-    """The YAML file under the flags; the data set's own label map where the YAML has none."""
+def resolve_config(args: argparse.Namespace) -> tuple[Config, Dataset | None]:
+    """The YAML file under the flags, with the data set's own label map where the YAML has none; and what the data
+    folder holds where it is to be prepared first."""
     separate = None if args.seperate_channel_loss is None else bool(args.seperate_channel_loss)
     flags = {"train.separate_channel_loss": separate, "data.dir": args.data_dir, "train.seed": args.seed}
     overrides = dict(map(parse_override, args.set)) | {key: value for key, value in flags.items() if value is not None}
-    data = read_sections(args.config, overrides)["data"]
+    data, raw = read_sections(args.config, overrides)["data"], None
     if isinstance(root := data.get("dir"), str):
-        if not args.dry_run:
+        if is_prepared(root):
             find_samples(root)  # where the folder is wrong, say that rather than what is lacking for want of it
+        else:
+            raw = read_raw(root)
         if not data.get("label_map"):
-            overrides["data.label_map"] = read_label_map(root)
-    return load_config(args.config, args.num_defect, overrides)
+            overrides["data.label_map"] = raw.label_map if raw else read_label_map(root)
+    return load_config(args.config, args.num_defect, overrides), raw
+
+
+def read_raw(root: str) -> Dataset:
+    """What a data set that is not prepared yet holds. Raises InputError where a person has to say more about it."""
+    data = read_layout(root)
+    if data.format in LOOSE or not data.label_map:
+        raise InputError(
+            f"{root}: holds no prepared data set, and its layout ({data.format}) does not tell for sure what it shows; "
+            f"prepare it first: python scripts/prepare_data.py {shlex.quote(root)} OUT"
+        )
+    check_problems([*data.problems, *data.doubts])
+    return data
+
+
+def prepare_raw(config: Config, raw: Dataset, work_dir: str) -> Config:
+    """Let rank 0 prepare a data set while the others wait; the configuration that trains on the result."""
+    out = bf.join(work_dir, "data")
+    if dist_util.rank() == 0:
+        print(f"{config.data.dir}: a data set of layout {raw.format}, prepared into {out} first", flush=True)
+        prepare.main([*(["--keep_good"] if config.data.include_good else []), "--", config.data.dir, out])
+    dist_util.barrier()
+    parts = list_folder(out)[1]
+    return replace(config, data=replace(config.data, dir=bf.join(out, TRAIN) if TRAIN in parts else out))
 
 
 def find_resume(args: argparse.Namespace, config: Config) -> Checkpoint | None:
     """The checkpoint to go on from, if any; its network must be the configuration's."""
     work, latest = args.work_dir, latest_checkpoint(args.work_dir)
-    if (fewer := args.extend_types) and fewer in (work, latest):
+    if (fewer := args.extend_types) and lies_in(fewer, work):
         raise InputError(f"--extend_types {fewer}: lies in --work_dir, whose training would go on; name a new folder")
     if args.resume == "none" and latest:
         raise InputError(f"--resume none: {work} already holds {latest}; choose another --work_dir or --resume auto")
@@ -90,12 +128,7 @@ def find_warm_start(args: argparse.Namespace, config: Config) -> Checkpoint | No
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     if args.dry_run:
-        config = resolve_config(args)
-        if args.extend_types:
-            print(f"starting from {find_warm_start(args, config).path}")
-        precision = resolve_precision(config.train.precision, dist_util.choose_device(args.device))
-        print(describe(replace(config, train=replace(config.train, precision=precision))))
-        return 0
+        return dry_run(args, dist_util.choose_device(args.device))
     if not args.work_dir:
         raise InputError("--work_dir: missing; name the folder for checkpoints, logs and previews")
     device = dist_util.setup(args.device)
@@ -106,17 +139,57 @@ def main(argv: list[str] | None = None) -> int:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise InputError(
-            f"out of memory on {device}: set train.micro_batch 1, train.activation_checkpointing true or "
-            "train.precision bf16, which leave the training as it is, or lower data.bs_per_gpu or data.resolution"
-        ) from error
+        raise InputError(f"out of memory on {device}: {LESS_MEMORY}") from error
+
+
+def find_cost(config: Config, device: torch.device) -> Estimate:
+    """What the training will cost. Raises InputError where that is more memory than there is."""
+    precision = resolve_precision(config.train.precision, device)
+    cost = estimate(replace(config, train=replace(config.train, precision=precision)), device.type)
+    check_memory(cost.training_bytes, device, "a training step", LESS_MEMORY)
+    if config.train.log_image_interval:
+        check_memory(cost.preview_bytes, device, "a preview", "lower train.max_images or data.resolution")
+    return cost
+
+
+def load_data(config: Config, device: torch.device) -> tuple[DefectDataset, DefectDataset | None, list[str]]:
+    """The training set, the held-out one, and what to say of them. Raises InputError."""
+    cfg, names = config.data, config.layout.class_names
+    load = partial(DefectDataset.load, types=names, view=View.of(cfg))
+    data = load(cfg.dir, num_image_train=cfg.num_image_train, include_good=cfg.include_good)
+    val_data = load(cfg.val_dir) if cfg.val_dir else None
+    count, good = len(data) - data.num_good, f" and {data.num_good} without a defect" if data.num_good else ""
+    told = [
+        f"{count} images{good}, types: {', '.join(names)}; "
+        f"{dist_util.world_size()} process(es) on {device.type}, batch {cfg.bs_per_gpu} each"
+    ]
+    if data.left_out:
+        limit = f"data.num_image_train {cfg.num_image_train} takes the first of each type; null takes all"
+        told.append(f"left out: {data.left_out} of {count + data.left_out} images with a defect ({limit})")
+    told += [one.note for one in (data, val_data) if one and one.note]
+    return data, val_data, told + training_warnings(data, names)
+
+
+def dry_run(args: argparse.Namespace, device: torch.device) -> int:
+    config, raw = resolve_config(args)
+    cost = find_cost(config, device)
+    if args.extend_types:
+        print(f"starting from {find_warm_start(args, config).path}")
+    if raw:
+        shown = f"{len(raw.samples)} images with a defect, types: {', '.join(raw.label_map)}"
+        print(f"{raw.root}: a data set of layout {raw.format} ({shown}); training prepares it into WORK_DIR/data first")
+    elif config.data.dir:
+        print(*load_data(config, device)[2], sep="\n")
+    precision = resolve_precision(config.train.precision, device)
+    print(describe(replace(config, train=replace(config.train, precision=precision)), cost))
+    return 0
 
 
 def train(args: argparse.Namespace, device: torch.device) -> int:
-    config, main_rank = resolve_config(args), dist_util.rank() == 0
-    cfg, names = config.data, config.layout.class_names
-    if not cfg.dir:
+    (config, raw), main_rank = resolve_config(args), dist_util.rank() == 0
+    if not config.data.dir:
         raise InputError("--data_dir: missing; name the training set (or set data.params.dir in the YAML)")
+    cost = find_cost(config, device)
     latest = latest_checkpoint(args.work_dir)
     resume = find_resume(args, config)
     if resume and resume.step >= config.train.iterations:
@@ -124,19 +197,14 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
             print(f"complete: trained to step {resume.step} (raise train.iterations to go on)")
         return 0
     warm = None if resume else find_warm_start(args, config)
-    load = partial(DefectDataset.load, num_defect=len(names), view=View.of(cfg))
-    data = load(cfg.dir, num_image_train=cfg.num_image_train, include_good=cfg.include_good)
-    val_data = load(cfg.val_dir) if cfg.val_dir else None
+    if raw:
+        config = prepare_raw(config, raw, args.work_dir)
+    data, val_data, told = load_data(config, device)
     loop = TrainLoop(config, args.work_dir, data, val_data, device, resume, warm)
     with ExitStack() as held:
         dist_util.on_zero(lambda: take_work_dir(args.work_dir, latest, held))
         if main_rank:
-            good = f" and {data.num_good} without a defect" if data.num_good else ""
-            print(
-                f"{len(data) - data.num_good} images{good}, types: {', '.join(names)}; "
-                f"{dist_util.world_size()} process(es) on {device.type}, batch {cfg.bs_per_gpu} each"
-            )
-            print(*training_warnings(data, names), describe(loop.config), sep="\n", flush=True)
+            print(*told, describe(loop.config, cost), sep="\n", flush=True)
             if start := resume or warm:
                 print(f"{'going on' if resume else 'starting'} from {start.path}, step {start.step}", flush=True)
         return loop.run()

@@ -92,8 +92,9 @@ def by_stem(folder: str, problems: list[str], files: Iterable[str] | None = None
 
 def read_rows(path: str) -> list[list[str]]:
     """The rows of a CSV file, cells stripped, empty rows left out. Raises FileNotFoundError, or InputError."""
+    csv.field_size_limit(2**31 - 1)  # the runs of a large mask are longer than its usual 128 KiB
     try:
-        rows = list(csv.reader(io.StringIO(read_bytes(path).decode("utf-8-sig"))))
+        rows = list(csv.reader(io.StringIO(read_bytes(path).decode("utf-8-sig"), newline="")))
     except (csv.Error, UnicodeDecodeError) as error:
         raise InputError(f"{path}: is no CSV file in UTF-8 ({error}); correct it") from error
     return [[cell.strip() for cell in row] for row in rows if row]

@@ -6,8 +6,10 @@ Reading needs no type names: an index mask holds 0 for background and 1..num_def
 from __future__ import annotations
 
 import functools
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 import numpy as np
@@ -18,9 +20,11 @@ from tqdm import tqdm
 from .. import dist_util
 from ..errors import InputError
 from ..keyed_random import numpy_generator
+from ..precision import check_memory
 from .image_files import View, resize_image, resize_mask
-from .prepared import FirstShots, find_good, find_samples, read_pair
+from .prepared import FirstShots, find_good, find_samples, match_types, read_label_map, read_pair
 
+SMALLER = "lower data.resolution or data.crop_from, or train on fewer images"
 Flip = Literal["none", "horizontal", "vertical", "both"]
 
 
@@ -36,37 +40,59 @@ class DefectDataset:
     names: list[str]
     view: View
     num_good: int = 0  # so many, the last ones, are the set's defect-free images
+    left_out: int = 0  # so many images with a defect num_image_train leaves out
+    note: str = ""  # how its types were matched, where they are not numbered alike
 
     @classmethod
     def load(
-        cls, root: str, num_defect: int, view: View, *, num_image_train: int | None = None, include_good: bool = False
+        cls,
+        root: str,
+        types: int | Sequence[str],
+        view: View,
+        *,
+        num_image_train: int | None = None,
+        include_good: bool = False,
     ) -> DefectDataset:
-        """Read the prepared set at `root` for `num_defect` types.
+        """Read the prepared set at `root`. types: their number, or their names: those of the set are matched by name.
 
         num_image_train: see FirstShots. include_good: the defect-free images too, after the others. Raises
-        InputError for whatever is wrong with the set, an image or a mask.
+        InputError for whatever is wrong with the set, an image or a mask, and where all do not fit into memory.
         """
-        samples = find_samples(root)
+        samples, names, note = find_samples(root), () if isinstance(types, int) else types, ""
+        if names:
+            samples, note = match_types(read_label_map(root), names, root, samples)
+        found, shown, held = len(samples), defaultdict[str, set[int]](set), 0
         shots = FirstShots(num_image_train) if num_image_train is not None else None
         if shots:  # what folders tell need not be read
             samples = [sample for sample in samples if sample.folder is None or shots.takes(sample.folder, ())]
-        dataset = cls([], [], [], view)
+        dataset = cls([], [], [], view, note=note)
         if include_good:
             samples += (good := find_good(root))
             dataset.num_good = len(good)
             if not good:
                 raise InputError(f"data.include_good: {root} holds no defect-free images; add some, or turn it off")
         for sample in tqdm(samples, desc="reading images", unit="image", disable=dist_util.rank() > 0 or None):
-            image, mask = read_pair(sample, num_defect)
+            image, mask = read_pair(sample, len(names) or types)
+            kinds = np.unique(mask[mask > 0]).tolist()
             unsorted = sample.folder is None and sample.mask is not None  # its mask alone tells its types
-            if shots and unsorted and not shots.takes(None, np.unique(mask[mask > 0]).tolist()):
+            if shots and unsorted and not shots.takes(None, kinds):
                 continue
+            if sample.folder in names:
+                shown[sample.folder].update(kinds)
             size = view.size_of(mask.shape)
+            held += 4 * prod(size)
+            most = held if shots else max(held, 4 * prod(view.whole_size) * len(samples))
+            check_memory(most, torch.device("cpu"), f"{root}: all of it, held in memory,", SMALLER)
             if size != mask.shape:
                 image, mask = resize_image(image, size), resize_mask(mask, size)
             dataset.images.append(torch.from_numpy(image).permute(2, 0, 1).contiguous())
             dataset.masks.append(torch.from_numpy(mask))
             dataset.names.append(sample.name)
+        for folder, kinds in shown.items():
+            if kinds and (index := names.index(folder) + 1) not in kinds:
+                text = f"no mask of its folder {folder} holds {index}, which the label map calls {folder}, but {kinds}"
+                raise InputError(f"{root}: {text}; correct the label map, or the name")
+        dataset.left_out = found + dataset.num_good - len(dataset)
         if not any(mask.any() for mask in dataset.masks):
             raise InputError(f"{root}: all index masks are empty, so there is nothing to learn; check them")
         return dataset

@@ -7,6 +7,7 @@ An image and its mask are paired by name, never by position. No torch here: proc
 """
 
 import hashlib
+import re
 import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ import blobfile as bf
 import numpy as np
 
 from .. import GOOD
-from ..errors import InputError
+from ..errors import InputError, unknown_name
 from ..file_io import (
     encode_png,
     ensure_writable,
@@ -27,7 +28,7 @@ from ..file_io import (
     write_json,
 )
 from .files import by_stem, check_text, is_good, list_folder, natural_key, part_of, stem_of
-from .image_files import index_values, open_image, orientations, read_image, to_rgb, turned
+from .image_files import Picture, index_values, open_image, orientations, read_image, to_rgb, turned
 from .manifest import FOLDERS, read_manifest, recorded_settings
 from .records import DATASET_FILE, IMAGES, MASKS, RELEASED, UNFINISHED_FILE, check_no_links, read_records
 
@@ -39,10 +40,17 @@ COLOUR_MASKS = ("_rgb_mask", "_rbg_mask")
 
 @dataclass(frozen=True)
 class IndexMask:
-    """A file whose values are the type indices: 0 background, k the k-th type; `void` is background too."""
+    """A file whose values are the type indices: 0 background, k the k-th type or, with `numbers`, numbers[k]; `void`
+    is background too."""
 
     path: str
     void: int | None = None
+    numbers: tuple[int, ...] = ()
+
+    def values(self, opened: Picture, num_defect: int) -> np.ndarray:
+        """uint8 [H, W] of values 0..num_defect, of this file, opened. Raises InputError."""
+        mask = index_values(opened, self.path, len(self.numbers) - 1 if self.numbers else num_defect, self.void)
+        return np.array(self.numbers, np.uint8)[mask] if self.numbers else mask
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,7 @@ def read_pair(sample: Sample, num_defect: int) -> tuple[np.ndarray, np.ndarray]:
         image = read_image(sample.image)
         return image, np.zeros(image.shape[:2], np.uint8)
     (image, path), (drawn, mask_path) = ((open_image(path), path) for path in (sample.image, sample.mask.path))
-    mask = index_values(drawn, mask_path, num_defect)
+    mask = sample.mask.values(drawn, num_defect)
     turn, turn_mask = orientations(image, path, drawn.size, mask_path, tag=drawn.orientation)
     return turned(to_rgb(image, path), turn), turned(mask, turn_mask)
 
@@ -124,17 +132,38 @@ def read_label_map(root: str) -> dict[str, int] | None:
     return {name: index for index, name in enumerate(settings.get("class_names", ()), 1)} or None
 
 
+def match_types(
+    own: Mapping[str, int] | None, class_names: Sequence[str], root: str, samples: list[Sample]
+) -> tuple[list[Sample], str]:
+    """The samples of `root`, whose label map is `own`, with masks that number its types as `class_names` do; and a line
+    that says so where numbers change, or where names cannot be compared because the program made them up.
+
+    Raises InputError where `own` names a type that is none of class_names.
+    """
+    if not own or list(class_names) == sorted(own, key=own.get):
+        return samples, ""
+    alone = len(own) == len(class_names) == 1 and "defect" in (*own, *class_names)
+    if alone or any(all(re.fullmatch(r"defect_\d+", name) for name in names) for names in (own, class_names)):
+        pairs = ", ".join(f"{name} is {class_names[k - 1]}" for name, k in own.items() if k <= len(class_names))
+        return samples, f"label map of {root}: types are matched by number, as one side names none: {pairs}"
+    for name in own:
+        if name not in class_names:
+            unknown = unknown_name("type", name, class_names)
+            raise InputError(f"{root}: its label map has an {unknown}; the other one is {', '.join(class_names)}")
+    numbers = (0, *(class_names.index(name) + 1 for name in sorted(own, key=own.get)))
+    changed = ", ".join(f"{name} {k} is {numbers[k]}" for name, k in own.items() if numbers[k] != k)
+    if not changed:
+        return samples, ""
+    return [
+        replace(one, mask=replace(one.mask, numbers=numbers)) if isinstance(one.mask, IndexMask) else one
+        for one in samples
+    ], f"label map of {root}: types are matched by name: {changed} here"
+
+
 def _read(root: str) -> tuple[list[Sample], list[Sample]]:
     """Samples with masks, and defect-free ones, each in natural order."""
-    check_folder(root)
-    folders = list_folder(root)[1]
-    pairs = complete(folders, (RELEASED, SAMPLES))
-    if len(pairs) > 1:
-        raise InputError(f"{root}: holds more than one data set ({listed(pairs)}); give each its own folder")
+    pairs = _pairs(root)
     if not pairs:
-        for inner in (bf.join(root, name) for name in folders):
-            if complete(list_folder(inner)[1], [RELEASED]):
-                raise InputError(f"{root}: holds no data set itself; did you mean {inner}?")
         raise InputError(
             f"{root}: holds no prepared data set ({listed([RELEASED])}) and no samples ({listed([SAMPLES])}); prepare "
             f"it first: python scripts/prepare_data.py {shlex.quote(root)} OUT"
@@ -148,6 +177,25 @@ def _read(root: str) -> tuple[list[Sample], list[Sample]]:
     arrange(*found, problems)
     check_problems(problems)
     return found
+
+
+def is_prepared(root: str) -> bool:
+    """Whether the folder `root` is a prepared set or holds samples. Raises InputError where it is no folder, or a
+    folder in it is one, such as train/."""
+    return bool(_pairs(root))
+
+
+def _pairs(root: str) -> list[tuple[str, str]]:
+    """The pair of folders (images, masks) that makes `root` a prepared set, or none."""
+    check_folder(root)
+    folders = list_folder(root)[1]
+    pairs = complete(folders, (RELEASED, SAMPLES))
+    if len(pairs) > 1:
+        raise InputError(f"{root}: holds more than one data set ({listed(pairs)}); give each its own folder")
+    for name in () if pairs else sorted(folders, key=lambda name: name != TRAIN):
+        if complete(list_folder(bf.join(root, name))[1], [RELEASED]):
+            raise InputError(f"{root}: holds no data set itself; did you mean {bf.join(root, name)}?")
+    return pairs
 
 
 def complete(folders: Collection[str], pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -107,7 +107,7 @@ def read_real(root: str, class_names: tuple[str, ...], view: View, *, groups: st
 
     groups: a file for files.read_groups (each by itself). Raises InputError.
     """
-    data = DefectDataset.load(root, len(class_names), view)
+    data = DefectDataset.load(root, class_names, view)
     own = read_groups(groups, data.names, "--groups") if groups else data.names
     images = [image.movedim(0, -1).contiguous().numpy() for image in data.images]
     return ImageSet(images, [mask.numpy() for mask in data.masks], data.names, own, class_names, root)

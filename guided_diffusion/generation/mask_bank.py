@@ -71,7 +71,7 @@ class MaskBank:
                 f"{', '.join(names)}; name a data set with the same label map"
             )
         view, shots = View.of(config.data), config.data.num_image_train
-        data = DefectDataset.load(root, config.layout.num_defect, view, num_image_train=shots)
+        data = DefectDataset.load(root, config.layout.class_names, view, num_image_train=shots)
         rng = numpy_generator("mask bank views")
         mirrored = {"none": (), "horizontal": (1,), "vertical": (0,), "both": (0, 1)}[config.data.flip]
         layers, places = {}, {}

@@ -64,7 +64,9 @@ class _Peak(TorchDispatchMode):
 def _within_limits(size: Sequence[int]) -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # a size of more than 63 bits
+    except RuntimeError as error:
+        if "overflow" not in str(error):  # a size of more than 63 bits
+            raise
         text = f"{size[0]} x {size[1]} pixels take more memory than any machine has"
         raise InputError(f"{text}; lower data.resolution, or `image_size`") from error
 

@@ -185,6 +185,6 @@ def _key(sample: Sample, recipe: Recipe) -> str:
             digest.update(str(index).encode() + read_bytes(path))
     elif mask is not None:
         digest.update(read_bytes(mask.path))
-        told = sorted(mask.colours.items()) if isinstance(mask, ColourMask) else mask.void
-        digest.update(b"" if told is None else repr(told).encode())
+        told = sorted(mask.colours.items()) if isinstance(mask, ColourMask) else (mask.void, mask.numbers)
+        digest.update(b"" if told == (None, ()) else repr(told).encode())
     return digest.hexdigest()

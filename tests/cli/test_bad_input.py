@@ -105,7 +105,7 @@ CASES = {
     "train --set model.attention_downsample=[4]": "config.yml|model.attention_downsample|4|[1, 2]",
     "train --set data.label_map=[pit]": "config.yml|data.label_map|name: number pairs",
     "train --set optimizer.lr=.inf": "config.yml|optimizer.lr|a number|inf",
-    "train --set optimizer.lr=0": "config.yml|optimizer.lr|above 0",
+    "train --set optimizer.lr=0": "config.yml|optimizer.lr|in (0, 100]",
     "train --set optimizer.cosine_decay=1": "config.yml|optimizer.cosine_decay|true or false",
     "train --seed -1": "train.seed|-1",
     "train --set train.iterations": "--set train.iterations|section.key=value",

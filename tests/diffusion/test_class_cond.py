@@ -71,7 +71,7 @@ def test_rates():
     assert make_config(**good).rates == (1, 1, 1, 1) and make_config(**good, **rates).rates == (3, 1, 2.5, 1)
     for given, words in (
         ({"hoel": 1}, "did you mean 'hole'"),
-        ({"hole": -1}, "0 or more"),
+        ({"hole": -1}, "from 0 to 1e6"),
         ({"crack": 0, "hole": 0, "dent": 0, "good": 1}, "all are 0"),
         ({"hole": "often"}, "type_rates.hole"),
     ):

@@ -123,11 +123,11 @@ def test_masks_read_back_are_the_same(sets: Sets, exported: dict[str, Path], for
     check(READERS[form](exported[form]), expected)
 
 
-@pytest.mark.parametrize("form", ["coco", "mmseg", "hf", "defect_spectrum"])
+@pytest.mark.parametrize("form", ["coco", "yolo", "mmseg", "hf", "defect_spectrum"])
 def test_this_project_reads_its_own_exports(exported: dict[str, Path], form: str, sets: Sets) -> None:
     data = read_layout(str(exported[form]))
     assert not data.problems and data.label_map == {name: index for index, name in enumerate(TYPES, 1)}
-    masks = {Path(one.image).stem: read_labelled(one, len(TYPES)).mask for one in data.samples}
+    masks = {Path(one.image).stem: read_labelled(one, len(TYPES), data.rule).mask for one in data.samples}
     masks |= {Path(one.image).stem: np.zeros(SIZE, np.uint8) for one in data.good}
     assert {name for name in sets.masks if not name.startswith("val") or form != "defect_spectrum"} == set(masks)
     assert all(np.array_equal(mask, sets.masks[name]) for name, mask in masks.items())

@@ -48,7 +48,7 @@ def test_attention_takes_a_matrix_on_the_cpu_alone():
 
 
 def test_what_is_larger_than_the_memory_is_refused(monkeypatch):
-    monkeypatch.setattr(precision, "_limits", lambda: iter([2**30, 2**29]))
+    monkeypatch.setattr(precision, "cpu_memory", lambda: 2**29)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     check_memory(2**28, torch.device("cpu"), "a step", "")
     with pytest.raises(InputError, match=r"^a step takes about 1\.0 GiB, but cpu has 0\.2 for a process; lower it$"):

@@ -51,17 +51,19 @@ DOUBTED = {  # what is drawn, and words of the line
     "good": (folders("crack", "OK"), "type 'ok' is called like defect-free"),
     "objects": (folders("bottle", "pcb1"), "'bottle', 'pcb1'|objects of MVTec AD or VisA"),
     "numbered": (folders("piece01", "piece02"), "'piece01', 'piece02' differ by numbers only"),
+    "ids": (folders("0001", "0002"), "'0001', '0002' differ by numbers"),
+    "dates": (lambda root: flat(root, *(f"2026-0{k % 2}-1{k}" for k in range(6))), "'00', '01' differ by numbers only"),
     "some numbered": (folders("tile_1", "tile_2", "tile_3", "crack"), "'tile_1', 'tile_2', 'tile_3' differ by numbers"),
     "a folder for each": (folders("left", "right", "upper", count=1), "3 images would have 3 types"),
     "a name for each": (lambda root: flat(root, "ab12", "cd-4-f", "ab13", "xx"), "4 images would have 3 types|--type_"),
-    "case": (lambda root: labelme(root, "crack", "Crack"), "'Crack', 'crack' differ by case|--rename 'Crack=crack'"),
+    "case": (lambda root: labelme(root, "crack", "Crack"), "'Crack', 'crack' differ by case|--rename Crack=crack m"),
     "signs": (folders("glue_strip", "glue-strip"), "'glue-strip', 'glue_strip' differ by"),
     "background": (lambda root: labelme(root, "crack", "Background"), "'Background' is called like the background"),
 }
 PLAIN = {
     "few": folders("crack", "hole", count=1),
     "classes": folders("class1", "class2", "class10"),
-    "numbers": folders("1", "2", "3"),
+    "numbers": folders("1", "2", "10"),
     "labels": lambda root: labelme(root, *"abcd", "good", "train", "bottle", "kos1", "kos2"),
     "named": lambda root: flat(root, *(f"crack_{k}" for k in range(3)), "hole_1"),
 }
@@ -106,9 +108,9 @@ def test_spaces_and_accents_make_no_types_and_control_characters_none_at_all(tmp
     labelme(tmp_path / "a", "Ri\u00df  quer", " Ri\u00df quer", "St\u00fcck", "Stu\u0308ck")
     data = read_layout(str(tmp_path / "a"))
     assert list(data.label_map) == ["Ri\u00df quer", "St\u00fcck"] and not data.doubts and "spaces" in data.notes[0]
-    labelme(tmp_path / "b", "cra\u200bck", "hole")
-    (problem,) = read_layout(str(tmp_path / "b")).problems
-    assert "b/0.json: 'cra\\u200bck' is no name of a type" in problem
+    labelme(tmp_path / "b", "cra\u200bck", "hole", "x" * 300)
+    problem, other = read_layout(str(tmp_path / "b")).problems
+    assert "b/0.json: 'cra\\u200bck' is no name of a type" in problem and "2.json" in other
 
 
 def test_what_systems_leave_is_not_there(tmp_path):

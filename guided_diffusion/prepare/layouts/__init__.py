@@ -12,7 +12,16 @@ from functools import partial
 import blobfile as bf
 
 from ...data.files import list_folder
-from ...data.prepared import DATASET_FILE, arrange, check_folder, complete, listed, read_label_map
+from ...data.prepared import (
+    DATASET_FILE,
+    IndexMask,
+    arrange,
+    check_folder,
+    complete,
+    listed,
+    match_types,
+    read_label_map,
+)
 from ...errors import InputError, unknown_name
 from .coco import read_coco
 from .labelme import read_labelme
@@ -58,14 +67,17 @@ def read_layout(root: str, options: Options | None = None, *, format: str = "aut
         raise InputError(f"--format: {unknown_name('format', format, FORMATS)}")
     check_folder(root)
     root = root.rstrip("/") or root
-    if options.label_map is None and (own := read_label_map(root) or exported_label_map(root)):
-        options = replace(options, label_map=own)
+    given, own = options.label_map, read_label_map(root) or exported_label_map(root)
+    options = replace(options, label_map=given or own)
     data = _detect(root, options) if format == "auto" else READERS[format](root, options)
     if data is None:
         raise InputError(f"{root}: holds nothing of format {format}, see docs/data.md; choose another --format")
     tell_values(data, options, workers=workers)
     tidy(data, options)
     data.number_types(options.label_map)
+    if given and any(isinstance(sample.mask, IndexMask) for sample in data.samples):
+        data.samples, note = match_types(own, sorted(given, key=given.get), root, data.samples)
+        data.notes += [note] if note else []
     check_names(data, options)
     arrange(data.samples, data.good, data.problems)
     if not (data.samples or data.good or data.problems) and data.unlabelled:

@@ -2,13 +2,14 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import blobfile as bf
 
-from ...data.files import PARTS, list_folder, part_in, stem_of
+from ...data.files import list_folder, part_in, part_of, stem_of
 from ...data.prepared import Sample, name_apart
 from ...errors import InputError
 from ...file_io import read_bytes, read_json
@@ -19,30 +20,31 @@ KEYS = {  # COCO's lists, and what their rows need
     "annotations": ("image_id", "category_id"),
     "categories": ("id", "name"),
 }
+Images = Callable[[str], dict[str, str]]  # the images in a folder, {name: path}
 LOOKED_INTO = 8  # JSON files in a folder, of which one at least is COCO's where any is
 
 
 def read_coco(root: str, options: Options) -> Dataset | None:
     """The images of all annotation files; without annotations they are defect-free. Types follow the category ids."""
     folders = {root: None, bf.join(root, "annotations"): None}
-    folders |= {bf.join(root, name): name.lower() for name in list_folder(root)[1] if name.lower() in PARTS}
+    folders |= {bf.join(root, name): part_of(name) for name in list_folder(root)[1] if part_of(name)}
     files = [(path, part or part_in(bf.basename(path))) for home, part in folders.items() for path in _candidates(home)]
     if not files:
         return None
     data = Dataset(root, "coco", types={})
     found: list[tuple[Sample, str | None]] = []
     first: dict[str, str] = {}  # file that lists each image
-    listed: dict[str, dict[str, str]] = {}  # the images in folders that were looked into
+    images = cache(_list_images)
     for file, part in files:
         content = _open(file)
         shapes = _shapes_by_image(file, content, data, options.boxes)
         own, homes, foreign = _homes(root, file, part)
         for image in content["images"]:
             words = _words(image["file_name"])
-            path, *others = _find(words, own, homes, listed) or [None]
+            path, *others = _find(words, own, homes, images) or [None]
             problem = f"{file}: lists {image['file_name'][:200]}"
             if path is None:
-                far = [path for home in foreign if words and (path := _images(home, listed).get(words[-1]))]
+                far = [path for home in foreign if words and (path := images(home).get(words[-1]))]
                 where = f" ({far[0]} is of another part or subset)" if far else ""
                 data.problems.append(f"{problem}, which is not there{where}; add it or correct the list")
             elif others:
@@ -60,7 +62,7 @@ def read_coco(root: str, options: Options) -> Dataset | None:
                 found.append((sample, "_".join(filter(None, words))))
     data.samples = name_apart(found)
     for folder in dict.fromkeys(map(bf.dirname, first)):
-        data.unlabelled += [path for path in listed[folder].values() if path not in first]
+        data.unlabelled += [path for path in images(folder).values() if path not in first]
     return data
 
 
@@ -175,24 +177,19 @@ def _homes(root: str, file: str, part: str | None) -> tuple[list[str], list[str]
     return own, homes, [path for _, path in inside if path not in own]
 
 
-def _find(
-    words: Sequence[str], own: Sequence[str], homes: Sequence[str], listed: dict[str, dict[str, str]]
-) -> list[str]:
+def _find(words: Sequence[str], own: Sequence[str], homes: Sequence[str], images: Images) -> list[str]:
     """The images that a file_name means: those in `own` homes first, then the one beside the annotation file, homes[0],
     then any; several where it does not tell which. Its first folders may be another machine's, so that they count less.
     Only what is listed is found, nothing outside."""
     for start in range(len(words)):
         *inner, name = words[start:]
         for some in (own, homes[: start == 0], homes):
-            found = (_images(bf.join(home, *inner), listed).get(name) for home in some)
+            found = (images(bf.join(home, *inner)).get(name) for home in some)
             if paths := list(dict.fromkeys(filter(None, found))):
                 return paths
     return []
 
 
-def _images(folder: str, listed: dict[str, dict[str, str]]) -> dict[str, str]:
-    """{name: path} of the images in a folder, the accents in names composed. listed: those of folders looked into."""
-    if folder not in listed:
-        names = list_folder(folder)[0]
-        listed[folder] = {unicodedata.normalize("NFC", name): bf.join(folder, name) for name in names}
-    return listed[folder]
+def _list_images(folder: str) -> dict[str, str]:
+    """{name: path} of the images in a folder, the accents in names composed."""
+    return {unicodedata.normalize("NFC", name): bf.join(folder, name) for name in list_folder(folder)[0]}

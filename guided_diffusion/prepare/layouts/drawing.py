@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_rle
 
-from ...data.image_files import Picture, bits_of, index_values, open_image, orientations, to_rgb, turned
+from ...data.image_files import Picture, bits_of, open_image, orientations, to_rgb, turned
 from ...data.prepared import Sample
 from ...errors import InputError
 from ...file_io import parse_json, read_bytes
@@ -72,7 +72,7 @@ def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule) -> Labelle
         elif isinstance(drawn, ColourMask):
             mask = colour_values(opened(drawn.path), drawn)
         else:
-            mask = index_values(opened(drawn.path), drawn.path, num_defect, drawn.void)
+            mask = drawn.values(opened(drawn.path), num_defect)
         if len(tags) > 1:
             raise InputError(f"{drawn.path}: has another EXIF orientation than its image's other masks; save all alike")
         turn, turn_mask = orientations(image, sample.image, mask.shape, drawn.path, tag=tags.pop())

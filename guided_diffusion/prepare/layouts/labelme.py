@@ -9,7 +9,7 @@ from typing import Any
 
 import blobfile as bf
 
-from ...data.files import PARTS, by_stem, list_folder, stem_of
+from ...data.files import by_stem, list_folder, part_of, stem_of
 from ...data.prepared import Sample, name_apart
 from ...errors import InputError
 from ...file_io import parse_json, read_bytes
@@ -57,7 +57,7 @@ def read_labelme(root: str, options: Options) -> Dataset | None:
             continue
         left.discard(image)
         inside = bf.basename(bf.dirname(image)) if bf.dirname(image) != root else None
-        part = inside.lower() if inside and inside.lower() in PARTS else None
+        part = part_of(inside or "")
         found.append((Sample(image, drawn, part=part), part or inside))
     data.samples = name_apart(found)
     data.unlabelled += sorted(left)

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...data.files import natural_key
+from ... import GOOD
+from ...data.files import is_good, natural_key
 from ...data.prepared import IndexMask, Sample
 from ...errors import unknown_name
 
@@ -163,6 +164,14 @@ class Dataset:
                 self.samples.append(replace(sample, mask=mask))
             elif isinstance(sample.mask, Shapes):
                 self.good.append(replace(sample, mask=None))
+        self.good = [_in_good(sample) for sample in self.good]
+
+
+def _in_good(sample: Sample) -> Sample:
+    """A defect-free sample in a folder that says so: elsewhere a prepared set must have a mask for each image."""
+    if "/" in sample.name and is_good(sample.name.partition("/")[0]):
+        return sample
+    return replace(sample, folder=GOOD, name=f"{GOOD}/{sample.name.replace('/', '_')}")
 
 
 def _names(mask: Mask) -> list[str]:

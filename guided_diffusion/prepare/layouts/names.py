@@ -1,6 +1,7 @@
 """Names of types: made one where they mean one, renamed as the user says, doubted where they can hardly be types."""
 
 import re
+import shlex
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -9,7 +10,7 @@ from dataclasses import replace
 from ... import GOOD, MAX_TYPES
 from ...data.files import ALSO_GOOD
 from ...data.prepared import Sample
-from ...errors import InputError, unknown_name
+from ...errors import InputError, brief, unknown_name
 from .model import ColourMask, Dataset, Mask, Options, Shapes, TypeMasks
 from .pairs import PUBLISHED
 
@@ -20,6 +21,7 @@ KINDS = {"", "anomaly", "category", "class", "cls", "damage", "defect", "fault",
 VISA = "candle capsules cashew chewinggum fryum macaroni1 macaroni2 pcb1 pcb2 pcb3 pcb4 pipe_fryum"
 OBJECTS = {*PUBLISHED, *VISA.split()}  # of MVTec AD and VisA
 SHOWN = 3  # names in a line
+LONGEST = 200  # bytes; types become folders
 FEW = 3  # fewer types than that may well have an image each
 
 
@@ -76,8 +78,8 @@ def check_names(data: Dataset, options: Options) -> None:
     """Note as problems names that no type can have, and as doubts names that are hardly those of types. A label map, or
     options.type_regex for names of files, says that they are."""
     for name, where in data.types.items():
-        if not name.isprintable() or not name.strip():
-            data.problems.append(f"{where}: {name!r} is no name of a type; correct it, or say prepare_data.py --rename")
+        if not name.isprintable() or not name.strip() or len(name.encode()) > LONGEST:
+            data.problems.append(f"{where}: {brief(name)} is no name of a type; correct it or --rename it")
     if len(data.label_map or ()) > MAX_TYPES:
         data.problems.append(f"{data.root}: has {len(data.label_map)} types, but {MAX_TYPES} are the most")
     if options.label_map is None:
@@ -92,7 +94,7 @@ def _doubts(data: Dataset, options: Options) -> Iterable[str]:
     for own in alike.values():
         if len(own) > 1:
             one = min(own, key=lambda name: (name != name.lower(), name))
-            pairs = " ".join(f"'{name}={one}'" for name in own if name != one)
+            pairs = " ".join(shlex.quote(f"{name}={one}") for name in own if name != one)
             yield f"types {_list(own)} differ by case, spaces or signs only; --rename {pairs} makes them one; {keep}"
     one_type = "--rename '*=defect' makes all one type"
     for name in names:
@@ -101,7 +103,8 @@ def _doubts(data: Dataset, options: Options) -> Iterable[str]:
     if data.format not in FROM_PATHS:
         return
     if parts := [name for name in names if PART.fullmatch(name.lower())]:
-        yield f"{_list(parts)} would be types, but are called like parts of a data set; {one_type}; {keep}"
+        remedy = one_type if parts == names else "--rename it, or move it away"
+        yield f"{_list(parts)} would be types, but are called like parts of a data set; {remedy}; {keep}"
     if good := [name for name in names if _plain(name) in map(_plain, (GOOD, *ALSO_GOOD))]:
         yield f"type {_list(good)} is called like defect-free images, but has masks; --rename it; {keep}"
     if names and OBJECTS.issuperset(map(str.lower, names)):
@@ -110,7 +113,8 @@ def _doubts(data: Dataset, options: Options) -> Iterable[str]:
     for name in names:
         numbered[re.sub(r"[\W\d_]+", "", name.lower())].append(name)
     for word, own in numbered.items():
-        if word not in KINDS and len(own) > 1 and (len(own) == len(names) or len(own) >= FEW):
+        ids = not word and (data.format == "flat" or min(map(len, own)) > 2)  # 04 of dates, 0001
+        if (ids or word not in KINDS) and len(own) > 1 and (len(own) == len(names) or len(own) >= FEW):
             yield f"types {_list(own)} differ by numbers only, as parts or objects do; {one_type}; {keep}"
     images = [s for s in data.samples if isinstance(s.mask, TypeMasks) and (s.folder or data.format == "flat")]
     by_file = data.format == "flat" and not options.type_regex

@@ -1,11 +1,9 @@
 """Layouts in which a table says what the images show: run lengths in a CSV (Severstal), Hugging Face's imagefolder."""
 
-import csv
-
 import blobfile as bf
 import numpy as np
 
-from ...data.files import PARTS, by_stem, list_folder, read_rows, stem_of
+from ...data.files import by_stem, list_folder, part_of, read_rows, stem_of
 from ...data.prepared import IndexMask, Sample, name_apart
 from ...data.records import check_label_map
 from ...errors import InputError
@@ -26,7 +24,6 @@ def read_severstal(root: str, options: Options) -> Dataset | None:
     path = bf.join(root, "train.csv")
     if not bf.exists(path) or b"EncodedPixels" not in read_bytes(path).partition(b"\n")[0]:
         return None
-    csv.field_size_limit(2**31 - 1)  # a large mask has more than its usual 128 KiB
     head, *rows = read_rows(path)
     if sorted(head) not in [sorted(columns.split(",")) for columns in RUN_COLUMNS]:
         raise InputError(f"{path}: has the columns {','.join(head)}, not {' or '.join(RUN_COLUMNS)}; rename them")
@@ -54,7 +51,7 @@ def read_severstal(root: str, options: Options) -> Dataset | None:
 def read_hf(root: str, options: Options) -> Dataset | None:
     """metadata.jsonl with `file_name` and `mask_file_name` of index masks beside the images, in SOURCE or in its parts.
     Which index is which type, a label map must tell; `types` only says which there are."""
-    homes = {root: None} | {bf.join(root, name): name.lower() for name in list_folder(root)[1] if name.lower() in PARTS}
+    homes = {root: None} | {bf.join(root, name): part_of(name) for name in list_folder(root)[1] if part_of(name)}
     rows = []  # folder, line, content
     for home in (home for home in homes if bf.exists(bf.join(home, METADATA))):
         path = bf.join(home, METADATA)
