@@ -140,8 +140,8 @@ class Draw:
         roles += ["empty"] * (kind != "shapes" and self.maybe(0.2))
         free = layout in ("dagm", "coco", "severstal") or (image_at == good_at and kind == "binary")  # without a mask
         roles += ["unlabelled"] * (not free and self.maybe(0.2))
-        if "/image/" in image_at and self.style.startswith("0/1") and not self.args:  # of indices? each an object?
-            self.excuses.add("0/1 in <type>/image/ + <type>/mask/")
+        if "/image/" in image_at and self.style.startswith(("0/1", "P maroon")) and not self.args:
+            self.excuses.add("index masks of several objects, or binary ones of several types")
         if kind == "binary" and len(self.types) > 2:
             flagged = self.maybe(0.7)
             self.args += ["--types_as_found"] * flagged
