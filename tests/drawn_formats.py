@@ -123,7 +123,7 @@ def draw(
             save(root / colour.format(**words), MASK_KINDS["colour"](drawn))
         if binary:
             drawn = (label_map[own] if typed else 1) * (np.array(Image.open(path).convert("L")) > 127).astype(np.uint8)
-        found.samples[name.format(**words)] = photograph, drawn, part if "art}" in image else None
+        found.samples[name.format(**words)] = photograph, drawn, part.removesuffix("ing") if "art}" in image else None
     for path in good or {}:
         save(root / path, PHOTOGRAPHS[0])
         if "Imgs" in path:  # magnetic tile has empty masks there
@@ -426,7 +426,7 @@ CASES: dict[str, Callable[..., Expected]] = {
         "kos{i:02}/Part0.jpg", "kos{i:02}/Part0_label.bmp", "kos{i:02}_Part0", good="kos20_Part0"
     ),
     "kolektor 2": draw_kolektor("{part}/{i}.png", "{part}/{i}_GT.png", "{i}", good="20"),
-    "ade": pair("images_masks", "images", "annotations", below="{part}/", parts=("train", "val")),
+    "ade": pair("images_masks", "images", "annotations", below="{part}/", parts=("training", "validation")),
     **{f"images, {name}": OPEN(masks=name) for name in ("labels", "label", "gt", "ground_truth", "annotations")},
     "part folders": typed("images_masks", "{part}/images/{i}.png", "{part}/masks/{i}.png", "{i}"),
     "anomalydiffusion": typed("type_folders", "{type}/image/{i}.jpg", "{type}/mask/{i}.jpg", "{type}/{i}"),

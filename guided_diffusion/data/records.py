@@ -13,6 +13,7 @@ import blobfile as bf
 from .. import MAX_TYPES
 from ..errors import InputError, brief
 from ..file_io import inside, is_cloud, read_json
+from .manifest import FOLDERS
 
 RELEASED = IMAGES, MASKS = "test", "converted_ground_truth"
 DATASET_FILE = "dataset.json"
@@ -43,9 +44,12 @@ def read_records(root: str, file: str = DATASET_FILE) -> dict[str, Any]:
             raise InputError(f"{where}: names no image; mend it")
         if wrong := [key for key, kind in RECORD.items() if not isinstance(record.get(key, kind()), kind)]:
             raise InputError(f"{where}: its {wrong[0]} cannot be {brief(record[wrong[0]])}; mend it")
-        for key, folder in (("image", IMAGES), ("mask", MASKS)):
-            if key in record and not inside(root, record[key], where, links=True).startswith(bf.join(root, folder, "")):
-                raise InputError(f"{where}: its {key} {brief(record[key])} lies outside {folder}/; mend it")
+        for key, homes in (("image", (IMAGES, FOLDERS["image"])), ("mask", (MASKS, FOLDERS["index_mask"]))):
+            if key not in record:
+                continue
+            inside(root, record[key], where, links=True)
+            if record[key].split("/")[0] not in homes:
+                raise InputError(f"{where}: its {key} {brief(record[key])} lies outside {homes[0]}/; mend it")
     images = [record["image"] for record in content.get("images", [])]
     if twice := [image for image, count in Counter(images).items() if count > 1]:
         raise InputError(f"{path}: lists {brief(twice[0])} twice; mend it")

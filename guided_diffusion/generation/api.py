@@ -26,12 +26,13 @@ from ..diffusion.two_stage import two_stage_plans, two_stage_sample
 from ..errors import InputError, unknown_name
 from ..file_io import ensure_writable, lock_folder
 from ..keyed_random import sample_noise
-from ..networks.estimate import receptive_field
+from ..networks.estimate import forward_bytes, receptive_field
 from ..networks.unet import check_size, noise_batch
 from ..precision import (
     PRECISIONS,
     autocast,
     cast_weights,
+    check_memory,
     exact_float32,
     free_memory,
     is_out_of_memory,
@@ -40,15 +41,13 @@ from ..precision import (
 )
 from ..training.checkpoint import check_agreement
 from .conditions import Conditions
-from .network import WEIGHTS, Network, load_network
+from .network import WEIGHTS, Network, choose_batch_size, load_network
 from .sample_io import SampleFolder
 from .settings import DEFAULT_STEPS, Settings
 from .windows import AUTO_AREAS, windowed
 
 Progress = Callable[[list[Pair]], Iterable[Pair]]
-# Images at a time, and their pixels in all. On the CPU more gain nothing, and the memory is everybody's; a GPU is busy
-# with these, and where they do not fit they are halved.
-LARGEST = {"cpu": (16, 16 * 128 * 128), "cuda": (64, 64 * 256 * 256)}
+SMALLER = "give a smaller size, or try `windows` on, `precision` bf16 or `device` cpu"
 
 
 @dataclass(frozen=True)
@@ -58,18 +57,6 @@ class GeneratedBatch:
     images: np.ndarray
     masks: np.ndarray
     class_names: tuple[str, ...]
-
-
-def choose_batch_size(asked: int | str, count: int, image_size: Sequence[int], device: torch.device) -> int:
-    """The number that is asked for, from 1; or, for "auto", that of the fewest batches, all of about one size, for
-    `count` images of (height, width). All ranks agree. Raises InputError."""
-    if asked != "auto":
-        if not str(asked).isdecimal() or int(asked) < 1:
-            raise InputError(f"`batch_size` {asked}: must be auto, or a number of images, at least 1")
-        return int(asked)
-    images, pixels = LARGEST["cuda" if device.type == "cuda" else "cpu"]
-    largest = max(1, min(images, pixels // prod(image_size)))
-    return max(1, ceil(count / max(1, ceil(count / largest))))
 
 
 class Stop:
@@ -175,6 +162,7 @@ class DefectGen:
         if windows == "auto":
             area = min(prod(network.config.data.resolution) for network in networks.values() if network)
             windows = "on" if prod(size) > AUTO_AREAS * area else "off"
+        other = "" if windows == "on" else ", or `windows` on"
         settings = replace(settings, num_steps=steps, image_size=size, windows=windows)
         plans = two_stage_plans(self.diffusion, S, steps, settings.spacing, settings.handoff)
         taking_part = []
@@ -191,8 +179,21 @@ class DefectGen:
                 "it cannot be told types; train with it, or leave that out"
             )
         for network in filter(None, networks.values()):
-            check_size(network.config.model, self._window(network, settings))
+            check_size(network.config.model, self._window(network, settings), f"give another `image_size`{other}")
         return settings
+
+    def _choose_batch_size(self, asked: int | str, count: int, settings: Settings) -> int:
+        """choose_batch_size. Raises InputError, too, where an image takes more memory than there is or, on the CPU, a
+        batch: a GPU says so and is asked for less, a system that lacks memory kills."""
+        size, networks = settings.image_size, [network for network in (self.large, self.small) if network]
+        batch_size = choose_batch_size(asked, count, size, self.device)
+        passes = max(forward_bytes(one.config.model, self._window(one, settings)) for one in networks)
+        passes = passes * (1 + (settings.guidance_scale != 1)) // (1 + (self.precision == "bf16"))
+        each = passes + 3 * 4 * self.layout.num_channels * prod(size)  # x_t, x_start and that of the step before
+        check_memory(each, self.device, f"`image_size` {size[0]} {size[1]}: one image", SMALLER)
+        if self.device.type == "cpu":
+            check_memory(each * min(batch_size, count), self.device, f"`batch_size` {asked}: a batch", "lower it")
+        return batch_size
 
     @torch.no_grad()
     def generate(
@@ -220,7 +221,7 @@ class DefectGen:
         conditions = Conditions(self.layout, settings, masks, backgrounds)
         indices = range(num_samples) if isinstance(num_samples, int) else num_samples
         height, width = size = settings.image_size
-        batch_size = choose_batch_size(batch_size, len(indices), size, self.device)
+        batch_size = self._choose_batch_size(batch_size, len(indices), settings)
         batches, done = [(np.zeros((0, *size, 3), np.uint8), np.zeros((0, *size), np.uint8))], 0
         while done < len(indices):
             part = indices[done : done + batch_size]
@@ -234,7 +235,7 @@ class DefectGen:
             if len(part) == 1:
                 raise InputError(
                     f"`image_size` {height} {width}: not even one image at a time fits into the memory of "
-                    f"{self.device}; give a smaller size, or try `windows` on, `precision` bf16 or `device` cpu"
+                    f"{self.device}; {SMALLER}"
                 )
             free_memory()  # not in the except block, whose error still holds the tensors
             batch_size = len(part) // 2
@@ -260,7 +261,9 @@ class DefectGen:
         """
         conditions, rank = conditions or Conditions(self.layout, settings), dist_util.rank()
         about = self._about(settings, conditions, seed)
-        choose_batch_size(batch_size, 1, settings.image_size, self.device)  # refuses before anything is written
+        self._choose_batch_size(
+            batch_size, ceil(num_samples / dist_util.world_size()), settings
+        )  # refuses, writes nothing
         with ExitStack() as ending:
             folder = missing = None
             if rank == 0:
@@ -273,7 +276,7 @@ class DefectGen:
                     print(f"{num_samples - len(missing)} of {num_samples} samples are there already", flush=True)
             missing = dist_util.broadcast_from_zero(missing)
             own, share = missing[rank :: dist_util.world_size()], ceil(len(missing) / dist_util.world_size())
-            size = choose_batch_size(batch_size, share, settings.image_size, self.device)
+            size = self._choose_batch_size(batch_size, share, settings)
             if compile and missing:
                 self.compile(size, settings)
             rounds, steps = [own[i : i + size] for i in range(0, share, size)], int(np.sum(settings.num_steps))

@@ -1,18 +1,22 @@
 """A trained network, loaded to sample."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil, prod
 
 import torch
 from torch import Tensor
 
 from ..config import Config
 from ..config_file import load_config
-from ..errors import InputError
+from ..errors import InputError, brief
 from ..networks.unet import UNet
 from ..training.checkpoint import check_agreement, load_checkpoint, load_weights
 
 WEIGHTS = ("ema", "model")
+# Images at a time, and their pixels in all. On the CPU more gain nothing, and the memory is everybody's; a GPU is busy
+# with these, and where they do not fit they are halved.
+LARGEST = {"cpu": (16, 16 * 128 * 128), "cuda": (64, 64 * 256 * 256)}
 
 
 @dataclass(frozen=True)
@@ -58,3 +62,15 @@ def load_network(
     load_weights(model, getattr(checkpoint, weights), file)
     model.eval().requires_grad_(False)
     return Network(config, model, file, checkpoint.sha256, forward=model)
+
+
+def choose_batch_size(asked: int | str, count: int, image_size: Sequence[int], device: torch.device) -> int:
+    """The number that is asked for, from 1; or, for "auto", that of the fewest batches, all of about one size, for
+    `count` images of (height, width). All ranks agree. Raises InputError."""
+    if asked != "auto":
+        if not str(asked).isdecimal() or not 1 <= len(str(asked).lstrip("0")) <= 6:
+            raise InputError(f"`batch_size` {brief(asked)}: must be auto, or a number of images from 1 to 999,999")
+        return int(asked)
+    images, pixels = LARGEST["cuda" if device.type == "cuda" else "cpu"]
+    largest = max(1, min(images, pixels // prod(image_size)))
+    return max(1, ceil(count / max(1, ceil(count / largest))))

@@ -1,19 +1,13 @@
 """What a training will cost, worked out without allocating it: parameters, FLOPs, memory."""
 
-import functools
 import math
-import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..config import Config, ModelConfig
@@ -33,31 +27,9 @@ class Estimate:
     preview_bytes: int  # the same weights, and a forward pass of a preview's images
 
 
-class _Peak(TorchDispatchMode):
-    """Notes the most bytes that tensors made inside hold at once. On the meta device they hold none."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self.most = 0
-        self.known: dict[int, weakref.ref] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self.known:
-                self._note(tensor.untyped_storage())
-        return made
-
-    def _note(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        self.live += size
-        self.most = max(self.most, self.live)
-
-        def gone(_: object) -> None:
-            self.live -= size
-            del self.known[key]
-
-        self.known[key] = weakref.ref(storage, gone)
+def _is_attention(tensor: Tensor, side: int) -> bool:
+    """Whether it is a matrix of attention among more pixels than `side`, that of the image in pixels."""
+    return tensor.ndim > 2 and tensor.shape[-1] == tensor.shape[-2] > side
 
 
 @contextmanager
@@ -71,14 +43,24 @@ def _within_limits(size: Sequence[int]) -> Iterator[None]:
         raise InputError(f"{text}; lower data.resolution, or `image_size`") from error
 
 
-@functools.cache
-def forward_bytes(config: ModelConfig, size: tuple[int, int]) -> int:
-    """What one image of `size` takes in a forward pass in float32 without gradients, beside the weights."""
-    with _within_limits(size), FakeTensorMode(), torch.no_grad():  # unlike "meta" it knows the fused attention
-        model, x, t = UNet(config), torch.empty(1, config.in_channels, *size), torch.empty(1)
-        with _Peak() as peak:
-            model(x, t)
-    return peak.most + x.nbytes
+def forward_bytes(config: ModelConfig, size: Sequence[int]) -> int:
+    """About what one image of `size` takes in a forward pass in float32 without gradients, beside the weights."""
+    areas = [size[0] * size[1] // 4**level for level in range(len(config.channel_mult))]
+    stages = [config.model_channels * mult * area for mult, area in zip(config.channel_mult, areas, strict=True)]
+    skips = stages[:1]  # as in UNet
+    for level, numbers in enumerate(stages):
+        skips += [numbers] * config.num_res_blocks
+        skips += [numbers // 4] if level + 1 < len(stages) else []
+    h, most = skips[-1], 0
+    if config.patch:
+        skips[-1] = 0
+    for level, numbers in reversed(list(enumerate(stages))):
+        for _ in range(config.num_res_blocks + 1):
+            skip = skips.pop()
+            most = max(most, sum(skips) + 4 * (h + skip) + 2 * numbers)  # both, joined, normed and active; the result
+            h = numbers
+        h = 4 * numbers if level else h
+    return 4 * most
 
 
 def estimate(config: Config, device_type: str = "cpu") -> Estimate:
@@ -87,8 +69,7 @@ def estimate(config: Config, device_type: str = "cpu") -> Estimate:
     train, batch, size = config.train, config.data.bs_per_gpu, config.data.resolution
 
     def keep(tensor: Tensor) -> Tensor:
-        among_pixels = tensor.ndim > 2 and tensor.shape[-1] == tensor.shape[-2] > max(size)
-        if device_type == "cpu" or not among_pixels:  # GPUs have no matrix of attention: their kernels are fused
+        if device_type == "cpu" or not _is_attention(tensor, max(size)):  # see AttentionBlock.forward
             saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
         return tensor
 

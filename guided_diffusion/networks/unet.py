@@ -129,11 +129,11 @@ def noise_batch(config: Config, batch: int, size: Sequence[int], device: torch.d
     return x, torch.zeros(batch, dtype=torch.int64, device=device), *types
 
 
-def check_size(config: ModelConfig, size: tuple[int, int]) -> None:
+def check_size(config: ModelConfig, size: tuple[int, int], remedy: str = "change data.params.resolution") -> None:
     """Raise InputError unless the levels divide `size` = (height, width)."""
     multiple = config.size_multiple
     if any(side < 1 or side % multiple for side in size):
         raise InputError(
             f"image size {size[0]} x {size[1]}: a network of {len(config.channel_mult)} levels needs height and "
-            f"width to be multiples of {multiple}; change data.params.resolution or `image_size`"
+            f"width to be multiples of {multiple}; {remedy}"
         )

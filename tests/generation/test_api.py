@@ -7,7 +7,7 @@ import yaml
 
 from guided_diffusion import DefectGen, InputError, Settings
 from guided_diffusion.generation import api
-from guided_diffusion.generation.api import choose_batch_size
+from guided_diffusion.generation.network import choose_batch_size
 from guided_diffusion.generation.settings import DEFAULT_STEPS
 from guided_diffusion.keyed_random import sample_noise
 from guided_diffusion.training.checkpoint import latest_checkpoint, load_checkpoint
@@ -114,3 +114,18 @@ def test_bf16_stays_near_fp32(trained_pair, generator):
     bf16 = load(*trained_pair, precision="bf16")
     a, b = (each.generate(2, num_steps=4).images.astype(int) for each in (generator, bf16))
     assert np.abs(a - b).mean() < 6
+
+
+def test_what_does_not_fit_into_the_memory_is_refused(generator, monkeypatch):
+    monkeypatch.setattr("guided_diffusion.precision.cpu_memory", lambda: 2**26)
+    assert generator.generate(2, num_steps=4).images.shape == (2, 32, 32, 3)
+    with pytest.raises(
+        InputError, match=r"^image_size 4096 4096: one image takes about .* give a smaller size, or try"
+    ):
+        generator.generate(1, image_size=(4096, 4096))
+    with pytest.raises(InputError, match=r"^batch_size 900: a batch takes about .* lower it$"):
+        generator.generate(1000, batch_size=900)
+    with pytest.raises(InputError, match=r"^batch_size '9+\.\.\..*: must be auto, or a number of images from 1 to"):
+        generator.generate(1, batch_size="9" * 5000)
+    with pytest.raises(InputError, match=r"^image size 33 x 33: .* give another image_size, or windows on$"):
+        generator.settings(image_size=(33, 33))

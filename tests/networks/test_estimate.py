@@ -1,7 +1,12 @@
 """Costs worked out before step 0, against a real forward; those of the released networks are in test_unet.py."""
 
+import weakref
+from functools import partial
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from guided_diffusion import create_model, load_config, precision
 from guided_diffusion.errors import InputError
@@ -43,8 +48,37 @@ def test_attention_takes_a_matrix_on_the_cpu_alone():
     )
     cpu, gpu = (estimate(config, device).training_bytes for device in ("cpu", "cuda"))
     assert cpu - gpu >= 4 * 32**4  # of 32 x 32 pixels, each with each
-    once, four_times = (forward_bytes(config.model, (side, side)) for side in (64, 128))  # nor does generating anywhere
-    assert 3.5 * once < four_times < 4 * once
+
+
+class Peak(TorchDispatchMode):
+    """Notes the most bytes that tensors made inside hold at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.live, self.most, self.known = 0, 0, {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for storage in (leaf.untyped_storage() for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor)):
+            if (key := storage._cdata) not in self.known:
+                self.known[key] = weakref.ref(storage, partial(self.gone, key, storage.nbytes()))
+                self.live += storage.nbytes()
+                self.most = max(self.most, self.live)
+        return made
+
+    def gone(self, key, size, _):
+        self.live -= size
+        del self.known[key]
+
+
+@pytest.mark.parametrize("target", ["unet.openaiunet.UNetModel", "unet.unet_receptive.UNetModel"])
+@pytest.mark.parametrize("levels", [[1], [1, 2], [1, 1, 2, 4], [4, 2, 1]])
+def test_memory_of_a_forward_pass_without_gradients(target, levels):
+    params = {"model_channels": 32, "channel_mult": levels, "num_res_blocks": 1 + len(levels) % 2}
+    model = create_model(config := load_config({"model": {"target": f"models.{target}", **params}}, 2))
+    with torch.no_grad(), Peak() as peak:
+        model(torch.zeros(1, 6, 64, 48), torch.zeros(1))
+    assert forward_bytes(config.model, (64, 48)) == pytest.approx(peak.most, rel=0.2)
 
 
 def test_what_is_larger_than_the_memory_is_refused(monkeypatch):

@@ -9,6 +9,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import yaml
 from drawn_formats import CASES, COLOURS, MASKS, NAMES, PHOTOGRAPHS, SIZE, black_and_white, save, segmentation
 from PIL import Image
 
@@ -181,6 +182,21 @@ def one_file(name, **more):
     return [{"id": 1, "file_name": name, **more}]
 
 
+def yolo(line="0 0.1 0.1 0.9 0.1 0.9 0.9", image="images/a.png", **content):
+    """Files of a YOLO data set of one image; content: of data.yaml."""
+    text = yaml.safe_dump({"names": ["crack"], **content}).encode()
+    return {image: PHOTOGRAPH, "labels/a.txt": line.encode(), "data.yaml": text}
+
+
+def voc(mask=MASK, **more):
+    return {"JPEGImages/a.png": PHOTOGRAPH, "SegmentationClass/a.png": mask, **more}
+
+
+BAD_LINES = [
+    *((line, "is no class with") for line in ("0 1 2", "0 .1 .1 .9 .1 .9 1.2", "0 .1 .1 .9 .1 nan .9", "0 .5 .5 0 .2")),
+    *((line, "is no class with") for line in ("crack .1 .1 .9 .1 .9 .9", "0 .1 .1 .9 .1 .9 .9 .5")),
+    ("1 .1 .1 .9 .1 .9 .9", "is of class 1"),
+]
 COLOURED = np.array(COLOURS, np.uint8)[MASK]
 UNKNOWN_COLOUR = np.where(MASK[..., None] == 3, np.array([9, 200, 200], np.uint8), COLOURED)
 COLOURMAP = Options(colormap=dict(zip(NAMES, COLOURS[1:], strict=True)))
@@ -276,6 +292,26 @@ REFUSED = [  # files, words of the line, options
     *((hf({"crack": 1}, mask_file_name=name), f"line 1: mask_file_name|{word}") for name, word in OUTSIDE),
     (hf({"crack": 1}, file_name="b.png"), "metadata.jsonl: line 1|not there"),
     ({**labelme(TRIANGLE), "b.json": [1]}, "b.json|no list 'shapes'"),
+    *((yolo(f"0 .1 .1 .9 .1 .9 .9\n\n{line}"), f"labels/a.txt: line 3 {words}") for line, words in BAD_LINES),
+    (yolo("0 0.5 0.5 0.2 0.2"), "labels/a.txt: line 1|has a box but no outline|--boxes fill"),
+    (yolo(image="images/b.png"), "labels/a.txt|no image"),
+    (yolo(train="../../etc"), "data.yaml|'/../../etc'|not in"),
+    (yolo(train=5), "data.yaml|'/5'|not in"),
+    (yolo(kpt_shape=[4, 2]), "data.yaml|key points"),
+    *((yolo(names=names), "data.yaml|names") for names in ([], "crack", [True], {"a": "crack"}, ["crack", "crack"])),
+    ({**yolo(), "b.yml": b"names: [hole]"}, "b.yml|data.yaml|keep one"),
+    ({**yolo(), "data.yaml": b""}, "has no data.yaml|--label_map"),
+    (voc(BINARY), "SegmentationClass|black and white|--mask_values binary"),
+    (voc(**{"labelmap.txt": b"crack:1,2"}), "labelmap.txt|name:r,g,b"),
+    (voc(**{"labelmap.txt": b"crack:9,9,9::\nhole:9,9,9::"}), "labelmap.txt|one colour"),
+    (voc(COLOURED, **{"labelmap.txt": b"crack:200,30,30::"}), "SegmentationClass/a.png|the colour 30,30,200"),
+    (voc(**{"class_names.txt": b"hole\ncrack\nscratch"}), "class_names.txt|otherwise", TWO_TYPES),
+    (voc(**{f"ImageSets/Segmentation/{part}.txt": b"a" for part in ("train", "val")}), "val.txt: lists a|train"),
+    (voc(**{"ImageSets/Segmentation/train.txt": b"b"}), "ImageSets/Segmentation: lists b"),
+    (
+        {f"{at}/a.png": X for at in ("images", "gt", "labels")},
+        "more than one data set|images/ + labels/, images/ + gt/",
+    ),
 ]
 
 

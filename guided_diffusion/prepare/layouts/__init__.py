@@ -69,7 +69,9 @@ def read_layout(root: str, options: Options | None = None, *, format: str = "aut
     root = root.rstrip("/") or root
     given, own = options.label_map, read_label_map(root) or exported_label_map(root)
     options = replace(options, label_map=given or own)
-    data = _detect(root, options) if format == "auto" else READERS[format](root, options)
+    sure = format in INDEX_PAIRS and options.mask_values == "auto" and not options.colormap  # the user's word counts
+    named = replace(options, mask_values="index") if sure else options
+    data = _detect(root, options) if format == "auto" else READERS[format](root, named)
     if data is None:
         raise InputError(f"{root}: holds nothing of format {format}, see docs/data.md; choose another --format")
     tell_values(data, options, workers=workers)

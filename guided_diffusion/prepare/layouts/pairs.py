@@ -62,6 +62,13 @@ def open_pairs(root: str) -> list[tuple[str, str]]:
     return complete(folders, OPEN_PAIRS) or complete(folders, product(IMAGE_FOLDERS, labels))
 
 
+def parts_in(root: str) -> dict[str, str]:
+    """{folder: its part}, of the folders in `root`; none where folders that are called otherwise hold images too."""
+    parts = {name: part_of(name) for name in list_folder(root)[1]}
+    others = (name for name, part in parts.items() if not part)
+    return {} if any(_holds_images(bf.join(root, name)) for name in others) else {k: v for k, v in parts.items() if v}
+
+
 def _holds_images(folder: str) -> bool:
     files, folders = list_folder(folder)
     return bool(files) or any(list_folder(bf.join(folder, name))[0] for name in folders)
@@ -72,11 +79,11 @@ def read_pairs(format: str, root: str, options: Options) -> Dataset | None:
     masks are of any kind, all may lie in <part>/images/ + <part>/masks/."""
     folders = list_folder(root)[1]
     of_indices = format in INDEX_PAIRS
-    homes = {None: (root, complete(folders, PAIRS[format]) if of_indices else open_pairs(root))}
-    if not of_indices and not homes[None][1]:
-        homes = {part_of(name): (home := bf.join(root, name), open_pairs(home)) for name in folders if part_of(name)}
+    homes = [(None, root, complete(folders, PAIRS[format]) if of_indices else open_pairs(root))]
+    if not of_indices and not homes[0][2]:
+        homes = [(part, bf.join(root, name), open_pairs(bf.join(root, name))) for name, part in parts_in(root).items()]
     data, found, good = Dataset(root, format), [], []
-    for part, (home, pairs) in homes.items():
+    for part, home, pairs in homes:
         if len(pairs) > 1:
             raise InputError(f"{home}: holds more than one data set ({listed(pairs)}); give each its own folder")
         for image_root, mask_root in ((bf.join(home, name) for name in pair) for pair in pairs):
@@ -88,7 +95,7 @@ def read_pairs(format: str, root: str, options: Options) -> Dataset | None:
                 own, own_good = pair_folders(image_root, mask_root, endings, data.problems, data.unlabelled)
             found += [(replace(sample, part=part or sample.part), part) for sample in own]
             good += [(replace(sample, part=part or sample.part), part) for sample in own_good]
-    if not any(pairs for _, pairs in homes.values()):
+    if not any(pairs for *_, pairs in homes):
         return None
     data.samples, data.good = name_apart(found), name_apart(good)
     if of_indices and not options.colormap and options.mask_values in ("auto", "index"):

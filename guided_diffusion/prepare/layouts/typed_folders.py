@@ -5,10 +5,10 @@ import re
 import blobfile as bf
 
 from ... import GOOD
-from ...data.files import by_stem, is_good, list_folder, natural_key, part_of, stem_of
+from ...data.files import by_stem, is_good, list_folder, natural_key, stem_of
 from ...data.prepared import Sample, name_apart, pair_by_name, pair_files
 from .model import Dataset, Options, TypeMasks
-from .pairs import IMAGE_FOLDERS, OPEN_ENDINGS, open_pairs, type_in_name
+from .pairs import IMAGE_FOLDERS, OPEN_ENDINGS, open_pairs, parts_in, type_in_name
 
 DEFECT_FREE_FOLDERS = (GOOD, "free")
 DAGM_CLASS = re.compile(r"class\d+", re.IGNORECASE)
@@ -64,9 +64,9 @@ def read_kolektor(root: str, options: Options) -> Dataset | None:
     """Images and masks beside each other in folders that tell no type, but an item, kosNN/Part0.jpg + Part0_label.bmp
     (KolektorSDD), or a part, train/x.png + x_GT.png (KolektorSDD2 and others). Black masks mean defect-free."""
     data, found = Dataset(root, "kolektor", open_values=True, black_is_good=True), []
-    for name in list_folder(root)[1]:
-        if not (part := part_of(name)) and not KOLEKTOR_ITEM.fullmatch(name):
-            continue
+    items = list_folder(root)[1]
+    items = dict.fromkeys(items) if all(map(KOLEKTOR_ITEM.fullmatch, items)) else parts_in(root)
+    for name, part in items.items():
         home = bf.join(root, name)
         apart = _apart(home, data.problems)
         for image, mask in pair_by_name(*apart, OPEN_ENDINGS, (home, home), data.problems, data.unlabelled):

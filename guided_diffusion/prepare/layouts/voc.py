@@ -11,7 +11,7 @@ from ...data.image_files import MAX_PLAUSIBLE_INDEX, open_image
 from ...data.prepared import IndexMask, Sample, pair_files
 from ...errors import InputError
 from ...file_io import read_bytes
-from .mask_values import has_palette
+from .mask_values import LOOKED_AT, has_palette
 from .model import ColourMask, Dataset, Options, TypeMasks
 
 MASK_FOLDERS = ("SegmentationClass", "SegmentationClassPNG")
@@ -46,15 +46,16 @@ def read_voc(root: str, options: Options) -> Dataset | None:
     told, most = options.label_map or {}, len(names or options.label_map or range(MAX_PLAUSIBLE_INDEX))
     table = {PALETTE[k]: names[k - 1] if names else k for k in range(1, 1 + most)}
     table = {PALETTE[VOID]: 0} | ({rgb: name if name in names else 0 for rgb, name in colours.items()} or table)
-    kinds = {mask: "colour" if colours else _kind(mask) for _, mask in pairs}
-    if "index" in kinds.values() and any(told.get(name, index) != index for index, name in enumerate(names, 1)):
-        raise InputError(f"{source}: numbers the types of these masks otherwise than the label map; leave that out")
-    if set(kinds.values()) == {"binary"}:
+    masks = [mask for _, mask in pairs]
+    if colours or any(_kind(mask) == "colour" for mask in masks[:: 1 + len(masks) // LOOKED_AT]):
+        data.samples = [replace(one, mask=ColourMask(one.mask.path, table)) for one in data.samples]
+        return data
+    if masks and all(_kind(mask) == "binary" for mask in masks):
         text = "are masks in black and white here, but 255 is void in Pascal VOC; say --mask_values binary"
         raise InputError(f"{folders[1]}: {text} (scripts/prepare_data.py)")
-    for i, (_, mask) in enumerate(pairs):
-        drawn = ColourMask(mask, table) if kinds[mask] == "colour" else IndexMask(mask, VOID)
-        data.samples[i] = replace(data.samples[i], mask=drawn)
+    if any(told.get(name, index) != index for index, name in enumerate(names, 1)):
+        raise InputError(f"{source}: numbers the types of these masks otherwise than the label map; leave that out")
+    data.samples = [replace(one, mask=IndexMask(one.mask.path, VOID)) for one in data.samples]
     return data
 
 
