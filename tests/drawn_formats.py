@@ -428,6 +428,7 @@ CASES: dict[str, Callable[..., Expected]] = {
     "kolektor 2": draw_kolektor("{part}/{i}.png", "{part}/{i}_GT.png", "{i}", good="20"),
     "ade": pair("images_masks", "images", "annotations", below="{part}/", parts=("training", "validation")),
     **{f"images, {name}": OPEN(masks=name) for name in ("labels", "label", "gt", "ground_truth", "annotations")},
+    "Images, GT": pair("images_masks", "Images", "GT", kind="palette"),
     "part folders": typed("images_masks", "{part}/images/{i}.png", "{part}/masks/{i}.png", "{i}"),
     "anomalydiffusion": typed("type_folders", "{type}/image/{i}.jpg", "{type}/mask/{i}.jpg", "{type}/{i}"),
     "black and white in image, mask": typed("images_masks", "image/{i}.png", "mask/{i}.png", "{i}"),

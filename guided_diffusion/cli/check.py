@@ -23,11 +23,11 @@ from ..errors import InputError, Parser, check_range
 from ..file_io import ensure_writable, is_cloud, lies_in, write_json
 from ..parallel import default_workers
 from ..prepare.check import ERROR, NOTE, WARNING, Finding, check, size_text
-from ..prepare.check_report import as_text, draw_sheets, resolutions, summarize
+from ..prepare.check_report import as_text, draw_sheets, suggest_resolution, summarize
 from ..prepare.layouts import Dataset, Options, read_layout
 from ..prepare.layouts.drawing import decide_bits
 from ..prepare.layouts.pairs import INDEX_PAIRS
-from ..prepare.survey import keeps_regions, look
+from ..prepare.survey import look
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -84,11 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     findings += [Finding(NOTE, "layout", [data.root], note) for note in (*data.notes, *val.notes)]
     findings.sort(key=lambda finding: (ERROR, WARNING, NOTE).index(finding.severity))
     figures = summarize(records, names)
-    whole = [sample for sample in data.samples if sample.name in {r.name for r in records if r.types}]
-    sizes = resolutions(records, model.size_multiple) if not view.windows else []
-    figures["resolution"] = next(
-        (list(size) for size in sizes if keeps_regions(whole, plausible, rule, size, workers)), None
-    )
+    figures["resolution"] = None if view.windows else suggest_resolution(records, model.size_multiple)
     status = int(any(finding.severity == ERROR for finding in findings))
     limit = f", the first {first} of each type (data.num_image_train)" if first else ""
     print(f"{data.root} ({data.format}{limit})\n\n{as_text(figures, names, view, findings)}")

@@ -83,6 +83,8 @@ def _decode(path: str, content: bytes, image: Image.Image) -> Picture:
     if odd or falling or image.mode in ("F", "LAB"):
         what = "16-bit " * deep_colour + image.mode + ", white at 0" * falling
         raise InputError(f"{path}: has pixels of an unusual kind ({what}); save it upright, as 8-bit grey or RGB")
+    if format == "BMP" and image.mode in ("1", "L") and content[28] > 1 and (image.mode == "1" or content[28] < 8):
+        image = Image.fromarray(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE))  # Pillow is wrong
     if format == "TIFF" and orientation > 1:  # Pillow has turned it
         image = image.transpose(Image.Transpose(UNTURN[orientation]))
     levels = None

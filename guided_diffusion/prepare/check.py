@@ -52,13 +52,15 @@ MOST, MANY = 0.1, 10  # share and number of the pairs of two parts, above which 
 @dataclass(frozen=True)
 class TypeFacts:
     """One type in one mask, in pixels. trained: at the size that training sees. regions: how many; lost: how many of
-    them training does not see. least_side: the short side of the image from which on it sees all."""
+    them training does not see. slim: pixels, int [N, 2], of each region that shrinking may lose. square: side of the
+    largest square that each other region holds."""
 
     pixels: int
     trained: int
     regions: int = 0
     lost: int = 0
-    least_side: int = 0
+    slim: Sequence[np.ndarray] = field(default=(), compare=False)
+    square: int = 0
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ..pictures import Tile, draw_sheet, overlay
 from .check import Finding, Record, by_type, size_text
 from .layouts.drawing import read_labelled
 from .layouts.model import DrawingRule
-from .survey import SHORT_SIDES
+from .survey import SHORT_SIDES, keeps_regions
 
 SHOWN = 12  # images, from the largest share to the smallest
 TILE = 224  # pixels, longer side of a picture on a sheet
@@ -67,21 +67,17 @@ def _figures(own: Sequence[Record], index: int) -> dict[str, float]:
     return figures | {"lost_images": areas["trained"].count(0), "lost_regions": sum(one.lost for one in facts)}
 
 
-def resolutions(records: Sequence[Record], multiple: int) -> list[tuple[int, int]]:
-    """(height, width) that may keep all regions, the least first: in the median image's proportions, none above it.
-
-    They are guesses, made of each image by itself. multiple: of what both must be multiples.
-    """
+def suggest_resolution(records: Sequence[Record], multiple: int) -> list[int] | None:
+    """The least [height, width] that keeps all regions, in the median image's proportions and not above it; None: none
+    does. multiple: of what both must be multiples."""
     samples = [record for record in records if record.types]
-    if not samples:
-        return []
-    middle = np.median([record.size for record in samples], axis=0)
-    least = max(facts.least_side for record in samples for facts in record.types.values())
-    factors = [side / middle.min() for side in SHORT_SIDES if least <= side < middle.min()]
-    return [
-        tuple(math.ceil(round(side, 3) / multiple) * multiple for side in (middle * factor).tolist())
-        for factor in (*factors, 1)
-    ]
+    middle = np.median([record.size for record in samples] or [(1, 1)], axis=0)
+    for side in (*(side for side in SHORT_SIDES if side < middle.min()), middle.min()):
+        scaled = (middle * side / middle.min()).tolist()
+        size = [math.ceil(round(side, 3) / multiple) * multiple for side in scaled]
+        if samples and all(keeps_regions(record, size) for record in samples):
+            return size
+    return None
 
 
 def as_text(figures: Mapping[str, Any], names: Mapping[int, str], view: View, findings: Sequence[Finding]) -> str:

@@ -4,8 +4,10 @@ import hashlib
 from collections.abc import Sequence
 from functools import partial
 
+import cv2
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 from ..data.image_files import View, resize_mask
 from ..data.prepared import Sample
@@ -18,6 +20,7 @@ from .layouts.drawing import read_labelled
 from .layouts.model import DrawingRule
 
 SHORT_SIDES = (64, 96, 128, 192, 256, 384, 512, 768, 1024)  # of resolutions to suggest
+SLIM = 16  # parts of the image's long side: a region that holds a square of one stays at any sensible size
 HASH_SIDE = 8
 
 
@@ -36,14 +39,6 @@ def look(
     """
     one = partial(_look_at, num_defect=num_defect, rule=rule, view=view)
     return list(parallel_map(one, samples, workers=workers, description=description))
-
-
-def keeps_regions(
-    samples: Sequence[Sample], num_defect: int, rule: DrawingRule, size: tuple[int, int], workers: int
-) -> bool:
-    """Whether no region of the samples' masks vanishes where they are stretched to `size`."""
-    how = {"view": View(size), "workers": workers, "description": f"trying {size}"}
-    return not any(facts.lost for record in look(samples, num_defect, rule, **how) for facts in record.types.values())
 
 
 def _look_at(sample: Sample, num_defect: int, rule: DrawingRule, view: View | None) -> Record:
@@ -71,20 +66,29 @@ def look_at_types(mask: np.ndarray, view: View) -> dict[int, TypeFacts]:
     types = {}
     for index, plain in plain_types(mask).items():
         numbered, count = number_regions(mask == index)
-        kept = _pixels_kept(numbered, view.size_of(mask.shape))
-        least = short = min(mask.shape)
-        for side in reversed([side for side in SHORT_SIDES if side < short]):
-            if np.count_nonzero(_pixels_kept(numbered, [round(n * side / short) for n in mask.shape])) < count:
-                break
-            least = side
-        lost = int(np.count_nonzero(kept == 0))
-        types[index] = TypeFacts(plain.pixels, int(kept.sum()), count, lost, least)
+        kept = np.bincount(resize_mask(numbered, view.size_of(mask.shape)).ravel(), minlength=count + 1)[1:]
+        inner = cv2.distanceTransform(np.pad(numbered > 0, 1).astype(np.uint8), cv2.DIST_C, 3)[1:-1, 1:-1]
+        squares = 2 * ndimage.maximum(inner, numbered, range(1, count + 1)).astype(int) - 1
+        labels = numbered[numbered > 0]
+        pixels = np.argwhere(numbered)[np.argsort(labels, kind="stable")].astype(np.int32)
+        by_region = np.split(pixels, np.cumsum(np.bincount(labels)[1:-1]))
+        fat = squares * SLIM >= max(mask.shape)
+        slim = tuple(own for own, large in zip(by_region, fat, strict=True) if not large)
+        square = int(squares[fat].min(initial=max(mask.shape)))
+        types[index] = TypeFacts(plain.pixels, int(kept.sum()), count, int(np.count_nonzero(kept == 0)), slim, square)
     return types
 
 
-def _pixels_kept(numbered: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Pixels of each of the numbered regions [H, W] that stretching to `size` keeps."""
-    return np.bincount(resize_mask(numbered, size).ravel(), minlength=numbered.max() + 1)[1:]
+def keeps_regions(record: Record, size: tuple[int, int]) -> bool:
+    """Whether stretching a mask to `size` keeps all its regions, pixels of those that are slim, for certain."""
+    seen = [np.zeros(side, bool) for side in record.size]
+    for axis, (side, new) in enumerate(zip(record.size, size, strict=True)):
+        seen[axis][resize_mask(np.arange(side, dtype=np.int32)[:, None], (new, 1))] = True  # the rows, or columns
+    return all(
+        all(facts.square * new >= side for side, new in zip(record.size, size, strict=True))
+        and all((seen[0][own[:, 0]] & seen[1][own[:, 1]]).any() for own in facts.slim)
+        for facts in record.types.values()
+    )
 
 
 def perceptual_hash(image: np.ndarray) -> str:

@@ -395,6 +395,22 @@ def test_categories_are_matched_by_name_where_each_file_numbers_its_own(tmp_path
     assert np.array_equal(train, val)
 
 
+def test_paths_in_data_yaml_stay_in_the_data_set(tmp_path):
+    lay(tmp_path / "away", yolo())
+    for told, words in {"away/images": "leads out", "../away/images": "leads out", "else/images": "not in"}.items():
+        lay(tmp_path / "in", {"data.yaml": yaml.safe_dump({"names": ["crack"], "train": told}).encode()})
+        (tmp_path / "in/away").unlink(missing_ok=True)
+        (tmp_path / "in/away").symlink_to(tmp_path / "away")
+        with pytest.raises(InputError, match=words):
+            read_layout(str(tmp_path / "in"))
+
+
+def test_parts_beside_types_are_doubted(tmp_path):
+    lay(tmp_path, beside("a.jpg a.png", "crack") | beside("b.jpg b.png", "valid"))
+    data = read_layout(str(tmp_path))
+    assert data.format == "type_folders" and len(data.samples) == 2 and "'valid'" in data.doubts[0]
+
+
 JUNK = [None, True, -1, 0, 10**400, 1e308, float("nan"), "", "\x00", "../..", "gs://x/y", [], {}, [[]], [{}], {"a": []}]
 
 

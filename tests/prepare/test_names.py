@@ -145,7 +145,7 @@ def test_photographs_without_a_mask_are_left_out_and_listed(tmp_path, capsys):
     for name in ("test/crack/0.png", "test/crack/1.png", "test/ok/0.png", "train/normal/0.png"):
         save(root / name, photograph(len(name), SIZE))
     save(root / "ground_truth/crack/0_mask.png", MASK)
-    with pytest.raises(InputError, match="test/crack/1.png: has no mask or label"):
+    with pytest.raises(InputError, match="test/crack/1.png: 1 of 1 without mask"):
         main([str(root), str(out), "--strict"])
     assert not out.exists()
     main([str(root), str(out), "--keep_good"])  # ok and normal hold no masks: they say that there is no defect

@@ -25,7 +25,7 @@ from ...data.prepared import (
 from ...errors import InputError, unknown_name
 from .coco import read_coco
 from .labelme import read_labelme
-from .mask_values import tell_values
+from .mask_values import are_binary, tell_values
 from .model import ColourMask, Dataset, Options, Shapes, TypeMasks
 from .names import check_names, tidy
 from .pairs import INDEX_PAIRS, PAIRS, open_pairs, read_pairs
@@ -100,7 +100,8 @@ def _detect(root: str, options: Options) -> Dataset:
     if data := next(filter(None, (read(root, options) for read in NAMED.values())), None):
         return data
     for inner in (bf.join(root, name) for name in folders):
-        if any(read(inner, options) for read in (*SURE.values(), read_yolo, read_labelme)):
+        found = next(filter(None, (read(inner, options) for read in (*SURE.values(), read_yolo, read_labelme))), None)
+        if found and not are_binary(found, options):
             raise InputError(f"{root}: holds no data set itself; did you mean {inner}?")
     pairs = [*sum(PAIRS.values(), ()), ("test", "ground_truth")]
     for one in folders:

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -20,6 +21,7 @@ NEAR = 32  # grey levels from black or white that compression explains
 COLOURS_SHOWN, LOOKED_AT = 6, 24
 INVERTED, INVERTED_BORDER = 0.5, 0.75  # shares of an image, and of its outermost pixels
 THRESHOLD = DrawingRule.mask_threshold
+DEFAULT = "defect"  # the name of a type that nothing names
 
 
 @dataclass(frozen=True)
@@ -46,59 +48,71 @@ class Values:
 def tell_values(data: Dataset, options: Options, *, workers: int = 1) -> None:
     """Decide what the values of the mask files in `data` are, and set masks of that kind, data.rule and a note. Raises
     InputError where it cannot be told, or colours have no names."""
-    void = options.void
-    indexed = [sample for sample in data.samples if isinstance(sample.mask, IndexMask)]
-    if void is None:
-        void = next((sample.mask.void for sample in indexed if sample.mask.void is not None), None)
-    elif indexed:
-        data.samples = [
-            replace(one, mask=replace(one.mask, void=void)) if isinstance(one.mask, IndexMask) else one
-            for one in data.samples
-        ]
-    data.rule = rule = replace(data.rule, void=void)
-    masked = [sample for sample in data.samples if isinstance(sample.mask, TypeMasks)]
-    files = [file for sample in masked for file in sample.mask.files]
-    if not files:
-        return
-    paths, several = [path for _, path in files], len(files) > len(masked)
-    seen = list(
-        filter(None, parallel_map(_look_at, files, workers=workers, description="looking at masks", unit="mask"))
-    )
+    void = next((one.mask.void for one in data.samples if isinstance(one.mask, IndexMask)), None)
+    void = void if options.void is None else options.void
+    masks = [one.mask for one in data.samples if isinstance(one.mask, TypeMasks)]
+    files = [file for mask in masks for file in mask.files]
+    open_values, kind = data.open_values and len(files) == len(masks), options.mask_values
+    if kind == "auto" and options.colormap and open_values:
+        kind = "colour"
+    look = files and not (open_values and kind in ("index", "colour"))
+    found = parallel_map(_look_at, files if look else [], workers=workers, description="looking at masks", unit="mask")
+    seen = [one for one in found if one]
     shallow = [one.path for one in seen if one.deep == "low"]
     if shallow and any(one.deep == "high" for one in seen):
         raise InputError(f"{shallow[0]}: is 16-bit, but its levels end at 255, other masks' do not; save all as 8-bit")
-    rule = replace(rule, palette=_palette(seen))
-    seen = [_as_it_looks(one) if rule.palette == "looks" and one.kind == "palette" else one for one in seen]
-    kind = options.mask_values
-    if kind == "auto":
-        kind = (
-            "colour" if options.colormap and not several else _kind(seen, rule.void, data.open_values and not several)
-        )
-    if kind in ("index", "colour") and not several:
-        data.types = None
-        table = _colour_table(paths, options, data) if kind == "colour" else None
-        make = partial(ColourMask, colours=table) if table else partial(IndexMask, void=void)
-        data.samples = [
-            replace(sample, mask=make(sample.mask.path)) if isinstance(sample.mask, TypeMasks) else sample
-            for sample in data.samples
-        ]
-    elif kind != "inverted":
-        kind = "binary"
-    if kind in ("binary", "inverted"):
-        given = options.mask_threshold
-        rule = replace(rule, mask_threshold=_threshold(seen, rule.void) if given is None else given)
-    data.rule = replace(rule, mask_values=kind)
-    if data.black_is_good:
-        black = {one.path for one in seen if not one.above_zero(void)}
-        free = [sample for sample in data.samples if sample.mask.path in black]
-        data.good += [Sample(one.image, None, GOOD, f"{GOOD}/{one.name}", one.part) for one in free]
-        data.samples = [sample for sample in data.samples if sample.mask.path not in black]
-    if kind != "colour":
+    data.rule = replace(data.rule, void=void, palette=_palette(seen))
+    if data.rule.palette == "looks":
+        seen = [_as_it_looks(one) if one.kind == "palette" else one for one in seen]
+    if kind == "auto" and seen:
+        named = data.format != "defect_spectrum" and {one.name for one in seen} != {DEFAULT}
+        kind = _kind(seen, void, open_values, named)
+    make = None
+    if kind in ("index", "colour") and open_values:
+        table = _colour_table([path for _, path in files], options, data) if kind == "colour" else None
+        make, data.types = partial(ColourMask, colours=table) if table else partial(IndexMask, void=void), None
+    elif files:
+        kind = "inverted" if kind == "inverted" else "binary"
+        threshold = _threshold(seen, void) if options.mask_threshold is None else options.mask_threshold
+        data.rule = replace(data.rule, mask_threshold=threshold)
+        if data.format == "defect_spectrum":  # only lies like one
+            data.format, data.label_map = "images_masks", None
+        if {name for name, _ in files} == {DEFAULT} and len(options.label_map or ()) == 1:
+            only = next(iter(options.label_map))
+            make = partial(_one_type, only)
+    black = {one.path for one in seen if not one.above_zero(void)} if data.black_is_good else ()
+    samples, data.samples = data.samples, []
+    for one in samples:
+        if one.mask.path in black:
+            data.good.append(Sample(one.image, None, GOOD, f"{GOOD}/{one.name}", one.part))
+            continue
+        if isinstance(one.mask, TypeMasks) and make:
+            one = replace(one, mask=make(one.mask.path))
+        elif isinstance(one.mask, IndexMask):
+            one = replace(one, mask=replace(one.mask, void=void))
+        data.samples.append(one)
+    if files:
+        data.rule = replace(data.rule, mask_values=kind)
+    if files and kind != "colour":
         _note(seen, data, sure=options.mask_values != "auto")
 
 
-def _kind(seen: Sequence[Values], void: int | None, open_values: bool) -> str:
-    """What the masks are: "index", "binary" or "colour". Raises InputError where it cannot be told."""
+def are_binary(data: Dataset, options: Options) -> bool:
+    """Whether masks only lie as Defect Spectrum's, but are black and white, by a few of them."""
+    probe = replace(data, samples=data.samples[:: 1 + len(data.samples) // LOOKED_AT], notes=[])
+    with suppress(InputError):  # told when they are read
+        if data.format == "defect_spectrum":
+            tell_values(probe, options)
+    return probe.format != data.format
+
+
+def _one_type(name: str, path: str) -> TypeMasks:
+    return TypeMasks(((name, path),))
+
+
+def _kind(seen: Sequence[Values], void: int | None, open_values: bool, named: bool) -> str:
+    """What the masks are: "index", "binary" or "colour". open_values: the layout does not tell. named: it names types,
+    by folders or files. Raises InputError where it cannot be told."""
     kinds = {one.kind for one in seen}
     if kinds == {"photograph"}:
         raise InputError(f"{seen[0].path}: looks like a photograph rather than a mask; is it swapped with its image?")
@@ -110,7 +124,7 @@ def _kind(seen: Sequence[Values], void: int | None, open_values: bool) -> str:
         return "binary" if levels or not open_values else "index"
     shown = f"these masks hold the grey levels {', '.join(map(str, sorted(levels | {0})[:FEW_LEVELS]))}"
     mixed = next((one.path for one in seen if len(one.above_zero(void)) > 1), None)  # else each is of two levels
-    if open_values and not (top == 1 and len({one.name for one in seen}) > 1):
+    if open_values and not (top == 1 and named):
         if lossy and top <= MAX_PLAUSIBLE_INDEX:
             raise InputError(f"{lossy[0]}: is a JPEG, and all levels are low: type indices? Save masks as PNG")
         if top <= MAX_PLAUSIBLE_INDEX or "palette" in kinds:

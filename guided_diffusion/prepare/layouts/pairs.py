@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from itertools import product
 
@@ -24,7 +23,7 @@ from ...data.prepared import (
 from ...data.records import RELEASED
 from ...errors import InputError
 from ...file_io import is_cloud
-from .mask_values import LOOKED_AT, tell_values
+from .mask_values import DEFAULT
 from .model import Dataset, Options, TypeMasks
 
 INDEX_PAIRS = {"released": (RELEASED,), "defect_spectrum": (("image", "mask"),), "synthetic": (SAMPLES,)}
@@ -57,9 +56,10 @@ PUBLISHED = {  # Defect Spectrum's types, which its folders do not name
 
 def open_pairs(root: str) -> list[tuple[str, str]]:
     """The folders in `root` that hold images and masks of any kind, as names of (image folder, mask folder)."""
-    folders = list_folder(root)[1]
-    labels = [name for name in LABEL_FOLDERS if name in folders and _holds_images(bf.join(root, name))]
-    return complete(folders, OPEN_PAIRS) or complete(folders, product(IMAGE_FOLDERS, labels))
+    names = {name.lower(): name for name in list_folder(root)[1]}
+    labels = [name for name in LABEL_FOLDERS if name in names and _holds_images(bf.join(root, names[name]))]
+    pairs = complete(names, OPEN_PAIRS) or complete(names, product(IMAGE_FOLDERS, labels))
+    return [(names[images], names[masks]) for images, masks in pairs]
 
 
 def parts_in(root: str) -> dict[str, str]:
@@ -100,26 +100,16 @@ def read_pairs(format: str, root: str, options: Options) -> Dataset | None:
     data.samples, data.good = name_apart(found), name_apart(good)
     if of_indices and not options.colormap and options.mask_values in ("auto", "index"):
         data.label_map = _published(root, folders)
-        return None if format == "defect_spectrum" and _are_black_and_white(data, options) else data
+        if format != "defect_spectrum":
+            return data
     for i, sample in enumerate(data.samples):
         if isinstance(sample.mask, IndexMask):
             name = sample.folder
             if not name and options.type_regex and not of_indices:
                 name = type_in_name(sample.image, options.type_regex, data.problems)
-            data.samples[i] = replace(sample, mask=TypeMasks(((name or "defect", sample.mask.path),)))
+            data.samples[i] = replace(sample, mask=TypeMasks(((name or DEFAULT, sample.mask.path),)))
             data.open_values = True
     return data
-
-
-def _are_black_and_white(data: Dataset, options: Options) -> bool:
-    """Whether masks that lie as Defect Spectrum's look like no index masks, but say where a type is; by a few."""
-    few = data.samples[:: 1 + len(data.samples) // LOOKED_AT]
-    samples = [replace(sample, mask=TypeMasks((("defect", sample.mask.path),))) for sample in few]
-    probe = Dataset(data.root, data.format, samples, open_values=True)
-    with suppress(InputError):  # told when they are read
-        tell_values(probe, options)
-        return any(isinstance(sample.mask, TypeMasks) for sample in probe.samples)
-    return False
 
 
 def _published(root: str, folders: Collection[str]) -> dict[str, int] | None:
