@@ -124,8 +124,8 @@ class Draw:
     def __init__(self, layout: str, seed: int, root):
         self.layout, self.root, self.rng = layout, root, np.random.default_rng([zlib.crc32(layout.encode()), seed])
         self.args, self.excuses, self.expected = ["--format", layout] * self.maybe(0.5), set(), {}
-        self.upright, self.depth = self.maybe(0.5), self.pick([8, 10, 12, 16])  # masks are; of 16-bit images
-        self.deep = False  # whether there is a bright image of 16 bits
+        self.upright, self.depth = self.maybe(0.5), self.pick([8, 10, 12, 12, 16, 16])  # masks are; of 16-bit images
+        self.turns, self.deep = self.maybe(0.5), False  # whether images are turned; there is a bright one of 16 bits
         known = [line.split()[1:] for line in LAYOUTS.splitlines() if line.split()[:1] == [layout]]
         image_at, self.mask_at, good_at, kind = self.pick(known)
         kind = self.pick(["index", "binary", "colour"]) if kind == "any" else kind
@@ -204,7 +204,7 @@ class Draw:
         """A file, its pixels as stored, the orientation that EXIF gives it, and its suffix."""
         size = (1, int(self.rng.integers(8, 40))) if self.maybe(0.1) else tuple(self.rng.integers(8, 41, 2).tolist())
         size = size[:: self.pick([1, -1])]
-        orientation = 1 if suffix == "bmp" or self.maybe(0.75) else int(self.rng.integers(2, 9))
+        orientation = 1 if suffix == "bmp" or not self.turns or self.maybe(0.5) else int(self.rng.integers(2, 9))
         mode, noise = self.pick(MODES[suffix].split()), self.rng.integers(0, 256, (*size, 4), dtype=np.uint8)
         if mode == "I;16":
             top = 2**self.depth - 1

@@ -50,7 +50,7 @@ def accepted(layout: str, seed: int, root: Path) -> bool:
         image, own = found[source]
         assert image.shape == pixels.shape, f"{source}: {image.shape} for {pixels.shape}"
         far = np.abs(image - pixels.astype(float)).max()
-        assert far <= (1 if pixels.dtype == float else 0), f"{source}: pixels differ by {far}"
+        assert far <= (0.51 if pixels.dtype == float else 0), f"{source}: pixels differ by {far}"
         assert (own is None) == (regions is None), f"{source}: defect-free or not"
         own = {draw.fold(name): region for name, region in (own or {}).items()}
         regions = {draw.fold(name): region for name, region in (regions or {}).items()}
@@ -74,4 +74,4 @@ def test_draws_come_back_or_are_refused_with_reason(layout):
         finally:
             shutil.rmtree(root)
     assert not wrong, "\n".join(wrong)
-    assert count >= 0.5 * len(seeds) or len(seeds) == 1
+    assert count >= 0.55 * len(seeds) or len(seeds) == 1
