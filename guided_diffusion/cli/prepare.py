@@ -17,9 +17,8 @@ from dataclasses import asdict, replace
 
 import blobfile as bf
 
-from ..data.files import check_text
+from ..data.files import check_no_links, check_text
 from ..data.prepared import TRAIN, check_problems
-from ..data.records import check_no_links
 from ..errors import InputError, Parser, check_range, unknown_name
 from ..file_io import lies_in, lock_folder
 from ..parallel import default_workers

@@ -12,7 +12,7 @@ import blobfile as bf
 
 from .. import GOOD
 from ..errors import InputError
-from ..file_io import read_bytes, read_json
+from ..file_io import inside, is_cloud, read_bytes, read_json
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 PARTS = ("train", "val", "valid", "validation", "test")
@@ -48,6 +48,16 @@ def check_text(name: str, folder: str = "") -> None:
     except UnicodeEncodeError:
         shown = os.fsencode(bf.join(folder, name) if folder else name).decode("utf-8", "backslashreplace")
         raise InputError(f"{shown}: is no name in UTF-8; rename it (convmv does whole folders)") from None
+
+
+def check_no_links(root: str, files: Iterable[str]) -> None:
+    """Raise InputError where one of the `files` in `root` leads out of it, by a link of its own or of its folder."""
+    known: set[str] = set()
+    for file in files if not is_cloud(root) else ():
+        parent = bf.dirname(file)
+        if parent not in known or os.path.islink(bf.join(root, file)):  # links are few, and resolving is slow
+            inside(root, file, f"{root}: its link")
+            known.add(parent)
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
@@ -88,6 +98,14 @@ def by_stem(folder: str, problems: list[str], files: Iterable[str] | None = None
         if (first := paths.setdefault(stem_of(name), path)) != path:
             problems.append(f"{path}: shares its stem with {bf.basename(first)}; rename or remove one")
     return paths
+
+
+def read_lines(path: str) -> list[str]:
+    """The lines of a text file, stripped. Raises FileNotFoundError, or InputError."""
+    try:
+        return [line.strip() for line in read_bytes(path).decode("utf-8-sig").split("\n")]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is no text in UTF-8 ({error}); save it so") from error
 
 
 def read_rows(path: str) -> list[list[str]]:

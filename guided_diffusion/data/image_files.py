@@ -50,7 +50,10 @@ def open_image(path: str, read: Callable[[str], bytes] = read_bytes) -> Picture:
     read: what gives the content. Raises InputError where that cannot be read or decoded, holds several pages, or more
     than MAX_PIXELS.
     """
-    content = read(path)
+    try:
+        content = read(path)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: does not exist; put it back, or remove what names it") from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd metadata; what matters is checked here

@@ -3,7 +3,6 @@
 What a row says is data: the files that it names are those of its index, and lie in the folder even where links lead.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +11,8 @@ import blobfile as bf
 
 from .. import MAX_TYPES
 from ..errors import InputError
-from ..file_io import inside, parse_json, read_bytes
+from ..file_io import parse_json, read_bytes
+from .files import check_no_links
 
 MANIFEST = "manifest.jsonl"
 FOLDERS = {"image": "images", "mask": "masks", "index_mask": "masks_converted_dir"}  # by the key of a row
@@ -30,7 +30,6 @@ def read_manifest(folder: str) -> dict[int, dict[str, Any]] | None:
     if not bf.exists(path):
         return None
     rows: dict[int, dict[str, Any]] = {}
-    inner: set[str] = set()
     for number, line in enumerate(read_bytes(path).split(b"\n"), start=1):
         if not line.strip():
             continue
@@ -46,13 +45,8 @@ def read_manifest(folder: str) -> dict[int, dict[str, Any]] | None:
             fault = "its settings are not those of the first line"
         if fault:
             raise InputError(f"{where} does not describe a sample ({fault}); remove it, or name another folder")
-        for file in files_of(row):
-            parent = bf.dirname(file)
-            if parent not in inner or os.path.islink(bf.join(folder, file)):  # links are few, and resolving is slow
-                inside(folder, parent, f"{where}:")
-                inside(folder, file, f"{where}:")
-                inner.add(parent)
         rows[row["index"]] = row
+    check_no_links(folder, (file for row in rows.values() for file in files_of(row)))
     return dict(sorted(rows.items()))
 
 

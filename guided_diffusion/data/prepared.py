@@ -27,10 +27,10 @@ from ..file_io import (
     write_if_changed,
     write_json,
 )
-from .files import by_stem, check_text, is_good, list_folder, natural_key, part_of, stem_of
+from .files import by_stem, check_no_links, check_text, is_good, list_folder, natural_key, part_of, stem_of
 from .image_files import Picture, index_values, open_image, orientations, read_image, to_rgb, turned
 from .manifest import FOLDERS, read_manifest, recorded_settings
-from .records import DATASET_FILE, IMAGES, MASKS, RELEASED, UNFINISHED_FILE, check_no_links, read_records
+from .records import DATASET_FILE, IMAGES, MASKS, RELEASED, UNFINISHED_FILE, read_records
 
 SAMPLES = FOLDERS["image"], FOLDERS["index_mask"]
 TRAIN = "train"

@@ -3,16 +3,14 @@
 What it says is data: the files that it names lie in the set's own folders.
 """
 
-import os
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
 import blobfile as bf
 
 from .. import MAX_TYPES
 from ..errors import InputError, brief
-from ..file_io import inside, is_cloud, read_json
+from ..file_io import inside, read_json
 from .manifest import FOLDERS
 
 RELEASED = IMAGES, MASKS = "test", "converted_ground_truth"
@@ -64,13 +62,3 @@ def check_label_map(label_map: Any, source: str) -> dict[str, int]:
     if not valid or not label_map or sorted(label_map.values()) != list(range(1, len(label_map) + 1)):
         raise InputError(f"{source}: label_map should number the types 1, 2, ... but is {brief(label_map)}")
     return label_map
-
-
-def check_no_links(root: str, files: Iterable[str]) -> None:
-    """Raise InputError where one of the `files` in `root`, which are to be written or deleted, leads out of it."""
-    known: set[str] = set()
-    for file in files if not is_cloud(root) else ():
-        parent = bf.dirname(file)
-        if parent not in known or os.path.islink(bf.join(root, file)):  # links are few, and resolving is slow
-            inside(root, file, f"{root}: its link")
-            known.add(parent)

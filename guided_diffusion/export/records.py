@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .. import MAX_TYPES, file_io
+from ..data.files import check_no_links
 from ..data.image_files import present_types
 from ..data.manifest import read_manifest
 from ..data.prepared import SAMPLES, Sample, find_good, find_samples, read_pair
@@ -130,7 +131,7 @@ def write_export(out: str, name: str, layout: Layout, export: Export, about: dic
     records = [(record, files) for record in export.records if (files := layout.files(record))]
     paths = {*(path for _, files in records for path in files), *layout.index_files, EXPORT_FILE}
     _check_no_strangers(out, name, paths)
-    folders = [file_io.inside(out, folder, f"OUT {out}:") for folder in {bf.dirname(path) for path in paths} - {""}]
+    check_no_links(out, paths)
 
     def write(path: str, data: bytes) -> bool:
         with file_io.writing(bf.join(out, path), "OUT", "the same command goes on from there"):
@@ -149,7 +150,7 @@ def write_export(out: str, name: str, layout: Layout, export: Export, about: dic
     index_files = {**layout.index_files, EXPORT_FILE: file_io.as_json(content)}
     with file_io.lock_folder(out, "OUT"), ThreadPoolExecutor(WRITERS) as pool:
         file_io.ensure_writable(out, "OUT")
-        for folder in {out, *folders}:
+        for folder in {bf.dirname(bf.join(out, path)) for path in paths}:
             file_io.remove_temporaries(folder)
         if not bf.exists(bf.join(out, EXPORT_FILE)):  # marks the folder as ours, should this run be cut off
             write(EXPORT_FILE, file_io.as_json({"format": name}))

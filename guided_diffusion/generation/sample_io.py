@@ -13,13 +13,13 @@ from typing import Any
 import blobfile as bf
 import numpy as np
 
-from ..data.files import list_folder
+from ..data.files import check_no_links, list_folder
 from ..data.image_files import present_types, read_image, read_index_mask
 from ..data.manifest import FOLDERS, MANIFEST, read_manifest
 from ..data.prepared import SAMPLES, listed, read_label_map
 from ..data.records import read_records
 from ..errors import InputError
-from ..file_io import encode_png, inside, remove_inside, remove_temporaries, write_atomic, write_or_warn, writing
+from ..file_io import encode_png, remove_inside, remove_temporaries, write_atomic, write_or_warn, writing
 from ..pictures import Tile, colorize, draw_sheet, fit_tile, overlay
 
 WRITERS = 8  # a disk waits for several files as long as for one
@@ -41,8 +41,7 @@ class SampleFolder:
         self._settings = json.loads(json.dumps({**settings, "class_names": self._class_names}))
         self._manifest = bf.join(sample_dir, MANIFEST)
         self._folders = [*FOLDERS.values(), *(f"defects/{name}" for name in self._type_folders.values())]
-        for name in self._folders:  # nothing is written or removed through a link
-            inside(sample_dir, name, "`sample_dir`:")
+        check_no_links(sample_dir, self._folders)  # nothing is written or removed through them
         self._prepared = False
         rows = read_manifest(sample_dir)
         self._rows = rows or {}  # of the manifest, by sample

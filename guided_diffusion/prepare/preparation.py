@@ -10,9 +10,10 @@ from typing import Any
 
 import blobfile as bf
 
+from ..data.files import check_no_links
 from ..data.image_files import MAX_PLAUSIBLE_INDEX
 from ..data.prepared import Sample, check_no_strangers, check_problems, clear_temporaries, write_pair
-from ..data.records import DATASET_FILE, RELEASED, UNFINISHED_FILE, check_no_links, read_records
+from ..data.records import DATASET_FILE, RELEASED, UNFINISHED_FILE, read_records
 from ..errors import InputError
 from ..file_io import ensure_writable, read_bytes, remove_inside, write_json
 from ..parallel import parallel_map

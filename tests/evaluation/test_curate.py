@@ -14,11 +14,13 @@ from evaluating import SEGMENTER
 from runs import tree
 
 from guided_diffusion.cli import curate as script
-from guided_diffusion.data.prepared import find_samples, recorded_settings
+from guided_diffusion.data.manifest import recorded_settings
+from guided_diffusion.data.prepared import find_samples
 from guided_diffusion.errors import InputError
 from guided_diffusion.evaluation import scores as segmentation
 from guided_diffusion.evaluation.curation import CLIPPED, agreement_limits, curate
 from guided_diffusion.evaluation.image_sets import ImageSet, RealSets
+from guided_diffusion.file_io import LOCK_FILE, TEMPORARY_PREFIX, lock_folder
 from guided_diffusion.generation.sample_io import SampleFolder
 
 LIMITS = {"copy": {"value": 0.2}, "duplicate": {"value": 0.3}, "speck": {"dark": 6.0, "bright": 4.0}}
@@ -211,6 +213,8 @@ def test_bad_input_gets_one_line(run: Callable, folders: dict[str, Path], tmp_pa
     full = folders["train"]
     for flags, message in (
         ({"out": full}, f"--out {full}: is not empty; name a new folder"),
+        ({"samples": tmp_path / "gone"}, "--samples .*gone: does not exist; check the path"),
+        ({"real": folders["samples"]}, "--real .*: holds generated images; name a prepared set of real ones"),
         ({"samples": folders["empty"]}, r"--samples .*: all 2 samples would be dropped \(empty 2\)"),
         ({"per_type": 0}, "--per_type 0: must be from 1 to"),
         ({"min_agreement": "1.5"}, "--min_agreement 1.5: must be auto, off or a number from 0 to 1"),
@@ -223,6 +227,16 @@ def test_bad_input_gets_one_line(run: Callable, folders: dict[str, Path], tmp_pa
         with pytest.raises(InputError, match=f"^{message}") as caught:
             run(**flags)
         assert "\n" not in str(caught.value) and not (tmp_path / "kept/images").exists()
+
+
+def test_a_second_run_into_the_folder_ends_in_a_line(run: Callable, tmp_path: Path) -> None:
+    """What a killed run leaves, its lock and temporaries, is no obstacle."""
+    (tmp_path / "kept").mkdir()
+    for name in (LOCK_FILE, f"{TEMPORARY_PREFIX}x"):
+        (tmp_path / "kept" / name).touch()
+    with lock_folder(str(tmp_path / "kept"), "--out"), pytest.raises(InputError, match="--out .*kept: process .* on "):
+        run(real=None)
+    assert (run(real=None) / "manifest.jsonl").exists()
 
 
 def test_without_the_evaluation_requirements(run_script: Callable, folders: dict[str, Path], tmp_path: Path) -> None:

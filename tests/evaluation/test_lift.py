@@ -171,6 +171,9 @@ def test_bad_input_gets_one_line(folder: Path, tmp_path: Path) -> None:
         ("--val .*: intervals need images of at least 2 groups; add", {"groups": groups}),
         ("--samples: name each set NAME=DIR", {"samples": f"repeat={ours}"}),
         ("--samples #1 : does not exist", {"samples": "x="}),
+        ("--val .*other: holds generated images; name a prepared set of real ones", {"val": folder / "other"}),
+        ("--train .*other: holds generated images", {"train": folder / "other"}),
+        ("--samples #1 .*val: holds no samples", {"samples": folder / "val"}),
     ):
         with pytest.raises(InputError, match=match) as caught:
             run(tmp_path / "out", **{**sets(folder), **changes})

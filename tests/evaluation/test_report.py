@@ -122,6 +122,20 @@ def test_small_sets_are_exact_and_large_ones_reduced() -> None:
     assert mask.width < 64 and set(np.unique(mask)) <= {0, 3}
 
 
+def test_images_that_the_manifest_does_not_list_are_left_out_and_counted(
+    own: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for name in ("quality", "lift", "compare", "curated"):
+        shutil.rmtree(own / name)
+    lines = (own / "manifest.jsonl").read_text().splitlines(keepends=True)
+    (own / "manifest.jsonl").write_text("".join(lines[:-3]))
+    assert len(Page(own).samples) == COUNT - 3
+    assert f"note: --samples {own}: 3 images are not in manifest.jsonl" in capsys.readouterr().out
+    (own / "manifest.jsonl").write_text("".join(lines)[:-20])
+    with pytest.raises(InputError, match=f"manifest.jsonl: line {COUNT} does not describe a sample"):
+        Page(own)
+
+
 OTHERS = "--quality .*samples.jsonl: tells of other samples .*see "
 
 

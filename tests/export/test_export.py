@@ -249,6 +249,8 @@ def test_an_export_grows_with_its_samples(
 
 REFUSED = {  # OUT and flags, and a part of the line
     "{new} --format coco --real {pit}": "--real {pit}: its types are pit, but those of SAMPLES {samples} are crack",
+    "{new} --format coco --real {samples}": "--real {samples}: holds generated images; name a prepared set",
+    "{new} --format coco --val {mixed}": "--val {mixed}: holds generated images",
     "{new} --format defect_spectrum --val {val}": "--val: defect_spectrum has no parts",
     "{new} --format yolo --segmentation rle": "--segmentation: only --format coco",
     "{new} --format hf --real {broken}": "{broken}/test/pit/grey.png: unreadable or truncated image",
@@ -278,6 +280,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for mask in shutil.copytree(sets.val, root / "empty").glob("converted_ground_truth/*/*"):
         Image.fromarray(np.zeros(SIZE, np.uint8)).save(mask)
     main([sets.samples, str(root / "yolo"), "--format", "yolo"])
+    export(sets, root / "mixed", "defect_spectrum")
     (root / "yolo/images/mine.png").touch()
     return {path.name: str(path) for path in (root / "new", *root.iterdir())} | {"root": str(root)}
 

@@ -210,6 +210,8 @@ def test_bad_conditions_end_in_one_line(run, tmp_path):
         (("--background", tmp_path / "photos"), "--background: needs --masks"),
         (("--masks", tmp_path / "gone"), "is not a folder that holds image files"),
         (("--masks", small, "--margin", -1), "--margin -1"),
+        (("--masks", small, "--margin", 10**9), "--margin 1000000000: must be from 0 to 65,536"),
+        (("--masks", ""), "--masks : is not a folder that holds image files"),
         (("--masks", "bank", "--types_per_image", 9), "--types_per_image 9: must be from 1 to 3"),
         (("--types_per_image", 2), "--types_per_image: goes with --masks bank only"),
         (("--masks", "bank", "--image_size", 16, 16), "--masks bank: makes masks of the training's 32 x 32"),
@@ -242,3 +244,6 @@ def test_the_bank_draws_the_types_that_are_given(demo_data):
     assert conditions.about["types_per_image"] == [[3], [1, 2]]
     with pytest.raises(InputError, match="give one of the two"):
         read_conditions(config, Settings(image_size=(32, 32)), **asked, types_per_image=2)
+    other = load_config(tiny_config("large", **{"data.label_map": {"stain": 1, "scratch": 2, "pit": 3}}))
+    with pytest.raises(InputError, match="bank_data .*: its type 1 is scratch, but the networks know stain, scratch"):
+        read_conditions(other, Settings(image_size=(32, 32)), **asked, bank_data=str(demo_data))
