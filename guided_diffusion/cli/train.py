@@ -20,14 +20,14 @@ from ..config_file import load_config, parse_override, read_sections
 from ..data.files import list_folder
 from ..data.image_datasets import DefectDataset
 from ..data.image_files import View
-from ..data.prepared import TRAIN, check_problems, find_samples, is_prepared, read_label_map
+from ..data.prepared import TRAIN, check_problems, find_samples, is_prepared, match_types, read_label_map
 from ..errors import InputError, Parser
 from ..file_io import ensure_writable, lies_in, lock_folder, remove_temporaries
 from ..networks.estimate import Estimate, describe, estimate
 from ..precision import check_memory, is_out_of_memory, resolve_precision
 from ..prepare.check import training_warnings
 from ..prepare.layouts import LOOSE, Dataset, read_layout
-from ..training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, same_network
+from ..training.checkpoint import FOLDER, Checkpoint, latest_checkpoint, load_checkpoint, same_network
 from ..training.extend import extend_types, with_class_cond
 from ..training.train_util import TrainLoop
 from . import prepare
@@ -68,14 +68,17 @@ def resolve_config(args: argparse.Namespace) -> tuple[Config, Dataset | None]:
     flags = {"train.separate_channel_loss": separate, "data.dir": args.data_dir, "train.seed": args.seed}
     overrides = dict(map(parse_override, args.set)) | {key: value for key, value in flags.items() if value is not None}
     data, raw = read_sections(args.config, overrides)["data"], None
-    if isinstance(root := data.get("dir"), str):
+    if isinstance(root := data.get("dir"), str) and root:
         if is_prepared(root):
             find_samples(root)  # where the folder is wrong, say that rather than what is lacking for want of it
         else:
             raw = read_raw(root)
-        if not data.get("label_map"):
-            overrides["data.label_map"] = raw.label_map if raw else read_label_map(root)
-    return load_config(args.config, args.num_defect, overrides), raw
+        own = raw.label_map if raw else read_label_map(root)
+        overrides |= {} if data.get("label_map") else {"data.label_map": own}
+    config = load_config(args.config, args.num_defect, overrides)
+    if raw:  # before it is prepared
+        match_types(raw.label_map, config.layout.class_names, root)
+    return config, raw
 
 
 def read_raw(root: str) -> Dataset:
@@ -93,10 +96,10 @@ def read_raw(root: str) -> Dataset:
 def prepare_raw(config: Config, raw: Dataset, work_dir: str) -> Config:
     """Let rank 0 prepare a data set while the others wait; the configuration that trains on the result."""
     out = bf.join(work_dir, "data")
+    flags = ["--keep_good"] if config.data.include_good else []
     if dist_util.rank() == 0:
         print(f"{config.data.dir}: a data set of layout {raw.format}, prepared into {out} first", flush=True)
-        prepare.main([*(["--keep_good"] if config.data.include_good else []), "--", config.data.dir, out])
-    dist_util.barrier()
+    dist_util.on_zero(lambda: prepare.main([*flags, "--", config.data.dir, out]))
     parts = list_folder(out)[1]
     return replace(config, data=replace(config.data, dir=bf.join(out, TRAIN) if TRAIN in parts else out))
 
@@ -213,8 +216,10 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
 def take_work_dir(folder: str, latest: str | None, held: ExitStack) -> None:
     """Keep other trainings out of a folder whose newest checkpoint was `latest`, and remove what killed writes left."""
     held.enter_context(lock_folder(folder, "--work_dir"))
-    ensure_writable(folder, "--work_dir")
+    for name in ("", FOLDER):
+        if not name or bf.exists(bf.join(folder, name)):  # a fault there would cost the work until the first save
+            ensure_writable(bf.join(folder, name), "--work_dir")
     if latest_checkpoint(folder) != latest:
         raise InputError(f"--work_dir {folder}: another training has just saved there; start again")
-    for name in ("", "checkpoint", "images"):
+    for name in ("", FOLDER, "images"):
         remove_temporaries(bf.join(folder, name))

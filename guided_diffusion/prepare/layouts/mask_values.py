@@ -246,13 +246,14 @@ def _look_at(file: tuple[str | int, str]) -> Values | None:
 
 
 def _palette(seen: Sequence[Values]) -> str:
-    """Whether palette indices count, or, where these would tell otherwise, the looks of two colours, one of them black
-    or one white."""
+    """Whether palette indices count, or, where these or other files tell otherwise, the looks of two colours, black and
+    one other or white."""
     used = [(k, colour) for one in seen if one.kind == "palette" for k, colour in one.colours.items()]
     bright = {colour for _, colour in used if max(colour) > NEAR}
     two = len(bright) == 1 or all(min(colour) >= 255 - NEAR for colour in bright)
     agree = all((k > 0) == (max(colour) > NEAR) for k, colour in used)
-    return "looks" if bright and two and not agree else "index"
+    beside = any(level > MAX_PLAUSIBLE_INDEX for one in seen if one.kind != "palette" for level in one.counts)
+    return "looks" if bright and two and (beside or not agree) else "index"
 
 
 def _as_it_looks(one: Values) -> Values:

@@ -71,7 +71,7 @@ def _find(root: str, told: str, source: str) -> str:
     """The file or folder in `root` that a path means: where it starts differs from one computer to the next."""
     words = [word for word in told.replace("\\", "/").split("/") if word not in ("", ".", "..")]
     for start in range(len(words)):
-        if bf.exists(path := inside(root, "/".join(words[start:]), source)):
+        if bf.exists(path := inside(root, "/".join(words[start:]), source, links=True)):
             return path
     if words:
         raise InputError(f"{source}: names {told!r}, which is not in {root}; add it or correct the path")
