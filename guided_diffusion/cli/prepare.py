@@ -163,7 +163,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--priority: {unknown_name('type', unknown[0], data.label_map or {})}")
     ranks = tuple(data.label_map[name] for name in priority)
     rule = replace(data.rule, line_width=args.line_width, priority=ranks, bits=args.bits)
-    label_map, rule = look_first(items, data.label_map, rule, workers=workers)
+    label_map, rule = look_first(items, data.label_map, rule, seen=data.seen, workers=workers)
     if rule.bits:
         data.notes.append(f"16-bit images hold levels of {rule.bits} bits: {2**rule.bits - 1} is white")
     by = bf.basename(path) if split else "layout"
