@@ -175,7 +175,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or "." not in key:
         raise InputError(f"--set {text}: expected section.key=value, e.g. train.iterations=1000")
-    return key, _parse_yaml(value, f"--set {text}")[0]
+    return key, _parse_yaml(value, f"--set {text[:80]}")[0]
 
 
 def _mapping(where: str, raw: Any) -> dict[str, Any]:

@@ -300,12 +300,13 @@ def read_json(path: str) -> Any:
     return parse_json(read_bytes(path), path)
 
 
-def parse_json(data: bytes, name: str) -> Any:
+def parse_json(data: bytes | str, name: str) -> Any:
     """The value of a JSON text: numbers are finite, keys stand once, nothing is deeper than JSON_DEPTH.
 
     name: of the file, or the line, for the error. Raises InputError.
     """
     try:
+        data = data.encode() if isinstance(data, str) else data
         if data.count(b"[") + data.count(b"{") > JSON_DEPTH:
             brackets = np.frombuffer(_JSON_STRING.sub(b"", data), np.uint8)
             steps = np.isin(brackets, list(b"[{")).astype(np.int8) - np.isin(brackets, list(b"]}")).astype(np.int8)

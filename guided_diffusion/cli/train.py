@@ -20,7 +20,7 @@ from ..config_file import load_config, parse_override, read_sections
 from ..data.files import list_folder
 from ..data.image_datasets import DefectDataset
 from ..data.image_files import View
-from ..data.prepared import TRAIN, check_problems, find_samples, is_prepared, read_label_map
+from ..data.prepared import TRAIN, check_problems, find_samples, is_prepared, match_types, read_label_map
 from ..errors import InputError, Parser
 from ..file_io import ensure_writable, lies_in, lock_folder, remove_temporaries
 from ..networks.estimate import Estimate, describe, estimate
@@ -68,14 +68,17 @@ def resolve_config(args: argparse.Namespace) -> tuple[Config, Dataset | None]:
     flags = {"train.separate_channel_loss": separate, "data.dir": args.data_dir, "train.seed": args.seed}
     overrides = dict(map(parse_override, args.set)) | {key: value for key, value in flags.items() if value is not None}
     data, raw = read_sections(args.config, overrides)["data"], None
-    if isinstance(root := data.get("dir"), str):
+    if isinstance(root := data.get("dir"), str) and root:
         if is_prepared(root):
             find_samples(root)  # where the folder is wrong, say that rather than what is lacking for want of it
         else:
             raw = read_raw(root)
-        if not data.get("label_map"):
-            overrides["data.label_map"] = raw.label_map if raw else read_label_map(root)
-    return load_config(args.config, args.num_defect, overrides), raw
+        own = raw.label_map if raw else read_label_map(root)
+        overrides |= {} if data.get("label_map") else {"data.label_map": own}
+    config = load_config(args.config, args.num_defect, overrides)
+    if raw:  # before it is prepared
+        match_types(raw.label_map, config.layout.class_names, root)
+    return config, raw
 
 
 def read_raw(root: str) -> Dataset:

@@ -100,6 +100,14 @@ def by_stem(folder: str, problems: list[str], files: Iterable[str] | None = None
     return paths
 
 
+def read_lines(path: str) -> list[str]:
+    """The lines of a text file, stripped. Raises FileNotFoundError, or InputError."""
+    try:
+        return [line.strip() for line in read_bytes(path).decode("utf-8-sig").split("\n")]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is no text in UTF-8 ({error}); save it so") from error
+
+
 def read_rows(path: str) -> list[list[str]]:
     """The rows of a CSV file, cells stripped, empty rows left out. Raises FileNotFoundError, or InputError."""
     csv.field_size_limit(2**31 - 1)  # the runs of a large mask are longer than its usual 128 KiB

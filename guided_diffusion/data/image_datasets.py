@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..keyed_random import numpy_generator
 from ..precision import check_memory
 from .image_files import View, resize_image, resize_mask
-from .prepared import FirstShots, find_good, find_samples, match_types, read_label_map, read_pair
+from .prepared import FirstShots, find_good, find_samples, match_types, read_label_map, read_pair, renumbered
 
 SMALLER = "lower data.resolution or data.crop_from, or train on fewer images"
 Flip = Literal["none", "horizontal", "vertical", "both"]
@@ -60,7 +60,8 @@ class DefectDataset:
         """
         samples, names, note = find_samples(root), () if isinstance(types, int) else types, ""
         if names:
-            samples, note = match_types(read_label_map(root), names, root, samples)
+            numbers, note = match_types(read_label_map(root), names, root)
+            samples = renumbered(samples, numbers)
         found, shown, held = len(samples), defaultdict[str, set[int]](set), 0
         shots = FirstShots(num_image_train) if num_image_train is not None else None
         if shots:  # what folders tell need not be read

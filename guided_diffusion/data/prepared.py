@@ -132,32 +132,33 @@ def read_label_map(root: str) -> dict[str, int] | None:
     return {name: index for index, name in enumerate(settings.get("class_names", ()), 1)} or None
 
 
-def match_types(
-    own: Mapping[str, int] | None, class_names: Sequence[str], root: str, samples: list[Sample]
-) -> tuple[list[Sample], str]:
-    """The samples of `root`, whose label map is `own`, with masks that number its types as `class_names` do; and a line
-    that says so where numbers change, or where names cannot be compared because the program made them up.
+def match_types(own: Mapping[str, int] | None, class_names: Sequence[str], root: str) -> tuple[tuple[int, ...], str]:
+    """By name: which of `class_names` (0: background) each value in the masks of `root` is, whose label map is `own`;
+    empty where values stay. And a line for the user where they do not, or where one side only numbers its types.
 
     Raises InputError where `own` names a type that is none of class_names.
     """
     if not own or list(class_names) == sorted(own, key=own.get):
-        return samples, ""
+        return (), ""
     alone = len(own) == len(class_names) == 1 and "defect" in (*own, *class_names)
     if alone or any(all(re.fullmatch(r"defect_\d+", name) for name in names) for names in (own, class_names)):
         pairs = ", ".join(f"{name} is {class_names[k - 1]}" for name, k in own.items() if k <= len(class_names))
-        return samples, f"label map of {root}: types are matched by number, as one side names none: {pairs}"
+        return (), f"label map of {root}: types are matched by number, as one side names none: {pairs}"
     for name in own:
         if name not in class_names:
             unknown = unknown_name("type", name, class_names)
             raise InputError(f"{root}: its label map has an {unknown}; the other one is {', '.join(class_names)}")
     numbers = (0, *(class_names.index(name) + 1 for name in sorted(own, key=own.get)))
     changed = ", ".join(f"{name} {k} is {numbers[k]}" for name, k in own.items() if numbers[k] != k)
-    if not changed:
-        return samples, ""
+    return (numbers, f"label map of {root}: types are matched by name: {changed} here") if changed else ((), "")
+
+
+def renumbered(samples: Sequence[Sample], numbers: tuple[int, ...]) -> list[Sample]:
+    """The samples, with index masks whose values mean numbers[value]."""
     return [
         replace(one, mask=replace(one.mask, numbers=numbers)) if isinstance(one.mask, IndexMask) else one
         for one in samples
-    ], f"label map of {root}: types are matched by name: {changed} here"
+    ]
 
 
 def _read(root: str) -> tuple[list[Sample], list[Sample]]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, brief
 
 Pair = tuple[int, int]
 NumSteps = int | Sequence[int]  # over both networks, or (large, small)
@@ -26,7 +26,9 @@ def parse_num_steps(text: str) -> int | tuple[int, int]:
     except ValueError:
         steps = ()
     if len(steps) not in (1, 2):
-        raise InputError(f"`num_steps` {text}: must be a whole number, or two for large + small network, as in 12+8")
+        raise InputError(
+            f"`num_steps` {brief(text)}: must be a whole number, or two for large + small network, as in 12+8"
+        )
     return steps if len(steps) == 2 else steps[0]
 
 

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import dist_util
 from ..config import Config
 from ..data.files import list_folder, stem_of
 from ..data.image_files import read_image, read_index_mask, resize_image
+from ..data.prepared import match_types, read_label_map
 from ..diffusion.conditioning import Known, far_from_defects
 from ..errors import InputError, unknown_name
 from ..joint_tensor import MASK, RGB, JointLayout
@@ -144,8 +146,15 @@ def read_conditions(
         held, about = draw_masks(config, bank_data, size, seed, num_samples, types or types_per_image)
         names: list[dict[str, str]] = [{} for _ in held]
     else:
-        files = _files(masks, "masks")
-        read = [read_index_mask(path, layout.num_defect) for path in files]
+        files, masks = _files(masks, "masks"), masks.rstrip("/")
+        above = (masks, bf.dirname(masks), bf.dirname(bf.dirname(masks)))  # masks of a data set, or of its type folder
+        own = next(filter(None, map(read_label_map, above)), None)
+        numbers, note = match_types(own, layout.class_names, masks)
+        read = [read_index_mask(path, len(own) if numbers else layout.num_defect) for path in files]
+        if numbers:
+            read = [np.array(numbers, np.uint8)[mask] for mask in read]
+        if note and dist_util.rank() == 0:
+            print(note, flush=True)
         for path, mask in zip(files, read, strict=True):
             if mask.shape != tuple(size):
                 raise InputError(

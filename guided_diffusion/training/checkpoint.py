@@ -32,6 +32,7 @@ FOLDER = "checkpoint"
 LATEST = "latest"  # a text file holding the name of the newest complete checkpoint
 DIGEST = ".sha256"  # after a checkpoint's name: a file for sha256sum -c
 _FILE_NAME = re.compile(r"diffusion_(\d{6,})\.pt")
+_FOLDER = 0x10  # the bit that makes a record of a zip a folder
 _DDP = "module."
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -120,16 +121,8 @@ def read_weights(path: str, name: str) -> tuple[Any, str]:
             raise InputError(
                 f"{name}: damaged, its SHA-256 is not the one written beside it; {_instead(path)}, {other}"
             )
-    elif zipfile.is_zipfile(io.BytesIO(data)):
-        try:
-            with zipfile.ZipFile(io.BytesIO(data)) as records:
-                if any(record.compress_type for record in records.infolist()):  # torch packs nothing; a bomb does
-                    raise zipfile.BadZipFile
-                fault = records.testzip()
-        except Exception:  # what zipfile raises on damaged headers has no common type
-            fault = "its directory"
-        if fault:
-            raise InputError(f"{name}: damaged ({fault} is not as it was written); {_instead(path)}")
+    elif data.startswith(b"PK\3\4") and (fault := _fault(data)):
+        raise InputError(f"{name}: damaged or cut off ({fault}); {_instead(path)}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read is an error anyway
@@ -139,6 +132,19 @@ def read_weights(path: str, name: str) -> tuple[Any, str]:
         if isinstance(error, pickle.UnpicklingError) and re.search("Unsupported|GLOBAL|REDUCE", str(error)):
             fault = "holds pickled objects other than weights, which could run code; not loaded"
         raise InputError(f"{name}: {fault}") from None
+
+
+def _fault(data: bytes) -> str | None:
+    """What is wrong with the bytes of a zip that torch wrote; None where every record has its checksum."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as records:
+            for record in records.infolist():  # torch packs nothing, but a bomb does; a folder it reads as noise
+                if record.compress_type or record.external_attr & _FOLDER:
+                    return f"{record.filename} is no plain record"
+            wrong = records.testzip()
+            return wrong and f"{wrong} has another checksum"
+    except Exception as error:  # what zipfile raises has no common type
+        return str(error)
 
 
 def load_checkpoint(path: str, flag: str) -> Checkpoint:
@@ -170,7 +176,7 @@ def load_checkpoint(path: str, flag: str) -> Checkpoint:
         optimizer, step = raw.get("optimizer"), raw.get("step")
         if optimizer is not None:
             # A released checkpoint does not say its step, but AdamW counts it for each parameter.
-            counts = [int(entry["step"]) for entry in optimizer["state"].values() if "step" in entry]
+            counts = [int(entry["step"]) for entry in optimizer["state"].values() if "step" in entry.keys()]
             step = max(counts, default=0) if step is None else step
         if type(step or 0) is not int or not 0 <= (step or 0) < 2**53 or type(written) is not int:
             raise ValueError(f"step {brief(step)} of format {brief(written)}")

@@ -59,8 +59,9 @@ class TrainLogger:
         self._rows: list[dict[str, str]] = []  # each {"step": ..., column: text}, by step
         self._columns, self._lines = ["step"], []  # of the CSV text of the rows
         if start_step > 0 and bf.exists(self._csv_path):
+            content = read_bytes(self._csv_path)
             try:
-                table = list(csv.DictReader(io.StringIO(read_bytes(self._csv_path).decode())))
+                table = list(csv.DictReader(io.StringIO(content.decode())))
                 self._rows = [
                     {k: v for k, v in row.items() if k and v} for row in table if int(row["step"]) <= start_step
                 ]
@@ -139,9 +140,9 @@ class _Events:
     def __init__(self, work_dir: str, start_step: int) -> None:
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
         self._path = bf.join(work_dir, "tensorboard", name)
-        self._append(Event(step=start_step + 1, file_version="brain.Event:2"))
         # viewers forget older events from there on
-        self._append(Event(step=start_step + 1, session_log=SessionLog(status=SessionLog.START)))
+        begin = SessionLog(status=SessionLog.START)
+        self._append(Event(file_version="brain.Event:2"), Event(step=start_step + 1, session_log=begin))
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         summary = Summary()
@@ -150,12 +151,14 @@ class _Events:
             summary.value.add(tag=f"{group}/{key}", simple_value=value)
         self._append(Event(step=step, summary=summary))
 
-    def _append(self, event: Event) -> None:
+    def _append(self, *events: Event) -> None:
         from tensorboard.summary.writer.record_writer import RecordWriter  # slow to import
 
-        event.wall_time = time.time()
-        RecordWriter(record := io.BytesIO()).write(event.SerializeToString())
-        append_or_warn(self._path, record.getvalue())
+        writer = RecordWriter(records := io.BytesIO())
+        for event in events:
+            event.wall_time = time.time()
+            writer.write(event.SerializeToString())
+        append_or_warn(self._path, records.getvalue())
 
 
 class LossWindow:

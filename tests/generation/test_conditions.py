@@ -247,3 +247,20 @@ def test_the_bank_draws_the_types_that_are_given(demo_data):
     other = load_config(tiny_config("large", **{"data.label_map": {"stain": 1, "scratch": 2, "pit": 3}}))
     with pytest.raises(InputError, match="bank_data .*: its type 1 is scratch, but the networks know stain, scratch"):
         read_conditions(other, Settings(image_size=(32, 32)), **asked, bank_data=str(demo_data))
+
+
+def test_masks_of_a_data_set_are_matched_by_name(tmp_path, capsys):
+    config = load_config(tiny_config("large", **{"data.label_map": {"pit": 1, "dent": 2}}))
+    settings, folder = Settings(image_size=(32, 32)), tmp_path / "converted_ground_truth" / "dent"
+    folder.mkdir(parents=True)
+    drawn = some_masks(4, types=2)
+    for k, mask in enumerate(drawn):
+        Image.fromarray(mask).save(folder / f"{k}.png")
+    (tmp_path / "dataset.json").write_text(json.dumps({"label_map": {"dent": 1, "pit": 2}}))
+    held = read_conditions(config, settings, masks=f"{folder}/").masks
+    assert (held == np.array([0, 2, 1])[drawn]).all()
+    said = f"label map of {folder}: types are matched by name: dent 1 is 2, pit 2 is 1 here\n"
+    assert capsys.readouterr().out == said
+    (tmp_path / "dataset.json").write_text(json.dumps({"label_map": {"dent": 1, "pits": 2}}))
+    with pytest.raises(InputError, match=r"unknown type 'pits' \(did you mean 'pit'"):
+        read_conditions(config, settings, masks=str(folder))

@@ -1,5 +1,10 @@
 """Checkpoints: released ones are read, ours round-trip; files that lie are refused in tests/cli/test_bad_input.py."""
 
+import hashlib
+import math
+import random
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -25,6 +30,8 @@ def test_round_trip_pointer_and_keep_last(tmp_path, payload):
     names = sorted(p.name for p in (tmp_path / "checkpoint").iterdir())
     kept = [f"diffusion_0000{step}.pt{end}" for step in ("03", "20") for end in ("", ".sha256")]
     assert names == [*kept, "latest"]
+    (tmp_path / "checkpoint" / "latest").write_bytes(b"\xff" * 5000)
+    assert latest_checkpoint(str(tmp_path)) == path
     (tmp_path / "checkpoint" / "latest").unlink()  # the released code writes none
     loaded = load_checkpoint(str(tmp_path), "--resume")
     assert (loaded.path, loaded.step, loaded.config) == (path, 20, CONFIG)
@@ -39,10 +46,93 @@ def test_round_trip_pointer_and_keep_last(tmp_path, payload):
     ]
 
 
-def test_a_newer_format_is_refused(tmp_path, payload):
-    torch.save({**payload, "format_version": 99}, tmp_path / "diffusion_000000.pt")
-    with pytest.raises(InputError, match="newer version"):
-        load_checkpoint(str(tmp_path / "diffusion_000000.pt"), "--resume")
+def set_bit(data, bit):
+    data[bit // 8] ^= 1 << bit % 8
+
+
+@pytest.mark.parametrize("digest", [True, False])
+def test_a_flipped_bit_is_refused_or_harmless(tmp_path, payload, digest):
+    save_checkpoint(str(tmp_path), 1, payload)
+    path = Path(save_checkpoint(str(tmp_path), 2, payload))
+    if not digest:
+        Path(f"{path}.sha256").unlink()
+    data, loaded = bytearray(path.read_bytes()), load_checkpoint(str(path), "-")
+    ends = range(8 * len(data) - 8 * 2000, 8 * len(data))  # where the zip's directory lies
+    bits = [random.Random(0).sample(range(8 * len(data)), 100), random.Random(1).sample(ends, 100)]
+    refused = 0
+    for bit in sum(bits, []):
+        set_bit(data, bit)
+        path.write_bytes(data)
+        set_bit(data, bit)
+        try:
+            other = load_checkpoint(str(path), "-")
+            for one, same in ((other.model, loaded.model), (other.ema, loaded.ema)):
+                assert one.keys() == same.keys() and all(torch.equal(one[key], same[key]) for key in same)
+            assert (other.step, other.config) == (loaded.step, loaded.config)
+        except InputError as error:
+            assert str(error).startswith(f"- {path}: ")
+            assert f"take the one before, {tmp_path}/checkpoint/diffusion_000001.pt" in str(error)
+            refused += 1
+    assert refused == 200 if digest else refused > 80
+
+
+def test_a_digest_is_as_sha256sum_writes_it(tmp_path, payload):
+    path = Path(save_checkpoint(str(tmp_path), 1, payload))
+    expected = hashlib.sha256(path.read_bytes()).hexdigest() + "  diffusion_000001.pt\n"
+    assert Path(f"{path}.sha256").read_text() == expected
+    assert load_checkpoint(str(path), "-").sha256 == expected[:64]
+    torch.save(payload, path)
+    with pytest.raises(InputError, match=r"copy it again, .* or remove diffusion_000001\.pt\.sha256, if another file"):
+        load_checkpoint(str(path), "-")
+
+
+def test_files_of_before_zip_and_of_ddp_are_read(tmp_path, payload):
+    wrapped = {f"module.{name}": tensor.bfloat16() for name, tensor in payload["model"].items()}
+    torch.save({"model": wrapped}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    loaded = load_checkpoint(str(tmp_path / "old.pth"), "-")
+    for state in (loaded.model, loaded.ema):
+        load_weights(create_model(CONFIG), state, "old.pth")
+    with pytest.raises(InputError, match=r"every name begins with 'net\.0\.'; save"):
+        load_weights(create_model(CONFIG), {f"net.0.{key}": value for key, value in loaded.model.items()}, "old.pth")
+
+
+ONE = torch.ones(1)
+ENTRY = {"step": ONE[0], "exp_avg": ONE, "exp_avg_sq": ONE}
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"format_version": 99}, "newer version"),
+        ({"format_version": "old"}, "format 'old'"),
+        *(({"step": step}, "step") for step in (-1, 10**400, 1.5, True, "5", ONE)),
+        ({"model": []}, "has no 'model' weights"),
+        *(({"ema": state}, "content") for state in ([1], "text", {5: ONE}, {"a": "text"}, {"a": [1.0]}, {"a": None})),
+        ({"ema": {"a": torch.ones(1, dtype=torch.int64)}}, "no tensor of numbers"),
+        ({"ema": {"a": torch.eye(2).to_sparse()}}, "no tensor of numbers"),
+        ({"ema": {"a": ONE.expand(10**12)}}, "no whole tensor"),
+        ({"model": {"a": ONE.to("meta")}}, "no whole tensor"),
+        *(({"model": {"a": ONE * value}}, "model 'a' is not finite") for value in (math.nan, math.inf)),
+        *(({"optimizer": state}, "content") for state in ("text", {}, {"state": [1]}, {"state": {0: "text"}})),
+        ({"optimizer": {"state": {0: {**ENTRY, "step": "text"}}}}, "content"),
+        *(({"log_window": window}, "content") for window in ("text", ONE * math.nan)),
+        *(({"config": config}, "its configuration is not one") for config in ("text", [1], {"model": 5})),
+    ],
+)
+def test_content_that_is_none_is_refused_in_one_line(tmp_path, payload, change, fault):
+    torch.save(payload | change, path := tmp_path / "diffusion_000002.pt")
+    with pytest.raises(InputError, match=rf"^- .*diffusion_000002\.pt: .*{fault}") as error:
+        load_checkpoint(str(path), "-")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("text", ["../other.pt", "/etc/passwd", "", "\0"])
+def test_a_pointer_leads_nowhere_else(tmp_path, payload, text):
+    save_checkpoint(str(tmp_path / "other"), 1, payload)
+    save_checkpoint(str(tmp_path), 1, payload)
+    (tmp_path / "checkpoint" / "latest").write_text(text)
+    with pytest.raises(InputError, match=r"checkpoint/latest: .* name a file in"):
+        load_checkpoint(str(tmp_path), "-")
 
 
 def test_weights_load_strictly(payload):

@@ -7,6 +7,8 @@ import torch
 from conftest import tiny_config
 from runs import QUICK, assert_equal, assert_same_training, before_replacing, interrupt, tree
 
+from guided_diffusion.file_io import lock_folder
+
 # Saves at steps 2, 4 and 6 and logs at 3 and 6, so that the means of a log line reach across a save. All that
 # is random is on: order, flips, dropout, t and noise; and the learning rate changes from step to step.
 CHANGES = {
@@ -72,6 +74,7 @@ def test_killed_and_resumed_equals_uninterrupted(moments, training, uninterrupte
     [
         (signal.SIGTERM, "train_util.TrainLoop._update_ema", "args[0].step == 3", 3),
         (signal.SIGINT, "train_util.TrainLoop._update_ema", "args[0].step == 3", 3),
+        (signal.SIGHUP, "train_util.TrainLoop._update_ema", "args[0].step == 3", 3),
         (signal.SIGTERM, "os.replace", "args[1].endswith('/diffusion_000004.pt')", 4),  # while it is saved
     ],
 )
@@ -92,6 +95,21 @@ def test_a_signal_before_the_first_step_saves_nothing(training, uninterrupted, t
     assert tree(tmp_path) == {}
     training(tmp_path)
     assert_same_training(tmp_path, uninterrupted)
+
+
+def test_under_nohup_a_training_outlives_its_terminal(training, uninterrupted, tmp_path):
+    kill = interrupt("train_util.TrainLoop.train_step", action="os.kill(os.getpid(), signal.SIGHUP)")
+    training(tmp_path, prelude="import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + kill)
+    assert_same_training(tmp_path, uninterrupted)
+
+
+def test_a_second_training_in_the_folder_is_refused(training, tmp_path):
+    with lock_folder(str(tmp_path), "-"):
+        before = tree(tmp_path)
+        training(tmp_path, status=2)
+        assert tree(tmp_path) == before
+    training(tmp_path, "--set", "train.iterations=1")
+    assert not (tmp_path / ".lock").exists()
 
 
 def test_a_complete_training_is_left_as_it_is(training, uninterrupted):

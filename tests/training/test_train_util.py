@@ -1,6 +1,7 @@
 """The training loop against a plain re-implementation, and what it starts from."""
 
 import copy
+import dataclasses
 import math
 
 import numpy as np
@@ -112,6 +113,29 @@ def test_a_released_checkpoint_trains_on(make_loop, tmp_path):
     resumed.train_step()
     assert same(resumed.model, loop.model)
     assert resumed.optimizer.param_groups[0]["weight_decay"] == 0.002
+
+
+@pytest.mark.parametrize(
+    ("number", "entry"),
+    [
+        (0, {"exp_avg": torch.ones(1)}),  # which would fit every parameter by broadcasting
+        (0, {"exp_avg": torch.ones(()), "extra": torch.ones(1)}),
+        (0, {"exp_avg_sq": "text"}),
+        (0, {"step": torch.tensor(math.nan)}),
+        (9999, {}),
+    ],
+)
+def test_an_optimizer_state_of_something_else_is_refused(make_loop, tmp_path, number, entry):
+    loop = make_loop()
+    loop.train_step()
+    loop.save()
+    saved = load_checkpoint(str(tmp_path), "--resume")
+    state = saved.optimizer["state"]
+    state[number] = state[0] | entry
+    with pytest.raises(InputError, match=r"diffusion_000001\.pt: its optimizer state does not fit"):
+        make_loop(resume=saved)
+    with pytest.raises(InputError, match=r"diffusion_000001\.pt: its log_window is none"):
+        make_loop(resume=dataclasses.replace(saved, log_window=torch.ones(1)))
 
 
 def test_a_start_takes_weights_and_a_resume_step_and_precision(make_loop, tmp_path, monkeypatch):

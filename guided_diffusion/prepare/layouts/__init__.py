@@ -21,6 +21,7 @@ from ...data.prepared import (
     listed,
     match_types,
     read_label_map,
+    renumbered,
 )
 from ...errors import InputError, unknown_name
 from .coco import read_coco
@@ -78,7 +79,8 @@ def read_layout(root: str, options: Options | None = None, *, format: str = "aut
     tidy(data, options)
     data.number_types(options.label_map)
     if given and any(isinstance(sample.mask, IndexMask) for sample in data.samples):
-        data.samples, note = match_types(own, sorted(given, key=given.get), root, data.samples)
+        numbers, note = match_types(own, sorted(given, key=given.get), root)
+        data.samples = renumbered(data.samples, numbers)
         data.notes += [note] if note else []
     check_names(data, options)
     arrange(data.samples, data.good, data.problems)

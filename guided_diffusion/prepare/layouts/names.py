@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from ... import GOOD, MAX_TYPES
 from ...data.files import ALSO_GOOD
-from ...data.prepared import Sample
+from ...data.prepared import name_apart
 from ...errors import InputError, brief, unknown_name
 from .model import ColourMask, Dataset, Mask, Options, Shapes, TypeMasks
 from .pairs import PUBLISHED
@@ -28,26 +28,28 @@ FEW = 3  # fewer types than that may well have an image each
 def tidy(data: Dataset, options: Options) -> None:
     """Give types the names of options.rename; else their own, accents composed and without spaces at the ends, unless
     the label map has it otherwise. Raises InputError where a name to be changed does not occur."""
-    asked, met = dict(options.rename or {}), set()
-    homes: dict[str, set[str]] = defaultdict(set)  # type folders that become one, by its name
+    asked, met = dict(options.rename or {}), {ANY}
 
     def new(name: str) -> str:
-        met.update({name, ANY})
+        met.add(name)
         plain = " ".join(unicodedata.normalize("NFC", name).split())
         return asked.get(name) or asked.get(ANY) or (name if name in (options.label_map or {}) else plain or name)
 
-    samples = [replace(one, mask=_renamed(one.mask, new)) for one in data.samples]
+    samples = []
+    for one in data.samples:
+        one, old = replace(one, mask=_renamed(one.mask, new)), one.folder
+        if changed := isinstance(one.mask, TypeMasks) and old in met and new(old) != old:
+            part = one.part or (old.lower() if PART.fullmatch(old.lower()) else None)
+            one = replace(one, folder=new(old), name=f"{new(old)}/{one.name.removeprefix(f'{old}/')}", part=part)
+        samples.append((one, old if changed else None))
+    data.samples = name_apart(samples)
     if data.types is not None:
-        data.types = {new(name): where for name, where in reversed(data.types.items())}
-        data.types = dict(reversed(data.types.items()))
+        places, data.types = data.types, {}
+        for name, where in places.items():
+            data.types.setdefault(new(name), where)
     if unknown := [name for name in asked if name not in met]:
         raise InputError(f"`rename`: {unknown_name('type', unknown[0], met - {ANY})}")
-    changed = {name: new(name) for name in met - {ANY}}
-    for one in samples:
-        if isinstance(one.mask, TypeMasks) and one.folder in changed:
-            homes[changed[one.folder]].add(one.folder)
-    data.samples = [_moved(one, changed, homes) for one in samples]
-    if spaced := [name for name, other in changed.items() if other not in (name, *asked.values())]:
+    if spaced := sorted(name for name in met - {ANY} if new(name) not in (name, *asked.values())):
         data.notes.append(f"spaces or the form of accents changed in the names of types: {_list(spaced)}")
 
 
@@ -61,17 +63,6 @@ def _renamed(mask: Mask, new) -> Mask:
         named = {colour: new(one) if isinstance(one, str) else one for colour, one in mask.colours.items()}
         return replace(mask, colours=named)
     return mask
-
-
-def _moved(sample: Sample, changed: dict[str, str], homes: dict[str, set[str]]) -> Sample:
-    """The sample in the folder that its type is now called; what several folders held keeps theirs in its name."""
-    old = sample.folder
-    if not isinstance(sample.mask, TypeMasks) or old not in changed or changed[old] == old:
-        return sample
-    stem = sample.name.removeprefix(f"{old}/")
-    stem = f"{old}_{stem}" if len(homes[changed[old]]) > 1 else stem
-    part = sample.part or (old.lower() if PART.fullmatch(old.lower()) else None)
-    return replace(sample, folder=changed[old], name=f"{changed[old]}/{stem}", part=part)
 
 
 def check_names(data: Dataset, options: Options) -> None:

@@ -5,7 +5,7 @@ import re
 import blobfile as bf
 
 from ... import GOOD
-from ...data.files import by_stem, is_good, list_folder, natural_key, stem_of
+from ...data.files import ALSO_GOOD, by_stem, is_good, list_folder, natural_key, stem_of
 from ...data.prepared import Sample, name_apart, pair_by_name, pair_files
 from .model import Dataset, Options, TypeMasks
 from .pairs import IMAGE_FOLDERS, OPEN_ENDINGS, open_pairs, parts_in, type_in_name
@@ -88,7 +88,7 @@ def read_type_folders(root: str, options: Options) -> Dataset | None:
         if "Imgs" in list_folder(home)[1]:
             home = bf.join(home, "Imgs")
         inside = list_folder(home)[1]
-        if name in DEFECT_FREE_FOLDERS:
+        if name in DEFECT_FREE_FOLDERS or (name in ALSO_GOOD and not open_pairs(home) and not _apart(home, [])[1]):
             images = next((bf.join(home, images) for images in IMAGE_FOLDERS if images in inside), home)
             data.good += [Sample(path, None, GOOD) for path in _apart(images, data.problems)[0].values()]
             continue

@@ -7,7 +7,7 @@ from typing import Any
 import blobfile as bf
 
 from ...config_file import read_yaml
-from ...data.files import list_folder, part_of, stem_of
+from ...data.files import list_folder, part_of, read_lines, stem_of
 from ...data.prepared import Sample, name_apart
 from ...errors import InputError
 from ...file_io import inside, read_bytes
@@ -24,80 +24,63 @@ def read_yolo(root: str, options: Options) -> Dataset | None:
     files lie in labels/ in place of images/; an empty one means defect-free."""
     described = [bf.join(root, name) for name in list_folder(root, (".yaml", ".yml"))[0]]
     described = [path for path in described if NAMES.search(read_bytes(path))]
-    source, content = (described[0], _open(described[0])) if described else (bf.join(root, CLASSES), {})
-    parts = _images(root, content, source)
+    source, content = (described[0], read_yaml(described[0])) if described else (bf.join(root, CLASSES), {})
+    parts = dict(_images(root, content if isinstance(content, dict) else {}, source))
     labels = {folder: _label_files(root, folder) for folder in dict.fromkeys(map(bf.dirname, parts))}
     if not any(labels.values()):
         return None
-    if len(described) > 1:
-        raise InputError(f"{described[1]}: names classes, as {described[0]} does; keep one of them")
-    names = _names(content, source, options)
-    data = Dataset(root, "yolo", types=dict.fromkeys(names.values(), source))
-    found: list[tuple[Sample, str | None]] = []
-    boxed: list[str] = []
+    if len(described) > 1 or not isinstance(content, dict) or "kpt_shape" in content:
+        raise InputError(f"{described[-1]}: describes key points, no classes, or classes a second time; remove it")
+    names, boxed = _names(content, source, options), []
+    data, found = Dataset(root, "yolo", types=dict.fromkeys(names.values(), source)), []
     for image, part in parts.items():
         path = labels[bf.dirname(image)].get(stem_of(image))
         if path is None:
             data.unlabelled.append(image)
             continue
         try:
-            shapes, boxes = _shapes(path, names)
+            shapes = Shapes(path, tuple(_shapes(path, names, boxed)), None, upright=True)
+            found.append((Sample(image, shapes, part=part), part))
         except InputError as error:
             data.problems.append(str(error))
-            continue
-        boxed += boxes
-        found.append((Sample(image, Shapes(path, shapes, None, upright=True), part=part), part))
     data.samples = name_apart(found)
     for folder, own in labels.items():
-        stems = set(map(stem_of, list_folder(folder)[0]))
-        text = f"no image for this label file in {folder}; add it or remove the file"
-        data.problems += [f"{path}: {text}" for stem, path in own.items() if stem not in stems]
+        for stem in own.keys() - map(stem_of, list_folder(folder)[0]):
+            data.problems.append(f"{own[stem]}: no image for this label file in {folder}; add it or remove the file")
     data.judge_boxes(boxed, root, options.boxes)
     return data
 
 
-def _open(path: str) -> Mapping[str, Any]:
-    content = read_yaml(path)
-    if not isinstance(content, dict) or "kpt_shape" in content:
-        raise InputError(f"{path}: should describe classes with outlines or boxes, not key points; correct it")
-    return content
-
-
-def _images(root: str, content: Mapping[str, Any], source: str) -> dict[str, str | None]:
-    """{image: its part}; content: of `source`, which may name the folders, or text files with a line for each image."""
-    told = {part: content[part] for part in ("train", "val", "test") if content.get(part)}
-    places = [(None, bf.join(root, "images"))]
-    places += [(part_of(name), bf.join(root, name, "images")) for name in list_folder(root)[1] if part_of(name)]
-    if told:
-        entries = [(part, one) for part, own in told.items() for one in (own if isinstance(own, list) else [own])]
-        places = [(part, _find(root, f"{content.get('path') or ''}/{one}", source)) for part, one in entries]
-    images: dict[str, str | None] = {}
-    for part, place in places:
+def _images(root: str, content: Mapping[str, Any], source: str) -> Iterator[tuple[str, str | None]]:
+    """Images and their parts; content: of `source`, which may name folders, or text files with a line for each image.
+    An image in several, as where val is train, is of the first."""
+    told = [(part, content[part]) for part in ("test", "val", "train") if content.get(part)]
+    if not told:
+        yield from _below(bf.join(root, "images"), None, DEPTH)
+        for name in filter(part_of, list_folder(root)[1]):
+            yield from _below(bf.join(root, name, "images"), part_of(name), DEPTH)
+    for part, entry in ((part, one) for part, own in told for one in (own if isinstance(own, list) else [own])):
+        place = _find(root, f"{content.get('path') or ''}/{entry}", source)
         if place.endswith(".txt"):
-            lines = read_bytes(place).decode("utf-8-sig", "replace").splitlines()
-            found = [(part, _find(root, line.strip(), place)) for line in lines if line.strip()]
+            yield from ((_find(root, line, place), part) for line in read_lines(place) if line)
         else:
-            found = _below(place, part, DEPTH)
-        for own, image in found:
-            images.setdefault(image, own)
-    return images
+            yield from _below(place, part, DEPTH)
 
 
 def _find(root: str, told: str, source: str) -> str:
     """The file or folder in `root` that a path means: where it starts differs from one computer to the next."""
     words = [word for word in told.replace("\\", "/").split("/") if word not in ("", ".", "..")]
     for start in range(len(words)):
-        path = inside(root, "/".join(words[start:]), source)
-        if bf.exists(path):
+        if bf.exists(path := inside(root, "/".join(words[start:]), source, links=True)):
             return path
     if words:
         raise InputError(f"{source}: names {told!r}, which is not in {root}; add it or correct the path")
     return root
 
 
-def _below(folder: str, part: str | None, depth: int) -> Iterator[tuple[str | None, str]]:
+def _below(folder: str, part: str | None, depth: int) -> Iterator[tuple[str, str | None]]:
     files, folders = list_folder(folder)
-    yield from ((part, bf.join(folder, name)) for name in files)
+    yield from ((bf.join(folder, name), part) for name in files)
     for name in folders if depth else ():
         yield from _below(bf.join(folder, name), part or part_of(name), depth - 1)
 
@@ -114,43 +97,33 @@ def _label_files(root: str, folder: str) -> dict[str, str]:
 def _names(content: Mapping[str, Any], source: str, options: Options) -> dict[int, str]:
     """The classes' names by their numbers. Raises InputError."""
     names = content.get("names")
-    if not content and bf.exists(source):
-        names = read_bytes(source).decode("utf-8-sig", "replace").split("\n")
-        names = [name.strip() for name in names if name.strip()]
-    elif not content:
-        if not options.label_map:
-            raise InputError(
-                f"{bf.dirname(source)}: has no data.yaml that names YOLO's classes; add it, or say --label_map"
-            )
-        names = sorted(options.label_map, key=options.label_map.get)
+    if not content:
+        known = options.label_map or {}
+        names = list(filter(None, read_lines(source))) if bf.exists(source) else sorted(known, key=known.get)
     names = dict(enumerate(names)) if isinstance(names, list) else names
-    if not isinstance(names, dict) or not all(type(k) is int and type(name) in (int, str) for k, name in names.items()):
-        raise InputError(f"{source}: names should be a list of texts, or number: text; quote words such as no")
-    if not 0 < len(names) == len(set(map(str, names.values()))):
-        raise InputError(f"{source}: names no class, or two alike; correct it")
+    plain = isinstance(names, dict) and all(type(k) is int and type(one) in (int, str) for k, one in names.items())
+    if not plain or not 0 < len(names) == len(set(map(str, names.values()))):
+        text = "should name YOLO's classes, each once, in a list or as number: name; quote words such as no"
+        raise InputError(f"{source}: {text}, or say --label_map where there is neither data.yaml nor {CLASSES}")
     return {number: str(names[number]).strip() for number in sorted(names)}
 
 
-def _shapes(path: str, names: Mapping[int, str]) -> tuple[tuple[Shape, ...], list[str]]:
-    """The shapes in a label file, and which of its lines are boxes. Raises InputError."""
-    shapes, boxes = [], []
-    for number, line in enumerate(read_bytes(path).decode("utf-8", "replace").splitlines(), 1):
-        if not line.strip():
+def _shapes(path: str, names: Mapping[int, str], boxed: list[str]) -> Iterator[Shape]:
+    """The shapes in a label file; lines that are boxes are added to `boxed`. Raises InputError."""
+    for number, fields in enumerate(map(str.split, read_lines(path)), 1):
+        if not fields:
             continue
         try:
-            index, *ring = map(float, line.split())
+            index, *ring = map(float, fields)
         except ValueError:
-            index, ring = 0.0, []
-        box, near = len(ring) == 4, all(-BEYOND <= share <= 1 + BEYOND for share in ring)
-        if len(ring) < 4 or len(ring) % 2 or not near or (box and min(ring[2:]) <= 0):
-            text = "is no class with a box or an outline in shares of the image's sides; correct it"
-            raise InputError(f"{path}: line {number} {text}")
+            ring = []
+        near, box = all(-BEYOND <= share <= 1 + BEYOND for share in ring), len(ring) == 4
+        if not near or len(ring) < 4 or len(ring) % 2 or (box and min(ring[2:]) <= 0):
+            raise InputError(f"{path}: line {number} is no class with a box or outline in shares of the sides; mend it")
         if index not in names:
             raise InputError(f"{path}: line {number} is of class {index:g}, which has no name; correct it or the names")
         if box:
-            x, y, width, height = ring
-            left, top, right, bottom = x - width / 2, y - height / 2, x + width / 2, y + height / 2
-            ring = [left, top, right, top, right, bottom, left, bottom]
-            boxes.append(f"{path}: line {number}")
-        shapes.append(Shape(names[index], "shares", (tuple(ring),)))
-    return tuple(shapes), boxes
+            boxed.append(f"{path}: line {number}")
+            (x, y, width, height), corners = ring, ((-1, -1), (1, -1), (1, 1), (-1, 1))
+            ring = [value for right, down in corners for value in (x + right * width / 2, y + down * height / 2)]
+        yield Shape(names[index], "shares", (tuple(ring),))
