@@ -10,7 +10,6 @@ the verdict beforehand: --verdict_arm. Run again after a stop, it goes on: OUT/r
 import argparse
 import hashlib
 import io
-import math
 import re
 import sys
 from dataclasses import asdict, dataclass, replace
@@ -38,6 +37,7 @@ from .tables import write_results
 
 HELP = "what samples add to a segmenter: against real images alone, repeated, and copy-paste"
 VERSION = 4  # of what trainings do: raise it when that changes, so that older runs are not taken for new ones
+MOST_RATIO = 1e6
 FROZEN = "net.encoder."  # what the files of segmenters leave out
 FULL = {"ratios": [0.5, 1, 2, 4], "seeds": 5, "steps": 600}
 QUICK = {"ratios": [1], "seeds": 3, "steps": 150}
@@ -45,7 +45,7 @@ QUICK = {"ratios": [1], "seeds": 3, "steps": 150}
 
 def ratios(text: str) -> list[float]:
     found = sorted({float(part) for part in text.split(",")})
-    if not all(0 < ratio < math.inf for ratio in found):
+    if not all(0 < ratio <= MOST_RATIO for ratio in found):
         raise ValueError
     return found
 
