@@ -47,7 +47,7 @@ class WriteError(InputError):
 
 def is_cloud(path: str) -> bool:
     """Whether `path` lies in a cloud store instead of on a disk of this machine."""
-    return "://" in path
+    return "://" in str(path)
 
 
 def read_bytes(path: str) -> bytes:
@@ -165,7 +165,8 @@ def warn_once(path: str, text: str) -> None:
     """Print a warning on what is wrong with `path`, unless there was one before."""
     if path not in _warned:
         _warned.add(path)
-        tqdm.write(f"warning: {text}", file=sys.stderr)
+        with suppress(OSError):
+            tqdm.write(f"warning: {text}", file=sys.stderr)
 
 
 def remove_temporaries(folder: str) -> None:
@@ -214,19 +215,20 @@ def _take_lock(path: str, name: str) -> int:
             if fcntl is None:
                 raise OSError(errno.ENOTSUP, "not supported")
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.path.exists(path) or not os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                os.close(descriptor)  # the last holder has removed it
-                continue
         except BlockingIOError:
             holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
             os.close(descriptor)
             raise InputError(f"{name}: {holder} is at work there; let it end, or name another folder") from None
         except OSError as error:
             warn_once(path, f"{name}: cannot be locked ({reason(error)}); start no second process there")
+            return descriptor
         with suppress(OSError):  # a full disk: then nobody learns who holds it
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        return descriptor
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor
+        os.close(descriptor)  # its last holder has removed the file: make another
 
 
 def write_if_changed(path: str, data: bytes) -> bool:

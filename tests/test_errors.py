@@ -1,4 +1,6 @@
 import pickle
+import subprocess
+import sys
 from argparse import Namespace
 
 import pytest
@@ -26,3 +28,27 @@ def test_numbers_on_the_command_line_have_bounds():
         check_range(args, size=(1, 2**16))
     with pytest.raises(InputError, match=r"--huge a value that cannot be printed: must be from 1 to 2"):
         check_range(args, huge=(1, 2))
+
+
+FULL = """
+from guided_diffusion.errors import run_cli
+
+def main(argv):
+    {}
+
+run_cli(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [
+        ("print('text')", "the output: No space left on device"),
+        ("open('no/where')", "no/where: No such file or directory"),
+    ],
+)
+def test_files_and_output_that_fail_are_one_line(body, line):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-c", FULL.format(body)]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 2 and result.stderr.startswith(f"error: {line};") and result.stderr.count("\n") == 1

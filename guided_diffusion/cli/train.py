@@ -24,10 +24,11 @@ from ..data.prepared import TRAIN, check_problems, find_samples, is_prepared, ma
 from ..errors import InputError, Parser
 from ..file_io import ensure_writable, lies_in, lock_folder, remove_temporaries
 from ..networks.estimate import Estimate, describe, estimate
-from ..precision import check_memory, is_out_of_memory, resolve_precision
+from ..parallel import check_memory
+from ..precision import is_out_of_memory, resolve_precision
 from ..prepare.check import training_warnings
 from ..prepare.layouts import LOOSE, Dataset, read_layout
-from ..training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, same_network
+from ..training.checkpoint import FOLDER, Checkpoint, latest_checkpoint, load_checkpoint, same_network
 from ..training.extend import extend_types, with_class_cond
 from ..training.train_util import TrainLoop
 from . import prepare
@@ -96,10 +97,10 @@ def read_raw(root: str) -> Dataset:
 def prepare_raw(config: Config, raw: Dataset, work_dir: str) -> Config:
     """Let rank 0 prepare a data set while the others wait; the configuration that trains on the result."""
     out = bf.join(work_dir, "data")
+    flags = ["--keep_good"] if config.data.include_good else []
     if dist_util.rank() == 0:
         print(f"{config.data.dir}: a data set of layout {raw.format}, prepared into {out} first", flush=True)
-        prepare.main([*(["--keep_good"] if config.data.include_good else []), "--", config.data.dir, out])
-    dist_util.barrier()
+    dist_util.on_zero(lambda: prepare.main([*flags, "--", config.data.dir, out]))
     parts = list_folder(out)[1]
     return replace(config, data=replace(config.data, dir=bf.join(out, TRAIN) if TRAIN in parts else out))
 
@@ -149,9 +150,9 @@ def find_cost(config: Config, device: torch.device) -> Estimate:
     """What the training will cost. Raises InputError where that is more memory than there is."""
     precision = resolve_precision(config.train.precision, device)
     cost = estimate(replace(config, train=replace(config.train, precision=precision)), device.type)
-    check_memory(cost.training_bytes, device, "a training step", LESS_MEMORY)
+    check_memory(cost.training_bytes, "a training step", LESS_MEMORY, device)
     if config.train.log_image_interval:
-        check_memory(cost.preview_bytes, device, "a preview", "lower train.max_images or data.resolution")
+        check_memory(cost.preview_bytes, "a preview", "lower train.max_images or data.resolution", device)
     return cost
 
 
@@ -216,8 +217,10 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
 def take_work_dir(folder: str, latest: str | None, held: ExitStack) -> None:
     """Keep other trainings out of a folder whose newest checkpoint was `latest`, and remove what killed writes left."""
     held.enter_context(lock_folder(folder, "--work_dir"))
-    ensure_writable(folder, "--work_dir")
+    for name in ("", FOLDER):
+        if not name or bf.exists(bf.join(folder, name)):  # a fault there would cost the work until the first save
+            ensure_writable(bf.join(folder, name), "--work_dir")
     if latest_checkpoint(folder) != latest:
         raise InputError(f"--work_dir {folder}: another training has just saved there; start again")
-    for name in ("", "checkpoint", "images"):
+    for name in ("", FOLDER, "images"):
         remove_temporaries(bf.join(folder, name))

@@ -15,11 +15,10 @@ import torch.nn.functional as F
 from ..config import Config
 from ..data.image_datasets import DefectDataset
 from ..data.image_files import View
-from ..data.prepared import read_label_map
 from ..diffusion.conditioning import far_from_defects
 from ..errors import InputError
 from ..keyed_random import numpy_generator
-from ..precision import check_memory
+from ..parallel import check_memory
 
 VIEWS = 64  # masks kept of each type, as training sees them
 TRIES = 12  # moves until one keeps the defect in its place, the later ones smaller
@@ -38,7 +37,7 @@ def draw_masks(
     num_defect = config.layout.num_defect
     if isinstance(shown, int) and not 1 <= shown <= num_defect:
         raise InputError(f"`types_per_image` {shown}: must be from 1 to {num_defect}")
-    check_memory(count * math.prod(size), torch.device("cpu"), f"`num_samples` {count}: all masks", "give fewer")
+    check_memory(count * math.prod(size), f"`num_samples` {count}: all masks", "give fewer")
     bank = MaskBank.from_training_set(root, config)
     if size[0] < bank.size[0] or size[1] < bank.size[1]:
         raise InputError(
@@ -66,12 +65,6 @@ class MaskBank:
         root = root or config.data.dir
         if not root:
             raise InputError("`masks` bank: the checkpoint names no training set; give `bank_data`")
-        names, own = config.layout.class_names, read_label_map(root) or {}
-        if wrong := [name for name, index in own.items() if names[index - 1 : index] != (name,)]:
-            raise InputError(
-                f"`bank_data` {root}: its type {own[wrong[0]]} is {wrong[0]}, but the networks know "
-                f"{', '.join(names)}; name a data set with the same label map"
-            )
         view, shots = View.of(config.data), config.data.num_image_train
         data = DefectDataset.load(root, config.layout.class_names, view, num_image_train=shots)
         rng = numpy_generator("mask bank views")

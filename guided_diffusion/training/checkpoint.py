@@ -155,7 +155,8 @@ def load_checkpoint(path: str, flag: str) -> Checkpoint:
     """
     if bf.isdir(path):
         if (latest := latest_checkpoint(path)) is None:
-            raise InputError(f"{flag} {path}: no checkpoint in this folder; train first, or name a checkpoint file")
+            remedy = "name the work_dir above, or a file in it" if _by_step(path) else "train first, or name a file"
+            raise InputError(f"{flag} {path}: no checkpoint in this folder; {remedy}")
         path = latest
     name = f"{flag} {path}"
     raw, sha256 = read_weights(path, name)

@@ -121,7 +121,7 @@ CASES = {
     "train --set model.model_channels=64 --set model.ckpt={checkpoint}": f"{CHECKPOINT}|{WIDTHS}",
     "extend {released} --set model.model_channels=64": f"released.pt|{WIDTHS}",
     "extend {checkpoint} --set model.ckpt=other.pt": "--extend_types and model.ckpt|other.pt|drop",
-    "extend {work} --work_dir {work}": "--extend_types|lies in --work_dir|name a new folder",
+    "extend {work}/ --work_dir {work}": "--extend_types|lies in --work_dir|name a new folder",
     # Generating
     "inference.py --sample_dir {own}": "--large_recep and --small_recep|missing",
     "inference.py --small_recep {small} --sample_dir {own}": "--large_recep|missing|--step_inference 400",

@@ -1,7 +1,5 @@
 """Pixels: file kinds, refusals, resizing, crops, flips, the choice of few shots, and the order of samples."""
 
-from contextlib import nullcontext
-
 import numpy as np
 import pytest
 import torch
@@ -56,15 +54,6 @@ def test_index_masks_of_every_kind(tmp_path, make, top):
 def test_images_of_every_kind_become_rgb(tmp_path, picture, suffix, expected):
     save_pair(tmp_path, "a", picture, some_mask(), suffix=suffix)
     assert load(tmp_path).images[0][:, 4, 4].tolist() == expected
-
-
-@pytest.mark.parametrize(("orientation", "size", "quarters"), [(6, (4, 8), 0), (6, (8, 4), -1), (2, (4, 8), None)])
-def test_exif_rotation_is_followed_where_the_mask_follows_it(tmp_path, orientation, size, quarters):
-    image, exif = noise(4, 8, 3), Image.Exif()
-    exif[0x0112] = orientation
-    save_pair(tmp_path, "a", image, some_mask(*size), exif=exif)
-    with nullcontext() if quarters is not None else pytest.raises(InputError, match="EXIF"):
-        assert np.array_equal(load(tmp_path, size=size).images[0].permute(1, 2, 0), np.rot90(image, quarters))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-"""Two thousand damaged data sets: prepare_data.py gives the right pairs, or one line that names what is wrong.
+"""Damaged data sets: prepare_data.py gives the right pairs, or one line that names what is wrong.
 
 One thing is done to a set of drawn_formats; then the command runs. Where it succeeds, each photograph that came out has
-its own mask. (test_layouts.py damages JSON files.)
+its own mask. (test_layouts.py damages JSON files; test_properties.py draws sound sets.)
 """
 
 import io
@@ -9,7 +9,6 @@ import itertools
 import os
 import shutil
 import tempfile
-import unicodedata
 import warnings
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -119,17 +118,6 @@ def wrong_size(draw):
     return {path: encoded(picture.resize((width, height), Image.Resampling.NEAREST), picture.format)}
 
 
-def exif(draw):
-    """An orientation in EXIF: the pixels stay, or are turned so that viewers show what was there before."""
-    path, picture = draw.picture(draw.layout.images)
-    tag = Image.Exif()
-    tag[0x0112] = orientation = 1 + draw.below(8)
-    if draw.below(2) or draw.layout.name.startswith("labelme"):  # which is known to follow the tag
-        undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # PIL's transpositions
-        picture = picture.transpose(undo[orientation]) if orientation in undo else picture
-    return {path: encoded(picture.convert("RGB"), "PNG", exif=tag)}
-
-
 def renamed(draw):
     path = draw.file()
     stem, suffix = os.path.splitext(os.path.basename(path))
@@ -162,18 +150,6 @@ def garbage(draw):
     return {draw.file(): draw.pick([*texts, b"\x89PNG\r\n\x1a\n"])}
 
 
-def odd_names(draw):
-    """The whole set under names with spaces, accents, signs; accents of image and mask composed or not."""
-    word = draw.pick(["Bild é ", "图像 ", "a b  c ", "ü'%&#", "über-", "(1) ", "-n ", "$x"])
-    if draw.layout.name.startswith("coco"):
-        raise Skip
-    changes = dict.fromkeys(draw.files)
-    for path, data in draw.files.items():
-        folder, name = os.path.split(path)
-        changes[os.path.join(folder, unicodedata.normalize(draw.pick(["NFC", "NFD"]), word) + name)] = data
-    return changes
-
-
 def equal_stems(draw):
     """Another picture under the same stem with another suffix."""
     path, _ = draw.picture(draw.layout.images + draw.layout.masks)
@@ -188,12 +164,6 @@ def second_mask(draw):
     return {draw.new(f"{stem.removesuffix('_mask')}{ending}{suffix}"): draw.files[draw.pick(draw.layout.masks)]}
 
 
-def junk(draw):
-    """Files that operating systems leave behind."""
-    name = draw.pick(["Thumbs.db", ".DS_Store", "._0.png", "desktop.ini", "notes.txt", "README.md"])
-    return {os.path.join(os.path.dirname(draw.file()), name): b"\x00\x05\x16\x07junk"}
-
-
 def link(draw):
     """A link to itself, to nothing or to a folder, in place of a file or beside one."""
     path = draw.file()
@@ -206,8 +176,8 @@ def link(draw):
 
 
 CORRUPTIONS = [
-    truncated, damaged, another_mode, wrong_size, exif, renamed, moved, removed, swapped, garbage, odd_names,
-    equal_stems, second_mask, junk, link,
+    truncated, damaged, another_mode, wrong_size, renamed, moved, removed, swapped, garbage, equal_stems, second_mask,
+    link,
 ]  # fmt: skip
 COUNT = 130 * len(CORRUPTIONS)
 
@@ -223,24 +193,18 @@ def write(root: Path, files: dict[str, bytes | None]) -> None:
             (root / path).write_bytes(data)
 
 
-def viewed(array: np.ndarray, view: int) -> np.ndarray:
-    """One of eight turns and flips."""
-    array = np.rot90(array, view % 4)
-    return array[:, ::-1] if view >= 4 else array
-
-
 def judge(out: Path, layout: Layout) -> str:
-    """ "right" where every image that came out has its own mask, turned alike."""
-    views = {(k, v): viewed(drawn @ LUMA, v) for k, (drawn, _) in enumerate(layout.drawn) for v in range(8)}
+    """ "right" where every image that came out has its own mask."""
+    greys = [drawn @ LUMA for drawn, _ in layout.drawn]
     paths = list(out.rglob("test/**/*.png"))
     for path in paths:
         grey = np.array(Image.open(path).convert("RGB")) @ LUMA
         mask = np.array(Image.open(str(path).replace("/test/", "/converted_ground_truth/")))
-        errors = {key: np.abs(seen - grey).mean() for key, seen in views.items() if seen.shape == grey.shape}
-        k, view = min(errors, key=errors.get)
-        if errors[k, view] > 20:
+        errors = [np.abs(seen - grey).mean() if seen.shape == grey.shape else np.inf for seen in greys]
+        k = int(np.argmin(errors))
+        if errors[k] > 20:
             return f"unknown image {path.name}"
-        if not np.array_equal(mask, viewed(layout.drawn[k][1], view)):
+        if not np.array_equal(mask, layout.drawn[k][1]):
             return f"wrong mask for {path.name}, which is {layout.images[k]}"
     return "right" if paths else "nothing came out"
 

@@ -46,7 +46,7 @@ def folders(*names, count=2):
 
 
 DOUBTED = {  # what is drawn, and words of the line
-    "parts": (folders("trainval", "Test_2"), "'test_2', 'trainval' would be types|parts of a data set|'*=defect'"),
+    "parts": (folders("trainval", "Test_2", "val_a"), "'test_2', 'trainval', 'val_a' would|parts of a data|'*=defect'"),
     "one part": (folders("crack", "hole", "dev_1"), "'dev_1' would be types, but are called like parts"),
     "good": (folders("crack", "OK"), "type 'ok' is called like defect-free"),
     "objects": (folders("bottle", "pcb1"), "'bottle', 'pcb1'|objects of MVTec AD or VisA"),

@@ -75,7 +75,7 @@ def train(words, monkeypatch):
     """train(work, faulty, *flags) -> the line that it ended with, or "". Plots and estimates cost nothing."""
     plot = "/loss.png"
     monkeypatch.setattr(TrainLogger, "save_loss_plot", lambda own: file_io.write_or_warn(own._work_dir + plot, b"plot"))
-    monkeypatch.setattr(cli, "describe", lambda config: "")
+    monkeypatch.setattr(cli, "describe", lambda *about: "")
 
     def run(work, faulty, *flags):
         monkeypatch.setattr(file_io, "_warned", set())

@@ -16,7 +16,7 @@ from .pairs import PUBLISHED
 
 ANY = "*"  # stands for all names in Options.rename
 FROM_PATHS = ("type_folders", "images_masks", "defect_spectrum", "mvtec", "flat")  # elsewhere people typed the names
-PART = re.compile(r"(train|val|test|dev|eval|holdout)(ing|id|idation|uation)?(val)?[\W\d_]*")
+PART = re.compile(r"(train|val|test|dev|eval|holdout)(ing|id|idation|uation)?(val)?[\W\d_]*([\W_][a-e])?")
 KINDS = {"", "anomaly", "category", "class", "cls", "damage", "defect", "fault", "flaw", "id", "kind", "label", "type"}
 VISA = "candle capsules cashew chewinggum fryum macaroni1 macaroni2 pcb1 pcb2 pcb3 pcb4 pipe_fryum"
 OBJECTS = {*PUBLISHED, *VISA.split()}  # of MVTec AD and VisA

@@ -32,6 +32,7 @@ def read_voc(root: str, options: Options) -> Dataset | None:
     if options.colormap or options.mask_values in ("binary", "inverted"):
         data.open_values = True
         return data
+    data.notes.append(f"{VOID}, or its colour, is void in Pascal VOC: drawn as background")
     source = next(filter(bf.exists, (bf.join(root, name) for name in LABELS)), "")
     lines = [line for line in read_lines(source) if line and line[0] != "#"] if source else []
     colours = dict(_colour(line, source) for line in lines) if source.endswith(LABELS[0]) else {}

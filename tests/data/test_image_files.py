@@ -1,0 +1,161 @@
+"""The one function that opens images: the way up, modes, bits, pages, limits, damage."""
+
+import io
+import struct
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from guided_diffusion.data import image_files
+from guided_diffusion.data.image_files import open_image, orientations, read_image, read_index_mask, to_rgb, turned
+from guided_diffusion.data.prepared import IndexMask, Sample, read_pair
+from guided_diffusion.errors import InputError
+
+RNG = np.random.default_rng(0)
+PHOTOGRAPH = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+MASK = RNG.integers(0, 4, (5, 7), dtype=np.uint8)
+
+
+def tagged(orientation):
+    tag = Image.Exif()
+    tag[image_files.EXIF_ORIENTATION] = orientation
+    return {"exif": tag}
+
+
+def write(path, picture, **options):
+    """The path, as text, of a picture that was saved there."""
+    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(path, **options)
+    return str(path)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+def test_every_format_is_read_as_stored_and_shown_upright(tmp_path, suffix, orientation):
+    options = {"lossless": True} if suffix == "webp" else {}
+    shown = Image.fromarray(PHOTOGRAPH)
+    shown.getexif()[image_files.EXIF_ORIENTATION] = orientation
+    shown = np.array(ImageOps.exif_transpose(shown))
+    deep = PHOTOGRAPH[..., 0].astype(np.uint16) * 257
+    for picture in (PHOTOGRAPH,) if suffix == "webp" else (PHOTOGRAPH, deep):
+        path = write(tmp_path / f"a.{suffix}", picture, **options, **tagged(orientation))
+        assert np.array_equal(to_rgb(open_image(path), path)[..., 0], PHOTOGRAPH[..., 0])
+        assert np.array_equal(read_image(path)[..., 0], shown[..., 0])
+
+
+@pytest.mark.parametrize(
+    ("image_tag", "mask_tag", "mask", "found"),  # found: orientation to which image and mask are turned
+    [
+        (3, 3, MASK, (3, 3)),
+        (6, 6, MASK, (6, 6)),
+        (6, 1, MASK, (1, 1)),
+        (6, 1, MASK.T, (6, 1)),
+        (1, 8, MASK.T, (1, 8)),
+        (1, 8, MASK, (1, 1)),
+        (3, 1, MASK, "a.tif: carries"),
+        (1, 2, MASK, "m.png: carries"),
+        (6, 6, MASK.T, "a.tif: carries"),
+        (1, 1, MASK.T, "5 x 7 pixels"),
+    ],
+)
+def test_an_image_and_its_mask_are_turned_alike(tmp_path, image_tag, mask_tag, mask, found):
+    image = write(tmp_path / "a.tif", PHOTOGRAPH, **tagged(image_tag))
+    drawn = write(tmp_path / "m.png", mask, **tagged(mask_tag))
+    if isinstance(found, str):
+        with pytest.raises(InputError, match=found):
+            read_pair(Sample(image, IndexMask(drawn)), 3)
+    else:
+        assert orientations(open_image(image), image, mask.shape, drawn, tag=mask_tag) == found
+        pair = read_pair(Sample(image, IndexMask(drawn)), 3)
+        assert all(np.array_equal(*two) for two in zip(pair, map(turned, (PHOTOGRAPH, mask), found), strict=True))
+    assert np.array_equal(read_index_mask(drawn, 3), turned(mask, mask_tag))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_colours_of_16_bits_are_not_cut_to_8(tmp_path, suffix):
+    levels = RNG.integers(0, 4096, (5, 7, 3), dtype=np.uint16)
+    path = str(tmp_path / f"a.{suffix}")
+    cv2.imwrite(path, levels[..., ::-1])
+    assert np.array_equal(open_image(path).levels, levels)
+    assert np.array_equal(to_rgb(open_image(path), path, bits=12), np.round(levels / 4095 * 255))
+    with pytest.raises(InputError, match="a camera of 12 bits"):
+        read_image(path)
+
+
+def many(kind, **options):
+    buffer = io.BytesIO()
+    Image.fromarray(PHOTOGRAPH).save(
+        buffer, kind, save_all=True, append_images=[Image.fromarray(PHOTOGRAPH[::-1])], **options
+    )
+    return buffer.getvalue()
+
+
+def with_smaller_page():
+    pages = [Image.fromarray(PHOTOGRAPH), Image.fromarray(PHOTOGRAPH[::2, ::2])]
+    pages[1].encoderinfo = {"tiffinfo": {image_files.NEW_SUBFILE: 1}}
+    buffer = io.BytesIO()
+    pages[0].save(buffer, "TIFF", save_all=True, append_images=pages[1:])
+    return buffer.getvalue()
+
+
+def test_one_page(tmp_path):
+    for kind in ("TIFF", "GIF", "PNG", "WEBP"):
+        with pytest.raises(InputError, match="2 pages or frames"):
+            open_image("a", lambda _, kind=kind: many(kind))
+    assert open_image("a", lambda _: many("MPO")).size == (5, 7)
+    assert np.array_equal(open_image("a", lambda _: with_smaller_page()).pixels, PHOTOGRAPH)
+
+
+def tiff(photometric, *bits):
+    """A TIFF of 2 x 2 black or white pixels of these bits a channel."""
+    data = b"\xff" * (4 * sum(bits) // 8)
+    tags = [(256, 2), (257, 2), (258, bits[0]), (259, 1), (262, photometric), (273, 122), (277, 1), (278, 2)]
+    rows = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in [*tags, (279, len(data))])
+    return b"II*\0" + struct.pack("<IH", 8, 9) + rows + bytes(4) + data
+
+
+def saved(mode, kind):
+    buffer = io.BytesIO()
+    Image.new(mode, (4, 4)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (saved("F", "TIFF"), "unusual kind"),
+        (saved("LAB", "TIFF"), "unusual kind"),
+        (tiff(0, 16), "white at 0"),
+        (saved("RGB", "EPS"), "not an image"),  # would run a program
+        (saved("L", "BMP")[:18] + struct.pack("<ii", 40000, 40000) + saved("L", "BMP")[26:], "1600 million pixels"),
+    ],
+)
+def test_refused_files(content, words):
+    with pytest.raises(InputError, match=words) as caught:
+        open_image("folder/a.png", lambda _: content)
+    assert "\n" not in str(caught.value) and "folder/a.png" in str(caught.value)
+
+
+def test_more_pixels_than_pillow_allows_by_itself(monkeypatch):
+    monkeypatch.setattr(image_files, "MAX_PIXELS", 35)
+    assert Image.MAX_IMAGE_PIXELS is None and open_image("a", lambda _: many("MPO")).size == (5, 7)
+
+
+def test_two_colours_in_a_bmp_of_8_bits(tmp_path):
+    """Which Pillow takes for one of 1 bit."""
+    picture = Image.fromarray((MASK > 1).astype(np.uint8)).convert("P")
+    picture.putpalette([0, 0, 0, 255, 255, 255])
+    assert np.array_equal(read_image(write(tmp_path / "a.bmp", picture))[..., 0], 255 * (MASK > 1))
+
+
+def test_a_flipped_bit_of_a_png_is_refused_or_harmless():
+    whole = io.BytesIO()
+    Image.fromarray(MASK).save(whole, "PNG")
+    for bit in range(8 * len(whole.getvalue())):
+        damaged = bytearray(whole.getvalue())
+        damaged[bit // 8] ^= 1 << bit % 8
+        try:
+            assert np.array_equal(open_image("a", lambda _, damaged=damaged: bytes(damaged)).pixels, MASK)
+        except InputError:
+            continue
