@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_rle
 
-from ...data.image_files import Picture, bits_of, open_image, orientations, to_rgb, turned
+from ...data.image_files import Picture, bits_of, histogram, open_image, orientations, to_rgb, turned
 from ...data.prepared import Sample
 from ...errors import InputError
 from ...file_io import parse_json, read_bytes
@@ -80,7 +80,7 @@ def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule, values: Va
             raise InputError(f"{drawn.path}: has another EXIF orientation than its image's other masks; save all alike")
         turn, turn_mask = orientations(image, sample.image, mask.shape, drawn.path, tag=tags.pop())
         pixels, mask = turned(pixels, turn), turned(mask, turn_mask)
-    if isinstance(drawn, TypeMasks) and set(np.flatnonzero(np.bincount(pixels.ravel()))) == {0, 255}:
+    if isinstance(drawn, TypeMasks) and set(np.flatnonzero(histogram(pixels)) % 256) == {0, 255}:
         raise InputError(f"{sample.image}: is black and white only; is it swapped with its mask {drawn.path}?")
     return Labelled(pixels, mask, overlaps, top)
 

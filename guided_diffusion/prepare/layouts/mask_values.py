@@ -10,7 +10,7 @@ import numpy as np
 
 from ... import GOOD
 from ...data.files import natural_key
-from ...data.image_files import MAX_PLAUSIBLE_INDEX, Picture, open_image
+from ...data.image_files import MAX_PLAUSIBLE_INDEX, Picture, histogram, open_image
 from ...data.prepared import IndexMask, Sample
 from ...errors import InputError, unknown_name
 from ...parallel import parallel_map
@@ -250,9 +250,8 @@ def _look_at(file: tuple[str | int, str]) -> Values | None:
     lossy, palette = picture.format in ("JPEG", "MPO"), has_palette(picture)
     levels = np.asarray(image) if palette else grey_levels(picture)
     border = np.concatenate([levels[0], levels[-1], levels[1:-1, 0], levels[1:-1, -1]])
-    counts, border = (
-        {k: n for k, n in enumerate(np.bincount(some.ravel()).tolist()) if n} for some in (levels, border)
-    )
+    pixels = histogram(levels), np.bincount(border).tolist()
+    counts, border = ({k: n for k, n in enumerate(some) if n} for some in pixels)
     colours: dict[int, tuple[int, int, int]] = {}
     if palette:
         kind, table = "palette", np.array(image.getpalette("RGB") + [0] * 768).reshape(-1, 3)
@@ -335,7 +334,7 @@ def grey_levels(picture: Picture) -> np.ndarray:
 
 def looks_like_photograph(levels: np.ndarray) -> bool:
     """Whether more than a quarter of a mask uint8 [H, W] is neither near black nor near white, in many levels."""
-    counts = np.bincount(levels.ravel(), minlength=256)
+    counts = np.array(histogram(levels))
     middle = counts[NEAR + 1 : 255 - NEAR]
     return bool(middle.sum() > counts.sum() / 4 and np.count_nonzero(middle) > FEW_LEVELS)
 
