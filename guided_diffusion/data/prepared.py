@@ -146,8 +146,11 @@ def match_types(own: Mapping[str, int] | None, class_names: Sequence[str], root:
         return (), f"label map of {root}: types are matched by number, as one side names none: {pairs}"
     for name in own:
         if name not in class_names:
-            unknown = unknown_name("type", name, class_names)
-            raise InputError(f"{root}: its label map has an {unknown}; the other one is {', '.join(class_names)}")
+            raise InputError(
+                f"{root}: its label map has an {unknown_name('type', name, class_names)}, but that of the training "
+                f"(data.label_map, or its data set's) is {', '.join(class_names)}; give both the same names, here with "
+                f"scripts/prepare_data.py --rename {name}=NEW"
+            )
     numbers = (0, *(class_names.index(name) + 1 for name in sorted(own, key=own.get)))
     changed = ", ".join(f"{name} {k} is {numbers[k]}" for name, k in own.items() if numbers[k] != k)
     return (numbers, f"label map of {root}: types are matched by name: {changed} here") if changed else ((), "")
