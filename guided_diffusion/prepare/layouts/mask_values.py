@@ -1,6 +1,6 @@
 """What the values of mask files are: indices, black and white, or colours. Decided from all files of a data set."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -205,28 +205,22 @@ def _note(seen: Sequence[Values], data: Dataset, *, sure: bool) -> None:
             f"{inverted[0]}: calls most of the image and its border defective, like {len(inverted)} of {drawn} masks: "
             f"is what is dark the defect? Say --mask_values inverted, or {rule.mask_values} if they are right"
         )
+    told = []
     if inverted and not sure:
-        text = (
-            f"{len(inverted)} of {drawn} masks call most of the image and its border defective, as inverted ones do: "
-        )
-        data.notes.append(text + ", ".join(inverted[:3]) + ", ..." * (len(inverted) > 3))
-    pairs = defaultdict(int)
-    for one in seen:
-        pairs[tuple(one.above_zero(rule.void))] += 1
+        text = f"{len(inverted)} of {drawn} masks call most of the image and its border defective, as if inverted"
+        told.append(f"{text}, the first {inverted[0]}")
     if rule.mask_values == "index":
-        data.notes.append(f"the values of the masks are type indices{_void(rule)}")
-    elif rule.mask_threshold != THRESHOLD or rule.palette == "looks" or rule.void is not None:
+        told.append("the values of the masks are type indices")
+    elif rule.mask_threshold != THRESHOLD:
+        pairs = Counter(tuple(one.above_zero(rule.void)) for one in seen)
         held = ", ".join(f"0/{k[0]} in {n}" for k, n in sorted(pairs.items()) if len(k) == 1)
-        palettes = "; palettes by what they look like" * (rule.palette == "looks")
-        data.notes.append(
-            f"masks are {rule.mask_values}: {'dark' if rule.mask_values == 'inverted' else 'defective'} is "
-            f"{'up to' if rule.mask_values == 'inverted' else 'above'} {rule.mask_threshold}"
-            f"{f' ({held} masks)' if held else ''}{palettes}{_void(rule)}"
-        )
-
-
-def _void(rule: DrawingRule) -> str:
-    return "" if rule.void is None else f"; {rule.void} is void, drawn as background"
+        shown = "background" if rule.mask_values == "inverted" else "a defect"
+        told.append(f"masks are {rule.mask_values}: {shown} is above {rule.mask_threshold} ({held or 'no'} masks)")
+    if rule.palette == "looks":
+        told.append("palettes count by what they look like")
+    if rule.void is not None:
+        told.append(f"{rule.void} is void, drawn as background")
+    data.notes += ["; ".join(told)] if told else []
 
 
 def _share(counts: Mapping[int, int], palette: bool, rule: DrawingRule) -> float:
