@@ -16,7 +16,7 @@ from .. import dist_util
 from ..data.manifest import read_manifest
 from ..errors import InputError, Parser, check_range
 from ..evaluation import curation, image_sets, sample_scores, scores, tables
-from ..file_io import LOCK_FILE, TEMPORARY_PREFIX, ensure_writable, lock_folder, write_json
+from ..file_io import LOCK_FILE, TEMPORARY_PREFIX, lock_folder, write_json
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -33,19 +33,18 @@ def main(argv: list[str] | None = None) -> None:
     wish = args.min_agreement
     if not re.fullmatch(r"auto|off|0?\.\d+|[01](\.0*)?", wish):
         raise InputError(f"--min_agreement {wish}: must be auto, off or a number from 0 to 1")
-    left = (LOCK_FILE, TEMPORARY_PREFIX)  # by a run that was killed
-    there = bf.listdir(args.out) if bf.isdir(args.out) else [args.out] if bf.exists(args.out) else []
-    if not all(name.startswith(left) for name in there):
-        raise InputError(f"--out {args.out}: is not empty; name a new folder, or remove what is there")
-    samples, sets = image_sets.read_sets(args)
-    rows = read_manifest(args.samples)
-    if rows is None:
-        raise InputError(f"--samples {args.samples}: has no manifest.jsonl; name a folder that inference.py wrote")
-    manifest = {f"{index:06d}": row for index, row in rows.items()}
-    keep, drop = curation.read_list(args.list, samples.names) if args.list else ((), ())
-    real, device = sets.held_out, dist_util.setup(args.device)
     with lock_folder(args.out, "--out"):
-        ensure_writable(args.out, "--out")
+        left = (LOCK_FILE, TEMPORARY_PREFIX)  # by a run that was killed
+        there = bf.listdir(args.out) if bf.isdir(args.out) else []
+        if not all(name.startswith(left) for name in there):
+            raise InputError(f"--out {args.out}: is not empty; name a new folder, or remove what is there")
+        samples, sets = image_sets.read_sets(args)
+        rows = read_manifest(args.samples)
+        if rows is None:
+            raise InputError(f"--samples {args.samples}: has no manifest.jsonl; name a folder that inference.py wrote")
+        manifest = {f"{index:06d}": row for index, row in rows.items()}
+        keep, drop = curation.read_list(args.list, samples.names) if args.list else ((), ())
+        real, device = sets.held_out, dist_util.setup(args.device)
         agreed, segmenter = None, None
         limits = {**sample_scores.measure_limits(sets.train, sets.trained, real), "agreement": None}
         for line in sample_scores.notes(limits):

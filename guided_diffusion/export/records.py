@@ -130,12 +130,9 @@ def write_export(out: str, name: str, layout: Layout, export: Export, about: dic
     """
     records = [(record, files) for record in export.records if (files := layout.files(record))]
     paths = {*(path for _, files in records for path in files), *layout.index_files, EXPORT_FILE}
-    _check_no_strangers(out, name, paths)
-    check_no_links(out, paths)
 
     def write(path: str, data: bytes) -> bool:
-        with file_io.writing(bf.join(out, path), "OUT", "the same command goes on from there"):
-            return file_io.write_if_changed(bf.join(out, path), data)
+        return file_io.write_if_changed(bf.join(out, path), data, "OUT", "the same command goes on from there")
 
     def write_record(record: Record, files: dict[str, Callable[[np.ndarray], bytes] | None]) -> int:
         image, mask = read_pair(record.sample, MAX_TYPES)
@@ -149,7 +146,8 @@ def write_export(out: str, name: str, layout: Layout, export: Export, about: dic
     content = {"format": name, **about, "label_map": export.label_map, "generation": export.settings, "files": sources}
     index_files = {**layout.index_files, EXPORT_FILE: file_io.as_json(content)}
     with file_io.lock_folder(out, "OUT"), ThreadPoolExecutor(WRITERS) as pool:
-        file_io.ensure_writable(out, "OUT")
+        _check_no_strangers(out, name, paths)
+        check_no_links(out, paths)
         for folder in {bf.dirname(bf.join(out, path)) for path in paths}:
             file_io.remove_temporaries(folder)
         if not bf.exists(bf.join(out, EXPORT_FILE)):  # marks the folder as ours, should this run be cut off

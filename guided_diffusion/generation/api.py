@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -24,7 +22,7 @@ from ..diffusion.respace import Pair, format_num_steps
 from ..diffusion.samplers import PredictX0, make_predict_x0
 from ..diffusion.two_stage import two_stage_plans, two_stage_sample
 from ..errors import InputError, unknown_name
-from ..file_io import ensure_writable, lock_folder
+from ..file_io import lock_folder
 from ..keyed_random import sample_noise
 from ..networks.estimate import forward_bytes, receptive_field
 from ..networks.unet import check_size, noise_batch
@@ -59,37 +57,12 @@ class GeneratedBatch:
     class_names: tuple[str, ...]
 
 
-class Stop:
-    """Notes SIGINT and SIGHUP (Ctrl-C, a closed terminal), for check() to end the run at a step's end.
-
-    An exception from a handler could come where Python drops it, or in a lock that then nobody opens. The second signal
-    ends the run at once.
-    """
-
-    def __init__(self) -> None:
-        self._noted, self._before = False, {}
-
-    def __enter__(self) -> Stop:
-        main = threading.current_thread() is threading.main_thread()  # no other may ask
-        for number in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)) if main else ():
-            if number not in self._before and signal.getsignal(number) != signal.SIG_IGN:  # nohup: stays ignored
-                self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: object) -> None:
-        if self._noted:
-            raise KeyboardInterrupt
-        self._noted = True
-        with suppress(OSError):  # not print, which a signal may interrupt; and the terminal may be gone
-            os.write(2, b"\nstopping after this step; once more to stop at once\n")
-
-    def check(self) -> None:
-        if self._noted:
-            raise KeyboardInterrupt
+def _say_stop(before: int) -> None:
+    """Ctrl-C or a closed terminal: the run ends after this step; a second one ends it at once."""
+    if before:
+        raise KeyboardInterrupt
+    with suppress(OSError):  # not print, which a signal may interrupt; and the terminal may be gone
+        os.write(2, b"\nstopping after this step; once more to stop at once\n")
 
 
 class DefectGen:
@@ -261,15 +234,10 @@ class DefectGen:
         """
         conditions, rank = conditions or Conditions(self.layout, settings), dist_util.rank()
         about = self._about(settings, conditions, seed)
-        self._choose_batch_size(
-            batch_size, ceil(num_samples / dist_util.world_size()), settings
-        )  # refuses, writes nothing
         with ExitStack() as ending:
             folder = missing = None
             if rank == 0:
-                SampleFolder(sample_dir, self.layout.class_names, about)  # refuses, too
                 ending.enter_context(lock_folder(sample_dir, "`sample_dir`"))
-                ensure_writable(sample_dir, "`sample_dir`")
                 folder = SampleFolder(sample_dir, self.layout.class_names, about)
                 missing = folder.missing(num_samples)
                 if len(missing) < num_samples:
@@ -285,7 +253,8 @@ class DefectGen:
                 for pair in pairs:
                     yield pair
                     bar.update()
-                    stop.check()
+                    if stop.number:
+                        raise KeyboardInterrupt
                     if written.done():
                         written.result()  # an error in writing ends the run now, not after the round
 
@@ -297,7 +266,8 @@ class DefectGen:
 
             how = {"masks": conditions.masks, "backgrounds": conditions.backgrounds, "seed": seed}
             how |= {"progress": counted, "on_out_of_memory": halved}
-            stop, writer = ending.enter_context(Stop()), ending.enter_context(ThreadPoolExecutor(1))
+            stop = ending.enter_context(dist_util.Stop("SIGINT", "SIGHUP", on_signal=_say_stop))
+            writer = ending.enter_context(ThreadPoolExecutor(1))
             bar = ending.enter_context(tqdm(total=len(rounds) * steps, unit="step", disable=rank > 0))
             written = writer.submit(lambda: None)  # the last round
             while rounds:
@@ -309,7 +279,8 @@ class DefectGen:
                     round_ = map(np.concatenate, zip(*parts, strict=True))
                     written = writer.submit(folder.add, *round_, conditions.names)
             written.result()
-            stop.check()
+            if stop.number:
+                raise KeyboardInterrupt
         return folder
 
     def _about(self, settings: Settings, conditions: Conditions, seed: int) -> dict[str, Any]:
