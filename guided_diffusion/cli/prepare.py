@@ -171,7 +171,7 @@ def main(argv: list[str] | None = None) -> None:
     elif args.val_fraction:
         by = f"val_fraction {args.val_fraction}, seed {args.seed}"
         if not (args.group_regex or args.group_csv):
-            by += ", look-alikes together"
+            by += ", look-alikes kept together"
             if grouped := splits.group_alike(items):
                 print(f"{grouped} images look like others, and stay on the side of these (--group_regex, --group_csv)")
         splits.split_by_fraction(items, args.val_fraction, args.seed)

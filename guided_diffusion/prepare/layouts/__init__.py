@@ -14,6 +14,7 @@ import blobfile as bf
 from ...data.files import list_folder
 from ...data.prepared import (
     DATASET_FILE,
+    TRAIN,
     IndexMask,
     arrange,
     check_folder,
@@ -101,10 +102,10 @@ def _detect(root: str, options: Options) -> Dataset:
         raise InputError(f"{root}: holds more than one data set ({listed(pairs)}); give each its own folder")
     if data := next(filter(None, (read(root, options) for read in NAMED.values())), None):
         return data
-    for inner in (bf.join(root, name) for name in folders):
-        found = next(filter(None, (read(inner, options) for read in (*SURE.values(), read_yolo, read_labelme))), None)
+    for inner in (bf.join(root, name) for name in sorted(folders, key=lambda name: not name.startswith(TRAIN))):
+        found = next(filter(None, (read(inner, options) for read in NAMED.values())), None)
         if found and not are_binary(found, options):
-            raise InputError(f"{root}: holds no data set itself; did you mean {inner}?")
+            raise InputError(f"{root}: holds no data set itself, but its folders do; did you mean {inner}?")
     pairs = [*sum(PAIRS.values(), ()), ("test", "ground_truth")]
     for one in folders:
         if others := dict.fromkeys(other for pair in pairs if one in pair for other in pair if other != one):
