@@ -17,7 +17,7 @@ from ...data.prepared import Sample
 from ...errors import InputError
 from ...file_io import parse_json, read_bytes
 from .labelme import as_utf8
-from .mask_values import binary_values
+from .mask_values import Values, binary_values
 from .model import BACKGROUND, IGNORED, ColourMask, DrawingRule, Shape, Shapes, TypeMasks
 
 POINT_RADIUS = 5  # pixels, as labelme draws points
@@ -40,10 +40,10 @@ class Labelled:
         return image, np.zeros(image.shape[:2], np.uint8) if self.mask is None else self.mask
 
 
-def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule) -> Labelled:
+def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule, values: Values | None = None) -> Labelled:
     """A sample's image and index mask, values 0..num_defect, the way up that both were drawn, or that EXIF says. Raises
     InputError where a file cannot be read, the mask is of another size or not what it should be, or the two look
-    swapped."""
+    swapped. values: what the mask's file holds; it is not read then."""
     drawn, mask, overlaps = sample.mask, None, Counter()
     image = open_image(sample.image, image_bytes)
     top = 0 if image.levels is None else int(image.levels.max())
@@ -58,6 +58,9 @@ def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule) -> Labelle
         size, shapes = pixels.shape[:2], (shape for shape in drawn.shapes if shape.index != IGNORED)
         layers = ((shape.index, draw_shape(shape, size, rule.line_width, where)) for shape in shapes)
         mask, overlaps = _compose(layers, rule.priority, drawn.path)
+    elif values:
+        turn, _ = orientations(image, sample.image, values.size, drawn.path, tag=values.orientation)
+        pixels = turned(pixels, turn)
     else:
         tags: set[int] = set()
 
