@@ -20,13 +20,7 @@ import numpy as np
 
 from .. import GOOD
 from ..errors import InputError, unknown_name
-from ..file_io import (
-    encode_png,
-    ensure_writable,
-    remove_temporaries,
-    write_if_changed,
-    write_json,
-)
+from ..file_io import encode_png, ensure_writable, remove_temporaries, write_if_changed, write_json
 from .files import by_stem, check_no_links, check_text, is_good, list_folder, natural_key, part_of, stem_of
 from .image_files import Picture, index_values, open_image, orientations, read_image, to_rgb, turned
 from .manifest import FOLDERS, read_manifest, recorded_settings
@@ -146,8 +140,8 @@ def match_types(own: Mapping[str, int] | None, class_names: Sequence[str], root:
         return (), f"label map of {root}: types are matched by number, as one side names none: {pairs}"
     for name in own:
         if name not in class_names:
-            unknown = unknown_name("type", name, class_names)
-            raise InputError(f"{root}: its label map has an {unknown}; the other one is {', '.join(class_names)}")
+            remedy = "mend its dataset.json, or data.label_map, --label_map or the set that it is to match"
+            raise InputError(f"{root}: its label map has an {unknown_name('type', name, class_names)}; {remedy}")
     numbers = (0, *(class_names.index(name) + 1 for name in sorted(own, key=own.get)))
     changed = ", ".join(f"{name} {k} is {numbers[k]}" for name, k in own.items() if numbers[k] != k)
     return (numbers, f"label map of {root}: types are matched by name: {changed} here") if changed else ((), "")

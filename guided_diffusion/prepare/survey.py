@@ -2,7 +2,7 @@
 
 import hashlib
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -16,7 +16,6 @@ from ..file_io import read_bytes
 from ..parallel import parallel_map
 from .check import Record, TypeFacts, border_share, plain_types
 from .layouts.drawing import read_labelled
-from .layouts.mask_values import Values
 from .layouts.model import DrawingRule
 
 SHORT_SIDES = (64, 96, 128, 192, 256, 384, 512, 768, 1024)  # of resolutions to suggest
@@ -29,42 +28,31 @@ def look(
     rule: DrawingRule,
     view: View | None = None,
     *,
-    seen: Mapping[str, Values] | None = None,
     workers: int,
     description: str,
 ) -> list[Record]:
-    """Records of samples, in their order. view: how training sees them; None: regions are not looked for. seen: what is
-    known of mask files, see Dataset.
+    """Records of samples, in their order. view: how training sees them; None: regions are not looked for.
 
     Raises nothing that is due to the files: that is in Record.problem.
     """
     look_at = partial(_look_at, num_defect=num_defect, rule=rule, view=view)
-    jobs = [(one, (seen or {}).get(one.mask.path) if one.mask and not view else None) for one in samples]
-    return list(parallel_map(look_at, jobs, workers=workers, description=description))
+    return list(parallel_map(look_at, samples, workers=workers, description=description))
 
 
-def _look_at(job: tuple[Sample, Values | None], num_defect: int, rule: DrawingRule, view: View | None) -> Record:
-    sample, values = job
-    if values and max(values.types(sample.mask, rule)[0], default=0) > num_defect:
-        values = None  # reading says what is wrong
+def _look_at(sample: Sample, num_defect: int, rule: DrawingRule, view: View | None) -> Record:
     files = (sample.image, sample.mask.path if sample.mask else sample.image)
     own = partial(Record, sample.name, *files, sample.folder, sample.part, sample.mask is None)
     try:
-        found = read_labelled(sample, num_defect, rule, values)
+        found = read_labelled(sample, num_defect, rule)
         digest = hashlib.sha256(read_bytes(sample.image)).hexdigest()
     except InputError as error:
         return own(problem=str(error))
-    if values:
-        counts, border = values.types(sample.mask, rule)
-        types = {index: TypeFacts(pixels, pixels) for index, pixels in counts.items()}
-    else:
-        mask = found.pair()[1]
-        types, border = look_at_types(mask, view) if view else plain_types(mask), border_share(mask)
+    mask = found.pair()[1]
     return own(
-        size=found.image.shape[:2],
-        types=types,
+        size=mask.shape,
+        types=look_at_types(mask, view) if view else plain_types(mask),
         overlaps=dict(found.overlaps),
-        border=border,
+        border=border_share(mask),
         sha256=digest,
         perceptual_hash=perceptual_hash(found.image),
         top=found.top,

@@ -85,7 +85,7 @@ def read_layout(root: str, options: Options | None = None, *, format: str = "aut
         data.notes += [note] if note else []
     check_names(data, options)
     arrange(data.samples, data.good, data.problems)
-    if not (data.samples or data.good or data.problems) and data.unlabelled:
+    if not (data.samples or data.problems) and data.unlabelled:
         data.problems.append(f"{data.unlabelled[0]}: has no mask or label, as none here has; see docs/data.md")
     elif not (data.samples or data.good or data.problems):
         data.problems.append(f"{root}: holds no images of format {data.format}; see docs/data.md")

@@ -38,6 +38,10 @@ def tidy(data: Dataset, options: Options) -> None:
 
     samples, parts = [], _parts({one.folder for one in data.samples if one.folder})
     for one in data.samples:
+        values = data.seen.get(one.mask.path) if (one.folder or "").lower() in (GOOD, *ALSO_GOOD) else None
+        if values and not values.above_zero(data.rule.void):
+            data.good.append(replace(one, mask=None))
+            continue
         one, old = replace(one, mask=_renamed(one.mask, new)), one.folder
         if changed := isinstance(one.mask, TypeMasks) and old in met and new(old) != old:
             part = one.part or (old.lower() if old in parts else None)
@@ -45,9 +49,14 @@ def tidy(data: Dataset, options: Options) -> None:
         samples.append((one, old if changed else None))
     data.samples = name_apart(samples)
     if data.types is not None:
-        places, data.types = data.types, {}
+        places, data.types, free = (
+            data.types,
+            {},
+            {one.folder for one in data.good} - {one.folder for one, _ in samples},
+        )
         for name, where in places.items():
-            data.types.setdefault(new(name), where)
+            if name not in free:
+                data.types.setdefault(new(name), where)
     if unknown := [name for name in asked if name not in met]:
         raise InputError(f"`rename`: {unknown_name('type', unknown[0], met - {ANY})}")
     if spaced := sorted(name for name in met - {ANY} if new(name) not in (name, *asked.values())):
