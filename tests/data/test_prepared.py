@@ -7,9 +7,10 @@ import pytest
 from drawn_formats import CASES
 
 from guided_diffusion.data.files import natural_key, read_groups
-from guided_diffusion.data.prepared import find_good, find_samples, read_label_map, read_pair, write_released
+from guided_diffusion.data.prepared import find_good, find_samples, read_label_map, read_pair
 from guided_diffusion.data.regions import regions
 from guided_diffusion.errors import InputError
+from scripts.draw_demo_data import write_released
 
 GT = "converted_ground_truth"
 PLAIN = ("test/1.png", f"{GT}/1.png")

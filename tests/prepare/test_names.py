@@ -143,6 +143,13 @@ def test_what_systems_leave_is_not_there(tmp_path):
     assert read_layout(str(tmp_path)) == before and list_folder(str(tmp_path)) == ([], ["crack", "hole"])
 
 
+def test_black_masks_in_a_folder_called_ok_are_of_defect_free_images(tmp_path):
+    mvtec("dent", "OK")(tmp_path)
+    save(tmp_path / "ground_truth/OK/0_mask.png", 0 * MASK)
+    data = read_layout(str(tmp_path))
+    assert data.label_map == {"dent": 1} and [one.name for one in data.good] == ["good/OK_0"] and not data.doubts
+
+
 @pytest.mark.parametrize("name", [b"d\xe9faut", b"\xb5.png", b"\xc0\xaf"])
 def test_names_that_are_not_utf8_are_one_line(tmp_path, name):
     type_folders(tmp_path / "set", crack=1, hole=1)
