@@ -13,7 +13,6 @@ import blobfile as bf
 
 from ...data.files import list_folder
 from ...data.prepared import (
-    DATASET_FILE,
     TRAIN,
     IndexMask,
     arrange,
@@ -24,6 +23,7 @@ from ...data.prepared import (
     read_label_map,
     renumbered,
 )
+from ...data.records import DATASET_FILE
 from ...errors import InputError, unknown_name
 from .coco import read_coco
 from .labelme import read_labelme
