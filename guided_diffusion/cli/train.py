@@ -79,6 +79,9 @@ def resolve_config(args: argparse.Namespace) -> tuple[Config, Dataset | None]:
     config = load_config(args.config, args.num_defect, overrides)
     if raw:  # before it is prepared
         match_types(raw.label_map, config.layout.class_names, root)
+        if held_out := config.data.val_dir:
+            find_samples(held_out)
+            match_types(read_label_map(held_out), config.layout.class_names, held_out)
     return config, raw
 
 
@@ -151,8 +154,6 @@ def find_cost(config: Config, device: torch.device) -> Estimate:
     precision = resolve_precision(config.train.precision, device)
     cost = estimate(replace(config, train=replace(config.train, precision=precision)), device.type)
     check_memory(cost.training_bytes, "a training step", LESS_MEMORY, device)
-    if config.train.log_image_interval:
-        check_memory(cost.preview_bytes, "a preview", "lower train.max_images or data.resolution", device)
     return cost
 
 

@@ -22,7 +22,7 @@ from .. import GOOD
 from ..errors import InputError, unknown_name
 from ..file_io import encode_png, remove_temporaries, write_if_changed
 from .files import by_stem, check_text, is_good, list_folder, natural_key, part_of, stem_of
-from .image_files import Picture, index_values, open_image, orientations, read_image, to_rgb, turned
+from .image_files import Picture, histogram, index_values, open_image, orientations, read_image, to_rgb, turned
 from .manifest import FOLDERS, read_manifest, recorded_settings
 from .records import IMAGES, MASKS, RELEASED, UNFINISHED_FILE, read_records
 
@@ -140,8 +140,11 @@ def match_types(own: Mapping[str, int] | None, class_names: Sequence[str], root:
         return (), f"label map of {root}: types are matched by number, as one side names none: {pairs}"
     for name in own:
         if name not in class_names:
-            remedy = "mend its dataset.json, or data.label_map, --label_map or the set that it is to match"
-            raise InputError(f"{root}: its label map has an {unknown_name('type', name, class_names)}; {remedy}")
+            raise InputError(
+                f"{root}: its label map has an {unknown_name('type', name, class_names)}, but that of the training "
+                f"(data.label_map, or its data set's) is {', '.join(class_names)}; give both the same names, here with "
+                f"scripts/prepare_data.py --rename {name}=NEW"
+            )
     numbers = (0, *(class_names.index(name) + 1 for name in sorted(own, key=own.get)))
     changed = ", ".join(f"{name} {k} is {numbers[k]}" for name, k in own.items() if numbers[k] != k)
     return (numbers, f"label map of {root}: types are matched by name: {changed} here") if changed else ((), "")
@@ -309,7 +312,7 @@ def write_pair(
             record[f"{key}_sha256"] = hashlib.sha256(data).hexdigest()
             written += write_if_changed(bf.join(root, record[key]), data)
     if mask is not None:
-        counts = np.bincount(mask.ravel(), minlength=256)
+        counts = histogram(mask)
         record["types"] = {label: int(counts[index]) for label, index in label_map.items() if counts[index]}
     return record, written
 

@@ -1,6 +1,6 @@
 """What the values of mask files are: indices, black and white, or colours. Decided from all files of a data set."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ import numpy as np
 
 from ... import GOOD
 from ...data.files import natural_key
-from ...data.image_files import MAX_PLAUSIBLE_INDEX, Picture, open_image
+from ...data.image_files import MAX_PLAUSIBLE_INDEX, Picture, check_transparency, histogram, open_image
 from ...data.prepared import IndexMask, Sample
 from ...errors import InputError, unknown_name
 from ...parallel import parallel_map
@@ -204,33 +204,27 @@ def _note(seen: Sequence[Values], data: Dataset, *, sure: bool) -> None:
         drawn += shares[0] > 0
         if INVERTED < shares[0] < 1 and shares[1] >= INVERTED_BORDER:
             inverted.append(one.path)
-    if len(inverted) > drawn / 2 and not sure:
+    if inverted and 2 * len(inverted) >= drawn + (len(inverted) == 1) and not sure:
         raise InputError(
             f"{inverted[0]}: calls most of the image and its border defective, like {len(inverted)} of {drawn} masks: "
             f"is what is dark the defect? Say --mask_values inverted, or {rule.mask_values} if they are right"
         )
+    told = []
     if inverted and not sure:
-        text = (
-            f"{len(inverted)} of {drawn} masks call most of the image and its border defective, as inverted ones do: "
-        )
-        data.notes.append(text + ", ".join(inverted[:3]) + ", ..." * (len(inverted) > 3))
-    pairs = defaultdict(int)
-    for one in seen:
-        pairs[tuple(one.above_zero(rule.void))] += 1
+        text = f"{len(inverted)} of {drawn} masks call most of the image and its border defective, as if inverted"
+        told.append(f"{text}, the first {inverted[0]}")
     if rule.mask_values == "index":
-        data.notes.append(f"the values of the masks are type indices{_void(rule)}")
-    elif rule.mask_threshold != THRESHOLD or rule.palette == "looks" or rule.void is not None:
+        told.append("the values of the masks are type indices")
+    elif rule.mask_threshold != THRESHOLD:
+        pairs = Counter(tuple(one.above_zero(rule.void)) for one in seen)
         held = ", ".join(f"0/{k[0]} in {n}" for k, n in sorted(pairs.items()) if len(k) == 1)
-        palettes = "; palettes by what they look like" * (rule.palette == "looks")
-        data.notes.append(
-            f"masks are {rule.mask_values}: {'dark' if rule.mask_values == 'inverted' else 'defective'} is "
-            f"{'up to' if rule.mask_values == 'inverted' else 'above'} {rule.mask_threshold}"
-            f"{f' ({held} masks)' if held else ''}{palettes}{_void(rule)}"
-        )
-
-
-def _void(rule: DrawingRule) -> str:
-    return "" if rule.void is None else f"; {rule.void} is void, drawn as background"
+        shown = "background" if rule.mask_values == "inverted" else "a defect"
+        told.append(f"masks are {rule.mask_values}: {shown} is above {rule.mask_threshold} ({held or 'no'} masks)")
+    if rule.palette == "looks":
+        told.append("palettes count by what they look like")
+    if rule.void is not None:
+        told.append(f"{rule.void} is void, drawn as background")
+    data.notes += ["; ".join(told)] if told else []
 
 
 def _share(counts: Mapping[int, int], palette: bool, rule: DrawingRule) -> float:
@@ -254,9 +248,8 @@ def _look_at(file: tuple[str | int, str]) -> Values | None:
     lossy, palette = picture.format in ("JPEG", "MPO"), has_palette(picture)
     levels = np.asarray(image) if palette else grey_levels(picture)
     border = np.concatenate([levels[0], levels[-1], levels[1:-1, 0], levels[1:-1, -1]])
-    counts, border = (
-        {k: n for k, n in enumerate(np.bincount(some.ravel()).tolist()) if n} for some in (levels, border)
-    )
+    pixels = histogram(levels), np.bincount(border).tolist()
+    counts, border = ({k: n for k, n in enumerate(some) if n} for some in pixels)
     colours: dict[int, tuple[int, int, int]] = {}
     if palette:
         kind, table = "palette", np.array(image.getpalette("RGB") + [0] * 768).reshape(-1, 3)
@@ -279,7 +272,7 @@ def _palette(seen: Sequence[Values]) -> str:
     two = len(bright) == 1 or all(min(colour) >= 255 - NEAR for colour in bright)
     agree = all((k > 0) == (max(colour) > NEAR) for k, colour in used)
     beside = any(level > MAX_PLAUSIBLE_INDEX for one in seen if one.kind != "palette" for level in one.counts)
-    return "looks" if bright and two and (beside or not agree) else "index"
+    return "looks" if used and two and (beside or (bright and not agree)) else "index"
 
 
 def _as_it_looks(one: Values) -> Values:
@@ -319,10 +312,7 @@ def binary_values(picture: Picture, path: str, rule: DrawingRule) -> np.ndarray:
         levels = grey_levels(picture)
         if looks_like_photograph(levels):
             raise InputError(f"{path}: looks like a photograph rather than a mask; is it swapped with its image?")
-        if "A" in image.getbands():
-            alpha = np.asarray(image.getchannel("A"))
-            if alpha.min() < 255 and (levels.min() == levels.max() or levels[alpha == 0].any()):
-                raise InputError(f"{path}: carries the mask in its transparency; save it in black and white")
+        check_transparency(picture, path, levels)
         where = levels > rule.mask_threshold
     where = where != (rule.mask_values == "inverted")
     return where if rule.void is None else where & (levels != rule.void)
@@ -339,7 +329,7 @@ def grey_levels(picture: Picture) -> np.ndarray:
 
 def looks_like_photograph(levels: np.ndarray) -> bool:
     """Whether more than a quarter of a mask uint8 [H, W] is neither near black nor near white, in many levels."""
-    counts = np.bincount(levels.ravel(), minlength=256)
+    counts = np.array(histogram(levels))
     middle = counts[NEAR + 1 : 255 - NEAR]
     return bool(middle.sum() > counts.sum() / 4 and np.count_nonzero(middle) > FEW_LEVELS)
 
