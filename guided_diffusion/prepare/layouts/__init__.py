@@ -13,7 +13,7 @@ import blobfile as bf
 
 from ...data.files import list_folder
 from ...data.prepared import (
-    DATASET_FILE,
+    TRAIN,
     IndexMask,
     arrange,
     check_folder,
@@ -23,6 +23,7 @@ from ...data.prepared import (
     read_label_map,
     renumbered,
 )
+from ...data.records import DATASET_FILE
 from ...errors import InputError, unknown_name
 from .coco import read_coco
 from .labelme import read_labelme
@@ -84,7 +85,7 @@ def read_layout(root: str, options: Options | None = None, *, format: str = "aut
         data.notes += [note] if note else []
     check_names(data, options)
     arrange(data.samples, data.good, data.problems)
-    if not (data.samples or data.good or data.problems) and data.unlabelled:
+    if not (data.samples or data.problems) and data.unlabelled:
         data.problems.append(f"{data.unlabelled[0]}: has no mask or label, as none here has; see docs/data.md")
     elif not (data.samples or data.good or data.problems):
         data.problems.append(f"{root}: holds no images of format {data.format}; see docs/data.md")
@@ -101,10 +102,10 @@ def _detect(root: str, options: Options) -> Dataset:
         raise InputError(f"{root}: holds more than one data set ({listed(pairs)}); give each its own folder")
     if data := next(filter(None, (read(root, options) for read in NAMED.values())), None):
         return data
-    for inner in (bf.join(root, name) for name in folders):
-        found = next(filter(None, (read(inner, options) for read in (*SURE.values(), read_yolo, read_labelme))), None)
+    for inner in (bf.join(root, name) for name in sorted(folders, key=lambda name: not name.startswith(TRAIN))):
+        found = next(filter(None, (read(inner, options) for read in NAMED.values())), None)
         if found and not are_binary(found, options):
-            raise InputError(f"{root}: holds no data set itself; did you mean {inner}?")
+            raise InputError(f"{root}: holds no data set itself, but its folders do; did you mean {inner}?")
     pairs = [*sum(PAIRS.values(), ()), ("test", "ground_truth")]
     for one in folders:
         if others := dict.fromkeys(other for pair in pairs if one in pair for other in pair if other != one):

@@ -115,8 +115,12 @@ def tell_values(data: Dataset, options: Options, *, workers: int = 1) -> None:
 
 
 def are_binary(data: Dataset, options: Options) -> bool:
-    """Whether masks only lie as Defect Spectrum's, but are black and white, by a few of them."""
+    """Whether masks only lie as Defect Spectrum's or in images/ + masks/, but are black and white, by a few of them."""
     probe = replace(data, samples=data.samples[:: 1 + len(data.samples) // LOOKED_AT], notes=[])
+    if data.format == "images_masks":
+        seen = filter(None, (_look_at((DEFAULT, one.mask.path)) for one in probe.samples))
+        levels = {level for one in seen if not one.lossy for level in one.above_zero(255)}
+        return len(levels) < 2 or max(levels) > MAX_PLAUSIBLE_INDEX
     with suppress(InputError):  # told when they are read
         if data.format == "defect_spectrum":
             tell_values(probe, options)
