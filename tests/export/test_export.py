@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -199,6 +200,14 @@ def test_an_export_grows_with_its_samples(
     real = len(sets.masks) - 6
     assert f"{2 * real + 2} files written" in capsys.readouterr().out  # data.yaml and export.json change
     check(read(out), sets.masks)
+
+
+def test_what_another_run_wrote_meanwhile_is_refused(
+    sets: Sets, exported: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_io, "lock_folder", lambda out, _: nullcontext(shutil.copytree(exported["coco"], out)))
+    with pytest.raises(InputError, match="holds an export as coco"):
+        export(sets, tmp_path / "out", "yolo")
 
 
 REFUSED = {  # OUT and flags, and a part of the line
