@@ -107,7 +107,7 @@ def test_checkpoints_of_a_training(demo_data: Path, trained_pair: TrainedPair, t
         (["--steps", "0,400,0"], "name the cell s0_.* twice"),
         (["--samplers", "ddim,ddim"], "name the cell s400_ddim.* twice"),
         (["--samplers", "ddim,dppm"], "unknown sampler 'dppm'"),
-        (["--num_steps", "2,many"], "num_steps many"),
+        (["--num_steps", "2,many"], "num_steps .many"),
         (["--num_samples", 2], "num_samples 2: must be from 4 to"),
         (["--checkpoints", "nowhere"], "checkpoints nowhere: needs 2 checkpoints"),
         (["--checkpoints", "LARGE"], "large: checkpoints takes its place"),

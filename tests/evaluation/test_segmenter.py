@@ -8,8 +8,14 @@ import torch
 from drawn_boxes import TYPES, draw, image_set
 
 from guided_diffusion.evaluation import segmenter
-from guided_diffusion.evaluation.scores import agreement
-from guided_diffusion.evaluation.segmenter import Pool, Segmenter, class_weights, segmentation_loss, train_segmenter
+from guided_diffusion.evaluation.segmenter import (
+    Pool,
+    Segmenter,
+    agreement,
+    class_weights,
+    segmentation_loss,
+    train_segmenter,
+)
 
 
 @pytest.fixture(scope="module")
