@@ -47,7 +47,7 @@ class WriteError(InputError):
 
 def is_cloud(path: str) -> bool:
     """Whether `path` lies in a cloud store instead of on a disk of this machine."""
-    return "://" in path
+    return "://" in str(path)
 
 
 def read_bytes(path: str) -> bytes:

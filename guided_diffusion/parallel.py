@@ -1,5 +1,6 @@
-"""One function over many items, in several processes."""
+"""One function over many items, in several processes; how many CPUs and how much memory there are."""
 
+import functools
 import multiprocessing
 import os
 import signal
@@ -7,11 +8,16 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from tqdm import tqdm
 
 from .errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
@@ -19,6 +25,40 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 def default_workers() -> int:
     """The number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_memory(needed: int, what: str, remedy: str, device: "torch.device | None" = None) -> None:
+    """Raise InputError where `what` takes more bytes than there are: a system without memory kills, and says nothing.
+
+    The CPU's memory is shared by the processes of this machine.
+    """
+    if device and device.type == "cuda":
+        import torch  # which processes that only read images do without
+
+        there = torch.cuda.mem_get_info(device)[1]
+    else:
+        there = cpu_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if needed > there:
+        sizes = f"{needed / 2**30:,.1f} GiB, but {device or 'this machine'} has {there / 2**30:,.1f} for a process"
+        raise InputError(f"{what} takes about {sizes}; {remedy}")
+
+
+@functools.cache
+def cpu_memory() -> int:
+    """Bytes of memory that this machine has, and that its control groups (containers, batch systems) grant."""
+    return min(_limits())
+
+
+def _limits() -> Iterator[int]:
+    yield os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError):  # elsewhere than on Linux
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            if controllers in ("", "memory"):  # version 2, or 1
+                root, file = f"/sys/fs/cgroup/{controllers}", "memory.limit_in_bytes" if controllers else "memory.max"
+                for place in (Path(group), *Path(group).parents):
+                    with suppress(OSError, ValueError):  # "max": no limit
+                        yield int(Path(root, str(place).strip("/"), file).read_text())
 
 
 def parallel_map(

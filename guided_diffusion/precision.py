@@ -1,11 +1,7 @@
-"""In which precision networks compute, torch.compile, and how much memory there is."""
+"""In which precision networks compute, torch.compile, and running out of memory."""
 
-import functools
 import gc
-import os
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -65,38 +61,6 @@ def try_compile(network: nn.Module, run: Callable[[nn.Module], object]) -> nn.Mo
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"torch.compile: failed ({reason}); turn it off (train.compile off, --compile off)") from error
     return fast
-
-
-def check_memory(needed: int, device: torch.device, what: str, remedy: str) -> None:
-    """Raise InputError where `what` takes more bytes than there are: a system without memory kills, and says nothing.
-
-    The CPU's memory is shared by the processes of this machine.
-    """
-    if device.type == "cuda":
-        there = torch.cuda.mem_get_info(device)[1]
-    else:
-        there = cpu_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    if needed > there:
-        sizes = f"{needed / 2**30:,.1f} GiB, but {device} has {there / 2**30:,.1f} for a process"
-        raise InputError(f"{what} takes about {sizes}; {remedy}")
-
-
-@functools.cache
-def cpu_memory() -> int:
-    """Bytes of memory that this machine has, and that its control groups (containers, batch systems) grant."""
-    return min(_limits())
-
-
-def _limits() -> Iterator[int]:
-    yield os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with suppress(OSError):  # elsewhere than on Linux
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, group = line.split(":", 2)
-            if controllers in ("", "memory"):  # version 2, or 1
-                root, file = f"/sys/fs/cgroup/{controllers}", "memory.limit_in_bytes" if controllers else "memory.max"
-                for place in (Path(group), *Path(group).parents):
-                    with suppress(OSError, ValueError):  # "max": no limit
-                        yield int(Path(root, str(place).strip("/"), file).read_text())
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -182,7 +182,7 @@ def main(argv: list[str] | None = None) -> None:
     from tqdm import tqdm
 
     from guided_diffusion.data.prepared import write_released
-    from guided_diffusion.errors import InputError, Parser
+    from guided_diffusion.errors import Parser, check_range
 
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("out", metavar="OUT", help="folder for the data set; with --check, of generated samples")
@@ -194,9 +194,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.check:
         check(args.out)
         return
-    for flag, least in (("num_images", 3), ("size", 32), ("seed", 0)):
-        if (value := getattr(args, flag)) < least:
-            raise InputError(f"--{flag}: {value} is too small; give {least} or more")
+    check_range(args, num_images=(3, 10**5), size=(32, 8192), seed=(0, 10**18))
 
     digits = max(3, len(str(args.num_images - 1)))
     names = [f"{types_of_image(index)[0]}/{index:0{digits}d}" for index in range(args.num_images)]

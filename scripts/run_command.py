@@ -23,3 +23,6 @@ def run(call: Callable[[], None]) -> None:
             file=sys.stderr,
         )
         sys.exit(2)
+    except KeyboardInterrupt:  # while libraries are imported; errors.run_cli does the rest
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

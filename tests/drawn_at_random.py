@@ -1,7 +1,7 @@
 """Data sets drawn at random in every layout: sizes, modes, depths, files, orientations, values of masks, names.
 
 `Draw(layout, seed, root)` writes one below `root`. args: for prepare_data.py. expected: by source, the pixels [H, W, 3]
-and {type: bool [H, W]}, None of a defect-free image. excuses: what of it may be refused, if anything.
+{type: bool [H, W]}, None of a defect-free image, and the part, if any. excuses: what of it may be refused, if anything.
 """
 
 import base64
@@ -25,6 +25,7 @@ MODES = {
     "tif": "1 L LA P RGB RGBA CMYK I;16",
     "webp": "RGB RGBA",
 }
+SIDES = (("train", "Train", "training"), ("val", "Test", "validation"))  # how layouts call the parts
 WRITERS = {"jpg": "JPEG", "tif": "TIFF"}
 STEMS = "{:03}|IMG {}|Stück é {}|部品{}|a.b.{}|0{}-x|Ärger_{}|{}(1)".split("|")
 TYPES = "crack|hole|Thick-Place|CUT|bent_wire|裂纹|Öl fleck|0.5mm|a.b|2nd é".split("|")
@@ -81,6 +82,7 @@ coco            {stem}                _annotations.coco.json                    
 coco            {part}/{stem}         {part}/_annotations.coco.json              {part}/{stem}       shapes
 coco            images/{part}/{stem}  annotations/instances_{part}.json          images/{part}/{stem} shapes
 coco            images/{stem}         annotations/instances_default.json         images/{stem}       shapes
+coco            images/default/{stem} annotations/instances_default.json         images/default/{stem} shapes
 labelme         {stem}                {stem}.json                                {stem}              shapes
 labelme         images/{stem}         json/{stem}.json                           images/{stem}       shapes
 yolo            images/{part}/{stem}  labels/{part}/{stem}.txt                   images/{part}/{stem} shapes
@@ -148,13 +150,9 @@ class Draw:
             self.excuses |= set() if flagged else {"as many types as images"}
         tables = defaultdict(list)  # rows for the layout's own files, by part
         for k, role in enumerate(roles):
-            own, second = 1 + k % len(self.types), k % 2
-            words |= {
-                "type": unicodedata.normalize(form, self.types[own - 1]),
-                "k": k,
-                "part": ("train", "val")[second],
-            }
-            words |= {"Part": ("Train", "Test")[second], "ade": ("training", "validation")[second]}
+            own = 1 + k % len(self.types)
+            words |= {"type": unicodedata.normalize(form, self.types[own - 1]), "k": k}
+            words |= dict(zip(("part", "Part", "ade"), SIDES[k % 2], strict=True))
             same = len(self.types) if "{type}/" in image_at else 2 if "{part}/" in image_at else 1
             words["stem"] = stem.format(k // same if twins and role == "defect" else k)
             at, mask = good_at if role == "good" else image_at, None
@@ -173,7 +171,9 @@ class Draw:
             if layout == "kolektor" and role == "empty":  # black masks mean defect-free
                 pixels, mask = upright(stored, orientation), None
             if role != "unlabelled":
-                self.expected[source] = pixels, None if mask is None else dict(self.regions(mask))
+                part = next((words[at].lower() for at in ("Part", "part", "ade") if f"{{{at}}}" in image_at), None)
+                part = "train" if part == "training" else part
+                self.expected[source] = pixels, None if mask is None else dict(self.regions(mask)), part
                 apart = layout in ("coco", "hf") and "{part}" in self.mask_at
                 tables[words["part"] if apart else ""].append((source, pixels, mask, dict(words)))
         for part, rows in tables.items() if hasattr(self, f"write_{layout}") else ():
@@ -334,6 +334,8 @@ class Draw:
         save(self.root / self.mask_at.format(part=part), content)
 
     def write_labelme(self, rows, part):
+        encoding = self.pick(["utf-8", "utf-8", "utf-8-sig", "utf-16", "gb18030"])
+        self.excuses |= {encoding} & {"gb18030"}
         for source, pixels, mask, words in rows:
             height, width, drawn = *pixels.shape[:2], []
             for name, region in self.regions(mask):
@@ -346,7 +348,7 @@ class Draw:
                     drawn.append(shape | {"points": points})
             path = self.pick(["", "C:\\x\\", "../"]) + self.formed(source.rpartition("/")[2])
             content = {"imagePath": path, "imageHeight": height, "imageWidth": width, "shapes": drawn}
-            self.put(self.mask_at, words, "", content)
+            self.put(self.mask_at, words, "", json.dumps(content, ensure_ascii=False).encode(encoding))
 
     def write_yolo(self, rows, part):
         told, names = self.pick(["data.yaml", "classes.txt", ""]), self.pick([self.types, dict(enumerate(self.types))])

@@ -11,6 +11,7 @@ import argparse
 import os
 from dataclasses import replace
 from functools import partial
+from math import prod
 
 import blobfile as bf
 
@@ -21,7 +22,7 @@ from ..data.image_files import MAX_PLAUSIBLE_INDEX, View
 from ..data.prepared import FirstShots
 from ..errors import InputError, Parser, check_range
 from ..file_io import ensure_writable, is_cloud, lies_in, write_json
-from ..parallel import default_workers
+from ..parallel import check_memory, default_workers
 from ..prepare.check import ERROR, NOTE, WARNING, Finding, check, size_text
 from ..prepare.check_report import as_text, draw_sheets, suggest_resolution, summarize
 from ..prepare.layouts import Dataset, Options, read_layout
@@ -46,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     check_range(args, workers=(0, 1024), num_defect=(1, MAX_TYPES), resolution=(1, 2**16))
     data, config, model = read_plan(args)
     view = View.of(config)
+    check_memory(8 * prod(view.whole_size), "--resolution or data.crop_from: an image", "give a smaller one")
     val_dir, first = args.val_dir or config.val_dir, config.num_image_train
     out = args.out or f"{data.root if is_cloud(data.root) else os.path.abspath(data.root)}_check"
     for flag, folder in (("--out", out), ("--json", args.json and (bf.dirname(args.json) or "."))):

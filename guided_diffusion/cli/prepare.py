@@ -21,7 +21,7 @@ from ..data.files import check_no_links, check_text
 from ..data.prepared import TRAIN, check_problems
 from ..errors import InputError, Parser, check_range, unknown_name
 from ..file_io import lies_in, lock_folder
-from ..parallel import default_workers
+from ..parallel import check_memory, default_workers
 from ..prepare import splits
 from ..prepare.check import find_overlaps
 from ..prepare.layouts import FORMATS, Options, read_layout
@@ -80,6 +80,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         raise InputError("--fit and --size: go together, as in --fit pad --size 256")
     if args.size and len(args.size) > 2:
         raise InputError(f"--size: {args.size} should be one or two numbers, height and width")
+    if args.size:
+        check_memory(8 * args.size[0] * args.size[-1], "--size: an image", "give a smaller one")
     if args.overlap and (args.tile is None or args.overlap >= args.tile):
         raise InputError(f"--overlap: {args.overlap} needs a --tile that is larger")
     for name in ("group_regex", "type_regex"):
@@ -161,7 +163,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--priority: {unknown_name('type', unknown[0], data.label_map or {})}")
     ranks = tuple(data.label_map[name] for name in priority)
     rule = replace(data.rule, line_width=args.line_width, priority=ranks, bits=args.bits)
-    label_map, rule = look_first(items, data.label_map, rule, workers=workers)
+    label_map, rule = look_first(items, data.label_map, rule, seen=data.seen, workers=workers)
     if rule.bits:
         data.notes.append(f"16-bit images hold levels of {rule.bits} bits: {2**rule.bits - 1} is white")
     by = bf.basename(path) if split else "layout"

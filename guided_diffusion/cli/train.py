@@ -24,7 +24,8 @@ from ..data.prepared import TRAIN, check_problems, find_samples, is_prepared, ma
 from ..errors import InputError, Parser
 from ..file_io import ensure_writable, lies_in, lock_folder, remove_temporaries
 from ..networks.estimate import Estimate, describe, estimate
-from ..precision import check_memory, is_out_of_memory, resolve_precision
+from ..parallel import check_memory
+from ..precision import is_out_of_memory, resolve_precision
 from ..prepare.check import training_warnings
 from ..prepare.layouts import LOOSE, Dataset, read_layout
 from ..training.checkpoint import FOLDER, Checkpoint, latest_checkpoint, load_checkpoint, same_network
@@ -149,9 +150,9 @@ def find_cost(config: Config, device: torch.device) -> Estimate:
     """What the training will cost. Raises InputError where that is more memory than there is."""
     precision = resolve_precision(config.train.precision, device)
     cost = estimate(replace(config, train=replace(config.train, precision=precision)), device.type)
-    check_memory(cost.training_bytes, device, "a training step", LESS_MEMORY)
+    check_memory(cost.training_bytes, "a training step", LESS_MEMORY, device)
     if config.train.log_image_interval:
-        check_memory(cost.preview_bytes, device, "a preview", "lower train.max_images or data.resolution")
+        check_memory(cost.preview_bytes, "a preview", "lower train.max_images or data.resolution", device)
     return cost
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from .. import dist_util
 from ..errors import InputError
 from ..keyed_random import numpy_generator
-from ..precision import check_memory
+from ..parallel import check_memory
 from .image_files import View, resize_image, resize_mask
 from .prepared import FirstShots, find_good, find_samples, match_types, read_label_map, read_pair, renumbered
 
@@ -83,7 +83,7 @@ class DefectDataset:
             size = view.size_of(mask.shape)
             held += 4 * prod(size)
             most = held if shots else max(held, 4 * prod(view.whole_size) * len(samples))
-            check_memory(most, torch.device("cpu"), f"{root}: all of it, held in memory,", SMALLER)
+            check_memory(most, f"{root}: all of it, held in memory,", SMALLER)
             if size != mask.shape:
                 image, mask = resize_image(image, size), resize_mask(mask, size)
             dataset.images.append(torch.from_numpy(image).permute(2, 0, 1).contiguous())

@@ -18,6 +18,7 @@ MANIFEST = "manifest.jsonl"
 FOLDERS = {"image": "images", "mask": "masks", "index_mask": "masks_converted_dir"}  # by the key of a row
 MAX_SAMPLES = 10**7  # as many as are believed
 MAX_SIDE = 2**16
+_DEFECT = re.compile(r"defects/(?!\.+/)[\w.-]+/(\d+\.png)")
 
 
 def read_manifest(folder: str) -> dict[int, dict[str, Any]] | None:
@@ -72,7 +73,7 @@ def _fault(row: Any) -> str | None:
             return f"its {key} is not {name}/{file}"
     defects = row.get("defects", {})
     told = isinstance(defects, dict) and all(isinstance(path, str) for path in defects.values())
-    if not told or not all(re.fullmatch(rf"defects/(?!\.+/)[\w.-]+/{file}", path) for path in defects.values()):
+    if not told or not all((found := _DEFECT.fullmatch(path)) and found[1] == file for path in defects.values()):
         return f"its defects are not defects/<type>/{file}"
     settings, types = row.get("settings"), row.get("types")
     if not isinstance(settings, dict):

@@ -38,7 +38,7 @@ from .files import (
     stem_of,
     words_of,
 )
-from .image_files import Picture, index_values, open_image, orientations, read_image, to_rgb, turned
+from .image_files import Picture, histogram, index_values, open_image, orientations, read_image, to_rgb, turned
 from .manifest import FOLDERS, read_manifest, recorded_settings
 from .records import DATASET_FILE, IMAGES, MASKS, RELEASED, UNFINISHED_FILE, read_records
 
@@ -356,7 +356,7 @@ def write_pair(
             record[f"{key}_sha256"] = hashlib.sha256(data).hexdigest()
             written += write_if_changed(bf.join(root, record[key]), data)
     if mask is not None:
-        counts = np.bincount(mask.ravel(), minlength=256)
+        counts = histogram(mask)
         record["types"] = {label: int(counts[index]) for label, index in label_map.items() if counts[index]}
     return record, written
 

@@ -10,7 +10,6 @@ the verdict beforehand: --verdict_arm. Run again after a stop, it goes on: OUT/r
 import argparse
 import hashlib
 import io
-import math
 import re
 import sys
 from dataclasses import asdict, dataclass, replace
@@ -24,10 +23,11 @@ from tqdm import tqdm
 from .. import dist_util
 from ..data.image_files import View, present_types
 from ..errors import InputError, check_range
-from ..file_io import ensure_writable, read_bytes, write_atomic
+from ..file_io import ensure_writable, write_atomic
 from ..generation.sample_io import common_class_names
 from ..keyed_random import numpy_generator
 from ..parallel import default_workers, parallel_map
+from ..training.checkpoint import read_weights
 from .arms import BASELINES, Arm, choose_verdict_arm, copy_paste, plan_arms
 from .image_sets import ImageSet, add_flags, read_good, read_real, read_samples, view_of_samples
 from .lift_report import FALSE_ALARMS, MIN_PIXELS, draw_arms, judge, markdown, summarize
@@ -37,6 +37,7 @@ from .tables import write_results
 
 HELP = "what samples add to a segmenter: against real images alone, repeated, and copy-paste"
 VERSION = 4  # of what trainings do: raise it when that changes, so that older runs are not taken for new ones
+MOST_RATIO = 1e6
 FROZEN = "net.encoder."  # what the files of segmenters leave out
 FULL = {"ratios": [0.5, 1, 2, 4], "seeds": 5, "steps": 600}
 QUICK = {"ratios": [1], "seeds": 3, "steps": 150}
@@ -44,7 +45,7 @@ QUICK = {"ratios": [1], "seeds": 3, "steps": 150}
 
 def ratios(text: str) -> list[float]:
     found = sorted({float(part) for part in text.split(",")})
-    if not all(0 < ratio < math.inf for ratio in found):
+    if not all(0 < ratio <= MOST_RATIO for ratio in found):
         raise ValueError
     return found
 
@@ -185,7 +186,7 @@ def load_segmenter(path: str, num_types: int, device: torch.device) -> Segmenter
     """What run_job has saved; None, with a line on stderr, where that is damaged."""
     segmenter = Segmenter(num_types, device)
     try:
-        state = torch.load(io.BytesIO(read_bytes(path)), map_location="cpu", weights_only=True)
+        state, _ = read_weights(path, path)
         own = segmenter.state_dict()
         segmenter.load_state_dict({name: own[name] if name.startswith(FROZEN) else state[name] for name in own})
         return segmenter

@@ -28,11 +28,11 @@ from ..file_io import ensure_writable, lock_folder
 from ..keyed_random import sample_noise
 from ..networks.estimate import forward_bytes, receptive_field
 from ..networks.unet import check_size, noise_batch
+from ..parallel import check_memory
 from ..precision import (
     PRECISIONS,
     autocast,
     cast_weights,
-    check_memory,
     exact_float32,
     free_memory,
     is_out_of_memory,
@@ -190,9 +190,9 @@ class DefectGen:
         passes = max(forward_bytes(one.config.model, self._window(one, settings)) for one in networks)
         passes = passes * (1 + (settings.guidance_scale != 1)) // (1 + (self.precision == "bf16"))
         each = passes + 3 * 4 * self.layout.num_channels * prod(size)  # x_t, x_start and that of the step before
-        check_memory(each, self.device, f"`image_size` {size[0]} {size[1]}: one image", SMALLER)
+        check_memory(each, f"`image_size` {size[0]} {size[1]}: one image", SMALLER, self.device)
         if self.device.type == "cpu":
-            check_memory(each * min(batch_size, count), self.device, f"`batch_size` {asked}: a batch", "lower it")
+            check_memory(each * min(batch_size, count), f"`batch_size` {asked}: a batch", "lower it")
         return batch_size
 
     @torch.no_grad()

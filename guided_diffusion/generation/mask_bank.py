@@ -18,7 +18,7 @@ from ..data.image_files import View
 from ..diffusion.conditioning import far_from_defects
 from ..errors import InputError
 from ..keyed_random import numpy_generator
-from ..precision import check_memory
+from ..parallel import check_memory
 
 VIEWS = 64  # masks kept of each type, as training sees them
 TRIES = 12  # moves until one keeps the defect in its place, the later ones smaller
@@ -37,7 +37,7 @@ def draw_masks(
     num_defect = config.layout.num_defect
     if isinstance(shown, int) and not 1 <= shown <= num_defect:
         raise InputError(f"`types_per_image` {shown}: must be from 1 to {num_defect}")
-    check_memory(count * math.prod(size), torch.device("cpu"), f"`num_samples` {count}: all masks", "give fewer")
+    check_memory(count * math.prod(size), f"`num_samples` {count}: all masks", "give fewer")
     bank = MaskBank.from_training_set(root, config)
     if size[0] < bank.size[0] or size[1] < bank.size[1]:
         raise InputError(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..data.image_files import histogram
 from ..data.prepared import TRAIN
 
 if TYPE_CHECKING:
@@ -156,8 +157,7 @@ def size_text(size: Sequence[int]) -> str:
 
 def plain_types(mask: np.ndarray) -> dict[int, TypeFacts]:
     """The types in an index mask [H, W] and their pixels, no regions."""
-    counts = np.bincount(mask.ravel(), minlength=256).tolist()
-    return {index: TypeFacts(pixels, pixels) for index, pixels in enumerate(counts) if index and pixels}
+    return {index: TypeFacts(pixels, pixels) for index, pixels in enumerate(histogram(mask)) if index and pixels}
 
 
 def border_share(mask: np.ndarray) -> float:

@@ -21,6 +21,7 @@ from . import shaping
 from .check import Record
 from .layouts import ColourMask, Shapes, TypeMasks
 from .layouts.drawing import decide_bits, read_labelled
+from .layouts.mask_values import Values
 from .layouts.model import DrawingRule
 from .splits import Item
 from .survey import look
@@ -45,7 +46,12 @@ class Recipe:
 
 
 def look_first(
-    items: Sequence[Item], label_map: Mapping[str, int] | None, rule: DrawingRule, *, workers: int
+    items: Sequence[Item],
+    label_map: Mapping[str, int] | None,
+    rule: DrawingRule,
+    *,
+    seen: Mapping[str, Values] | None = None,
+    workers: int,
 ) -> tuple[dict[str, int], DrawingRule]:
     """Read every item once and set its record: the label map, made up where the data set does not name its types, and
     the rule with the bits of the images.
@@ -53,7 +59,8 @@ def look_first(
     Raises InputError where anything is wrong, so that it shows before anything is written.
     """
     num_defect = len(label_map) if label_map else MAX_PLAUSIBLE_INDEX
-    records = look([item.sample for item in items], num_defect, rule, workers=workers, description="checking")
+    samples = [item.sample for item in items]
+    records = look(samples, num_defect, rule, seen=seen, workers=workers, description="checking")
     check_problems([record.problem for record in records if record.problem])
     rule = replace(rule, bits=decide_bits({record.image: record.top for record in records}, rule.bits))
     folders: dict[str | None, list[Record]] = defaultdict(list)

@@ -1,7 +1,7 @@
 """One look at each sample of a data set: what prepare_data.py and check_data.py know of it afterwards."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import cv2
@@ -10,13 +10,14 @@ from PIL import Image
 from scipy import ndimage
 
 from ..data.image_files import View, resize_mask
-from ..data.prepared import Sample
+from ..data.prepared import IndexMask, Sample
 from ..data.regions import number_regions
 from ..errors import InputError
 from ..file_io import read_bytes
 from ..parallel import parallel_map
 from .check import Record, TypeFacts, border_share, plain_types
 from .layouts.drawing import read_labelled
+from .layouts.mask_values import Values
 from .layouts.model import DrawingRule
 
 SHORT_SIDES = (64, 96, 128, 192, 256, 384, 512, 768, 1024)  # of resolutions to suggest
@@ -30,31 +31,46 @@ def look(
     rule: DrawingRule,
     view: View | None = None,
     *,
+    seen: Mapping[str, Values] | None = None,
     workers: int,
     description: str,
 ) -> list[Record]:
-    """Records of samples, in their order. view: how training sees them; None: regions are not looked for.
+    """Records of samples, in their order. view: how training sees them; None: regions are not looked for. seen: what is
+    known of mask files, see Dataset.
 
     Raises nothing that is due to the files: that is in Record.problem.
     """
-    one = partial(_look_at, num_defect=num_defect, rule=rule, view=view)
-    return list(parallel_map(one, samples, workers=workers, description=description))
+    look_at = partial(_look_at, num_defect=num_defect, rule=rule, view=view)
+    jobs = [(one, (seen or {}).get(one.mask.path) if one.mask and not view else None) for one in samples]
+    return list(parallel_map(look_at, jobs, workers=workers, description=description))
 
 
-def _look_at(sample: Sample, num_defect: int, rule: DrawingRule, view: View | None) -> Record:
+def _look_at(job: tuple[Sample, Values | None], num_defect: int, rule: DrawingRule, view: View | None) -> Record:
+    sample, values = job
+    if (
+        values
+        and isinstance(sample.mask, IndexMask)
+        and max(values.types(sample.mask, rule)[0], default=0) > num_defect
+    ):
+        values = None  # reading says what is wrong
     files = (sample.image, sample.mask.path if sample.mask else sample.image)
     own = partial(Record, sample.name, *files, sample.folder, sample.part, sample.mask is None)
     try:
-        found = read_labelled(sample, num_defect, rule)
+        found = read_labelled(sample, num_defect, rule, values)
         digest = hashlib.sha256(read_bytes(sample.image)).hexdigest()
     except InputError as error:
         return own(problem=str(error))
-    mask = found.pair()[1]
+    if values:
+        counts, border = values.types(sample.mask, rule)
+        types = {index: TypeFacts(pixels, pixels) for index, pixels in counts.items()}
+    else:
+        mask = found.pair()[1]
+        types, border = look_at_types(mask, view) if view else plain_types(mask), border_share(mask)
     return own(
-        size=mask.shape,
-        types=look_at_types(mask, view) if view else plain_types(mask),
+        size=found.image.shape[:2],
+        types=types,
         overlaps=dict(found.overlaps),
-        border=border_share(mask),
+        border=border,
         sha256=digest,
         perceptual_hash=perceptual_hash(found.image),
         top=found.top,

@@ -153,7 +153,7 @@ def test_what_does_not_fit_into_the_memory_is_refused_before_anything_is_written
         ({"data__resolution": 128, "train__log_image_interval": 1, "train__max_images": 256}, "a preview takes about"),
         ({"data__fit": "random_crop", "data__crop_from": 8192}, "all of it, held in memory, takes about 3.0 GiB"),
     ):
-        prelude = "from guided_diffusion import precision; precision.cpu_memory = lambda: 2**30"
+        prelude = "from guided_diffusion import parallel; parallel.cpu_memory = lambda: 2**30"
         result = run("--data_dir", demo_data, prelude=prelude, **key)
         assert (result.returncode, result.stderr.count("\n")) == (2, 1) and said in result.stderr, result.stderr
     assert not (tmp_path / "work").exists()

@@ -117,7 +117,7 @@ def test_bf16_stays_near_fp32(trained_pair, generator):
 
 
 def test_what_does_not_fit_into_the_memory_is_refused(generator, monkeypatch):
-    monkeypatch.setattr("guided_diffusion.precision.cpu_memory", lambda: 2**26)
+    monkeypatch.setattr("guided_diffusion.parallel.cpu_memory", lambda: 2**26)
     assert generator.generate(2, num_steps=4).images.shape == (2, 32, 32, 3)
     with pytest.raises(
         InputError, match=r"^image_size 4096 4096: one image takes about .* give a smaller size, or try"

@@ -185,6 +185,9 @@ def run(run_script, trained_pair, tmp_path):
 
 
 def test_files_go_in_and_the_manifest_says_which(run, tmp_path):
+    tag = Image.Exif()
+    tag[0x0112] = 3  # upside down: photographs are taken the way up that they are shown
+    Image.fromarray(np.ascontiguousarray(some_photographs(2)[1, ::-1, ::-1])).save(tmp_path / "photos/y.png", exif=tag)
     rows = run("--masks", tmp_path / "masks", "--background", tmp_path / "photos", "--margin", 1)
     names = [{"mask": f"{mask}.png", "background": f"{photo}.png"} for mask, photo in ("ax", "by", "cx")]
     assert [row["condition"] for row in rows] == names

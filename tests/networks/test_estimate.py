@@ -8,10 +8,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from guided_diffusion import create_model, load_config, precision
+from guided_diffusion import create_model, load_config, parallel
 from guided_diffusion.errors import InputError
 from guided_diffusion.networks.estimate import describe, estimate, forward_bytes
-from guided_diffusion.precision import check_memory
+from guided_diffusion.parallel import check_memory
 
 PATCH = "models.unet.unet_receptive.UNetModel"
 
@@ -82,11 +82,11 @@ def test_memory_of_a_forward_pass_without_gradients(target, levels):
 
 
 def test_what_is_larger_than_the_memory_is_refused(monkeypatch):
-    monkeypatch.setattr(precision, "cpu_memory", lambda: 2**29)
+    monkeypatch.setattr(parallel, "cpu_memory", lambda: 2**29)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    check_memory(2**28, torch.device("cpu"), "a step", "")
+    check_memory(2**28, "a step", "")
     with pytest.raises(InputError, match=r"^a step takes about 1\.0 GiB, but cpu has 0\.2 for a process; lower it$"):
-        check_memory(2**30, torch.device("cpu"), "a step", "lower it")
+        check_memory(2**30, "a step", "lower it", torch.device("cpu"))
     config = small_config(**{"data.resolution": 65536, "model.target": "models.unet.openaiunet.UNetModel"})
     with pytest.raises(InputError, match="65536 x 65536 pixels take more memory than any machine has"):
         estimate(config)

@@ -22,7 +22,7 @@ MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 
 def prepared(out: Path) -> dict:
-    """By source, what prepare_data.py made of an image: its pixels, and {type: bool [H, W]}, None without a mask."""
+    """By source, what became of an image: its pixels, {type: bool [H, W]}, None without a mask, and its folder."""
     found = {}
     for file in out.rglob("dataset.json"):
         content = json.loads(file.read_text())
@@ -31,7 +31,8 @@ def prepared(out: Path) -> dict:
             if "mask" in record:
                 mask = np.asarray(Image.open(file.parent / record["mask"]))
                 regions = {name: mask == k for name, k in content["label_map"].items() if k in mask}
-            found[record["source"]] = np.asarray(Image.open(file.parent / record["image"]).convert("RGB")), regions
+            image = np.asarray(Image.open(file.parent / record["image"]).convert("RGB"))
+            found[record["source"]] = image, regions, file.parent.name
     return found
 
 
@@ -46,8 +47,9 @@ def accepted(layout: str, seed: int, root: Path) -> bool:
         return False
     found = prepared(root / "out")
     assert found.keys() == draw.expected.keys()
-    for source, (pixels, regions) in draw.expected.items():
-        image, own = found[source]
+    for source, (pixels, regions, part) in draw.expected.items():
+        image, own, folder = found[source]
+        assert part in (None, folder), f"{source}: in {folder}"
         assert image.shape == pixels.shape, f"{source}: {image.shape} for {pixels.shape}"
         far = np.abs(image - pixels.astype(float)).max()
         assert far <= (0.51 if pixels.dtype == float else 0), f"{source}: pixels differ by {far}"

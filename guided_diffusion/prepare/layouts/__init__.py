@@ -20,6 +20,7 @@ from ...data.prepared import (
     complete,
     listed,
     match_types,
+    name_apart,
     read_label_map,
     renumbered,
 )
@@ -75,6 +76,7 @@ def read_layout(root: str, options: Options | None = None, *, format: str = "aut
     data = _detect(root, options) if format == "auto" else READERS[format](root, named)
     if data is None:
         raise InputError(f"{root}: holds nothing of format {format}, see docs/data.md; choose another --format")
+    data.samples = name_apart(root, data.samples)
     tell_values(data, options, workers=workers)
     tidy(data, options)
     data.number_types(options.label_map)
@@ -83,7 +85,7 @@ def read_layout(root: str, options: Options | None = None, *, format: str = "aut
         data.samples = renumbered(data.samples, numbers)
         data.notes += [note] if note else []
     check_names(data, options)
-    arrange(data.samples, data.good, data.problems)
+    arrange(root, data.samples, data.good, data.problems)
     if not (data.samples or data.good or data.problems) and data.unlabelled:
         data.problems.append(f"{data.unlabelled[0]}: has no mask or label, as none here has; see docs/data.md")
     elif not (data.samples or data.good or data.problems):

@@ -12,13 +12,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_rle
 
-from ...data.image_files import Picture, bits_of, open_image, orientations, to_rgb, turned
+from ...data.image_files import Picture, bits_of, histogram, open_image, orientations, to_rgb, turned
 from ...data.prepared import Sample
 from ...errors import InputError
 from ...file_io import parse_json, read_bytes
 from .labelme import as_utf8
-from .mask_values import binary_values
-from .model import BACKGROUND, IGNORED, ColourMask, DrawingRule, Shape, Shapes, TypeMasks
+from .mask_values import Values, binary_values
+from .model import BACKGROUND, ColourMask, DrawingRule, Shape, Shapes, TypeMasks
 
 POINT_RADIUS = 5  # pixels, as labelme draws points
 
@@ -40,10 +40,10 @@ class Labelled:
         return image, np.zeros(image.shape[:2], np.uint8) if self.mask is None else self.mask
 
 
-def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule) -> Labelled:
+def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule, values: Values | None = None) -> Labelled:
     """A sample's image and index mask, values 0..num_defect, the way up that both were drawn, or that EXIF says. Raises
     InputError where a file cannot be read, the mask is of another size or not what it should be, or the two look
-    swapped."""
+    swapped. values: what the mask's file holds; it is not read then."""
     drawn, mask, overlaps = sample.mask, None, Counter()
     image = open_image(sample.image, image_bytes)
     top = 0 if image.levels is None else int(image.levels.max())
@@ -55,9 +55,12 @@ def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule) -> Labelle
         turn, _ = orientations(image, sample.image, drawn.size, drawn.path, upright=drawn.upright)
         pixels = turned(pixels, turn)
         where = f"{drawn.path}: on {sample.image}"
-        size, shapes = pixels.shape[:2], (shape for shape in drawn.shapes if shape.index != IGNORED)
-        layers = ((shape.index, draw_shape(shape, size, rule.line_width, where)) for shape in shapes)
+        size = pixels.shape[:2]
+        layers = ((shape.index, draw_shape(shape, size, rule.line_width, where)) for shape in drawn.shapes)
         mask, overlaps = _compose(layers, rule.priority, drawn.path)
+    elif values:
+        turn, _ = orientations(image, sample.image, values.size, drawn.path, tag=values.orientation)
+        pixels = turned(pixels, turn)
     else:
         tags: set[int] = set()
 
@@ -77,7 +80,7 @@ def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule) -> Labelle
             raise InputError(f"{drawn.path}: has another EXIF orientation than its image's other masks; save all alike")
         turn, turn_mask = orientations(image, sample.image, mask.shape, drawn.path, tag=tags.pop())
         pixels, mask = turned(pixels, turn), turned(mask, turn_mask)
-    if isinstance(drawn, TypeMasks) and set(np.flatnonzero(np.bincount(pixels.ravel()))) == {0, 255}:
+    if isinstance(drawn, TypeMasks) and set(np.flatnonzero(histogram(pixels)) % 256) == {0, 255}:
         raise InputError(f"{sample.image}: is black and white only; is it swapped with its mask {drawn.path}?")
     return Labelled(pixels, mask, overlaps, top)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ... import GOOD
 from ...data.files import natural_key
-from ...data.image_files import MAX_PLAUSIBLE_INDEX, Picture, open_image
+from ...data.image_files import MAX_PLAUSIBLE_INDEX, Picture, histogram, open_image
 from ...data.prepared import IndexMask, Sample
 from ...errors import InputError, unknown_name
 from ...parallel import parallel_map
@@ -30,6 +30,7 @@ class Values:
 
     kind: "photograph", "colour", "palette" or "grey". counts, border: pixels of each grey level, or palette index, in
     all and among the outermost. colours: of the palette indices. deep: a 16-bit file, "low" where 8 bits would do.
+    size, orientation: of the file. plain: counts and border tell all that the pixels would.
     """
 
     name: str | int
@@ -40,9 +41,20 @@ class Values:
     counts: Mapping[int, int]
     border: Mapping[int, int]
     colours: Mapping[int, tuple[int, int, int]]
+    size: tuple[int, int]
+    orientation: int
+    plain: bool
 
     def above_zero(self, void: int | None) -> list[int]:
         return [level for level in self.counts if level and level != void]
+
+    def types(self, mask: IndexMask | TypeMasks, rule: DrawingRule) -> tuple[dict[int, int], float]:
+        """Pixels of each type under a rule, and the share of the outermost ones that are defective."""
+        border = _share(self.border, self.kind == "palette", rule)
+        if isinstance(mask, IndexMask):
+            return {level: self.counts[level] for level in self.above_zero(mask.void)}, border
+        pixels = round(_share(self.counts, self.kind == "palette", rule) * sum(self.counts.values()))
+        return ({mask.files[0][0]: pixels} if pixels else {}), border
 
 
 def tell_values(data: Dataset, options: Options, *, workers: int = 1) -> None:
@@ -67,7 +79,12 @@ def tell_values(data: Dataset, options: Options, *, workers: int = 1) -> None:
     if kind == "auto" and seen:
         named = data.format != "defect_spectrum" and {one.name for one in seen} != {DEFAULT}
         kind = _kind(seen, void, open_values, named)
+    data.seen = {one.path: one for one in seen if one.plain and len(files) == len(masks)}
     make = None
+    if kind == "colour" and options.void is not None:
+        raise InputError(
+            f"`void` {void}: is a level or index, but these masks are colours; --colormap background=R,G,B"
+        )
     if kind in ("index", "colour") and open_values:
         table = _colour_table([path for _, path in files], options, data) if kind == "colour" else None
         make, data.types = partial(ColourMask, colours=table) if table else partial(IndexMask, void=void), None
@@ -230,19 +247,23 @@ def _look_at(file: tuple[str | int, str]) -> Values | None:
     image, deep = picture.pixels, ""
     if picture.levels is not None and picture.levels.any():
         deep = "low" if picture.levels.max() <= 255 else "high"
-    make = partial(Values, name, path, lossy=picture.format in ("JPEG", "MPO"), deep=deep)
-    palette = has_palette(picture)
+    lossy, palette = picture.format in ("JPEG", "MPO"), has_palette(picture)
     levels = np.asarray(image) if palette else grey_levels(picture)
     border = np.concatenate([levels[0], levels[-1], levels[1:-1, 0], levels[1:-1, -1]])
-    counts, border = (
-        {k: n for k, n in enumerate(np.bincount(some.ravel()).tolist()) if n} for some in (levels, border)
-    )
+    pixels = histogram(levels), np.bincount(border).tolist()
+    counts, border = ({k: n for k, n in enumerate(some) if n} for some in pixels)
+    colours: dict[int, tuple[int, int, int]] = {}
     if palette:
-        table = np.array(image.getpalette("RGB") + [0] * 768).reshape(-1, 3)
-        return make("palette", counts=counts, border=border, colours={k: tuple(table[k].tolist()) for k in counts})
-    colour = image.mode.startswith("RGB") and np.ptp(np.asarray(image.convert("RGB")), axis=2).max() > NEAR
-    kind = "photograph" if looks_like_photograph(levels) else "colour" if colour else "grey"
-    return make(kind, counts=counts, border=border, colours={})
+        kind, table = "palette", np.array(image.getpalette("RGB") + [0] * 768).reshape(-1, 3)
+        colours = {k: tuple(table[k].tolist()) for k in counts}
+    elif looks_like_photograph(levels):
+        kind = "photograph"
+    else:
+        colour = image.mode.startswith("RGB") and np.ptp(np.asarray(image.convert("RGB")), axis=2).max() > NEAR
+        kind = "colour" if colour else "grey"
+    plain = image.mode in ("L", "P") and not lossy and kind != "photograph"
+    about = {"size": picture.size, "orientation": picture.orientation, "plain": plain}
+    return Values(name, path, kind, lossy, deep, counts, border, colours, **about)
 
 
 def _palette(seen: Sequence[Values]) -> str:
@@ -313,7 +334,7 @@ def grey_levels(picture: Picture) -> np.ndarray:
 
 def looks_like_photograph(levels: np.ndarray) -> bool:
     """Whether more than a quarter of a mask uint8 [H, W] is neither near black nor near white, in many levels."""
-    counts = np.bincount(levels.ravel(), minlength=256)
+    counts = np.array(histogram(levels))
     middle = counts[NEAR + 1 : 255 - NEAR]
     return bool(middle.sum() > counts.sum() / 4 and np.count_nonzero(middle) > FEW_LEVELS)
 

@@ -9,9 +9,8 @@ from dataclasses import replace
 
 from ... import GOOD, MAX_TYPES
 from ...data.files import ALSO_GOOD
-from ...data.prepared import name_apart
 from ...errors import InputError, brief, unknown_name
-from .model import ColourMask, Dataset, Mask, Options, Shapes, TypeMasks
+from .model import Dataset, Options, TypeMasks, mapped
 from .pairs import PUBLISHED
 
 ANY = "*"  # stands for all names in Options.rename
@@ -35,14 +34,13 @@ def tidy(data: Dataset, options: Options) -> None:
         plain = " ".join(unicodedata.normalize("NFC", name).split())
         return asked.get(name) or asked.get(ANY) or (name if name in (options.label_map or {}) else plain or name)
 
-    samples = []
-    for one in data.samples:
-        one, old = replace(one, mask=_renamed(one.mask, new)), one.folder
-        if changed := isinstance(one.mask, TypeMasks) and old in met and new(old) != old:
+    samples, data.samples = data.samples, []
+    for one in samples:
+        one, old = replace(one, mask=mapped(one.mask, new)), one.folder
+        if isinstance(one.mask, TypeMasks) and old in met and new(old) != old:
             part = one.part or (old.lower() if PART.fullmatch(old.lower()) else None)
             one = replace(one, folder=new(old), name=f"{new(old)}/{one.name.removeprefix(f'{old}/')}", part=part)
-        samples.append((one, old if changed else None))
-    data.samples = name_apart(samples)
+        data.samples.append(one)
     if data.types is not None:
         places, data.types = data.types, {}
         for name, where in places.items():
@@ -51,18 +49,6 @@ def tidy(data: Dataset, options: Options) -> None:
         raise InputError(f"`rename`: {unknown_name('type', unknown[0], met - {ANY})}")
     if spaced := sorted(name for name in met - {ANY} if new(name) not in (name, *asked.values())):
         data.notes.append(f"spaces or the form of accents changed in the names of types: {_list(spaced)}")
-
-
-def _renamed(mask: Mask, new) -> Mask:
-    if isinstance(mask, TypeMasks):
-        return TypeMasks(tuple((new(name), path) for name, path in mask.files))
-    if isinstance(mask, Shapes):
-        shapes = (replace(one, index=new(one.index)) if isinstance(one.index, str) else one for one in mask.shapes)
-        return replace(mask, shapes=tuple(shapes))
-    if isinstance(mask, ColourMask):
-        named = {colour: new(one) if isinstance(one, str) else one for colour, one in mask.colours.items()}
-        return replace(mask, colours=named)
-    return mask
 
 
 def check_names(data: Dataset, options: Options) -> None:
