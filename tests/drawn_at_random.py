@@ -172,7 +172,7 @@ class Draw:
                 pixels, mask = upright(stored, orientation), None
             if role != "unlabelled":
                 part = next((words[at].lower() for at in ("Part", "part", "ade") if f"{{{at}}}" in image_at), None)
-                part = "train" if part == "training" else part
+                part = {"training": "train", "validation": "val"}.get(part, part)
                 self.expected[source] = pixels, None if mask is None else dict(self.regions(mask)), part
                 apart = layout in ("coco", "hf") and "{part}" in self.mask_at
                 tables[words["part"] if apart else ""].append((source, pixels, mask, dict(words)))

@@ -150,8 +150,8 @@ def _shape(drawn: Any, name: str) -> Shape | None:
 
 
 def _find(words: Sequence[str], file: str, part: str | None, paths: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Those of `paths` that a file_name (`words`) in an annotation file means, several where it does not tell which; and
-    those in folders that neither it nor the file is called after, which are never taken.
+    """Those of `paths` that a file_name (`words`) in an annotation file means, several where it does not tell which;
+    and those in folders that neither it nor the file is called after, which are never taken.
 
     The more of its folders a path ends in, the better (the first may be another machine's); then, in a folder called as
     the file's subset (instances_default.json means images/default/) or part; then beside the file.

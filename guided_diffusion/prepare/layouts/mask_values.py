@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from ...data.image_files import MAX_PLAUSIBLE_INDEX, Picture, histogram, open_im
 from ...data.prepared import IndexMask, Sample
 from ...errors import InputError, unknown_name
 from ...parallel import parallel_map
-from .model import ColourMask, Dataset, DrawingRule, Options, TypeMasks
+from .model import ColourMask, Dataset, DrawingRule, Options, TypeMasks, mapped
 
 FEW_LEVELS = 16  # more grey levels than that are soft edges, not types
 NEAR = 32  # grey levels from black or white that compression explains
@@ -60,57 +59,45 @@ class Values:
 def tell_values(data: Dataset, options: Options, *, workers: int = 1) -> None:
     """Decide what the values of the mask files in `data` are, and set masks of that kind, data.rule and a note. Raises
     InputError where it cannot be told, or colours have no names."""
-    void = next((one.mask.void for one in data.samples if isinstance(one.mask, IndexMask)), None)
-    void = void if options.void is None else options.void
-    masks = [one.mask for one in data.samples if isinstance(one.mask, TypeMasks)]
-    files = [file for mask in masks for file in mask.files]
-    open_values, kind = data.open_values and len(files) == len(masks), options.mask_values
-    if kind == "auto" and options.colormap and open_values:
+    void = data.rule.void if options.void is None else options.void
+    files = [file for one in data.samples if isinstance(one.mask, TypeMasks) for file in one.mask.files]
+    single = len(files) == len(data.samples)  # a file for each image
+    open_values, kind = data.open_values and single, options.mask_values
+    if kind == "auto" and open_values and options.colormap:
         kind = "colour"
-    look = files and not (open_values and kind in ("index", "colour"))
-    found = parallel_map(_look_at, files if look else [], workers=workers, description="looking at masks", unit="mask")
-    seen = [one for one in found if one]
-    shallow = [one.path for one in seen if one.deep == "low"]
-    if shallow and any(one.deep == "high" for one in seen):
-        raise InputError(f"{shallow[0]}: is 16-bit, but its levels end at 255, other masks' do not; save all as 8-bit")
-    data.rule = replace(data.rule, void=void, palette=_palette(seen))
+    seen = [] if open_values and kind in ("index", "colour") else _look(files, workers)
+    data.rule = replace(data.rule, void=void, palette=_palette(seen, void))
     if data.rule.palette == "looks":
         seen = [_as_it_looks(one) if one.kind == "palette" else one for one in seen]
     if kind == "auto" and seen:
         named = data.format != "defect_spectrum" and {one.name for one in seen} != {DEFAULT}
         kind = _kind(seen, void, open_values, named)
-    data.seen = {one.path: one for one in seen if one.plain and len(files) == len(masks)}
-    make = None
-    if kind == "colour" and options.void is not None:
-        raise InputError(
-            f"`void` {void}: is a level or index, but these masks are colours; --colormap background=R,G,B"
-        )
-    if kind in ("index", "colour") and open_values:
-        table = _colour_table([path for _, path in files], options, data) if kind == "colour" else None
-        make, data.types = partial(ColourMask, colours=table) if table else partial(IndexMask, void=void), None
-    elif files:
-        kind = "inverted" if kind == "inverted" else "binary"
+    kind = kind if kind == "inverted" or (open_values and kind in ("index", "colour")) else "binary"
+    table = _colour_table([path for _, path in files], options, data) if kind == "colour" else {}
+    if files:
+        data.rule = replace(data.rule, mask_values=kind)
+    if files and not table and kind != "index":
         threshold = _threshold(seen, void) if options.mask_threshold is None else options.mask_threshold
         data.rule = replace(data.rule, mask_threshold=threshold)
         if data.format == "defect_spectrum":  # only lies like one
             data.format, data.label_map = "images_masks", None
-        if {name for name, _ in files} == {DEFAULT} and len(options.label_map or ()) == 1:
-            only = next(iter(options.label_map))
-            make = partial(_one_type, only)
     black = {one.path for one in seen if not one.above_zero(void)} if data.black_is_good else ()
+    only = list(options.label_map or ())
     samples, data.samples = data.samples, []
     for one in samples:
-        if one.mask.path in black:
+        path, made = one.mask.path, one.mask
+        if path in black:
             data.good.append(Sample(one.image, None, GOOD, f"{GOOD}/{one.name}", one.part))
             continue
-        if isinstance(one.mask, TypeMasks) and make:
-            one = replace(one, mask=make(one.mask.path))
-        elif isinstance(one.mask, IndexMask):
-            one = replace(one, mask=replace(one.mask, void=void))
-        data.samples.append(one)
-    if files:
-        data.rule = replace(data.rule, mask_values=kind)
-    if files and kind != "colour":
+        if isinstance(made, IndexMask) or (isinstance(made, TypeMasks) and kind == "index"):
+            made = IndexMask(path, void)
+        elif isinstance(made, TypeMasks) and table:
+            made = ColourMask(path, table)
+        elif isinstance(made, TypeMasks) and len(only) == 1:
+            made = mapped(made, lambda name: only[0] if name == DEFAULT else name)
+        data.samples.append(replace(one, mask=made))
+    data.seen = {one.path: one for one in seen if one.plain and single}
+    if files and not table:
         _note(seen, data, sure=options.mask_values != "auto")
 
 
@@ -123,8 +110,14 @@ def are_binary(data: Dataset, options: Options) -> bool:
     return probe.format != data.format
 
 
-def _one_type(name: str, path: str) -> TypeMasks:
-    return TypeMasks(((name, path),))
+def _look(files: Sequence[tuple[str | int, str]], workers: int) -> list[Values]:
+    """What the files hold, all that can be read. Raises InputError where 16-bit files differ in their depth."""
+    found = parallel_map(_look_at, files, workers=workers, description="looking at masks", unit="mask")
+    seen = [one for one in found if one]
+    shallow = [one.path for one in seen if one.deep == "low"]
+    if shallow and any(one.deep == "high" for one in seen):
+        raise InputError(f"{shallow[0]}: is 16-bit, but its levels end at 255, other masks' do not; save all as 8-bit")
+    return seen
 
 
 def _kind(seen: Sequence[Values], void: int | None, open_values: bool, named: bool) -> str:
@@ -136,9 +129,12 @@ def _kind(seen: Sequence[Values], void: int | None, open_values: bool, named: bo
     if open_values and "colour" in kinds:
         return "colour"
     levels = {level for one in seen for level in one.above_zero(void)}
+    if voided := [one.path for one in seen if void in one.counts and not levels]:
+        text = f"these masks hold nothing but black and white, but {void} is void here; if it is the defect"
+        raise InputError(f"{voided[0]}: {text}, say --mask_values binary, without --void")
     lossy, top = [one.path for one in seen if one.lossy], max(levels, default=0)
     if levels <= {255}:
-        return "binary" if levels or not open_values else "index"
+        return "index" if open_values and not levels else "binary"
     shown = f"these masks hold the grey levels {', '.join(map(str, sorted(levels | {0})[:FEW_LEVELS]))}"
     mixed = next((one.path for one in seen if len(one.above_zero(void)) > 1), None)  # else each is of two levels
     if open_values and not (top == 1 and named):
@@ -193,40 +189,31 @@ def _threshold(seen: Sequence[Values], void: int | None) -> int:
 
 def _note(seen: Sequence[Values], data: Dataset, *, sure: bool) -> None:
     """Note what was decided. Raises InputError where most masks look inverted, unless the user is `sure`."""
-    rule = data.rule
-    drawn, inverted = 0, []
+    rule, drawn, inverted = data.rule, 0, []
     for one in seen:
-        shares = [_share(counts, one.kind == "palette", rule) for counts in (one.counts, one.border)]
-        drawn += shares[0] > 0
-        if INVERTED < shares[0] < 1 and shares[1] >= INVERTED_BORDER:
+        share, border = (_share(counts, one.kind == "palette", rule) for counts in (one.counts, one.border))
+        drawn += share > 0
+        if INVERTED < share < 1 and border >= INVERTED_BORDER:
             inverted.append(one.path)
-    if len(inverted) > drawn / 2 and not sure:
+    text = f"most of the image and its border defective, like {len(inverted)} of {drawn} masks"
+    if inverted and len(inverted) >= drawn / 2 and not sure:
         raise InputError(
-            f"{inverted[0]}: calls most of the image and its border defective, like {len(inverted)} of {drawn} masks: "
-            f"is what is dark the defect? Say --mask_values inverted, or {rule.mask_values} if they are right"
+            f"{inverted[0]}: calls {text}: is what is dark the defect? Say --mask_values inverted, or "
+            f"{rule.mask_values} if they are right"
         )
     if inverted and not sure:
-        text = (
-            f"{len(inverted)} of {drawn} masks call most of the image and its border defective, as inverted ones do: "
-        )
-        data.notes.append(text + ", ".join(inverted[:3]) + ", ..." * (len(inverted) > 3))
-    pairs = defaultdict(int)
-    for one in seen:
-        pairs[tuple(one.above_zero(rule.void))] += 1
+        data.notes.append(f"{inverted[0]}: calls {text}, as inverted ones do")
+    void = "" if rule.void is None else f"; {rule.void} is void, drawn as background"
     if rule.mask_values == "index":
-        data.notes.append(f"the values of the masks are type indices{_void(rule)}")
+        if seen and not sure and not any(0 in one.counts for one in seen):
+            text = "no mask here has the value 0, which is background; subtract one, or say --mask_values index"
+            raise InputError(f"{seen[0].path}: {text}")
+        data.notes.append(f"the values of the masks are type indices{void}")
     elif rule.mask_threshold != THRESHOLD or rule.palette == "looks" or rule.void is not None:
-        held = ", ".join(f"0/{k[0]} in {n}" for k, n in sorted(pairs.items()) if len(k) == 1)
+        levels = ", ".join(map(str, sorted({level for one in seen for level in one.counts})[:FEW_LEVELS]))
+        side = "dark, up to" if rule.mask_values == "inverted" else "above"
         palettes = "; palettes by what they look like" * (rule.palette == "looks")
-        data.notes.append(
-            f"masks are {rule.mask_values}: {'dark' if rule.mask_values == 'inverted' else 'defective'} is "
-            f"{'up to' if rule.mask_values == 'inverted' else 'above'} {rule.mask_threshold}"
-            f"{f' ({held} masks)' if held else ''}{palettes}{_void(rule)}"
-        )
-
-
-def _void(rule: DrawingRule) -> str:
-    return "" if rule.void is None else f"; {rule.void} is void, drawn as background"
+        data.notes.append(f"masks hold {levels}: defective is what is {side} {rule.mask_threshold}{palettes}{void}")
 
 
 def _share(counts: Mapping[int, int], palette: bool, rule: DrawingRule) -> float:
@@ -266,14 +253,15 @@ def _look_at(file: tuple[str | int, str]) -> Values | None:
     return Values(name, path, kind, lossy, deep, counts, border, colours, **about)
 
 
-def _palette(seen: Sequence[Values]) -> str:
+def _palette(seen: Sequence[Values], void: int | None) -> str:
     """Whether palette indices count, or, where these or other files tell otherwise, the looks of two colours, black and
     one other or white."""
     used = [(k, colour) for one in seen if one.kind == "palette" for k, colour in one.colours.items()]
     bright = {colour for _, colour in used if max(colour) > NEAR}
     two = len(bright) == 1 or all(min(colour) >= 255 - NEAR for colour in bright)
     agree = all((k > 0) == (max(colour) > NEAR) for k, colour in used)
-    beside = any(level > MAX_PLAUSIBLE_INDEX for one in seen if one.kind != "palette" for level in one.counts)
+    others = [level for one in seen if one.kind != "palette" for level in one.above_zero(void)]
+    beside = max(others, default=0) > MAX_PLAUSIBLE_INDEX
     return "looks" if bright and two and (beside or not agree) else "index"
 
 
@@ -346,12 +334,15 @@ def has_palette(picture: Picture) -> bool:
 
 
 def _colour_table(paths: Sequence[str], options: Options, data: Dataset) -> dict[tuple[int, int, int], int]:
-    """{(r, g, b): type index} of the colour map, in whose order types are numbered unless a label map does.
-
-    Raises InputError where nobody names the colours, or one is none of the types.
-    """
-    if not options.colormap:
+    """{(r, g, b): type index} of the colour map, in whose order types are numbered unless a label map does; else that
+    of the layout. Raises InputError where nobody names the colours, or one is none of the types."""
+    if options.void is not None:
+        text = "is a level or index, but these masks are colours; --colormap background=R,G,B"
+        raise InputError(f"`void` {options.void}: {text}")
+    if not options.colormap and not data.colours:
         raise InputError(_say_colours(paths))
+    if not options.colormap:
+        return data.colours
     names = [name for name in options.colormap if name != "background"]
     data.label_map = dict(options.label_map or {name: index for index, name in enumerate(names, 1)})
     for name in names:

@@ -33,7 +33,8 @@ def read_severstal(root: str, options: Options) -> Dataset | None:
     for number, row in enumerate(rows, 2):
         cells = dict(zip(head, row, strict=False)) if len(row) == len(head) else {}
         file, _, type_ = cells.get("ImageId_ClassId", "").rpartition("_")
-        file, type_, runs = cells.get("ImageId", file), cells.get("ClassId", type_), cells.get("EncodedPixels", "").split()
+        file, type_ = cells.get("ImageId", file), cells.get("ClassId", type_)
+        runs = cells.get("EncodedPixels", "").split()
         if not file or not type_ or len(runs) % 2 or not all(run.isdecimal() and len(run) <= 12 for run in runs):
             data.problems.append(f"{path}: row {number} is not {','.join(head)} with pairs of runs; correct it")
         elif stem_of(file) not in images:
