@@ -13,7 +13,7 @@ import secrets
 import socket
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -53,31 +53,25 @@ def is_cloud(path: str) -> bool:
 def read_bytes(path: str) -> bytes:
     """The whole content of a file. Raises FileNotFoundError where there is none, else InputError."""
     try:
-        return _read(path)
-    except FileNotFoundError:
+        if is_cloud(path):
+            return bf.read_bytes(path)
+        _check_regular(path, "cannot be read")  # before it is opened: opening a pipe waits for its writer
+        with open(path, "rb") as file:
+            size, data = os.fstat(file.fileno()).st_size, file.read()
+    except (FileNotFoundError, InputError):
         raise
     except (OSError, bf.Error, ValueError, MemoryError) as error:  # ValueError: no path at all, as with a null in it
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{path}: cannot be read ({reason(error)}); check the path and its permissions") from error
-
-
-def _read(path: str) -> bytes:
-    if is_cloud(path):
-        return bf.read_bytes(path)
-    _check_regular(path, os.stat(path), "cannot be read")  # before it is opened: opening a pipe waits for its writer
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        data = file.read()
     if len(data) != size:
         raise InputError(f"{path}: changed or cut while it was read ({len(data)} of {size} bytes); try again")
     return data
 
 
-def _check_regular(path: str, status: os.stat_result, fault: str) -> None:
+def _check_regular(path: str, fault: str) -> None:
     """Refuse folders, and what ends never or acts when it is opened: devices, pipes, sockets."""
-    if not stat.S_ISREG(status.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "device")
+    kind = stat.S_IFMT(os.stat(path).st_mode)
+    if kind != stat.S_IFREG:
+        kind = _KINDS.get(kind, "device")
         raise InputError(f"{path}: {fault}, it is a {kind}; name a regular file")
 
 
@@ -94,12 +88,11 @@ def _write(path: str, data: bytes) -> None:
     if is_cloud(path):
         bf.write_bytes(path, data)
         return
-    if os.path.lexists(path):
-        # A link is replaced, never followed; but /dev/stdout is one, and a file in its place would break the machine.
-        if os.path.exists(path):
-            _check_regular(path, os.stat(path), "cannot be written")
-        if os.path.islink(path) and os.readlink(path).startswith("/proc/"):
-            raise InputError(f"{path}: cannot be written, it leads to an open file; name a regular file")
+    if os.path.exists(path):
+        _check_regular(path, "cannot be written")
+    # A link is replaced, never followed; but /dev/stdout is one, and a file in its place would break the machine.
+    if os.path.islink(path) and os.readlink(path).startswith("/proc/"):
+        raise InputError(f"{path}: cannot be written, it leads to an open file; name a regular file")
     folder = os.path.dirname(path) or "."
     os.makedirs(folder, exist_ok=True)
     # Not tempfile.mkstemp: its 0600 would outlive the rename and lock colleagues out of shared folders.
@@ -136,29 +129,23 @@ def writing(
         raise told from error
 
 
-def write_or_warn(path: str, data: bytes) -> None:
+def write_or_warn(path: str, data: bytes, write: Callable[[str, bytes], None] | None = None) -> None:
     """Write what a run can do without, such as a log or a plot; where that fails, warn, once for a path."""
     try:
-        write_atomic(path, data)
-    except InputError as error:
-        warn_once(path, str(error))
-
-
-def append_or_warn(path: str, data: bytes) -> None:
-    """Add to the end of a local log that others read while it grows: all of `data`, or, with a warning, nothing."""
-    try:
         with writing(path):
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            with open(path, "ab", buffering=0) as file:
-                size = file.tell()
-                try:
-                    if file.write(data) < len(data):
-                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                except OSError:
-                    file.truncate(size)
-                    raise
+            (write or write_atomic)(path, data)
     except InputError as error:
         warn_once(path, str(error))
+
+
+def append(path: str, data: bytes) -> None:
+    """Add to the end of a local log that others read while it grows: all of `data` or nothing. Raises OSError."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "ab", buffering=0) as file:
+        size = file.tell()
+        if file.write(data) < len(data):  # a full disk
+            file.truncate(size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def warn_once(path: str, text: str) -> None:
@@ -254,14 +241,15 @@ def inside(folder: str, name: Any, what: str, *, links: bool = False) -> str:
     folder may lead out of it, as they do where its owner keeps images elsewhere; for reading only.
     """
     fault = "leads out of its folder"
-    if not isinstance(name, str) or not name:
-        fault = "is not the name of a file"
-    elif "\0" in name or not _encodable(name):
+    try:
+        if not isinstance(name, str) or not name or b"\0" in os.fsencode(name):
+            fault = "is not the name of a file"
+        elif not (os.path.isabs(name) or is_cloud(name)) and name.strip("./"):
+            path, steps = bf.join(folder, name), name.split("/")
+            if ".." not in steps if is_cloud(folder) or links else lies_in(path, folder) and not lies_in(folder, path):
+                return path
+    except UnicodeEncodeError:
         fault = "cannot be the name of a file"
-    elif not (os.path.isabs(name) or is_cloud(name)) and name.strip("./"):
-        path, steps = bf.join(folder, name), name.split("/")
-        if ".." not in steps if is_cloud(folder) or links else lies_in(path, folder) and not lies_in(folder, path):
-            return path
     raise InputError(f"{what} {brief(name)} {fault}; name a file in {folder}")
 
 
@@ -273,19 +261,10 @@ def remove_inside(folder: str, name: Any, what: str) -> bool:
     path = inside(folder, name, what, links=True)
     if not lies_in(os.path.dirname(path), folder):
         raise InputError(f"{what} {brief(name)} leads out of its folder; nothing is deleted there")
-    with writing(path, remedy="mend the permissions of its folder"):
-        try:
-            bf.remove(path)
-        except FileNotFoundError:
-            return False
-    return True
-
-
-def _encodable(name: str) -> bool:
-    try:
-        return bool(os.fsencode(name))
-    except UnicodeEncodeError:
-        return False
+    with writing(path, remedy="mend the permissions of its folder"), suppress(FileNotFoundError):
+        bf.remove(path)
+        return True
+    return False
 
 
 def as_json(value: Any) -> bytes:

@@ -176,6 +176,9 @@ class Draw:
                 self.expected[source] = pixels, None if mask is None else dict(self.regions(mask)), part
                 apart = layout in ("coco", "hf") and "{part}" in self.mask_at
                 tables[words["part"] if apart else ""].append((source, pixels, mask, dict(words)))
+        drawn = [mask > 0 for rows in tables.values() for _, _, mask, _ in rows if mask is not None and mask.any()]
+        if 2 * sum(mask.mean() > 0.5 for mask in drawn) > len(drawn):
+            self.excuses.add("masks that look inverted")
         for part, rows in tables.items() if hasattr(self, f"write_{layout}") else ():
             getattr(self, f"write_{layout}")(rows, part)
         for junk in ("Thumbs.db", ".DS_Store", "@eaDir/x.png", "__MACOSX/._x.png") * self.maybe(0.1):

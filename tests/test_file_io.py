@@ -81,29 +81,24 @@ def test_a_failed_write_keeps_the_old_content_and_cleans_up(tmp_path, monkeypatc
     assert file_io.read_bytes(path) == OLD and os.listdir(tmp_path) == ["file.bin"]
 
 
-@pytest.fixture
-def special(tmp_path):
-    """What is no regular file: {kind: path}."""
-    paths = {kind: tmp_path / kind for kind in ("folder", "pipe", "socket", "device", "link", "output")}
-    paths["folder"].mkdir()
-    os.mkfifo(paths["pipe"])
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(os.path.relpath(paths["socket"]))
-    paths["device"].symlink_to(os.devnull)
-    paths["link"].symlink_to("pipe")
-    paths["output"].symlink_to("/proc/self/fd/0")
-    return paths
-
-
 @pytest.mark.parametrize("kind", ["folder", "pipe", "socket", "device", "link", "output"])
-def test_only_regular_files_are_read_and_replaced(special, kind):
-    path, before = str(special[kind]), os.lstat(special[kind])
-    with pytest.raises(InputError, match=r"cannot be written"):
-        file_io.write_atomic(path, b"")
+def test_only_regular_files_are_read_and_replaced(tmp_path, kind):
+    path, targets = tmp_path / kind, {"device": os.devnull, "link": "pipe", "output": "/proc/self/fd/0"}
+    os.mkfifo(tmp_path / "pipe")
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(os.path.relpath(path))
+    elif kind in targets:
+        path.symlink_to(targets[kind])
+    before = os.lstat(path)
+    with pytest.raises(InputError, match="cannot be written"):
+        file_io.write_atomic(str(path), b"")
     assert os.lstat(path) == before
     if kind != "output":
         with pytest.raises(InputError, match="cannot be read, it is a (folder|pipe|socket|device)"):
-            file_io.read_bytes(path)
+            file_io.read_bytes(str(path))
 
 
 def test_a_link_to_a_file_is_replaced_not_followed(tmp_path):

@@ -132,8 +132,8 @@ def bits_of(top: int) -> int:
 def to_rgb(picture: Picture, path: str, *, bits: int | None = None) -> np.ndarray:
     """uint8 [H, W, 3] of an image file of any usual mode, not turned; transparency is dropped.
 
-    bits: what the levels of 16-bit files are levels of, so that 2**bits - 1 is white. Raises InputError for levels of a
-    range that cannot be told.
+    bits: what the levels of 16-bit files are levels of, so that 2**bits - 1, and more, is white. Raises InputError for
+    levels of a range that cannot be told.
     """
     if (values := picture.levels) is None:
         return np.array(picture.pixels.convert("RGB"))
@@ -145,9 +145,7 @@ def to_rgb(picture: Picture, path: str, *, bits: int | None = None) -> np.ndarra
         raise InputError(
             f"{path}: is 16-bit, but its levels reach {top} only: a camera of {bits_of(top)} bits? {remedy}"
         )
-    if bits and top >= 2**bits:
-        raise InputError(f"{path}: holds the level {top}, more than {bits} bits can have; correct --bits")
-    grey = np.round(values.astype(np.float32) * (255 / (2 ** (bits or 16) - 1))).astype(np.uint8)
+    grey = np.round(values.astype(np.float32) * (255 / (2 ** (bits or 16) - 1))).clip(0, 255).astype(np.uint8)
     return grey if grey.ndim == 3 else grey[..., None].repeat(3, axis=2)
 
 
@@ -188,7 +186,10 @@ def index_values(picture: Picture, path: str, num_defect: int, void: int | None 
     if picture.format in ("JPEG", "MPO"):
         raise InputError(f"{path}: is a JPEG, whose compression alters the indices; save masks as PNG")
     mask = np.asarray(picture.pixels) if picture.levels is None else picture.levels
-    if mask.ndim > 2 or picture.pixels.mode not in ("1", "L", "P", "I") and picture.levels is None:
+    if picture.levels is None and picture.pixels.mode in ("RGB", "RGBA", "LA") and not _hides(picture):
+        colours = np.asarray(picture.pixels.convert("RGB"))  # grey, as some libraries write it
+        mask = colours[..., 0] if (colours == colours[..., :1]).all() else colours
+    if mask.ndim > 2:
         raise InputError(
             f"{path}: has mode {picture.pixels.mode}, but an index mask has one channel with values 0..{num_defect}: "
             "an RGB mask? Convert colours to indices first (scripts/prepare_data.py --colormap)"
@@ -207,6 +208,19 @@ def index_values(picture: Picture, path: str, num_defect: int, void: int | None 
             guess = "a soft or coloured mask? An index mask holds one small number per type; threshold or convert it"
         raise InputError(f"{path}: holds value {wrong[0]}, but num_defect is {num_defect}: {guess}")
     return mask.astype(np.uint8)
+
+
+def _hides(picture: Picture) -> bool:
+    """Whether any pixel is transparent."""
+    return "A" in picture.pixels.getbands() and picture.pixels.getchannel("A").getextrema()[0] < 255
+
+
+def check_transparency(picture: Picture, path: str, levels: np.ndarray) -> None:
+    """Raise InputError where the transparency of a mask [H, W] tells another thing than its levels."""
+    if _hides(picture):
+        clear = np.asarray(picture.pixels.getchannel("A")) == 0
+        if levels.min() == levels.max() or levels[clear].any():
+            raise InputError(f"{path}: carries the mask in its transparency; save it in black and white, or colours")
 
 
 def present_types(mask: np.ndarray, class_names: Sequence[str]) -> dict[str, int]:

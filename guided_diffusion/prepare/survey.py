@@ -47,12 +47,9 @@ def look(
 
 def _look_at(job: tuple[Sample, Values | None], num_defect: int, rule: DrawingRule, view: View | None) -> Record:
     sample, values = job
-    if (
-        values
-        and isinstance(sample.mask, IndexMask)
-        and max(values.types(sample.mask, rule)[0], default=0) > num_defect
-    ):
-        values = None  # reading says what is wrong
+    indices = values.above_zero(sample.mask.void) if values and isinstance(sample.mask, IndexMask) else []
+    if indices and (max(indices) > num_defect or sample.mask.numbers):
+        values = None  # reading says what is wrong, or numbers them otherwise
     files = (sample.image, sample.mask.path if sample.mask else sample.image)
     own = partial(Record, sample.name, *files, sample.folder, sample.part, sample.mask is None)
     try:

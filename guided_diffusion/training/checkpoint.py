@@ -7,7 +7,6 @@ Keys: `model`, `ema`, `optimizer` (state dicts, as in released checkpoints), and
 import hashlib
 import io
 import operator
-import os
 import pickle
 import re
 import textwrap
@@ -108,12 +107,9 @@ def read_weights(path: str, name: str) -> tuple[Any, str]:
 
     Verified against the digest beside the file, else against the checksums in it. name: for errors. Raises InputError.
     """
-    try:
-        data = read_bytes(path)
-    except FileNotFoundError:
-        raise InputError(f"{name}: no such checkpoint file; check the path") from None
-    except InputError as error:
-        raise InputError(f"{name.removesuffix(path)}{error}") from None
+    if not bf.exists(path):
+        raise InputError(f"{name}: no such checkpoint file; check the path")
+    data = read_bytes(path)
     sha256 = hashlib.sha256(data).hexdigest()
     if bf.exists(path + DIGEST):
         if read_bytes(path + DIGEST)[:64] != sha256.encode():
@@ -234,10 +230,6 @@ def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], path: st
     try:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
-        prefix = os.path.commonprefix(list(weights))
-        prefix = prefix[: prefix.rfind(".") + 1]
-        if prefix and {key.removeprefix(prefix) for key in weights} == model.state_dict().keys():
-            raise InputError(f"{path}: every name begins with '{prefix}'; save the network's own state dict") from None
         reason = textwrap.shorten(str(error).partition(":")[2], 240, placeholder=" ...")
         raise InputError(
             f"{path}: another architecture ({reason}); use the configuration it was trained with"

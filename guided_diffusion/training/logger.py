@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from .. import dist_util
 from ..errors import InputError
-from ..file_io import append_or_warn, is_cloud, read_bytes, write_or_warn
+from ..file_io import append, is_cloud, read_bytes, write_or_warn
 
 QUARTILES = ("q1", "q2", "q3", "q4")
 PARTS = ("loss", "rgb", "mask", "grad_norm")
@@ -158,7 +158,7 @@ class _Events:
         for event in events:
             event.wall_time = time.time()
             writer.write(event.SerializeToString())
-        append_or_warn(self._path, records.getvalue())
+        write_or_warn(self._path, records.getvalue(), append)
 
 
 class LossWindow:

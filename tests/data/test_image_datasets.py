@@ -62,7 +62,7 @@ def test_images_of_every_kind_become_rgb(tmp_path, picture, suffix, expected):
         (some_mask(top=1) * 255, ["255", "num_defect is 3", "0/255 mask?", "prepare_data.py"]),
         (some_mask(top=5), ["value 4", "num_defect is 3", "Set num_defect to 5"]),
         (some_mask(top=60) * 4, ["num_defect is 3", "soft or coloured"]),
-        (GREY, ["RGB mask?"]),
+        (GREY * np.array([1, 2, 1], np.uint8), ["RGB mask?"]),
         (some_mask(9, 8), ["8 x 9 pixels", "8 x 8"]),
         (0 * some_mask(), ["masks are empty"]),
     ],

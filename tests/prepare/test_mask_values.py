@@ -88,6 +88,7 @@ def test_where_a_layout_tells_the_type(tmp_path, name):
 @pytest.mark.parametrize(
     ("masks", "flags", "kind"),
     [
+        ([np.dstack([mask] * 3) for mask in levels((0, 1))], "", "index"),
         (levels((0, 1), (0, 255)), "", "binary"),
         (levels((0, 1)), "", "index"),
         (dotted(levels((0, 1)), 255), "--void 255", "index"),
@@ -107,6 +108,7 @@ REFUSED = {  # masks, in type folders, words of the line
     "types?": (dotted(levels((0, 1)), 2), True, "--mask_values index|--mask_threshold 0"),
     "a type in each file?": (levels((0, 1), (0, 2)), True, "--mask_values index|--mask_threshold 0"),
     "swapped?": (levels((255, 0)), True, "--mask_values inverted|6 of 6"),
+    "half swapped?": (levels((255, 0), (0, 255)), True, "--mask_values inverted|3 of 6"),
     "swapped 0/1?": (levels((1, 0)), False, "--mask_values inverted, or index"),
     "faint?": (dotted(levels((0, 255)), SOFT * 2)[:5] + levels((0, 1))[5:], True, "5.png|level is 1|--mask_threshold"),
     "palettes differ": (palette(BLACK, RED)[:3] + palette(BLACK, BLUE)[3:], False, "3.png|--mask_values index"),
@@ -116,6 +118,7 @@ REFUSED = {  # masks, in type folders, words of the line
         "0.png: is 16-bit",
     ),
     "transparent": ([np.dstack([m | 255, m]) for m in levels((0, 255))], True, "transparency"),
+    "transparent colours": ([np.dstack([m | 255, m, m, m]) for m in levels((0, 255))], False, "transparency"),
 }
 
 
@@ -123,7 +126,7 @@ REFUSED = {  # masks, in type folders, words of the line
 def test_what_is_ambiguous_is_refused_with_the_flag_to_use(tmp_path, name):
     masks, typed, words = REFUSED[name]
     with pytest.raises(InputError) as caught:
-        prepare(tmp_path, masks, "", typed)
+        prepare(tmp_path, masks, "--colormap crack=255,0,0 hole=255,255,255" * (name == "transparent colours"), typed)
     line = caught.value.with_flags({})
     assert "\n" not in line and all(word in line for word in words.split("|")), line
     assert not (tmp_path / "out").exists()
@@ -139,6 +142,7 @@ def test_what_is_ambiguous_is_refused_with_the_flag_to_use(tmp_path, name):
         ([65535, 40000, 3], 16),
         ([180, 200], "--bits 8"),
         ([65535, 4000, 3000], "4000, as of 12 bits"),
+        ([4096, 4000, 3900, 3000, 3900], "3900, as of 12 bits"),
     ],
 )
 def test_the_bits_of_images_are_told_by_all(tops, bits):

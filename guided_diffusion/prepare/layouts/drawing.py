@@ -12,7 +12,16 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_rle
 
-from ...data.image_files import Picture, bits_of, histogram, open_image, orientations, to_rgb, turned
+from ...data.image_files import (
+    Picture,
+    bits_of,
+    check_transparency,
+    histogram,
+    open_image,
+    orientations,
+    to_rgb,
+    turned,
+)
 from ...data.prepared import Sample
 from ...errors import InputError
 from ...file_io import parse_json, read_bytes
@@ -96,7 +105,8 @@ def decide_bits(tops: Mapping[str, int], given: int | None) -> int | None:
     if bits == 8:
         text = f"is 16-bit, but its levels reach {tops[brightest]} only, other images' no more"
         raise InputError(f"{brightest}: {text}; save all as 8-bit, or say --bits 8")
-    if usual <= bits - 4:
+    few = 4 * sum(bits_of(top) == bits for top in tops.values()) < len(tops)  # a hot pixel or two
+    if few or usual <= bits - 4:
         text = f"has levels up to {tops[middle]}, as of {usual} bits, like half of all, but {brightest} reaches"
         raise InputError(f"{middle}: {text} {tops[brightest]}, as of {bits}; say which counts with --bits")
     return bits
@@ -120,6 +130,7 @@ def colour_values(picture: Picture, mask: ColourMask) -> np.ndarray:
         raise InputError(f"{mask.path}: is a JPEG, whose compression alters the colours; save masks as PNG")
     table = {(0, 0, 0): BACKGROUND} | dict(mask.colours)
     codes = np.asarray(picture.pixels.convert("RGB")).astype(np.int64) @ (1 << 16, 1 << 8, 1)
+    check_transparency(picture, mask.path, codes)
     found, inverse, counts = np.unique(codes, return_inverse=True, return_counts=True)
     colours = [(code >> 16, code >> 8 & 255, code & 255) for code in found.tolist()]
     for colour, count in zip(colours, counts.tolist(), strict=True):

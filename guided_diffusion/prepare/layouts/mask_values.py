@@ -9,7 +9,7 @@ import numpy as np
 
 from ... import GOOD
 from ...data.files import natural_key
-from ...data.image_files import MAX_PLAUSIBLE_INDEX, Picture, histogram, open_image
+from ...data.image_files import MAX_PLAUSIBLE_INDEX, Picture, check_transparency, histogram, open_image
 from ...data.prepared import IndexMask, Sample
 from ...errors import InputError, unknown_name
 from ...parallel import parallel_map
@@ -196,7 +196,7 @@ def _note(seen: Sequence[Values], data: Dataset, *, sure: bool) -> None:
         if INVERTED < share < 1 and border >= INVERTED_BORDER:
             inverted.append(one.path)
     text = f"most of the image and its border defective, like {len(inverted)} of {drawn} masks"
-    if inverted and len(inverted) >= drawn / 2 and not sure:
+    if inverted and 2 * len(inverted) >= drawn + (len(inverted) == 1) and not sure:
         raise InputError(
             f"{inverted[0]}: calls {text}: is what is dark the defect? Say --mask_values inverted, or "
             f"{rule.mask_values} if they are right"
@@ -262,7 +262,7 @@ def _palette(seen: Sequence[Values], void: int | None) -> str:
     agree = all((k > 0) == (max(colour) > NEAR) for k, colour in used)
     others = [level for one in seen if one.kind != "palette" for level in one.above_zero(void)]
     beside = max(others, default=0) > MAX_PLAUSIBLE_INDEX
-    return "looks" if bright and two and (beside or not agree) else "index"
+    return "looks" if used and two and (beside or (bright and not agree)) else "index"
 
 
 def _as_it_looks(one: Values) -> Values:
@@ -302,10 +302,7 @@ def binary_values(picture: Picture, path: str, rule: DrawingRule) -> np.ndarray:
         levels = grey_levels(picture)
         if looks_like_photograph(levels):
             raise InputError(f"{path}: looks like a photograph rather than a mask; is it swapped with its image?")
-        if "A" in image.getbands():
-            alpha = np.asarray(image.getchannel("A"))
-            if alpha.min() < 255 and (levels.min() == levels.max() or levels[alpha == 0].any()):
-                raise InputError(f"{path}: carries the mask in its transparency; save it in black and white")
+        check_transparency(picture, path, levels)
         where = levels > rule.mask_threshold
     where = where != (rule.mask_values == "inverted")
     return where if rule.void is None else where & (levels != rule.void)
