@@ -89,6 +89,7 @@ yolo            images/{part}/{stem}  labels/{part}/{stem}.txt                  
 yolo            {part}/images/{stem}  {part}/labels/{stem}.txt                   {part}/images/{stem} shapes
 yolo            images/{stem}         labels/{stem}.txt                          images/{stem}       shapes
 severstal       train_images/{stem}   train.csv                                  train_images/{stem} shapes
+severstal       {stem}                train.csv                                  {stem}              shapes
 """  # where images, masks and defect-free images lie, and what the masks are
 
 
@@ -356,7 +357,13 @@ class Draw:
     def write_yolo(self, rows, part):
         told, names = self.pick(["data.yaml", "classes.txt", ""]), self.pick([self.types, dict(enumerate(self.types))])
         self.args += ["--label_map", ",".join(self.types)] * (told == "")
-        text = yaml.safe_dump({"names": names}, allow_unicode=True) if told == "data.yaml" else "\n".join(self.types)
+        content = {"names": names} | {
+            side: f"../{side}/images" for side in ("train", "val") * ("{part}" in self.mask_at)
+        }
+        content |= {"test": "../test/images"} if "train" in content else {}
+        if self.mask_at.startswith("labels/{part}"):
+            content |= {"train": "/set/images/train", "val": ["images/val"]}
+        text = yaml.safe_dump(content, allow_unicode=True) if told == "data.yaml" else "\n".join(self.types)
         save(self.root / (told or "notes.md"), text.encode())
         for _, pixels, mask, words in rows:
             lines = []
@@ -371,11 +378,12 @@ class Draw:
             self.put(self.mask_at, words, "", "\n".join(lines).encode())
 
     def write_severstal(self, rows, part):
-        lines = ["ImageId,ClassId,EncodedPixels"]
+        older = self.maybe(0.5)
+        lines = ["ImageId_ClassId,EncodedPixels" if older else "ImageId,ClassId,EncodedPixels"]
         for source, _, mask, _ in rows:
             for name, region in self.regions(mask):
                 runs = " ".join(f"{start + 1} {end - start}" for _, start, end in row_runs(region.T.reshape(1, -1)))
-                lines.append(f"{self.formed(source.rpartition('/')[2])},{name[-1]},{runs}")
+                lines.append(f"{self.formed(source.rpartition('/')[2])}{'_' if older else ','}{name[-1]},{runs}")
         save(self.root / "train.csv", "\n".join(lines).encode())
 
     def write_hf(self, rows, part):
