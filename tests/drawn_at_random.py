@@ -145,6 +145,8 @@ class Draw:
         roles += ["unlabelled"] * (not free and self.maybe(0.2))
         if "/image/" in image_at and self.style.startswith(("0/1", "P maroon")) and not self.args:
             self.excuses.add("index masks of several objects, or binary ones of several types")
+        if layout == "type_folders" and len(self.types) == 1 and not self.args:
+            self.excuses.add("one folder that may hold the set")
         if kind == "binary" and len(self.types) > 2:
             flagged = self.maybe(0.7)
             self.args += ["--types_as_found"] * flagged
@@ -357,11 +359,10 @@ class Draw:
     def write_yolo(self, rows, part):
         told, names = self.pick(["data.yaml", "classes.txt", ""]), self.pick([self.types, dict(enumerate(self.types))])
         self.args += ["--label_map", ",".join(self.types)] * (told == "")
-        content = {"names": names} | {
-            side: f"../{side}/images" for side in ("train", "val") * ("{part}" in self.mask_at)
-        }
-        content |= {"test": "../test/images"} if "train" in content else {}
-        if self.mask_at.startswith("labels/{part}"):
+        content = {"names": names}
+        if self.mask_at.startswith("{part}/"):
+            content |= {part: f"../{part}/images" for part in ("train", "val", "test")}
+        elif "{part}" in self.mask_at:
             content |= {"train": "/set/images/train", "val": ["images/val"]}
         text = yaml.safe_dump(content, allow_unicode=True) if told == "data.yaml" else "\n".join(self.types)
         save(self.root / (told or "notes.md"), text.encode())

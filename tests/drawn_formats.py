@@ -1,5 +1,5 @@
-"""Small data sets in layouts that users bring, each with what a reader should find in it: what drawn_at_random.py, which
-draws every layout, has not.
+"""Small data sets in layouts that users bring, each with what a reader should find in it, where drawn_at_random.py has
+them not, or to be damaged.
 
 `CASES[name](root)` draws PHOTOGRAPHS and their MASKS below `root` and returns what is `Expected` of a reader.
 """
@@ -88,8 +88,8 @@ KINDS: dict[str, Callable[[np.ndarray], Any]] = {
 def draw(root, format, image, mask, name, kind="black_and_white", *, good=None, regex=None, colour=None):
     """Image and mask files, one mask an image. image, mask, name: templates of their paths and of the sample's name.
 
-    kind: of KINDS. good: {image: name} of defect-free images. regex: of the type. colour: a template, for coloured masks
-    beside those of indices.
+    kind: of KINDS. good: {image: name} of defect-free images. regex: of the type. colour: a template, for coloured
+    masks beside those of indices.
     """
     typed, binary = "{type}" in name or regex, kind == "black_and_white"
     label_map = (LABEL_MAP if typed else {"defect": 1}) if binary else None

@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import random
+import re
 from collections import Counter
 
 import numpy as np
@@ -20,6 +21,7 @@ from guided_diffusion.prepare.layouts.drawing import DrawingRule, read_labelled
 PHOTOGRAPH, MASK = PHOTOGRAPHS[2], MASKS[2]  # of three types
 BINARY = black_and_white(MASK)
 POLYGON = [[4, 4, 20, 4, 20, 20, 4, 20]]
+TRIANGULAR = b"0 0.1 0.1 0.9 0.1 0.9 0.9"
 TRIANGLE = {"points": [[4, 4], [30, 4], [20, 30]]}
 
 
@@ -66,7 +68,7 @@ def test_the_kind_of_masks_that_say_little(tmp_path):
     assert read_layout(str(tmp_path / "rare")).label_map == {"defect": 1}
     assert sum(mask.sum() for _, mask in read_all(tmp_path / "rare")) == 8
     for i in range(60):
-        mask = np.full((8, 8), 2 if i == 7 else 1, np.uint8) * (small[..., 0] > 64)
+        mask = np.full((8, 8), 2 if i == 7 else 1, np.uint8) * (np.arange(8) < 4)
         lay(tmp_path / "typed", {f"{at}/{NAMES[i % 2]}/{i}.png": x for at, x in (("images", small), ("masks", mask))})
     assert Counter(mask.max() for _, mask in read_all(tmp_path / "typed")) == {1: 59, 2: 1}
 
@@ -213,6 +215,14 @@ REFUSED = [  # files, words of the line, options
     ({"images/1.png": X, "masked/1.png": X}, "no masks_converted_dir/"),
     ({**pair(X), "image/1.png": X, "mask/1.png": X}, "more than one data set|images/ + masks/"),
     ({"bottle/image/1.png": X, "bottle/mask/1.png": X}, "did you mean|bottle?"),
+    ({f"set/train/{at}/1.png": X for at in ("images", "masks")}, "did you mean|set?"),
+    ({"images/a.heic": b"", "masks/a.png": BINARY}, "a.heic|save it as PNG or JPEG"),
+    ({"a.heic": b""}, "holds no data set|a.heic is of no image format"),
+    (mvtec(PHOTOGRAPH, BINARY) | {"test/crack/a.png": b"", "ground_truth/crack/a_mask.png": b""}, "a.png"),
+    (
+        {"test/crack/a.png": PHOTOGRAPH, "train/good/b.png": PHOTOGRAPH, "ground_truth/crack/a/0.png": X},
+        "none here has",
+    ),
     ({"image/notes.txt": b"", "mask/notes.txt": b""}, "holds no images"),
     (pair(COLOURED), "masks/a.png|--colormap NAME1=30,30,200 NAME2=30,200,30 NAME3=200,30,30"),
     (pair(UNKNOWN_COLOUR), f"masks/a.png|{(MASK == 3).sum()} pixels|9,200,200", COLOURMAP),
@@ -239,6 +249,7 @@ REFUSED = [  # files, words of the line, options
     (beside("a_1.jpg a_1_mask.png", ".") | beside("1.jpg 1_mask.png"), "folders of such"),
     ({**coco(), "a.png": b""}, "a.png|not an image"),
     (coco(images=one_file("b.png")), "coco.json|b.png|not there"),
+    ({**coco(images=one_file("a.gif")), "a.gif": b""}, "a.gif: is of no image format"),
     (coco(images=one_file("")), "coco.json|not there"),
     (coco(images=one_file("a.png") + [{"id": 2, "file_name": "a.png"}]), "coco.json|a.png twice"),
     (coco(images=one_file("a.png") + one_file("b.png")), "two images have the id 1"),
@@ -340,6 +351,8 @@ FORGIVEN = [  # files, their format
     (rle(iscrowd=1), "coco"),
     (pair(BINARY, **{"raw/b.png": PHOTOGRAPH, "docs/notes.txt": b""}), "images_masks"),
     ({**mvtec(PHOTOGRAPH, BINARY), "converted_ground_truth/crack/a.png": (BINARY > 0).astype("u1")}, "released"),
+    ({"a.png": PHOTOGRAPH, "a.txt": TRIANGULAR, "classes.txt": b"crack"}, "yolo"),
+    ({"obj_train_data/a.png": PHOTOGRAPH, "obj_train_data/a.txt": TRIANGULAR, "obj.names": b"crack"}, "yolo"),
 ]
 
 
@@ -404,10 +417,14 @@ def test_paths_in_data_yaml_stay_in_the_data_set_but_for_its_own_links(tmp_path)
                 read_layout(str(tmp_path / "in"))
 
 
-def test_parts_beside_types_are_doubted(tmp_path):
-    lay(tmp_path, beside("a.jpg a.png", "crack") | beside("b.jpg b.png", "valid"))
+@pytest.mark.parametrize(
+    ("names", "words"), [(["crack", "valid"], "'valid'"), (["dataset"], "only type; did you mean .*/dataset")]
+)
+def test_folders_that_are_hardly_types_are_doubted(tmp_path, names, words):
+    for name in names:
+        lay(tmp_path, {f"{name}/images/{name}.png": PHOTOGRAPH, f"{name}/labels/{name}.png": BINARY})
     data = read_layout(str(tmp_path))
-    assert data.format == "type_folders" and len(data.samples) == 2 and "'valid'" in data.doubts[0]
+    assert data.format == "type_folders" and len(data.samples) == len(names) and re.search(words, data.doubts[0])
 
 
 JUNK = [None, True, -1, 0, 10**400, 1e308, float("nan"), "", "\x00", "../..", "gs://x/y", [], {}, [[]], [{}], {"a": []}]

@@ -11,7 +11,7 @@ from functools import partial
 
 import blobfile as bf
 
-from ...data.files import list_folder
+from ...data.files import list_folder, walk
 from ...data.prepared import (
     DATASET_FILE,
     IndexMask,
@@ -52,6 +52,7 @@ NAMED = SURE | {"images_masks": partial(read_pairs, "images_masks"), "yolo": rea
 LOOSE = {"type_folders": read_type_folders, "flat": read_flat}  # which any folder of images may look like
 READERS = NAMED | LOOSE  # the first that fits counts
 FORMATS = tuple(READERS)
+UNREAD = (".heic", ".heif", ".avif", ".jfif", ".gif", ".jp2", ".pgm", ".ppm", ".dng")  # images, but none that is read
 OWN_FILES = ("split.json", DATASET_FILE, EXPORT_FILE)
 OTHERS = [format for format in FORMATS if format not in INDEX_PAIRS]
 
@@ -86,7 +87,10 @@ def read_layout(root: str, options: Options | None = None, *, format: str = "aut
         data.notes += [note] if note else []
     check_names(data, options)
     arrange(root, data.samples, data.good, data.problems)
-    if not (data.samples or data.good or data.problems) and data.unlabelled:
+    if strange := next(walk(root, UNREAD), None):
+        text = f"{strange}: is of no image format that is read; save it as PNG or JPEG"
+        (data.problems if data.problems or not data.samples else data.notes).insert(0, text)
+    if not (data.samples or data.problems) and data.unlabelled:
         data.problems.append(f"{data.unlabelled[0]}: has no mask or label, as none here has; see docs/data.md")
     elif not (data.samples or data.good or data.problems):
         data.problems.append(f"{root}: holds no images of format {data.format}; see docs/data.md")
@@ -112,8 +116,14 @@ def _detect(root: str, options: Options) -> Dataset:
         if others := dict.fromkeys(other for pair in pairs if one in pair for other in pair if other != one):
             raise InputError(f"{root}: holds {one}/ but no {'/ or '.join(others)}/ beside it{_unread(root, folders)}")
     loose = [data for read in LOOSE.values() if (data := read(root, options))]
+    inner = bf.join(root, folders[0]) if len(folders) == 1 else ""
     if len(loose) == 1:
+        if inner and loose[0].format == "type_folders" and not options.label_map and not options.rename:
+            text = f"{root}: holds one folder, which would be the only type; did you mean {inner}?"
+            loose[0].doubts.append(f"{text} --types_as_found takes it as it is")
         return loose[0]
+    if inner and READERS["images_masks"](inner, options):
+        raise InputError(f"{root}: holds no data set itself; did you mean {inner}?")
     if loose:
         raise InputError(f"{root}: holds images beside their masks, and folders of such; give each its own folder")
     known = f"{listed(sum(INDEX_PAIRS.values(), ()))} and the formats {', '.join(OTHERS)}"
@@ -126,6 +136,8 @@ def _detect(root: str, options: Options) -> Dataset:
 def _unread(root: str, folders: Sequence[str]) -> str:
     """What to add of a file that may hold annotations of another format."""
     homes = (root, *(bf.join(root, name) for name in folders))
-    paths = (bf.join(home, name) for home in homes for name in list_folder(home, (".xml", ".json"))[0])
+    paths = (bf.join(home, name) for home in homes for name in list_folder(home, (".xml", ".json", *UNREAD))[0])
     path = next((path for path in paths if bf.basename(path) not in OWN_FILES), None)
+    if path and path.lower().endswith(UNREAD):
+        return f"; {path} is of no image format that is read: save it as PNG or JPEG"
     return f"; {path} is of no format that is read: have its program export COCO" if path else ""

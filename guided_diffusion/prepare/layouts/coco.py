@@ -7,7 +7,7 @@ from typing import Any
 
 import blobfile as bf
 
-from ...data.files import IMAGE_SUFFIXES, list_folder, part_folders, part_in, stem_of, walk, words_of
+from ...data.files import list_folder, part_folders, part_in, stem_of, walk, words_of
 from ...data.prepared import Sample
 from ...errors import InputError
 from ...file_io import read_bytes, read_json
@@ -38,9 +38,7 @@ def read_coco(root: str, options: Options) -> Dataset | None:
             words = words_of(image["file_name"])
             found, others = _find(words, file, part, by_name[words[-1]] if words else ())
             problem = f"{file}: lists {image['file_name'][:200]}"
-            if not found and words and not words[-1].lower().endswith(IMAGE_SUFFIXES):
-                data.problems.append(f"{problem}, of no image format that is read; save it and list it as PNG")
-            elif not found:
+            if not found:
                 where = f" ({others[0]} is of another part or subset)" if others else ""
                 data.problems.append(f"{problem}, which is not there{where}; add it or correct the list")
             elif len(found) > 1:

@@ -71,23 +71,18 @@ def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule, values: Va
         turn, _ = orientations(image, sample.image, values.size, drawn.path, tag=values.orientation)
         pixels = turned(pixels, turn)
     else:
-        tags: set[int] = set()
-
-        def opened(path: str) -> Picture:
-            picture = open_image(path)
-            tags.add(picture.orientation)
-            return picture
-
-        if isinstance(drawn, TypeMasks):
-            layers = ((index, binary_values(opened(path), path, rule)) for index, path in drawn.files)
-            mask, overlaps = _compose(layers, rule.priority, drawn.path)
-        elif isinstance(drawn, ColourMask):
-            mask = colour_values(opened(drawn.path), drawn)
-        else:
-            mask = drawn.values(opened(drawn.path), num_defect)
-        if len(tags) > 1:
+        paths = [path for _, path in drawn.files] if isinstance(drawn, TypeMasks) else [drawn.path]
+        first, *others = opened = [open_image(path) for path in paths]
+        if any(one.orientation != first.orientation for one in others):
             raise InputError(f"{drawn.path}: has another EXIF orientation than its image's other masks; save all alike")
-        turn, turn_mask = orientations(image, sample.image, mask.shape, drawn.path, tag=tags.pop())
+        if isinstance(drawn, TypeMasks):
+            layers = (
+                (index, binary_values(one, path, rule)) for (index, path), one in zip(drawn.files, opened, strict=True)
+            )
+            mask, overlaps = _compose(layers, rule.priority, drawn.path)
+        else:
+            mask = colour_values(first, drawn) if isinstance(drawn, ColourMask) else drawn.values(first, num_defect)
+        turn, turn_mask = orientations(image, sample.image, mask.shape, drawn.path, tag=first.orientation)
         pixels, mask = turned(pixels, turn), turned(mask, turn_mask)
     if isinstance(drawn, TypeMasks) and set(np.flatnonzero(histogram(pixels)) % 256) == {0, 255}:
         raise InputError(f"{sample.image}: is black and white only; is it swapped with its mask {drawn.path}?")

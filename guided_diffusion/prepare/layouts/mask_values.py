@@ -28,7 +28,7 @@ class Values:
     """What one mask file holds, of the type `name`.
 
     kind: "photograph", "colour", "palette" or "grey". counts, border: pixels of each grey level, or palette index, in
-    all and among the outermost. colours: of the palette indices. deep: a 16-bit file, "low" where 8 bits would do.
+    all and among the outermost. colours: of the palette indices.
     size, orientation: of the file. plain: counts and border tell all that the pixels would.
     """
 
@@ -36,7 +36,6 @@ class Values:
     path: str
     kind: str
     lossy: bool
-    deep: str
     counts: Mapping[int, int]
     border: Mapping[int, int]
     colours: Mapping[int, tuple[int, int, int]]
@@ -65,7 +64,9 @@ def tell_values(data: Dataset, options: Options, *, workers: int = 1) -> None:
     open_values, kind = data.open_values and single, options.mask_values
     if kind == "auto" and open_values and options.colormap:
         kind = "colour"
-    seen = [] if open_values and kind in ("index", "colour") else _look(files, workers)
+    look = [] if open_values and kind in ("index", "colour") else files
+    found = parallel_map(_look_at, look, workers=workers, description="looking at masks", unit="mask")
+    seen = [one for one in found if one]
     data.rule = replace(data.rule, void=void, palette=_palette(seen, void))
     if data.rule.palette == "looks":
         seen = [_as_it_looks(one) if one.kind == "palette" else one for one in seen]
@@ -108,16 +109,6 @@ def are_binary(data: Dataset, options: Options) -> bool:
         if data.format == "defect_spectrum":
             tell_values(probe, options)
     return probe.format != data.format
-
-
-def _look(files: Sequence[tuple[str | int, str]], workers: int) -> list[Values]:
-    """What the files hold, all that can be read. Raises InputError where 16-bit files differ in their depth."""
-    found = parallel_map(_look_at, files, workers=workers, description="looking at masks", unit="mask")
-    seen = [one for one in found if one]
-    shallow = [one.path for one in seen if one.deep == "low"]
-    if shallow and any(one.deep == "high" for one in seen):
-        raise InputError(f"{shallow[0]}: is 16-bit, but its levels end at 255, other masks' do not; save all as 8-bit")
-    return seen
 
 
 def _kind(seen: Sequence[Values], void: int | None, open_values: bool, named: bool) -> str:
@@ -231,9 +222,7 @@ def _look_at(file: tuple[str | int, str]) -> Values | None:
         picture = open_image(path)
     except InputError:
         return None
-    image, deep = picture.pixels, ""
-    if picture.levels is not None and picture.levels.any():
-        deep = "low" if picture.levels.max() <= 255 else "high"
+    image = picture.pixels
     lossy, palette = picture.format in ("JPEG", "MPO"), has_palette(picture)
     levels = np.asarray(image) if palette else grey_levels(picture)
     border = np.concatenate([levels[0], levels[-1], levels[1:-1, 0], levels[1:-1, -1]])
@@ -250,7 +239,7 @@ def _look_at(file: tuple[str | int, str]) -> Values | None:
         kind = "colour" if colour else "grey"
     plain = image.mode in ("L", "P") and not lossy and kind != "photograph"
     about = {"size": picture.size, "orientation": picture.orientation, "plain": plain}
-    return Values(name, path, kind, lossy, deep, counts, border, colours, **about)
+    return Values(name, path, kind, lossy, counts, border, colours, **about)
 
 
 def _palette(seen: Sequence[Values], void: int | None) -> str:
