@@ -13,11 +13,13 @@ from ...errors import InputError
 from ...file_io import read_bytes, read_json
 from .model import Dataset, Options, Shape, Shapes, is_coordinate
 
-KEYS = {  # COCO's lists, and what their rows need
-    "images": ("id", "file_name"),
-    "annotations": ("image_id", "category_id"),
-    "categories": ("id", "name"),
+KEY = (int, str)
+ROWS = {  # of COCO's lists: what they need, and of what kinds
+    "images": {"id": KEY, "file_name": str},
+    "annotations": {"image_id": KEY, "category_id": KEY},
+    "categories": {"id": KEY, "name": str},
 }
+NO_OUTLINE = (None, [], [[]])
 LOOKED_INTO = 8  # JSON files in a folder, of which one at least is COCO's where any is
 
 
@@ -67,23 +69,20 @@ def _candidates(folder: str) -> list[str]:
 def _is_coco(path: str) -> bool:
     with suppress(OSError):
         data = read_bytes(path)
-        return all(f'"{key}"'.encode() in data for key in KEYS)
+        return all(f'"{key}"'.encode() in data for key in ROWS)
     return False
 
 
 def _open(path: str) -> dict[str, list[dict[str, Any]]]:
     """The lists of a COCO file, checked for what is needed. Raises InputError."""
     content = read_json(path)
-    for key, fields in KEYS.items():
+    for key, fields in ROWS.items():
         rows = content.get(key) if isinstance(content, dict) else None
         if not isinstance(rows, list):
             raise InputError(f"{path}: has no list '{key}', so it is no COCO file; correct or remove it")
         for number, row in enumerate(rows):
-            if not isinstance(row, dict) or any(field not in row for field in fields):
-                raise InputError(f"{path}: {key}[{number}] lacks {' or '.join(fields)}; correct it")
-            plain = all(isinstance(row.get(field, 0), (int, str)) for field in ("id", "image_id", "category_id"))
-            if not plain or not all(isinstance(row.get(field, ""), str) for field in ("file_name", "name")):
-                raise InputError(f"{path}: {key}[{number}] has an id or name of the wrong kind; correct it")
+            if not isinstance(row, dict) or not all(isinstance(row.get(name), kind) for name, kind in fields.items()):
+                raise InputError(f"{path}: {key}[{number}] has no {' or '.join(fields)} of the right kind; correct it")
     return content
 
 
@@ -109,35 +108,27 @@ def _shapes_by_image(
             data.problems.append(f"{where} is of image {owner}, which the file does not list; correct it")
         elif category not in names:
             data.problems.append(f"{where} is of category {category}, which the file does not list; correct it")
-        elif shape := _shape(annotation.get("segmentation"), names[category]):
+        elif shape := _shape(annotation, names[category]):
             shapes[owner].append(shape)
-        elif shape := _box(annotation, names[category]):
-            shapes[owner].append(shape)
-            boxed.append(f"{where} on {images[owner]}")
+            if annotation.get("segmentation") in NO_OUTLINE:
+                boxed.append(f"{where} on {images[owner]}")
         else:
             data.problems.append(f"{where} on {images[owner]} has no polygon or RLE; draw or remove it")
     data.judge_boxes(boxed, path, boxes)
     return shapes
 
 
-def _box(annotation: Mapping[str, Any], name: str) -> Shape | None:
-    """The box of an annotation without outline, as a shape; None where it has none, or one that is turned."""
-    box, more = annotation.get("bbox"), annotation.get("attributes")
-    drawn = annotation.get("segmentation") not in (None, [], [[]])
-    turned = isinstance(more, dict) and more.get("rotation")  # CVAT's: the box as it was before
-    if drawn or turned or not isinstance(box, list) or len(box) != 4 or not all(map(is_coordinate, box)):
-        return None
-    x, y, width, height = map(float, box)
-    ring = (x, y, x + width, y, x + width, y + height, x, y + height)
-    return Shape(name, "rings", (ring,)) if width > 0 and height > 0 else None
-
-
-def _shape(drawn: Any, name: str) -> Shape | None:
-    """An annotation's shape; None where it has none, or a broken one."""
+def _shape(annotation: Mapping[str, Any], name: str) -> Shape | None:
+    """An annotation's shape, of its box where it has no outline; None where it has none of them, or a broken one."""
+    drawn, box, more = annotation.get("segmentation"), annotation.get("bbox"), annotation.get("attributes")
     if isinstance(drawn, dict):
         size, counts = drawn.get("size"), drawn.get("counts")
         valid = isinstance(size, list) and len(size) == 2 and isinstance(counts, (list, str))
         return Shape(name, "rle", {"size": tuple(size), "counts": counts}) if valid else None
+    turned = isinstance(more, dict) and more.get("rotation")  # CVAT's: its box is as it was before
+    if drawn in NO_OUTLINE and not turned and isinstance(box, list) and len(box) == 4:
+        x, y, width, height = box if all(map(is_coordinate, box)) else (0, 0, 0, 0)
+        drawn = [x, y, x + width, y, x + width, y + height, x, y + height] if width > 0 and height > 0 else None
     if not isinstance(drawn, list) or not drawn:
         return None
     rings = drawn if isinstance(drawn[0], list) else [drawn]

@@ -108,21 +108,13 @@ def _shape(shape: Any, where: str) -> Shape:
     """Raises InputError where something is wrong with a shape."""
     shape = shape if isinstance(shape, dict) else {}
     label, kind, points = shape.get("label"), shape.get("shape_type") or "polygon", shape.get("points")
-    wrong = ""
-    if not isinstance(label, str) or not label:
-        wrong = "has no label"
-    elif not isinstance(kind, str) or kind not in POINTS:
-        wrong = f"is a {kind!r}, known are {', '.join(POINTS)}"
-    elif not isinstance(points, list) or not all(
-        isinstance(point, list) and len(point) == 2 and all(map(is_coordinate, point)) for point in points
-    ):
-        wrong = "has no list of points [x, y]"
-    elif len(points) < POINTS[kind]:
-        wrong = f"is a {kind} of {len(points)} points, but needs {POINTS[kind]}"
-    elif kind == "mask" and not isinstance(shape.get("mask"), str):
-        wrong = "is a mask without its bitmap"
-    if wrong:
-        raise InputError(f"{where} {wrong}; correct it in labelme")
+    if not isinstance(kind, str) or kind not in POINTS:
+        raise InputError(f"{where} is a {kind!r}, known are {', '.join(POINTS)}; draw it otherwise in labelme")
+    sound = isinstance(points, list) and len(points) >= POINTS[kind] and isinstance(label, str) and label
+    sound = sound and all(isinstance(one, list) and len(one) == 2 and all(map(is_coordinate, one)) for one in points)
+    if not sound or (kind == "mask" and not isinstance(shape.get("mask"), str)):
+        text = f"a label and {POINTS[kind]} points [x, y] or more{', and a bitmap' * (kind == 'mask')}"
+        raise InputError(f"{where} is no {kind} with {text}; correct it in labelme")
     points = tuple((float(x), float(y)) for x, y in points)
     kind = "polygon" if kind == "rotation" else kind
     if kind == "mask":

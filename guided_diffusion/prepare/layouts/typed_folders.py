@@ -68,8 +68,7 @@ def read_kolektor(root: str, options: Options) -> Dataset | None:
     of_items = all(map(KOLEKTOR_ITEM.fullmatch, items))
     homes = dict.fromkeys(bf.join(root, name) for name in items) if of_items else parts_alone(root)
     for home, part in homes.items():
-        apart = _apart(home, data.problems)
-        for image, mask in pair_by_name(*apart, OPEN_ENDINGS, (home, home), data.problems, data.unlabelled):
+        for image, mask in _beside(home, data.problems, data.unlabelled):
             type_ = type_in_name(image, options.type_regex, data.problems) if options.type_regex else "defect"
             data.samples.append(Sample(image, TypeMasks(((type_, mask),)), part=part))
     return data if data.samples else None
@@ -93,8 +92,7 @@ def read_type_folders(root: str, options: Options) -> Dataset | None:
             folders = (bf.join(home, part) for part in found[0])
             pairs = pair_files(*folders, OPEN_ENDINGS, data.problems, data.unlabelled)
         else:
-            apart = _apart(home, data.problems)
-            pairs = pair_by_name(*apart, OPEN_ENDINGS, (home, home), data.problems, data.unlabelled)
+            pairs = _beside(home, data.problems, data.unlabelled)
         data.samples += [Sample(image, TypeMasks(((name, mask),)), name) for image, mask in pairs]
     return data if data.samples else None
 
@@ -103,7 +101,7 @@ def read_flat(root: str, options: Options) -> Dataset | None:
     """Images and masks (x.png + x_mask.png, or x.jpg + x.png) in one folder, the type in the file name."""
     data = Dataset(root, "flat", open_values=True)
     alone: list[str] = []
-    pairs = pair_by_name(*_apart(root, data.problems), OPEN_ENDINGS, (root, root), data.problems, alone)
+    pairs = _beside(root, data.problems, alone)
     if not pairs:
         return None
     renamed = (options.rename or {}).get("*")
@@ -116,6 +114,11 @@ def read_flat(root: str, options: Options) -> Dataset | None:
         elif name:
             data.samples.append(Sample(image, TypeMasks(((name, mask),))))
     return data
+
+
+def _beside(folder: str, problems: list[str], alone: list[str]) -> list[tuple[str, str]]:
+    """pair_by_name of images and masks that lie in one folder."""
+    return pair_by_name(*_apart(folder, problems), OPEN_ENDINGS, (folder, folder), problems, alone)
 
 
 def _apart(folder: str, problems: list[str]) -> tuple[dict[str, str], dict[str, str]]:
