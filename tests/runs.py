@@ -14,7 +14,7 @@ QUICK = """
 from guided_diffusion.networks import estimate
 from guided_diffusion.training import logger
 logger.TrainLogger.save_loss_plot = lambda self: logger.write_or_warn(self._work_dir + "/loss.png", b"plot")
-estimate.describe, estimate.estimate = lambda *_: "", lambda *_: estimate.Estimate(0, 0, 0, 0)
+estimate.describe, estimate.estimate = lambda *_: "", lambda *_: estimate.Estimate(0, 0, 0)
 """
 
 # Runs `action` before or after the first call of `target` whose arguments meet `condition`.

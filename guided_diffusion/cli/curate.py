@@ -7,14 +7,10 @@ masks that a segmenter trained on real images does not agree with; then balances
 marked in the report. OUT is another sample folder with kept.jsonl, dropped.jsonl (reason, score) and curate.json.
 """
 
-import argparse
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
-from typing import Any
 
 import blobfile as bf
-import torch
 
 from .. import dist_util
 from ..data.manifest import read_manifest
@@ -47,59 +43,48 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--samples {args.samples}: has no manifest.jsonl; name a folder that inference.py wrote")
     manifest = {f"{index:06d}": row for index, row in rows.items()}
     keep, drop = curation.read_list(args.list, samples.names) if args.list else ((), ())
-    device = dist_util.setup(args.device)
+    real, device = sets.held_out, dist_util.setup(args.device)
     with lock_folder(args.out, "--out"):
         ensure_writable(args.out, "--out")
-        _choose(args, samples, sets, manifest, keep, drop, device)
+        agreed, segmenter = None, None
+        limits = {**sample_scores.measure_limits(sets.train, sets.trained, real), "agreement": None}
+        for line in sample_scores.notes(limits):
+            print(line)
+        if wish == "auto" and not real:
+            print("no --real: no sample is dropped because a segmenter disagrees with its mask")
+        elif wish != "off":
+            segmenter = scores.train_agreement_segmenter(sets, args.seed, device)
+            agreed, _ = scores.agreement(segmenter, samples)
+            if wish == "auto":
+                limits["agreement"] = curation.agreement_limits(scores.agreement(segmenter, real)[0], real)
+                print(
+                    "least agreement: "
+                    + ", ".join(f"{name} {limit:.2f}" for name, limit in limits["agreement"].items())
+                )
+            else:
+                limits["agreement"] = dict.fromkeys(samples.class_names, float(wish))
+        rows, among = sample_scores.score_samples(samples, sets.train, limits, agreed)
+        kept, dropped = curation.curate(rows, among, limits, per_type=args.per_type, keep=keep, drop=drop)
+        counts = dict(Counter(row["rule"] for row in dropped))
+        if not kept:
+            reasons = ", ".join(f"{rule} {count}" for rule, count in counts.items())
+            raise InputError(f"--samples {args.samples}: all {len(samples)} samples would be dropped ({reasons})")
 
-
-def _choose(
-    args: argparse.Namespace,
-    samples: image_sets.ImageSet,
-    sets: image_sets.RealSets,
-    manifest: Mapping[str, Mapping[str, Any]],
-    keep: Collection[str],
-    drop: Collection[str],
-    device: torch.device,
-) -> None:
-    """Measure, choose and write; keep, drop: names that a person listed."""
-    wish, real = args.min_agreement, sets.held_out
-    agreed, segmenter = None, None
-    limits = {**sample_scores.measure_limits(sets.train, sets.trained, real), "agreement": None}
-    for line in sample_scores.notes(limits):
-        print(line)
-    if wish == "auto" and not real:
-        print("no --real: no sample is dropped because a segmenter disagrees with its mask")
-    elif wish != "off":
-        segmenter = scores.train_agreement_segmenter(sets, args.seed, device)
-        agreed, _ = scores.agreement(segmenter, samples)
-        if wish == "auto":
-            limits["agreement"] = curation.agreement_limits(scores.agreement(segmenter, real)[0], real)
-            print("least agreement: " + ", ".join(f"{name} {limit:.2f}" for name, limit in limits["agreement"].items()))
-        else:
-            limits["agreement"] = dict.fromkeys(samples.class_names, float(wish))
-    rows, among = sample_scores.score_samples(samples, sets.train, limits, agreed)
-    kept, dropped = curation.curate(rows, among, limits, per_type=args.per_type, keep=keep, drop=drop)
-    counts = dict(Counter(row["rule"] for row in dropped))
-    if not kept:
-        reasons = ", ".join(f"{rule} {count}" for rule, count in counts.items())
-        raise InputError(f"--samples {args.samples}: all {len(samples)} samples would be dropped ({reasons})")
-
-    names = {row["name"] for row in kept}
-    types = {name: [row["name"] in names for row in rows if name in row["types"]] for name in samples.class_names}
-    result = {
-        "command": "curate",
-        "settings": vars(args),
-        "provenance": {"segmenter": segmenter and segmenter.provenance},
-        "limits": limits,
-        "uncurated": sample_scores.memorization(rows),
-        "counts": {"samples": len(samples), "kept": len(kept), "dropped": counts},
-        "per_type": {name: {"samples": len(own), "kept": sum(own)} for name, own in types.items()},
-    }
-    write_json(bf.join(args.out, "curate.json"), result)
-    about = {"per_type": args.per_type, "min_agreement": wish, "listed": bool(args.list), "of": len(samples)}
-    curation.write_curated(args.out, samples, manifest, kept, dropped, about)
-    print(tables.table(["dropped", "samples"], list(counts.items())))
-    shown = [[name, len(own), sum(own), max(0, (args.per_type or 0) - sum(own))] for name, own in types.items()]
-    print(tables.table(["type", "samples", "kept", "short of --per_type"], shown))
-    print(f"{len(kept)} of {len(samples)} samples in {args.out}; look at {bf.join(args.out, 'contact_sheet.png')}")
+        names = {row["name"] for row in kept}
+        types = {name: [row["name"] in names for row in rows if name in row["types"]] for name in samples.class_names}
+        result = {
+            "command": "curate",
+            "settings": vars(args),
+            "provenance": {"segmenter": segmenter and segmenter.provenance},
+            "limits": limits,
+            "uncurated": sample_scores.memorization(rows),
+            "counts": {"samples": len(samples), "kept": len(kept), "dropped": counts},
+            "per_type": {name: {"samples": len(own), "kept": sum(own)} for name, own in types.items()},
+        }
+        write_json(bf.join(args.out, "curate.json"), result)
+        about = {"per_type": args.per_type, "min_agreement": wish, "listed": bool(args.list), "of": len(samples)}
+        curation.write_curated(args.out, samples, manifest, kept, dropped, about)
+        print(tables.table(["dropped", "samples"], list(counts.items())))
+        shown = [[name, len(own), sum(own), max(0, (args.per_type or 0) - sum(own))] for name, own in types.items()]
+        print(tables.table(["type", "samples", "kept", "short of --per_type"], shown))
+        print(f"{len(kept)} of {len(samples)} samples in {args.out}; look at {bf.join(args.out, 'contact_sheet.png')}")

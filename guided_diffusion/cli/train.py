@@ -79,6 +79,9 @@ def resolve_config(args: argparse.Namespace) -> tuple[Config, Dataset | None]:
     config = load_config(args.config, args.num_defect, overrides)
     if raw:  # before it is prepared
         match_types(raw.label_map, config.layout.class_names, root)
+        if held_out := config.data.val_dir:
+            find_samples(held_out)
+            match_types(read_label_map(held_out), config.layout.class_names, held_out)
     return config, raw
 
 
@@ -146,14 +149,14 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"out of memory on {device}: {LESS_MEMORY}") from error
 
 
-def find_cost(config: Config, device: torch.device) -> Estimate:
-    """What the training will cost. Raises InputError where that is more memory than there is."""
+def find_cost(config: Config, device: torch.device) -> tuple[Config, Estimate]:
+    """The configuration with its precision resolved, and what the training will cost. Raises InputError where that is
+    more memory than there is."""
     precision = resolve_precision(config.train.precision, device)
-    cost = estimate(replace(config, train=replace(config.train, precision=precision)), device.type)
+    config = replace(config, train=replace(config.train, precision=precision))
+    cost = estimate(config, device.type)
     check_memory(cost.training_bytes, "a training step", LESS_MEMORY, device)
-    if config.train.log_image_interval:
-        check_memory(cost.preview_bytes, "a preview", "lower train.max_images or data.resolution", device)
-    return cost
+    return config, cost
 
 
 def load_data(config: Config, device: torch.device) -> tuple[DefectDataset, DefectDataset | None, list[str]]:
@@ -176,7 +179,7 @@ def load_data(config: Config, device: torch.device) -> tuple[DefectDataset, Defe
 
 def dry_run(args: argparse.Namespace, device: torch.device) -> int:
     config, raw = resolve_config(args)
-    cost = find_cost(config, device)
+    config, cost = find_cost(config, device)
     if args.extend_types:
         print(f"starting from {find_warm_start(args, config).path}")
     if raw:
@@ -184,8 +187,7 @@ def dry_run(args: argparse.Namespace, device: torch.device) -> int:
         print(f"{raw.root}: a data set of layout {raw.format} ({shown}); training prepares it into WORK_DIR/data first")
     elif config.data.dir:
         print(*load_data(config, device)[2], sep="\n")
-    precision = resolve_precision(config.train.precision, device)
-    print(describe(replace(config, train=replace(config.train, precision=precision)), cost))
+    print(describe(config, cost))
     return 0
 
 
@@ -193,7 +195,7 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
     (config, raw), main_rank = resolve_config(args), dist_util.rank() == 0
     if not config.data.dir:
         raise InputError("--data_dir: missing; name the training set (or set data.params.dir in the YAML)")
-    cost = find_cost(config, device)
+    _, cost = find_cost(config, device)
     latest = latest_checkpoint(args.work_dir)
     resume = find_resume(args, config)
     if resume and resume.step >= config.train.iterations:

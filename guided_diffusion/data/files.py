@@ -14,7 +14,8 @@ from .. import GOOD
 from ..errors import InputError
 from ..file_io import inside, is_cloud, read_bytes, read_json
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm", ".jp2")
+IMAGE_SUFFIXES += (".heic", ".heif", ".avif")  # no such file is read, but said to be none
 PARTS = {  # what folders and lists of them are called
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
     "testing": "test",

@@ -20,27 +20,11 @@ import numpy as np
 
 from .. import GOOD
 from ..errors import InputError, unknown_name
-from ..file_io import (
-    encode_png,
-    ensure_writable,
-    remove_temporaries,
-    write_if_changed,
-    write_json,
-)
-from .files import (
-    by_stem,
-    check_no_links,
-    check_text,
-    is_good,
-    list_folder,
-    natural_key,
-    part_of,
-    stem_of,
-    words_of,
-)
+from ..file_io import encode_png, remove_temporaries, write_if_changed
+from .files import by_stem, check_text, is_good, list_folder, natural_key, part_of, stem_of, words_of
 from .image_files import Picture, histogram, index_values, open_image, orientations, read_image, to_rgb, turned
 from .manifest import FOLDERS, read_manifest, recorded_settings
-from .records import DATASET_FILE, IMAGES, MASKS, RELEASED, UNFINISHED_FILE, read_records
+from .records import IMAGES, MASKS, RELEASED, UNFINISHED_FILE, read_records
 
 SAMPLES = FOLDERS["image"], FOLDERS["index_mask"]
 TRAIN = "train"
@@ -156,8 +140,11 @@ def match_types(own: Mapping[str, int] | None, class_names: Sequence[str], root:
         return (), f"label map of {root}: types are matched by number, as one side names none: {pairs}"
     for name in own:
         if name not in class_names:
-            unknown = unknown_name("type", name, class_names)
-            raise InputError(f"{root}: its label map has an {unknown}; the other one is {', '.join(class_names)}")
+            raise InputError(
+                f"{root}: its label map has an {unknown_name('type', name, class_names)}, but that of the training "
+                f"(data.label_map, or its data set's) is {', '.join(class_names)}; give both the same names, here with "
+                f"scripts/prepare_data.py --rename {name}=NEW"
+            )
     numbers = (0, *(class_names.index(name) + 1 for name in sorted(own, key=own.get)))
     changed = ", ".join(f"{name} {k} is {numbers[k]}" for name, k in own.items() if numbers[k] != k)
     return (numbers, f"label map of {root}: types are matched by name: {changed} here") if changed else ((), "")
@@ -316,30 +303,6 @@ def pair_by_name(
             problems.append(f"{image}: no mask for this image ({stem}.png or {stem}_mask.png) in {folders[1]}; add it")
     problems += [f"{mask}: no image for this mask in {folders[0]}; add it or remove the mask" for mask in left.values()]
     return pairs
-
-
-def write_released(
-    root: str,
-    names: Sequence[str],
-    pairs: Iterable[tuple[np.ndarray, np.ndarray | None]],
-    label_map: dict[str, int],
-    source: dict[str, Any],
-) -> int:
-    """Write a data set in the released layout, dataset.json last; returns how many files had to be written.
-
-    names: "<type>/<stem>" or "<stem>" of each sample. pairs: in the same order, image uint8 [H, W] or [H, W, 3] and
-    index mask uint8 [H, W], or None for a defect-free image. source: where the data came from, for dataset.json. What
-    is there already is left alone. Raises InputError, before it writes, where `root` holds another data set.
-    """
-    check_no_strangers(root, {f"{name}.png" for name in names})
-    check_no_links(root, (f"{part}/{name}.png" for part in RELEASED for name in names))
-    ensure_writable(root, "OUT")
-    clear_temporaries(root, names)
-    made = [write_pair(root, name, *pair, label_map) for name, pair in zip(names, pairs, strict=True)]
-    content = {"label_map": label_map, "source": source, "images": [record for record, _ in made]}
-    if changed := read_records(root) != content:
-        write_json(bf.join(root, DATASET_FILE), content)
-    return sum(written for _, written in made) + changed
 
 
 def write_pair(

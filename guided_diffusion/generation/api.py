@@ -70,9 +70,9 @@ class Stop:
         self._noted, self._before = False, {}
 
     def __enter__(self) -> Stop:
-        for number in (signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])):
-            # What is ignored stays so (nohup); and only the main thread may ask.
-            if threading.current_thread() is threading.main_thread() and signal.getsignal(number) != signal.SIG_IGN:
+        main = threading.current_thread() is threading.main_thread()  # no other may ask
+        for number in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)) if main else ():
+            if number not in self._before and signal.getsignal(number) != signal.SIG_IGN:  # nohup: stays ignored
                 self._before[number] = signal.signal(number, self._note)
         return self
 

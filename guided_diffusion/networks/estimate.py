@@ -24,12 +24,6 @@ class Estimate:
     parameters: int
     flops_per_image: int  # one forward pass, 2 per multiply-add
     training_bytes: int  # weights, gradients, AdamW moments, EMA; a batch, and its saved activations
-    preview_bytes: int  # the same weights, and a forward pass of a preview's images
-
-
-def _is_attention(tensor: Tensor, side: int) -> bool:
-    """Whether it is a matrix of attention among more pixels than `side`, that of the image in pixels."""
-    return tensor.ndim > 2 and tensor.shape[-1] == tensor.shape[-2] > side
 
 
 @contextmanager
@@ -69,7 +63,8 @@ def estimate(config: Config, device_type: str = "cpu") -> Estimate:
     train, batch, size = config.train, config.data.bs_per_gpu, config.data.resolution
 
     def keep(tensor: Tensor) -> Tensor:
-        if device_type == "cpu" or not _is_attention(tensor, max(size)):  # see AttentionBlock.forward
+        among_pixels = tensor.ndim > 2 and tensor.shape[-1] == tensor.shape[-2] > max(size)
+        if device_type == "cpu" or not among_pixels:  # GPUs' fused attention keeps no matrix, see AttentionBlock
             saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
         return tensor
 
@@ -88,8 +83,7 @@ def estimate(config: Config, device_type: str = "cpu") -> Estimate:
     parameters = sum(p.numel() for p in model.parameters())
     weights = 5 * 4 * parameters  # weights, gradients, two moments and EMA are float32
     step = weights + activations + 2 * batch * x.nbytes  # x_start and noise; x_t is an activation
-    preview = weights + train.max_images * forward_bytes(config.model, size) // half
-    return Estimate(parameters, counter.get_total_flops(), step, preview)
+    return Estimate(parameters, counter.get_total_flops(), step)
 
 
 def describe(config: Config, cost: Estimate | None = None) -> str:

@@ -110,6 +110,8 @@ def test_a_raw_folder_is_prepared_first(run: Run, demo_data: Path, tmp_path: Pat
     looked = run("--data_dir", raw, "--dry_run")
     assert looked.returncode == 0 and not (tmp_path / "work").exists(), looked.stderr
     assert "layout mvtec (12 images with a defect, types: pit, scratch, stain)" in looked.stdout
+    held_out = run("--data_dir", raw, "--dry_run", data__val_dir=str(raw))
+    assert held_out.returncode == 2 and "holds no prepared data set" in held_out.stderr
     before = tree(raw)
     result = run("--data_dir", raw)
     assert result.returncode == 0 and "of layout mvtec, prepared into" in result.stdout, result.stderr
@@ -138,7 +140,7 @@ def test_a_layout_that_is_a_guess_or_lies_further_down_is_not_prepared(
 def test_a_dry_run_reads_the_data_and_says_what_is_left_out(run: Run, demo_data: Path, tmp_path: Path) -> None:
     result = run("--data_dir", demo_data, "--dry_run", data__num_image_train=1)
     assert result.returncode == 0 and not (tmp_path / "work").exists(), result.stderr
-    assert "3 images, types: scratch, stain, pit" in result.stdout
+    assert "3 images, types: scratch, stain, pit" in result.stdout and "network            patch" in result.stdout
     assert "left out: 9 of 12 images with a defect (data.num_image_train 1" in result.stdout
     assert "left out" not in run("--data_dir", demo_data, "--dry_run").stdout
     missing = run("--data_dir", tmp_path / "nowhere", "--dry_run")
@@ -150,7 +152,6 @@ def test_what_does_not_fit_into_the_memory_is_refused_before_anything_is_written
 ) -> None:
     for key, said in (
         ({"data__resolution": 512}, "a training step takes about"),
-        ({"data__resolution": 128, "train__log_image_interval": 1, "train__max_images": 256}, "a preview takes about"),
         ({"data__fit": "random_crop", "data__crop_from": 8192}, "all of it, held in memory, takes about 3.0 GiB"),
     ):
         prelude = "from guided_diffusion import parallel; parallel.cpu_memory = lambda: 2**30"

@@ -7,9 +7,10 @@ import pytest
 from drawn_formats import CASES
 
 from guided_diffusion.data.files import natural_key, read_groups
-from guided_diffusion.data.prepared import find_good, find_samples, read_label_map, read_pair, write_released
+from guided_diffusion.data.prepared import find_good, find_samples, read_label_map, read_pair
 from guided_diffusion.data.regions import regions
 from guided_diffusion.errors import InputError
+from scripts.draw_demo_data import write_released
 
 GT = "converted_ground_truth"
 PLAIN = ("test/1.png", f"{GT}/1.png")
@@ -126,7 +127,10 @@ def test_label_map(tmp_path):
         ({"images": {}}, "its images should be a list"),
         ({"images": ["a.png"]}, "images[0]: names no image"),
         ({"images": [{"mask": f"{GT}/a.png"}]}, "images[0]: names no image"),
-        *(({"images": [{"image": "test/a.png", k: v}]}, f"its {k} cannot") for k, v in {"key": 5, "types": []}.items()),
+        *(
+            ({"images": [{"image": "test/a.png", k: v}]}, f"its {k} cannot")
+            for k, v in {"source": 5, "types": []}.items()
+        ),
         ({"images": [{"image": ["test/a.png"]}]}, "its image cannot be ['test/a.png']"),
         ({"images": [{"image": "test/a.png"}] * 2}, "lists 'test/a.png' twice"),
         *(({"images": [{"image": one}]}, "images[0]") for one in ("", "/a.png", "test/../../a.png", "x/a.png", "test")),

@@ -189,12 +189,7 @@ def test_notes(sets: Sets, tmp_path: Path, capsys: pytest.CaptureFixture) -> Non
     assert "train/good is missing" in printed and "left out: 1 images with an empty mask" in printed
     assert yaml.safe_load((tmp_path / "yolo/data.yaml").read_text())["val"] == "images/train"
     assert "val_dataloader" not in (tmp_path / "mmseg/dataset.py").read_text()
-
-
-def test_defect_free_images_that_are_left_out_are_counted(
-    sets: Sets, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    export(sets, tmp_path / "out", "coco")
+    export(sets, tmp_path / "coco", "coco")
     assert f"left out: {len(sets.good)} defect-free images" in capsys.readouterr().out
 
 

@@ -46,7 +46,7 @@ class Nth:
         patch.setattr(file_io, name, self)
 
     def __call__(self, path: str, *arguments: object) -> object:
-        self._left -= 1
+        self._left -= arguments != ("cannot be written",)  # looked at before each write, too
         if self._left >= 0 or self.path:
             return self._function(path, *arguments)
         self.path = path
@@ -62,11 +62,15 @@ def fails(call: Callable) -> None:
 
 
 def is_short(call: Callable) -> object:
-    """The call reads a file that has just become longer than what is read."""
-    with pytest.MonkeyPatch.context() as patch:
-        fstat = os.fstat
-        patch.setattr(os, "fstat", lambda file: SimpleNamespace(st_size=fstat(file).st_size + 1))
-        return call()
+    """The call looks at a file before it is read, which then becomes longer."""
+    fstat, patch = os.fstat, pytest.MonkeyPatch()
+
+    def longer(file: int) -> SimpleNamespace:
+        patch.undo()
+        return SimpleNamespace(st_size=fstat(file).st_size + 1)
+
+    patch.setattr(os, "fstat", longer)
+    return call()
 
 
 def check_each(generate: Callable, root: Path, whole: Path, name: str, fault: Callable, said: str) -> list[str]:
@@ -98,7 +102,7 @@ def test_each_write_fails_once(generate: Callable, whole: Path, tmp_path: Path) 
 
 
 def test_each_read_is_short_once(generate: Callable, whole: Path, tmp_path: Path) -> None:
-    paths = check_each(generate, tmp_path, whole, "_read", is_short, "changed or cut while it was read")
+    paths = check_each(generate, tmp_path, whole, "_check_regular", is_short, "changed or cut while it was read")
     assert {os.path.basename(path) for path in paths} >= {"diffusion_000004.pt", "000000.png", "000001.png"}
 
 

@@ -1,8 +1,7 @@
-"""inference.py while it runs: too little memory, writing beside computing, errors in writing, Ctrl-C, compilation."""
+"""inference.py while it runs: too little memory, writing beside computing, errors in writing, compilation."""
 
 import json
 import re
-import signal
 
 import pytest
 from runs import sample_differences, tree
@@ -121,17 +120,6 @@ def test_an_error_in_writing_beside_the_next_round_ends_the_run_in_its_line(gene
     assert "round 4\n" in result.stdout and "round 5\n" not in result.stdout  # it was in the third
     assert len(rows_of(tmp_path)) == 4
     assert "4 of 10 samples are there already" in generate(tmp_path, "--batch_size", 2).stdout
-
-
-def test_ctrl_c_lets_the_round_before_be_written(generate, tmp_path):
-    """Interrupted while the second round is computed and the first is about to be written."""
-    stop = f"second.set(); os.kill(os.getpid(), {signal.SIGINT:d})"
-    prelude = WATCHED.format(action="second.wait(60)").replace("second.set()", stop)
-    result = generate(tmp_path / "samples", prelude=prelude, status=130)
-    assert last_line(result) == "interrupted" and len(rows_of(tmp_path / "samples")) == 4
-    generate(tmp_path / "samples")
-    generate(tmp_path / "plain")
-    assert tree(tmp_path / "samples") == tree(tmp_path / "plain")
 
 
 def test_compiled_networks_make_the_same_samples(generate, tmp_path):

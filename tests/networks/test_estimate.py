@@ -1,12 +1,8 @@
 """Costs worked out before step 0, against a real forward; those of the released networks are in test_unet.py."""
 
-import weakref
-from functools import partial
-
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from command_line import ROOT
 
 from guided_diffusion import create_model, load_config, parallel
 from guided_diffusion.errors import InputError
@@ -50,35 +46,13 @@ def test_attention_takes_a_matrix_on_the_cpu_alone():
     assert cpu - gpu >= 4 * 32**4  # of 32 x 32 pixels, each with each
 
 
-class Peak(TorchDispatchMode):
-    """Notes the most bytes that tensors made inside hold at once."""
-
-    def __init__(self):
-        super().__init__()
-        self.live, self.most, self.known = 0, 0, {}
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        made = function(*args, **(kwargs or {}))
-        for storage in (leaf.untyped_storage() for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor)):
-            if (key := storage._cdata) not in self.known:
-                self.known[key] = weakref.ref(storage, partial(self.gone, key, storage.nbytes()))
-                self.live += storage.nbytes()
-                self.most = max(self.most, self.live)
-        return made
-
-    def gone(self, key, size, _):
-        self.live -= size
-        del self.known[key]
-
-
-@pytest.mark.parametrize("target", ["unet.openaiunet.UNetModel", "unet.unet_receptive.UNetModel"])
-@pytest.mark.parametrize("levels", [[1], [1, 2], [1, 1, 2, 4], [4, 2, 1]])
-def test_memory_of_a_forward_pass_without_gradients(target, levels):
-    params = {"model_channels": 32, "channel_mult": levels, "num_res_blocks": 1 + len(levels) % 2}
-    model = create_model(config := load_config({"model": {"target": f"models.{target}", **params}}, 2))
-    with torch.no_grad(), Peak() as peak:
-        model(torch.zeros(1, 6, 64, 48), torch.zeros(1))
-    assert forward_bytes(config.model, (64, 48)) == pytest.approx(peak.most, rel=0.2)
+@pytest.mark.parametrize(
+    "name, mib", [("large_recep", 390.8), ("small_recep", 740.8), ("demo_large", 8.11), ("demo_small", 5.13)]
+)
+def test_memory_of_a_forward_pass_without_gradients(name, mib):
+    """mib: the most bytes that its tensors hold at once, by a TorchDispatchMode that counts storages."""
+    config = load_config(str(ROOT / "configs" / f"{name}.yml"), 3)
+    assert forward_bytes(config.model, config.data.resolution) / 2**20 == pytest.approx(mib, rel=0.15)
 
 
 def test_what_is_larger_than_the_memory_is_refused(monkeypatch):

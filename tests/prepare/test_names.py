@@ -45,33 +45,51 @@ def folders(*names, count=2):
     return lambda root: type_folders(root, **dict.fromkeys(names, count))
 
 
+def mvtec(*names):
+    def draw(root):
+        for name in names:
+            save(root / f"test/{name}/0.png", photograph(len(name), SIZE))
+            save(root / f"ground_truth/{name}/0_mask.png", MASK)
+
+    return draw
+
+
 DOUBTED = {  # what is drawn, and words of the line
     "parts": (folders("trainval", "Test_2", "val_a"), "'test_2', 'trainval', 'val_a' would|parts of a data|'*=defect'"),
-    "one part": (folders("crack", "hole", "dev_1"), "'dev_1' would be types, but are called like parts"),
-    "good": (folders("crack", "OK"), "type 'ok' is called like defect-free"),
+    "parts in other words": (folders("traincrop", "valcrop", "my_train"), "'my_train', 'traincrop', 'valcrop' would"),
+    "one part": (folders("crack", "test_mark", "dev_1"), "set: 'dev_1' would be types, but are called like parts"),
+    "good": (folders("crack", "OK"), "'ok' would be a type, but is called like what has no defect"),
     "objects": (folders("bottle", "pcb1"), "'bottle', 'pcb1'|objects of MVTec AD or VisA"),
-    "numbered": (folders("piece01", "piece02"), "'piece01', 'piece02' differ by numbers only"),
-    "ids": (folders("0001", "0002"), "'0001', '0002' differ by numbers"),
-    "dates": (lambda root: flat(root, *(f"2026-0{k % 2}-1{k}" for k in range(6))), "'00', '01' differ by numbers only"),
-    "some numbered": (folders("tile_1", "tile_2", "tile_3", "crack"), "'tile_1', 'tile_2', 'tile_3' differ by numbers"),
-    "a folder for each": (folders("left", "right", "upper", count=1), "3 images would have 3 types"),
-    "a name for each": (lambda root: flat(root, "ab12", "cd-4-f", "ab13", "xx"), "4 images would have 3 types|--type_"),
+    "numbered": (folders("piece01", "piece02"), "'piece01', 'piece02' would be types, but differ by numbers only"),
+    "ids": (folders("0001", "0002"), "'0001', '0002' would be types, but differ by numbers"),
+    "dates": (lambda root: flat(root, *(f"2026-0{k % 2}-1{k}" for k in range(6))), "'00', '01' would|by numbers only"),
+    "a folder for each": (
+        folders("left", "right", "upper", count=1),
+        "'left', 'right', 'upper' would be 3 types of 3 i",
+    ),
+    "a name for each": (lambda root: flat(root, "ab12", "cd-4-f", "ab13", "xx"), "3 types of 4 images|py --type_regex"),
     "case": (lambda root: labelme(root, "crack", "Crack"), "'Crack', 'crack' differ by case|--rename Crack=crack m"),
     "signs": (folders("glue_strip", "glue-strip"), "'glue-strip', 'glue_strip' differ by"),
-    "background": (lambda root: labelme(root, "crack", "Background"), "'Background' is called like the background"),
+    "background": (
+        lambda root: labelme(root, "crack", "Background"),
+        "'Background' would be a type, but is called like",
+    ),
 }
 PLAIN = {
     "few": folders("crack", "hole", count=1),
     "classes": folders("class1", "class2", "class10"),
+    "codes": folders("D00", "D10", "D20"),
+    "numbered defects": folders("scratch_1", "scratch_2", "scratch_3"),
     "numbers": folders("1", "2", "10"),
     "labels": lambda root: labelme(root, *"abcd", "good", "train", "bottle", "kos1", "kos2"),
     "named": lambda root: flat(root, *(f"crack_{k}" for k in range(3)), "hole_1"),
+    "one shot": mvtec("rust1", "rust2", "rust3"),
 }
 
 
 @pytest.mark.parametrize("case", [*DOUBTED, *PLAIN])
 def test_names_that_are_hardly_types_are_asked_about(tmp_path, capsys, case):
-    source, out = tmp_path / "source", tmp_path / "out"
+    source, out = tmp_path / "set", tmp_path / "out"
     draw, words = DOUBTED.get(case) or (PLAIN[case], "")
     draw(source)
     doubts = read_layout(str(source)).doubts
@@ -123,6 +141,13 @@ def test_what_systems_leave_is_not_there(tmp_path):
         for name in ("._0.jpg", "Thumbs.db", ".DS_Store", "desktop.ini"):
             save(place / name, b"junk")
     assert read_layout(str(tmp_path)) == before and list_folder(str(tmp_path)) == ([], ["crack", "hole"])
+
+
+def test_black_masks_in_a_folder_called_ok_are_of_defect_free_images(tmp_path):
+    mvtec("dent", "OK")(tmp_path)
+    save(tmp_path / "ground_truth/OK/0_mask.png", 0 * MASK)
+    data = read_layout(str(tmp_path))
+    assert data.label_map == {"dent": 1} and [one.name for one in data.good] == ["good/OK_0"] and not data.doubts
 
 
 @pytest.mark.parametrize("name", [b"d\xe9faut", b"\xb5.png", b"\xc0\xaf"])

@@ -289,7 +289,7 @@ def test_the_fraction_keeps_look_alikes_together_unless_groups_are_given(run, bo
     sides = [{name.split("_")[0] for name in names(tmp_path / "out" / part)} for part in ("train", "val")]
     assert len(sides[0]) == 4 and len(sides[1]) == 2 and not sides[0] & sides[1]
     about = json.loads((tmp_path / "out/val/dataset.json").read_text())["split"]
-    assert about == {"part": "val", "by": "val_fraction 0.34, seed 3, look-alikes together"}
+    assert about == {"part": "val", "by": "val_fraction 0.34, seed 3, look-alikes kept together"}
     shown = run("bottle", "own", "--val_fraction", 0.34, "--seed", 3, "--group_regex", r"(part\d+_shot\d)")
     assert "look like others" not in shown and "look alike" in shown
 

@@ -11,9 +11,9 @@ from functools import partial
 
 import blobfile as bf
 
-from ...data.files import list_folder, walk
+from ...data.files import list_folder
 from ...data.prepared import (
-    DATASET_FILE,
+    TRAIN,
     IndexMask,
     arrange,
     check_folder,
@@ -24,6 +24,7 @@ from ...data.prepared import (
     read_label_map,
     renumbered,
 )
+from ...data.records import DATASET_FILE
 from ...errors import InputError, unknown_name
 from .coco import read_coco
 from .labelme import read_labelme
@@ -52,7 +53,6 @@ NAMED = SURE | {"images_masks": partial(read_pairs, "images_masks"), "yolo": rea
 LOOSE = {"type_folders": read_type_folders, "flat": read_flat}  # which any folder of images may look like
 READERS = NAMED | LOOSE  # the first that fits counts
 FORMATS = tuple(READERS)
-UNREAD = (".heic", ".heif", ".avif", ".jfif", ".gif", ".jp2", ".pgm", ".ppm", ".dng")  # images, but none that is read
 OWN_FILES = ("split.json", DATASET_FILE, EXPORT_FILE)
 OTHERS = [format for format in FORMATS if format not in INDEX_PAIRS]
 
@@ -87,9 +87,6 @@ def read_layout(root: str, options: Options | None = None, *, format: str = "aut
         data.notes += [note] if note else []
     check_names(data, options)
     arrange(root, data.samples, data.good, data.problems)
-    if strange := next(walk(root, UNREAD), None):
-        text = f"{strange}: is of no image format that is read; save it as PNG or JPEG"
-        (data.problems if data.problems or not data.samples else data.notes).insert(0, text)
     if not (data.samples or data.problems) and data.unlabelled:
         data.problems.append(f"{data.unlabelled[0]}: has no mask or label, as none here has; see docs/data.md")
     elif not (data.samples or data.good or data.problems):
@@ -107,10 +104,10 @@ def _detect(root: str, options: Options) -> Dataset:
         raise InputError(f"{root}: holds more than one data set ({listed(pairs)}); give each its own folder")
     if data := next(filter(None, (read(root, options) for read in NAMED.values())), None):
         return data
-    for inner in (bf.join(root, name) for name in folders):
-        found = next(filter(None, (read(inner, options) for read in (*SURE.values(), read_yolo, read_labelme))), None)
+    for inner in (bf.join(root, name) for name in sorted(folders, key=lambda name: not name.startswith(TRAIN))):
+        found = next(filter(None, (read(inner, options) for read in NAMED.values())), None)
         if found and not are_binary(found, options):
-            raise InputError(f"{root}: holds no data set itself; did you mean {inner}?")
+            raise InputError(f"{root}: holds no data set itself, but its folders do; did you mean {inner}?")
     pairs = [*sum(PAIRS.values(), ()), ("test", "ground_truth")]
     for one in folders:
         if others := dict.fromkeys(other for pair in pairs if one in pair for other in pair if other != one):
@@ -136,8 +133,6 @@ def _detect(root: str, options: Options) -> Dataset:
 def _unread(root: str, folders: Sequence[str]) -> str:
     """What to add of a file that may hold annotations of another format."""
     homes = (root, *(bf.join(root, name) for name in folders))
-    paths = (bf.join(home, name) for home in homes for name in list_folder(home, (".xml", ".json", *UNREAD))[0])
+    paths = (bf.join(home, name) for home in homes for name in list_folder(home, (".xml", ".json"))[0])
     path = next((path for path in paths if bf.basename(path) not in OWN_FILES), None)
-    if path and path.lower().endswith(UNREAD):
-        return f"; {path} is of no image format that is read: save it as PNG or JPEG"
     return f"; {path} is of no format that is read: have its program export COCO" if path else ""

@@ -1,6 +1,6 @@
 """What the values of mask files are: indices, black and white, or colours. Decided from all files of a data set."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -103,8 +103,12 @@ def tell_values(data: Dataset, options: Options, *, workers: int = 1) -> None:
 
 
 def are_binary(data: Dataset, options: Options) -> bool:
-    """Whether masks only lie as Defect Spectrum's, but are black and white, by a few of them."""
+    """Whether masks only lie as Defect Spectrum's or in images/ + masks/, but are black and white, by a few of them."""
     probe = replace(data, samples=data.samples[:: 1 + len(data.samples) // LOOKED_AT], notes=[])
+    if data.format == "images_masks":
+        seen = filter(None, (_look_at((DEFAULT, one.mask.path)) for one in probe.samples))
+        levels = {level for one in seen if not one.lossy for level in one.above_zero(255)}
+        return len(levels) < 2 or max(levels) > MAX_PLAUSIBLE_INDEX
     with suppress(InputError):  # told when they are read
         if data.format == "defect_spectrum":
             tell_values(probe, options)
@@ -192,19 +196,24 @@ def _note(seen: Sequence[Values], data: Dataset, *, sure: bool) -> None:
             f"{inverted[0]}: calls {text}: is what is dark the defect? Say --mask_values inverted, or "
             f"{rule.mask_values} if they are right"
         )
+    told = []
     if inverted and not sure:
-        data.notes.append(f"{inverted[0]}: calls {text}, as inverted ones do")
-    void = "" if rule.void is None else f"; {rule.void} is void, drawn as background"
+        told.append(f"{inverted[0]} calls {text}, as if inverted")
     if rule.mask_values == "index":
         if seen and not sure and not any(0 in one.counts for one in seen):
             text = "no mask here has the value 0, which is background; subtract one, or say --mask_values index"
             raise InputError(f"{seen[0].path}: {text}")
-        data.notes.append(f"the values of the masks are type indices{void}")
-    elif rule.mask_threshold != THRESHOLD or rule.palette == "looks" or rule.void is not None:
-        levels = ", ".join(map(str, sorted({level for one in seen for level in one.counts})[:FEW_LEVELS]))
-        side = "dark, up to" if rule.mask_values == "inverted" else "above"
-        palettes = "; palettes by what they look like" * (rule.palette == "looks")
-        data.notes.append(f"masks hold {levels}: defective is what is {side} {rule.mask_threshold}{palettes}{void}")
+        told.append("the values of the masks are type indices")
+    elif rule.mask_threshold != THRESHOLD:
+        pairs = Counter(tuple(one.above_zero(rule.void)) for one in seen)
+        held = ", ".join(f"0/{k[0]} in {n}" for k, n in sorted(pairs.items()) if len(k) == 1)
+        shown = "background" if rule.mask_values == "inverted" else "a defect"
+        told.append(f"masks are {rule.mask_values}: {shown} is above {rule.mask_threshold} ({held or 'no'} masks)")
+    if rule.palette == "looks":
+        told.append("palettes count by what they look like")
+    if rule.void is not None:
+        told.append(f"{rule.void} is void, drawn as background")
+    data.notes += ["; ".join(told)] if told else []
 
 
 def _share(counts: Mapping[int, int], palette: bool, rule: DrawingRule) -> float:

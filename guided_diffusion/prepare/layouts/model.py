@@ -84,9 +84,14 @@ class DrawingRule:
     bits: int | None = None
 
     def told(self) -> dict[str, Any]:
-        """What dataset.json tells of it: always the first three, and else what is not the usual."""
-        usual = vars(DrawingRule())
-        return {name: value for i, (name, value) in enumerate(vars(self).items()) if i < 3 or value != usual[name]}
+        """What dataset.json tells of it, but for what goes without saying: sets of older versions do not say it."""
+        usual = {
+            "mask_values": ("binary", "index", "colour"),
+            "palette": ("index",),
+            "void": (None,),
+            "bits": (None, 16),
+        }
+        return {name: value for name, value in vars(self).items() if value not in usual.get(name, ())}
 
 
 @dataclass(frozen=True)
