@@ -470,6 +470,24 @@ def test_labels_in_chinese_need_not_be_utf8(tmp_path):
         assert data.notes == [f"1 labelme files are not UTF-8: read as Chinese (GBK), with labels {label}"]
 
 
+def test_folders_name_types_where_each_has_an_index_of_its_own(tmp_path):
+    for name, index in (("crack", 2), ("hole", 1)):
+        lay(
+            tmp_path,
+            {f"images/{name}/a.png": PHOTOGRAPH, f"masks/{name}/a.png": np.where(MASK > 0, np.uint8(index), 0)},
+        )
+    assert [int(mask.max()) for _, mask in read_all(tmp_path)] == [1, 2]
+    assert read_layout(str(tmp_path)).label_map == {"crack": 1, "hole": 2}
+
+
+def test_another_source_is_mentioned_and_masks_beside_are_no_photographs(tmp_path):
+    lay(tmp_path / "both", pair(BINARY, **{"annotations.json": coco()["_annotations.coco.json"]}))
+    assert "could be images_masks" in read_layout(str(tmp_path / "both")).notes[0]
+    lay(tmp_path / "hf", hf({"crack": 1}, mask_file_name="a_mask.png") | {"a_mask.png": BINARY // 255})
+    lay(tmp_path / "labelme", labelme(TRIANGLE) | {"a_mask.png": BINARY})
+    assert not any(read_layout(str(tmp_path / name)).unlabelled for name in ("hf", "labelme"))
+
+
 def test_lists_of_voc_tell_parts_and_its_void_is_background(tmp_path):
     lay(tmp_path, voc(np.where(MASK == 3, np.uint8(255), MASK), **{"JPEGImages/b.png": PHOTOGRAPH}))
     lay(

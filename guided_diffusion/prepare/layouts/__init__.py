@@ -6,6 +6,7 @@ naming types, or None where the folder holds nothing of the kind.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -103,6 +104,11 @@ def _detect(root: str, options: Options) -> Dataset:
     if len(pairs) > 1:
         raise InputError(f"{root}: holds more than one data set ({listed(pairs)}); give each its own folder")
     if data := next(filter(None, (read(root, options) for read in NAMED.values())), None):
+        known = (data.format, *INDEX_PAIRS)
+        for format in (one for one in NAMED if one not in known and data.format not in INDEX_PAIRS):
+            with suppress(InputError):
+                if NAMED[format](root, options):
+                    data.notes.append(f"{root}: read as {data.format}; it could be {format}, too: --format {format}")
         return data
     for inner in (bf.join(root, name) for name in sorted(folders, key=lambda name: not name.startswith(TRAIN))):
         found = next(filter(None, (read(inner, options) for read in NAMED.values())), None)

@@ -26,7 +26,7 @@ from ...data.prepared import Sample
 from ...errors import InputError
 from ...file_io import parse_json, read_bytes
 from .labelme import as_utf8
-from .mask_values import Values, binary_values
+from .mask_values import binary_values
 from .model import BACKGROUND, ColourMask, DrawingRule, Shape, Shapes, TypeMasks
 
 POINT_RADIUS = 5  # pixels, as labelme draws points
@@ -49,10 +49,10 @@ class Labelled:
         return image, np.zeros(image.shape[:2], np.uint8) if self.mask is None else self.mask
 
 
-def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule, values: Values | None = None) -> Labelled:
+def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule) -> Labelled:
     """A sample's image and index mask, values 0..num_defect, the way up that both were drawn, or that EXIF says. Raises
     InputError where a file cannot be read, the mask is of another size or not what it should be, or the two look
-    swapped. values: what the mask's file holds; it is not read then."""
+    swapped."""
     drawn, mask, overlaps = sample.mask, None, Counter()
     image = open_image(sample.image, image_bytes)
     top = 0 if image.levels is None else int(image.levels.max())
@@ -67,9 +67,6 @@ def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule, values: Va
         size = pixels.shape[:2]
         layers = ((shape.index, draw_shape(shape, size, rule.line_width, where)) for shape in drawn.shapes)
         mask, overlaps = _compose(layers, rule.priority, drawn.path)
-    elif values:
-        turn, _ = orientations(image, sample.image, values.size, drawn.path, tag=values.orientation)
-        pixels = turned(pixels, turn)
     else:
         paths = [path for _, path in drawn.files] if isinstance(drawn, TypeMasks) else [drawn.path]
         first, *others = opened = [open_image(path) for path in paths]

@@ -13,6 +13,7 @@ from ...data.prepared import Sample
 from ...errors import InputError
 from ...file_io import parse_json, read_bytes
 from .model import BACKGROUND, Dataset, Options, Shape, Shapes, is_coordinate
+from .pairs import OPEN_ENDINGS
 
 POINTS = {  # at least; `rotation` is X-AnyLabeling's turned box, by its corners
     "polygon": 3, "rectangle": 2, "circle": 2, "point": 1, "line": 2, "linestrip": 2, "mask": 2, "rotation": 4,
@@ -45,7 +46,9 @@ def read_labelme(root: str, options: Options) -> Dataset | None:
         else:
             data.samples.append(Sample(image, drawn, part=part_of(bf.basename(bf.dirname(image)))))
             recoded |= {path: labels} if labels is not None else {}
-    data.unlabelled += (path for own in images.values() for path in own.values() if path not in taken)
+    for own in images.values():
+        masks = {stem + end for stem in own for end in OPEN_ENDINGS[1:]}  # some tools leave them beside
+        data.unlabelled += (path for stem, path in own.items() if path not in taken and stem not in masks)
     if recoded:
         labels = ", ".join(sorted(set().union(*recoded.values())))
         data.notes.append(f"{len(recoded)} labelme files are not UTF-8: read as Chinese (GBK), with labels {labels}")

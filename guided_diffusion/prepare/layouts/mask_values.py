@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ... import GOOD
-from ...data.files import natural_key
+from ...data.files import ALSO_GOOD, natural_key
 from ...data.image_files import MAX_PLAUSIBLE_INDEX, Picture, check_transparency, histogram, open_image
-from ...data.prepared import IndexMask, Sample
+from ...data.prepared import IndexMask
 from ...errors import InputError, unknown_name
 from ...parallel import parallel_map
 from .model import ColourMask, Dataset, DrawingRule, Options, TypeMasks, mapped
@@ -29,7 +29,6 @@ class Values:
 
     kind: "photograph", "colour", "palette" or "grey". counts, border: pixels of each grey level, or palette index, in
     all and among the outermost. colours: of the palette indices.
-    size, orientation: of the file. plain: counts and border tell all that the pixels would.
     """
 
     name: str | int
@@ -39,20 +38,9 @@ class Values:
     counts: Mapping[int, int]
     border: Mapping[int, int]
     colours: Mapping[int, tuple[int, int, int]]
-    size: tuple[int, int]
-    orientation: int
-    plain: bool
 
     def above_zero(self, void: int | None) -> list[int]:
         return [level for level in self.counts if level and level != void]
-
-    def types(self, mask: IndexMask | TypeMasks, rule: DrawingRule) -> tuple[dict[int, int], float]:
-        """Pixels of each type under a rule, and the share of the outermost ones that are defective."""
-        border = _share(self.border, self.kind == "palette", rule)
-        if isinstance(mask, IndexMask):
-            return {level: self.counts[level] for level in self.above_zero(mask.void)}, border
-        pixels = round(_share(self.counts, self.kind == "palette", rule) * sum(self.counts.values()))
-        return ({mask.files[0][0]: pixels} if pixels else {}), border
 
 
 def tell_values(data: Dataset, options: Options, *, workers: int = 1) -> None:
@@ -71,7 +59,8 @@ def tell_values(data: Dataset, options: Options, *, workers: int = 1) -> None:
     if data.rule.palette == "looks":
         seen = [_as_it_looks(one) if one.kind == "palette" else one for one in seen]
     if kind == "auto" and seen:
-        named = data.format != "defect_spectrum" and {one.name for one in seen} != {DEFAULT}
+        names = {one.name for one in seen}
+        named = data.format != "defect_spectrum" and names != {DEFAULT} and names <= {*(options.label_map or names)}
         kind = _kind(seen, void, open_values, named)
     kind = kind if kind == "inverted" or (open_values and kind in ("index", "colour")) else "binary"
     table = _colour_table([path for _, path in files], options, data) if kind == "colour" else {}
@@ -82,13 +71,13 @@ def tell_values(data: Dataset, options: Options, *, workers: int = 1) -> None:
         data.rule = replace(data.rule, mask_threshold=threshold)
         if data.format == "defect_spectrum":  # only lies like one
             data.format, data.label_map = "images_masks", None
-    black = {one.path for one in seen if not one.above_zero(void)} if data.black_is_good else ()
+    black = {one.path for one in seen if not one.above_zero(void)} if single else ()
     only = list(options.label_map or ())
     samples, data.samples = data.samples, []
     for one in samples:
         path, made = one.mask.path, one.mask
-        if path in black:
-            data.good.append(Sample(one.image, None, GOOD, f"{GOOD}/{one.name}", one.part))
+        if path in black and (data.black_is_good or (one.folder or "").lower() in (GOOD, *ALSO_GOOD)):
+            data.good.append(replace(one, mask=None))
             continue
         if isinstance(made, IndexMask) or (isinstance(made, TypeMasks) and kind == "index"):
             made = IndexMask(path, void)
@@ -97,7 +86,6 @@ def tell_values(data: Dataset, options: Options, *, workers: int = 1) -> None:
         elif isinstance(made, TypeMasks) and len(only) == 1:
             made = mapped(made, lambda name: only[0] if name == DEFAULT else name)
         data.samples.append(replace(one, mask=made))
-    data.seen = {one.path: one for one in seen if one.plain and single}
     if files and not table:
         _note(seen, data, sure=options.mask_values != "auto")
 
@@ -132,17 +120,18 @@ def _kind(seen: Sequence[Values], void: int | None, open_values: bool, named: bo
         return "index" if open_values and not levels else "binary"
     shown = f"these masks hold the grey levels {', '.join(map(str, sorted(levels | {0})[:FEW_LEVELS]))}"
     mixed = next((one.path for one in seen if len(one.above_zero(void)) > 1), None)  # else each is of two levels
-    if open_values and not (top == 1 and named):
+    of_type = defaultdict(set)
+    for one in seen:
+        of_type[one.name] |= {*one.above_zero(void)}
+    odd = next((one for one in seen if len(of_type[one.name]) > 1), None)
+    if open_values and (odd or not named):
         if lossy and top <= MAX_PLAUSIBLE_INDEX:
             raise InputError(f"{lossy[0]}: is a JPEG, and all levels are low: type indices? Save masks as PNG")
         if top <= MAX_PLAUSIBLE_INDEX or "palette" in kinds:
             _check_palettes(seen)
             return "index"
     elif top <= MAX_PLAUSIBLE_INDEX and not lossy:
-        of_type = defaultdict(set)
-        for one in seen:
-            of_type[one.name] |= {*one.above_zero(void)}
-        if odd := next((one for one in seen if len(of_type[one.name]) > 1), None):
+        if odd:
             raise InputError(
                 f"{mixed or odd.path}: {shown}: types? Say --mask_values index, or --mask_threshold 0 if all are "
                 f"{odd.name!r}"
@@ -246,9 +235,7 @@ def _look_at(file: tuple[str | int, str]) -> Values | None:
     else:
         colour = image.mode.startswith("RGB") and np.ptp(np.asarray(image.convert("RGB")), axis=2).max() > NEAR
         kind = "colour" if colour else "grey"
-    plain = image.mode in ("L", "P") and not lossy and kind != "photograph"
-    about = {"size": picture.size, "orientation": picture.orientation, "plain": plain}
-    return Values(name, path, kind, lossy, counts, border, colours, **about)
+    return Values(name, path, kind, lossy, counts, border, colours)
 
 
 def _palette(seen: Sequence[Values], void: int | None) -> str:

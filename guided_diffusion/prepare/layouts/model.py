@@ -122,8 +122,6 @@ class Dataset:
     each was found; None: those of the masks, in natural order. label_map: None where nobody names the types.
     rule: how their files are read. open_values: the values of mask files may be types, the layout does not tell.
     black_is_good: an empty mask means a defect-free image. colours: the types of coloured masks, unless the user says.
-    seen: by path what plain mask files hold, as
-    mask_values.Values, so that they need not be read again to be counted.
     unlabelled: images that nobody has labelled, left out. problems: lines that each name a file, what is wrong and what
     to do; doubts: lines on names that are hardly those of types; notes: what else was left out, or decided.
     """
@@ -138,7 +136,6 @@ class Dataset:
     open_values: bool = False
     black_is_good: bool = False
     colours: Mapping[tuple[int, int, int], int | str] | None = None
-    seen: Mapping[str, Any] = field(default_factory=dict)
     unlabelled: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)

@@ -38,10 +38,6 @@ def tidy(data: Dataset, options: Options) -> None:
     samples, data.samples = data.samples, []
     parts = _parts({one.folder for one in samples if one.folder})
     for one in samples:
-        values = data.seen.get(one.mask.path) if (one.folder or "").lower() in (GOOD, *ALSO_GOOD) else None
-        if values and not values.above_zero(data.rule.void):
-            data.good.append(replace(one, mask=None))
-            continue
         one, old = replace(one, mask=mapped(one.mask, new)), one.folder
         if isinstance(one.mask, TypeMasks) and old in met and new(old) != old:
             part = one.part or (part_of(old) or old.lower() if old in parts else None)

@@ -3,7 +3,7 @@
 import blobfile as bf
 import numpy as np
 
-from ...data.files import by_stem, part_folders, read_rows, stem_of
+from ...data.files import by_stem, list_folder, part_folders, read_rows, stem_of
 from ...data.prepared import IndexMask, Sample
 from ...data.records import check_label_map
 from ...errors import InputError
@@ -69,8 +69,10 @@ def read_hf(root: str, options: Options) -> Dataset | None:
         types = row.get("types")
         data.types |= dict.fromkeys(filter(None, map(str, types if isinstance(types, list) else ())), where)
     data.samples = list(found.values())
+    masks = {sample.mask.path for sample in data.samples}  # some lie beside
     for home in dict.fromkeys(map(bf.dirname, found)):
-        data.unlabelled += [path for path in by_stem(home, data.problems).values() if path not in found]
+        paths = (bf.join(home, name) for name in list_folder(home)[0])
+        data.unlabelled += [path for path in paths if path not in found and path not in masks]
     if data.types and not options.label_map:
         where, names = next(iter(data.types.values())), ",".join(data.types)
         data.problems.append(f"{where}: names types, but not which index is which; say so, as in --label_map {names}")
