@@ -104,10 +104,9 @@ def _shapes_by_image(
     for annotation in content["annotations"]:
         where = f"{path}: annotation {annotation.get('id')}"
         owner, category = annotation["image_id"], annotation["category_id"]
-        if owner not in images:
-            data.problems.append(f"{where} is of image {owner}, which the file does not list; correct it")
-        elif category not in names:
-            data.problems.append(f"{where} is of category {category}, which the file does not list; correct it")
+        if owner not in images or category not in names:
+            text = f"{where} is of image {owner} and category {category}, one of which the file does not list"
+            data.problems.append(f"{text}; correct it")
         elif shape := _shape(annotation, names[category]):
             shapes[owner].append(shape)
             if annotation.get("segmentation") in NO_OUTLINE:
