@@ -7,10 +7,9 @@ import pytest
 from drawn_formats import CASES
 
 from guided_diffusion.data.files import natural_key, read_groups
-from guided_diffusion.data.prepared import find_good, find_samples, read_label_map, read_pair
+from guided_diffusion.data.prepared import find_good, find_samples, read_label_map
 from guided_diffusion.data.regions import regions
 from guided_diffusion.errors import InputError
-from scripts.draw_demo_data import write_released
 
 GT = "converted_ground_truth"
 PLAIN = ("test/1.png", f"{GT}/1.png")
@@ -155,32 +154,6 @@ def test_samples_take_the_types_of_their_manifest_unless_dataset_json_names_them
     assert read_label_map(str(tmp_path)) == {"hole": 1, "cut": 2}
     (tmp_path / "dataset.json").write_text(json.dumps({"label_map": {"cut": 1, "hole": 2}}))
     assert read_label_map(str(tmp_path)) == {"cut": 1, "hole": 2}
-
-
-def tiny_pairs():
-    image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
-    mask = np.array([[0, 1], [2, 2]], np.uint8).repeat(2, 0).repeat(2, 1)
-    return [(image, mask), (image[..., 0], mask * 0), (image, None)]
-
-
-def test_written_data_set_is_found_again_and_left_alone(tmp_path):
-    root, names, label_map = str(tmp_path / "out"), ["cut/1", "hole/1", "good/1"], {"cut": 1, "hole": 2}
-    assert write_released(root, names, tiny_pairs(), label_map, {"by": "test"}) == 6
-    found = find_samples(root) + find_good(root)
-    assert [sample.folder for sample in found] == ["cut", "hole", "good"] and read_label_map(root) == label_map
-    for sample, (image, mask) in zip(found, tiny_pairs(), strict=True):
-        read = read_pair(sample, 2)
-        assert np.array_equal(read[0], image if image.ndim == 3 else image[..., None].repeat(3, 2))
-        assert np.array_equal(read[1], np.zeros((4, 4)) if mask is None else mask)
-    records = json.loads((tmp_path / "out/dataset.json").read_text())["images"]
-    assert [record.get("types") for record in records] == [{"cut": 4, "hole": 8}, {}, None]
-
-    (tmp_path / "out/test/cut/1.png").write_bytes(b"cut off")
-    touch(tmp_path, "out/test/cut/.tmp-left")
-    for written in (1, 0):
-        assert write_released(root, names, tiny_pairs(), label_map, {"by": "test"}) == written
-    assert not (tmp_path / "out/test/cut/.tmp-left").exists()
-    assert "another data set" in refusal(write_released, root, ["cut/2"], tiny_pairs()[:1], label_map, {})
 
 
 GROUPED = ["pit/001", "pit/002", "stain/001"]
