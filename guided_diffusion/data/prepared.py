@@ -142,8 +142,8 @@ def match_types(own: Mapping[str, int] | None, class_names: Sequence[str], root:
         if name not in class_names:
             raise InputError(
                 f"{root}: its label map has an {unknown_name('type', name, class_names)}, but that of the training "
-                f"(data.label_map, or its data set's) is {', '.join(class_names)}; give both the same names, here with "
-                f"scripts/prepare_data.py --rename {name}=NEW"
+                f"(data.label_map, or its data set's) is {', '.join(class_names)}; leave data.label_map out of the "
+                f"YAML, or name the types alike with scripts/prepare_data.py --rename {name}=NEW"
             )
     numbers = (0, *(class_names.index(name) + 1 for name in sorted(own, key=own.get)))
     changed = ", ".join(f"{name} {k} is {numbers[k]}" for name, k in own.items() if numbers[k] != k)
