@@ -5,7 +5,7 @@ Each defect type has its own tint on a grey plate, so that a simple colour rule 
 defects again in any image, generated ones included. That makes the set a yardstick as well as an example.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -178,10 +178,36 @@ def check(samples: str) -> None:
     print(f"{'average':10} {len(pairs):6d} {overall:16.2f} {mean:20.2f}")
 
 
+def write_released(
+    root: str,
+    names: Sequence[str],
+    pairs: Iterable[tuple[np.ndarray, np.ndarray | None]],
+    label_map: dict[str, int],
+    source: dict[str, object],
+) -> int:
+    """Write a prepared set, dataset.json last, unless it is there; returns how many files had to be written.
+
+    names: "<type>/<stem>" or "<stem>" of each sample. pairs: in the same order, image uint8 [H, W] or [H, W, 3] and
+    index mask uint8 [H, W], or None for a defect-free image. Raises InputError where `root` holds another set.
+    """
+    from guided_diffusion.data.files import check_no_links
+    from guided_diffusion.data.prepared import check_no_strangers, clear_temporaries, write_pair
+    from guided_diffusion.data.records import DATASET_FILE, RELEASED
+    from guided_diffusion.file_io import as_json, ensure_writable, write_if_changed
+
+    check_no_strangers(root, {f"{name}.png" for name in names})
+    check_no_links(root, (f"{part}/{name}.png" for part in RELEASED for name in names))
+    ensure_writable(root, "OUT")
+    clear_temporaries(root, names)
+    made = [write_pair(root, name, *pair, label_map) for name, pair in zip(names, pairs, strict=True)]
+    content = {"label_map": label_map, "source": source, "images": [record for record, _ in made]}
+    changed = write_if_changed(f"{root.rstrip('/')}/{DATASET_FILE}", as_json(content))
+    return sum(written for _, written in made) + changed
+
+
 def main(argv: list[str] | None = None) -> None:
     from tqdm import tqdm
 
-    from guided_diffusion.data.prepared import write_released
     from guided_diffusion.errors import Parser, check_range
 
     parser = Parser(description=__doc__.splitlines()[0])

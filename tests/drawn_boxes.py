@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from guided_diffusion.data.prepared import write_released
 from guided_diffusion.evaluation.image_sets import ImageSet
 from guided_diffusion.generation.sample_io import SampleFolder
+from scripts.draw_demo_data import write_released
 
 TYPES = ("dark", "bright")
 SIZE = 32

@@ -9,8 +9,8 @@ from matplotlib.path import Path as Polygon
 from PIL import Image
 
 from guided_diffusion.cli.export import main
-from guided_diffusion.data.prepared import write_released
 from guided_diffusion.generation.sample_io import SampleFolder
+from scripts.draw_demo_data import write_released
 
 TYPES = ("crack", "oil stain", "pit")
 SIZE = (24, 36)

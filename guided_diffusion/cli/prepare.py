@@ -132,9 +132,9 @@ def main(argv: list[str] | None = None) -> None:
         if "" in names or "=" in args.label_map or len(set(names)) < len(names):
             raise InputError(f"--label_map: {args.label_map!r} should be the types' names, each once, as in crack,hole")
         label_map = {name: index for index, name in enumerate(names, 1)}
-    options = Options(label_map, parse_colormap(args.colormap) or None, args.mask_values, args.type_regex, args.boxes)
-    options = replace(options, rename=parse_rename(args.rename))
-    options = replace(options, mask_threshold=args.mask_threshold, void=args.void)
+    given = {name: getattr(args, name) for name in ("mask_values", "type_regex", "boxes", "mask_threshold", "void")}
+    rename = parse_rename(args.rename)
+    options = Options(label_map, parse_colormap(args.colormap) or None, rename=rename, **given)
     data = read_layout(args.source, options, format=args.format, workers=workers)
     check_problems(data.problems + ([] if args.types_as_found else data.doubts))
     if args.strict and data.unlabelled:
@@ -158,12 +158,12 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"SOURCE {args.source}: two images would become {twice[0]}.png; rename one")
 
     # Their pixels are looked at, and parts drawn where that is asked for.
-    priority = [name.strip() for name in args.priority.split(",") if name.strip()]
-    if unknown := [name for name in priority if name not in (data.label_map or {})]:
-        raise InputError(f"--priority: {unknown_name('type', unknown[0], data.label_map or {})}")
-    ranks = tuple(data.label_map[name] for name in priority)
+    priority, known = [name.strip() for name in args.priority.split(",") if name.strip()], data.label_map or {}
+    if unknown := [name for name in priority if name not in known]:
+        raise InputError(f"--priority: {unknown_name('type', unknown[0], known)}")
+    ranks = tuple(known[name] for name in priority)
     rule = replace(data.rule, line_width=args.line_width, priority=ranks, bits=args.bits)
-    label_map, rule = look_first(items, data.label_map, rule, seen=data.seen, workers=workers)
+    label_map, rule = look_first(items, data.label_map, rule, workers=workers)
     if rule.bits:
         data.notes.append(f"16-bit images hold levels of {rule.bits} bits: {2**rule.bits - 1} is white")
     by = bf.basename(path) if split else "layout"
@@ -173,8 +173,8 @@ def main(argv: list[str] | None = None) -> None:
     elif args.val_fraction:
         by = f"val_fraction {args.val_fraction}, seed {args.seed}"
         if not (args.group_regex or args.group_csv):
-            by += ", look-alikes together"
             if grouped := splits.group_alike(items):
+                by += ", look-alikes kept together"
                 print(f"{grouped} images look like others, and stay on the side of these (--group_regex, --group_csv)")
         splits.split_by_fraction(items, args.val_fraction, args.seed)
     elif not listed:
@@ -193,10 +193,9 @@ def main(argv: list[str] | None = None) -> None:
     made = asdict(recipe)
     del made["label_map"], made["rule"]
     source = {"prepared_from": bf.basename(args.source.rstrip("/")), "format": data.format, **rule.told(), **made}
-    if args.rename:
-        source["rename"] = parse_rename(args.rename)
-    if args.boxes == "fill":  # else not said: sets that were prepared before there was the flag stay as they are
-        source["boxes"] = args.boxes
+    # What is not used is not said: sets that were prepared before there were these flags stay as they are.
+    source |= {"rename": rename} if rename else {}
+    source |= {"boxes": args.boxes} if args.boxes != BOXES[0] else {}
     parts = dict.fromkeys(item.part for item in items if item.part is not None)
     with lock_folder(args.out, "OUT"):
         check_no_links(args.out, filter(None, parts))

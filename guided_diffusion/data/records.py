@@ -18,7 +18,7 @@ DATASET_FILE = "dataset.json"
 UNFINISHED_FILE = "dataset.unfinished.json"  # stands in its place while the data set is being written
 SECTIONS = {"source": dict, "split": dict, "images": list}
 RECORD = {  # what is told of an image; its path alone must be
-    **dict.fromkeys(("image", "mask", "source", "key", "image_sha256", "mask_sha256"), str),
+    **dict.fromkeys(("image", "mask", "source", "image_sha256", "mask_sha256"), str),
     **{"group": str, "size": list, "types": dict},
 }
 

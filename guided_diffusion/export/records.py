@@ -126,7 +126,7 @@ def write_export(out: str, name: str, layout: Layout, export: Export, about: dic
 
     name: of the format. about: where the export came from, for export.json. What leads to other files is written last.
     What is there already with the same content is left alone, so a run that was cut off goes on. Raises InputError,
-    before anything is written, where `out` holds anything that does not belong to this export.
+    before anything is written, where `out` holds what does not belong to this export.
     """
     records = [(record, files) for record in export.records if (files := layout.files(record))]
     paths = {*(path for _, files in records for path in files), *layout.index_files, EXPORT_FILE}

@@ -45,15 +45,14 @@ class SampleFolder:
         self._prepared = False
         rows = read_manifest(sample_dir)
         self._rows = rows or {}  # of the manifest, by sample
-        new = _flat(self._settings)
-        for row in self._rows.values():
-            old = _flat(row["settings"])
-            for key in [*new, *old]:
-                if old.get(key) != new.get(key):
-                    raise InputError(
-                        f"`sample_dir`: {sample_dir!r} holds samples made with {key} {old.get(key)!r}, not "
-                        f"{new.get(key)!r}; use the settings of its manifest.jsonl, or another `sample_dir`"
-                    )
+        new, settings = _flat(self._settings), [row["settings"] for row in self._rows.values()]  # all alike
+        old = _flat(settings[0]) if settings else new
+        for key in [*new, *old]:
+            if old.get(key) != new.get(key):
+                raise InputError(
+                    f"`sample_dir`: {sample_dir!r} holds samples made with {key} {old.get(key)!r}, not "
+                    f"{new.get(key)!r}; use the settings of its manifest.jsonl, or another `sample_dir`"
+                )
         filled = [name for name in FOLDERS.values() if rows is None and list_folder(bf.join(sample_dir, name))[0]]
         if filled:
             raise InputError(
@@ -148,12 +147,6 @@ class SampleFolder:
         write_atomic(path, data, "`sample_dir`", remedy)
 
 
-def class_names_of(folder: str) -> tuple[str, ...] | None:
-    """The types of a data set or sample folder, by their index; None where neither manifest nor dataset.json tells."""
-    label_map = read_label_map(folder)
-    return label_map and tuple(sorted(label_map, key=label_map.get))
-
-
 def common_class_names(folders: Mapping[str, str], known: Mapping[str, Sequence[str]] | None = None) -> tuple[str, ...]:
     """The types that all these folders and `known` agree on, `folders` being {what the user calls it: folder}.
 
@@ -162,8 +155,8 @@ def common_class_names(folders: Mapping[str, str], known: Mapping[str, Sequence[
     """
     for flag, folder in folders.items():
         _check_kind(flag, folder)
-    found = {f"{flag} {folder}": class_names_of(folder) for flag, folder in folders.items()}
-    known = {**(known or {}), **{name: types for name, types in found.items() if types}}
+    found = {f"{flag} {folder}": read_label_map(folder) for flag, folder in folders.items()}
+    known = {**(known or {}), **{name: tuple(sorted(own, key=own.get)) for name, own in found.items() if own}}
     if not known:
         flag, folder = next(iter(folders.items()))
         raise InputError(

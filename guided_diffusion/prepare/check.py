@@ -53,15 +53,13 @@ MOST, MANY = 0.1, 10  # share and number of the pairs of two parts, above which 
 @dataclass(frozen=True)
 class TypeFacts:
     """One type in one mask, in pixels. trained: at the size that training sees. regions: how many; lost: how many of
-    them training does not see. slim: pixels, int [N, 2], of each region that shrinking may lose. square: side of the
-    largest square that each other region holds."""
+    them training does not see. numbered: int32 [H, W], the number of each pixel's region, compressed."""
 
     pixels: int
     trained: int
     regions: int = 0
     lost: int = 0
-    slim: Sequence[np.ndarray] = field(default=(), compare=False)
-    square: int = 0
+    numbered: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True)
@@ -239,15 +237,13 @@ def alike(
             yield part, other, [(ours[one], theirs[another]) for one, another in nearest]
 
 
-def near_pairs(ours: Sequence[Record], theirs: Sequence[Record] | None, limit: int) -> tuple[np.ndarray, np.ndarray]:
-    """Bits in which hashes of ours and theirs, or None: of two of ours, differ, at most `limit`; and their places, int
-    [pairs, 2]."""
-    one, other = (_hashes(records) for records in (ours, ours if theirs is None else theirs))
+def near_pairs(ours: Sequence[Record], theirs: Sequence[Record], limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bits in which hashes of ours and theirs differ, at most `limit`; and their places, int [pairs, 2]."""
+    one, other = _hashes(ours), _hashes(theirs)
     bits, pairs = [np.zeros(0, int)], [np.zeros((0, 2), int)]
     for place in np.flatnonzero(one.any(axis=1)):
         differ = np.bitwise_count(other ^ one[place]).sum(axis=1, dtype=int)
         near = np.flatnonzero((differ <= limit) & other.any(axis=1))
-        near = near[near > place] if theirs is None else near
         bits.append(differ[near])
         pairs.append(np.stack([np.full(len(near), place), near], axis=1))
     return np.concatenate(bits), np.concatenate(pairs)

@@ -3,8 +3,8 @@
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,16 +12,14 @@ import blobfile as bf
 
 from ..data.files import check_no_links
 from ..data.image_files import MAX_PLAUSIBLE_INDEX
-from ..data.prepared import Sample, check_no_strangers, check_problems, clear_temporaries, write_pair
+from ..data.prepared import check_no_strangers, check_problems, clear_temporaries, write_pair
 from ..data.records import DATASET_FILE, RELEASED, UNFINISHED_FILE, read_records
-from ..errors import InputError
+from ..errors import InputError, brief
 from ..file_io import ensure_writable, read_bytes, remove_inside, write_json
 from ..parallel import parallel_map
 from . import shaping
 from .check import Record
-from .layouts import ColourMask, Shapes, TypeMasks
 from .layouts.drawing import decide_bits, read_labelled
-from .layouts.mask_values import Values
 from .layouts.model import DrawingRule
 from .splits import Item
 from .survey import look
@@ -46,12 +44,7 @@ class Recipe:
 
 
 def look_first(
-    items: Sequence[Item],
-    label_map: Mapping[str, int] | None,
-    rule: DrawingRule,
-    *,
-    seen: Mapping[str, Values] | None = None,
-    workers: int,
+    items: Sequence[Item], label_map: Mapping[str, int] | None, rule: DrawingRule, *, workers: int
 ) -> tuple[dict[str, int], DrawingRule]:
     """Read every item once and set its record: the label map, made up where the data set does not name its types, and
     the rule with the bits of the images.
@@ -59,8 +52,7 @@ def look_first(
     Raises InputError where anything is wrong, so that it shows before anything is written.
     """
     num_defect = len(label_map) if label_map else MAX_PLAUSIBLE_INDEX
-    samples = [item.sample for item in items]
-    records = look(samples, num_defect, rule, seen=seen, workers=workers, description="checking")
+    records = look([item.sample for item in items], num_defect, rule, workers=workers, description="checking")
     check_problems([record.problem for record in records if record.problem])
     rule = replace(rule, bits=decide_bits({record.image: record.top for record in records}, rule.bits))
     folders: dict[str | None, list[Record]] = defaultdict(list)
@@ -97,34 +89,31 @@ def plan_set(
     check_no_links(root, (DATASET_FILE, UNFINISHED_FILE))
     unfinished = read_records(root, UNFINISHED_FILE)
     found = unfinished or read_records(root)
-    if other := ", ".join(key for key, value in content.items() if found and found.get(key) != value):
-        remedy = f"{DATASET_FILE} tells another {other}; name another OUT or remove this one"
-        raise InputError(f"{root}: already holds files of another data set: its {remedy}")
+    for section, value in content.items() if found else ():
+        there = found.get(section) or {}
+        if key := next((key for key in (*value, *there) if there.get(key) != value.get(key)), None):
+            told = f"tells {section} {key} {brief(there.get(key))}, but this run {brief(value.get(key))}"
+            remedy = f"its {DATASET_FILE} {told}; name another OUT or remove this one"
+            raise InputError(f"{root}: already holds files of another data set: {remedy}")
     records = found.get("images", [])
-    names = [item.sample.name for item in items]
-    check_no_links(root, (record[kind] for record in records for kind in ("image", "mask") if kind in record))
-    check_no_links(root, (f"{part}/{name}.png" for part in RELEASED for name in names))
+    before, names = _files(records), [item.sample.name for item in items]
+    check_no_links(root, [*before, *(f"{part}/{name}.png" for part in RELEASED for name in names)])
     if not (recipe.tile and found):  # where tiles were cut off, not all are noted
-        known = {record["image"].partition("/")[2] for record in records}
-        check_no_strangers(root, {f"{name}.png" for name in names} | known)
-    is_there = partial(_is_there, root, finished=not unfinished)
-    former: dict[str, list[dict[str, Any]]] = defaultdict(list)  # by source; key None: a file is not there
-    there = parallel_map(is_there, records, workers=workers, description="comparing")
-    for record, whole in zip(records, there, strict=True):
-        former[record.get("source", "")].append(record if whole else record | {"key": None})
+        check_no_strangers(root, {f"{name}.png" for name in names} | {path.partition("/")[2] for path in before})
+    if not unfinished:  # else a run that was killed may have written others
+        unchanged = partial(_check_unchanged, root)
+        list(parallel_map(unchanged, before.items(), workers=workers, description="comparing"))
 
     def write() -> str:
         ensure_writable(root, "OUT")
         clear_temporaries(root, names)
         marker = bf.join(root, UNFINISHED_FILE)
         write_json(marker, {**content, "images": records})
-        jobs = [(item, former.get(item.source, [])) for item in items]
         one = partial(convert, root, recipe)
-        results = list(parallel_map(one, jobs, workers=workers, description=f"writing {root}"))
+        results = list(parallel_map(one, items, workers=workers, description=f"writing {root}"))
         new = [record for own, _ in results for record in own]
         written = sum(count for _, count in results)
-        before, now = ({r[kind] for r in some for kind in ("image", "mask") if kind in r} for some in (records, new))
-        gone = sum(remove_inside(root, path, root) for path in sorted(before - now))
+        gone = sum(remove_inside(root, path, root) for path in sorted(before.keys() - _files(new).keys()))
         if unfinished or found != {**content, "images": new}:
             write_json(bf.join(root, DATASET_FILE), {**content, "images": new})
             written += 1
@@ -139,31 +128,22 @@ def plan_set(
     return write
 
 
-def _is_there(root: str, record: Mapping[str, Any], *, finished: bool) -> bool:
-    """Whether the files of a record hold what was written. Raises InputError where a finished set's hold another thing:
-    somebody edited them."""
-    for kind in {"image", "mask"} & record.keys():
-        path = bf.join(root, record[kind])
-        if not bf.exists(path):
-            return False
-        if hashlib.sha256(read_bytes(path)).hexdigest() != record.get(f"{kind}_sha256"):
-            if finished:
-                text = "was changed after it was prepared; move it away to have it made anew, or name another OUT"
-                raise InputError(f"{path}: {text}")
-            return False  # by a run that was killed
-    return True
+def _files(records: Iterable[Mapping[str, Any]]) -> dict[str, str | None]:
+    """The files of records, and their SHA-256."""
+    return {r[kind]: r.get(f"{kind}_sha256") for r in records for kind in ("image", "mask") if kind in r}
 
 
-def convert(root: str, recipe: Recipe, job: tuple[Item, Sequence[dict[str, Any]]]) -> tuple[list[dict[str, Any]], int]:
-    """Write what becomes of one item unless it is there: its records, and how many files were written.
+def _check_unchanged(root: str, file: tuple[str, str | None]) -> None:
+    """Raise InputError where a file of a finished set holds another thing than was written: somebody edited it."""
+    path = bf.join(root, file[0])
+    if bf.exists(path) and hashlib.sha256(read_bytes(path)).hexdigest() != file[1]:
+        text = "was changed after it was prepared; move it away to have it made anew, or name another OUT"
+        raise InputError(f"{path}: {text}")
 
-    job: the item, and its former records.
-    """
-    (item, former), sample = job, job[0].sample
-    key = _key(sample, recipe)
-    extra = {"source": item.source, "key": key} | ({} if item.group is None else {"group": item.group})
-    if former and all(record.get("key") == key for record in former):
-        return [{**{k: v for k, v in record.items() if k != "group"}, **extra} for record in former], 0
+
+def convert(root: str, recipe: Recipe, item: Item) -> tuple[list[dict[str, Any]], int]:
+    """Write what becomes of one item unless it is there: its records, and how many files were written."""
+    sample = item.sample
     found = read_labelled(sample, len(recipe.label_map), recipe.rule)
     image, mask = found.image, found.pair()[1]
     pieces = [("", image, mask)]
@@ -172,6 +152,7 @@ def convert(root: str, recipe: Recipe, job: tuple[Item, Sequence[dict[str, Any]]
     elif recipe.tile:
         draw = f"{recipe.seed} {sample.name}"
         pieces = shaping.tiles(image, mask, recipe.tile, recipe.overlap, recipe.keep_empty, draw)
+    extra = {"source": item.source} | ({} if item.group is None else {"group": item.group})
     records, written = [], 0
     for ending, piece, drawn in pieces:
         own = None if found.mask is None else drawn
@@ -179,20 +160,3 @@ def convert(root: str, recipe: Recipe, job: tuple[Item, Sequence[dict[str, Any]]
         records.append(record | extra)
         written += new
     return records, written
-
-
-def _key(sample: Sample, recipe: Recipe) -> str:
-    """A hash of all that decides what becomes of a sample."""
-    digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
-    digest.update(read_bytes(sample.image))
-    mask = sample.mask
-    if isinstance(mask, Shapes):
-        digest.update(repr((mask.shapes, mask.size)).encode())
-    elif isinstance(mask, TypeMasks):
-        for index, path in mask.files:
-            digest.update(str(index).encode() + read_bytes(path))
-    elif mask is not None:
-        digest.update(read_bytes(mask.path))
-        told = sorted(mask.colours.items()) if isinstance(mask, ColourMask) else (mask.void, mask.numbers)
-        digest.update(b"" if told == (None, ()) else repr(told).encode())
-    return digest.hexdigest()

@@ -124,7 +124,8 @@ def group_alike(items: Sequence[Item]) -> int:
     The limit of the hash falls until no group holds most images: those of parts in one pose are alike for it, and all
     would be one.
     """
-    bits, pairs = near_pairs([item.record for item in items], None, ALIKE)
+    records = [item.record for item in items]
+    bits, pairs = near_pairs(records, records, ALIKE)
     for limit in range(ALIKE, NEARLY_EQUAL - 1, -2):
         first, second = pairs[bits <= limit].T
         links = coo_array((np.ones(len(first)), (first, second)), shape=(len(items), len(items)))

@@ -7,7 +7,7 @@ import pytest
 from drawn_formats import CASES
 
 from guided_diffusion.data.files import natural_key, read_groups
-from guided_diffusion.data.prepared import find_good, find_samples, read_label_map, read_pair, write_released
+from guided_diffusion.data.prepared import find_good, find_samples, read_label_map
 from guided_diffusion.data.regions import regions
 from guided_diffusion.errors import InputError
 
@@ -63,7 +63,7 @@ def test_what_is_found(tmp_path, files, expected):
     assert [(sample.name, sample.mask) for sample in find_good(str(tmp_path))] == good
 
 
-@pytest.mark.parametrize("name", ["DS-DAGM", "images_masks index", "mvtec", "magnetic tile", "coco in one file"])
+@pytest.mark.parametrize("name", ["DS-DAGM", "images_masks index", "mvtec", "flat, marked", "coco in part folders"])
 def test_any_other_layout_is_told_how_to_prepare_it(tmp_path, name):
     root = tmp_path / "own data"
     CASES[name](root)
@@ -126,7 +126,10 @@ def test_label_map(tmp_path):
         ({"images": {}}, "its images should be a list"),
         ({"images": ["a.png"]}, "images[0]: names no image"),
         ({"images": [{"mask": f"{GT}/a.png"}]}, "images[0]: names no image"),
-        *(({"images": [{"image": "test/a.png", k: v}]}, f"its {k} cannot") for k, v in {"key": 5, "types": []}.items()),
+        *(
+            ({"images": [{"image": "test/a.png", k: v}]}, f"its {k} cannot")
+            for k, v in {"source": 5, "types": []}.items()
+        ),
         ({"images": [{"image": ["test/a.png"]}]}, "its image cannot be ['test/a.png']"),
         ({"images": [{"image": "test/a.png"}] * 2}, "lists 'test/a.png' twice"),
         *(({"images": [{"image": one}]}, "images[0]") for one in ("", "/a.png", "test/../../a.png", "x/a.png", "test")),
@@ -151,32 +154,6 @@ def test_samples_take_the_types_of_their_manifest_unless_dataset_json_names_them
     assert read_label_map(str(tmp_path)) == {"hole": 1, "cut": 2}
     (tmp_path / "dataset.json").write_text(json.dumps({"label_map": {"cut": 1, "hole": 2}}))
     assert read_label_map(str(tmp_path)) == {"cut": 1, "hole": 2}
-
-
-def tiny_pairs():
-    image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
-    mask = np.array([[0, 1], [2, 2]], np.uint8).repeat(2, 0).repeat(2, 1)
-    return [(image, mask), (image[..., 0], mask * 0), (image, None)]
-
-
-def test_written_data_set_is_found_again_and_left_alone(tmp_path):
-    root, names, label_map = str(tmp_path / "out"), ["cut/1", "hole/1", "good/1"], {"cut": 1, "hole": 2}
-    assert write_released(root, names, tiny_pairs(), label_map, {"by": "test"}) == 6
-    found = find_samples(root) + find_good(root)
-    assert [sample.folder for sample in found] == ["cut", "hole", "good"] and read_label_map(root) == label_map
-    for sample, (image, mask) in zip(found, tiny_pairs(), strict=True):
-        read = read_pair(sample, 2)
-        assert np.array_equal(read[0], image if image.ndim == 3 else image[..., None].repeat(3, 2))
-        assert np.array_equal(read[1], np.zeros((4, 4)) if mask is None else mask)
-    records = json.loads((tmp_path / "out/dataset.json").read_text())["images"]
-    assert [record.get("types") for record in records] == [{"cut": 4, "hole": 8}, {}, None]
-
-    (tmp_path / "out/test/cut/1.png").write_bytes(b"cut off")
-    touch(tmp_path, "out/test/cut/.tmp-left")
-    for written in (1, 0):
-        assert write_released(root, names, tiny_pairs(), label_map, {"by": "test"}) == written
-    assert not (tmp_path / "out/test/cut/.tmp-left").exists()
-    assert "another data set" in refusal(write_released, root, ["cut/2"], tiny_pairs()[:1], label_map, {})
 
 
 GROUPED = ["pit/001", "pit/002", "stain/001"]

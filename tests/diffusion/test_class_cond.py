@@ -8,7 +8,6 @@ from told import MAP, make_config, random_weights, told
 from guided_diffusion import InputError, create_model
 from guided_diffusion.data.image_datasets import DefectDataset
 from guided_diffusion.data.image_files import View
-from guided_diffusion.data.prepared import write_released
 from guided_diffusion.diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.diffusion.samplers import make_predict_x0
 from guided_diffusion.joint_tensor import untold
@@ -16,6 +15,7 @@ from guided_diffusion.keyed_random import numpy_generator
 from guided_diffusion.training.checkpoint import Checkpoint, load_checkpoint
 from guided_diffusion.training.extend import LABELS, extend_types, with_class_cond
 from guided_diffusion.training.train_util import TrainLoop
+from scripts.draw_demo_data import write_released
 
 
 def some_set(count=12, good=4, size=24):

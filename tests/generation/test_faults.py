@@ -7,17 +7,19 @@ from pathlib import Path
 
 import pytest
 from conftest import TrainedPair
-from faults import run_here, spoil_each
+from faults import Run, run_here, spoil_each
 from runs import tree
 
 from guided_diffusion import DefectGen, file_io
 from guided_diffusion.cli import inference
 from guided_diffusion.errors import InputError
+from guided_diffusion.generation import sample_io
 
 
 @pytest.fixture
-def generate(trained_pair: TrainedPair, capsys: pytest.CaptureFixture) -> Callable[[Path], tuple[int, list[str]]]:
+def generate(trained_pair: TrainedPair, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Run:
     """generate(folder): two samples in two rounds by the command line, here; exit status and lines of stderr."""
+    monkeypatch.setattr(sample_io, "WRITERS", 1)  # so that files come in the same order
     flags = {"large_recep": trained_pair.large, "small_recep": trained_pair.small, "device": "cpu", "precision": "fp32"}
     flags |= {"num_samples": 2, "batch_size": 1, "num_steps": "1+2"}
     return lambda folder: run_here(inference.main, flags | {"sample_dir": folder}, capsys)

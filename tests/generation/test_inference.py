@@ -1,4 +1,4 @@
-"""inference.py while it runs: too little memory, more samples, compilation."""
+"""inference.py while it runs: too little memory, folders that grow, compilation."""
 
 import json
 import re

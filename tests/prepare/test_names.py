@@ -45,33 +45,51 @@ def folders(*names, count=2):
     return lambda root: type_folders(root, **dict.fromkeys(names, count))
 
 
+def mvtec(*names):
+    def draw(root):
+        for name in names:
+            save(root / f"test/{name}/0.png", photograph(len(name), SIZE))
+            save(root / f"ground_truth/{name}/0_mask.png", MASK)
+
+    return draw
+
+
 DOUBTED = {  # what is drawn, and words of the line
     "parts": (folders("trainval", "Test_2", "val_a"), "'test_2', 'trainval', 'val_a' would|parts of a data|'*=defect'"),
-    "one part": (folders("crack", "hole", "dev_1"), "'dev_1' would be types, but are called like parts"),
-    "good": (folders("crack", "OK"), "type 'ok' is called like defect-free"),
+    "parts in other words": (folders("traincrop", "valcrop", "my_train"), "'my_train', 'traincrop', 'valcrop' would"),
+    "one part": (folders("crack", "test_mark", "dev_1"), "set: 'dev_1' would be types, but are called like parts"),
+    "good": (folders("crack", "OK"), "'ok' would be a type, but is called like what has no defect"),
     "objects": (folders("bottle", "pcb1"), "'bottle', 'pcb1'|objects of MVTec AD or VisA"),
-    "numbered": (folders("piece01", "piece02"), "'piece01', 'piece02' differ by numbers only"),
-    "ids": (folders("0001", "0002"), "'0001', '0002' differ by numbers"),
-    "dates": (lambda root: flat(root, *(f"2026-0{k % 2}-1{k}" for k in range(6))), "'00', '01' differ by numbers only"),
-    "some numbered": (folders("tile_1", "tile_2", "tile_3", "crack"), "'tile_1', 'tile_2', 'tile_3' differ by numbers"),
-    "a folder for each": (folders("left", "right", "upper", count=1), "3 images would have 3 types"),
-    "a name for each": (lambda root: flat(root, "ab12", "cd-4-f", "ab13", "xx"), "4 images would have 3 types|--type_"),
+    "numbered": (folders("piece01", "piece02"), "'piece01', 'piece02' would be types, but differ by numbers only"),
+    "ids": (folders("0001", "0002"), "'0001', '0002' would be types, but differ by numbers"),
+    "dates": (lambda root: flat(root, *(f"2026-0{k % 2}-1{k}" for k in range(6))), "'00', '01' would|by numbers only"),
+    "a folder for each": (
+        folders("left", "right", "upper", count=1),
+        "'left', 'right', 'upper' would be 3 types of 3 i",
+    ),
+    "a name for each": (lambda root: flat(root, "ab12", "cd-4-f", "ab13", "xx"), "3 types of 4 images|py --type_regex"),
     "case": (lambda root: labelme(root, "crack", "Crack"), "'Crack', 'crack' differ by case|--rename Crack=crack m"),
     "signs": (folders("glue_strip", "glue-strip"), "'glue-strip', 'glue_strip' differ by"),
-    "background": (lambda root: labelme(root, "crack", "Background"), "'Background' is called like the background"),
+    "background": (
+        lambda root: labelme(root, "crack", "Background"),
+        "'Background' would be a type, but is called like",
+    ),
 }
 PLAIN = {
     "few": folders("crack", "hole", count=1),
     "classes": folders("class1", "class2", "class10"),
+    "codes": folders("D00", "D10", "D20"),
+    "numbered defects": folders("scratch_1", "scratch_2", "scratch_3"),
     "numbers": folders("1", "2", "10"),
     "labels": lambda root: labelme(root, *"abcd", "good", "train", "bottle", "kos1", "kos2"),
     "named": lambda root: flat(root, *(f"crack_{k}" for k in range(3)), "hole_1"),
+    "one shot": mvtec("rust1", "rust2", "rust3"),
 }
 
 
 @pytest.mark.parametrize("case", [*DOUBTED, *PLAIN])
 def test_names_that_are_hardly_types_are_asked_about(tmp_path, capsys, case):
-    source, out = tmp_path / "source", tmp_path / "out"
+    source, out = tmp_path / "set", tmp_path / "out"
     draw, words = DOUBTED.get(case) or (PLAIN[case], "")
     draw(source)
     doubts = read_layout(str(source)).doubts
@@ -125,6 +143,13 @@ def test_what_systems_leave_is_not_there(tmp_path):
     assert read_layout(str(tmp_path)) == before and list_folder(str(tmp_path)) == ([], ["crack", "hole"])
 
 
+def test_black_masks_in_a_folder_called_ok_are_of_defect_free_images(tmp_path):
+    mvtec("dent", "OK")(tmp_path)
+    save(tmp_path / "ground_truth/OK/0_mask.png", 0 * MASK)
+    data = read_layout(str(tmp_path))
+    assert data.label_map == {"dent": 1} and [one.name for one in data.good] == ["good/OK_0"] and not data.doubts
+
+
 @pytest.mark.parametrize("name", [b"d\xe9faut", b"\xb5.png", b"\xc0\xaf"])
 def test_names_that_are_not_utf8_are_one_line(tmp_path, name):
     type_folders(tmp_path / "set", crack=1, hole=1)
@@ -143,26 +168,20 @@ def test_names_that_are_not_utf8_are_one_line(tmp_path, name):
 
 def test_photographs_without_a_mask_are_left_out_and_listed(tmp_path, capsys):
     root, out = tmp_path / "set", tmp_path / "out"
-    save(tmp_path / "beside/ok/0.jpg", photograph(0, SIZE))
-    type_folders(tmp_path / "beside", crack=1)
-    assert [one.name for one in read_layout(str(tmp_path / "beside")).good] == ["good/0"]
-    for name in ("test/crack/0.png", "test/crack/1.png", "test/ok/0.png", "train/normal/0.png"):
-        save(root / name, photograph(len(name), SIZE))
-    save(root / "ground_truth/crack/0_mask.png", MASK)
+    mvtec("crack")(root)
+    save(root / "test/crack/1.png", photograph(1, SIZE))
+    save(root / "test/ok/0.png", photograph(2, SIZE))  # no masks: the name says that there is no defect
     with pytest.raises(InputError, match="test/crack/1.png: 1 of 1 without mask"):
         main([str(root), str(out), "--strict"])
     assert not out.exists()
-    main([str(root), str(out), "--keep_good"])  # ok and normal hold no masks: they say that there is no defect
-    assert f"left out: 1 photographs without a mask or label (--strict refuses them):\n  {root}/test/crack/1.png\n" in (
-        capsys.readouterr().out
-    )
-    assert [s.name for s in find_samples(str(out))] == ["crack/0"] and len(find_good(str(out))) == 2
+    main([str(root), str(out), "--keep_good"])
+    told = f"left out: 1 photographs without a mask or label (--strict refuses them):\n  {root}/test/crack/1.png\n"
+    assert told in capsys.readouterr().out
+    assert [s.name for s in find_samples(str(out))] == ["crack/0"] and len(find_good(str(out))) == 1
     assert check_data([str(root), "--resolution", "20", "30"]) == 0
     assert f"warning: {root}/test/crack/1.png: has no mask" in capsys.readouterr().out
     (out / "converted_ground_truth/crack/0.png").unlink()  # but what training would refuse is an error
     assert check_data([str(out)]) == 1
     (root / "ground_truth/crack/0_mask.png").unlink()
-    for path in root.glob("*/[on]*/*"):
-        path.unlink()
     with pytest.raises(InputError, match="test/crack/0.png: has no mask or label, as none here has"):
         main([str(root), str(tmp_path / "none")])

@@ -7,9 +7,10 @@ import pytest
 
 from guided_diffusion.data.image_datasets import DefectDataset
 from guided_diffusion.data.image_files import View
-from guided_diffusion.data.prepared import TRAIN, FirstShots, Sample, write_released
+from guided_diffusion.data.prepared import TRAIN, FirstShots, Sample
 from guided_diffusion.prepare.check import Record, TypeFacts
 from guided_diffusion.prepare.splits import VAL, Item, group_alike, split_by_fraction, split_by_shots
+from scripts.draw_demo_data import write_released
 
 
 def split(rows, function, *arguments):

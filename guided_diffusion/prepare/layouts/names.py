@@ -4,25 +4,25 @@ import re
 import shlex
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from ... import GOOD, MAX_TYPES
-from ...data.files import ALSO_GOOD
-from ...data.prepared import name_apart
+from ...data.files import ALSO_GOOD, part_of
 from ...errors import InputError, brief, unknown_name
-from .model import ColourMask, Dataset, Mask, Options, Shapes, TypeMasks
+from .model import Dataset, Options, TypeMasks, mapped
 from .pairs import PUBLISHED
 
 ANY = "*"  # stands for all names in Options.rename
 FROM_PATHS = ("type_folders", "images_masks", "defect_spectrum", "mvtec", "flat")  # elsewhere people typed the names
 PART = re.compile(r"(train|val|test|dev|eval|holdout)(ing|id|idation|uation)?(val)?[\W\d_]*([\W_][a-e])?")
-KINDS = {"", "anomaly", "category", "class", "cls", "damage", "defect", "fault", "flaw", "id", "kind", "label", "type"}
+LIKE_PART = re.compile(r"(train|val|test|dev|eval|holdout|.*[\W_](train|val|valid|test)$)")  # if all are
+KINDS = {*" ".join(PUBLISHED.values()).split(), "anomaly", "category", "class", "cls", "damage", "defect", "error"}
+KINDS |= {"fault", "flaw", "grade", "kind", "label", "level", "type"}  # words that number types, of more than 2 letters
 VISA = "candle capsules cashew chewinggum fryum macaroni1 macaroni2 pcb1 pcb2 pcb3 pcb4 pipe_fryum"
 OBJECTS = {*PUBLISHED, *VISA.split()}  # of MVTec AD and VisA
 SHOWN = 3  # names in a line
 LONGEST = 200  # bytes; types become folders
-FEW = 3  # fewer types than that may well have an image each
 
 
 def tidy(data: Dataset, options: Options) -> None:
@@ -35,34 +35,24 @@ def tidy(data: Dataset, options: Options) -> None:
         plain = " ".join(unicodedata.normalize("NFC", name).split())
         return asked.get(name) or asked.get(ANY) or (name if name in (options.label_map or {}) else plain or name)
 
-    samples = []
-    for one in data.samples:
-        one, old = replace(one, mask=_renamed(one.mask, new)), one.folder
-        if changed := isinstance(one.mask, TypeMasks) and old in met and new(old) != old:
-            part = one.part or (old.lower() if PART.fullmatch(old.lower()) else None)
+    samples, data.samples = data.samples, []
+    parts = _parts({one.folder for one in samples if one.folder})
+    for one in samples:
+        one, old = replace(one, mask=mapped(one.mask, new)), one.folder
+        if isinstance(one.mask, TypeMasks) and old in met and new(old) != old:
+            part = one.part or (part_of(old) or old.lower() if old in parts else None)
             one = replace(one, folder=new(old), name=f"{new(old)}/{one.name.removeprefix(f'{old}/')}", part=part)
-        samples.append((one, old if changed else None))
-    data.samples = name_apart(samples)
+        data.samples.append(one)
     if data.types is not None:
+        free = {one.folder for one in data.good} - {one.folder for one in data.samples}
         places, data.types = data.types, {}
         for name, where in places.items():
-            data.types.setdefault(new(name), where)
+            if name not in free:
+                data.types.setdefault(new(name), where)
     if unknown := [name for name in asked if name not in met]:
         raise InputError(f"`rename`: {unknown_name('type', unknown[0], met - {ANY})}")
     if spaced := sorted(name for name in met - {ANY} if new(name) not in (name, *asked.values())):
         data.notes.append(f"spaces or the form of accents changed in the names of types: {_list(spaced)}")
-
-
-def _renamed(mask: Mask, new) -> Mask:
-    if isinstance(mask, TypeMasks):
-        return TypeMasks(tuple((new(name), path) for name, path in mask.files))
-    if isinstance(mask, Shapes):
-        shapes = (replace(one, index=new(one.index)) if isinstance(one.index, str) else one for one in mask.shapes)
-        return replace(mask, shapes=tuple(shapes))
-    if isinstance(mask, ColourMask):
-        named = {colour: new(one) if isinstance(one, str) else one for colour, one in mask.colours.items()}
-        return replace(mask, colours=named)
-    return mask
 
 
 def check_names(data: Dataset, options: Options) -> None:
@@ -73,45 +63,51 @@ def check_names(data: Dataset, options: Options) -> None:
             data.problems.append(f"{where}: {brief(name)} is no name of a type; correct it or --rename it")
     if len(data.label_map or ()) > MAX_TYPES:
         data.problems.append(f"{data.root}: has {len(data.label_map)} types, but {MAX_TYPES} are the most")
-    if options.label_map is None:
-        data.doubts += (f"{data.root}: {line}" for line in _doubts(data, options))
+    for names, doubt, remedy in _doubts(data, options) if options.label_map is None else ():
+        if names:
+            flags = f"scripts/prepare_data.py {remedy}; --types_as_found takes it as it is"
+            data.doubts.append(f"{data.root}: {_list(names)} {doubt}; {flags}")
 
 
-def _doubts(data: Dataset, options: Options) -> Iterable[str]:
-    names, keep = list(data.types), "--types_as_found takes it as it is"
+def _doubts(data: Dataset, options: Options) -> Iterator[tuple[list[str], str, str]]:
+    """Names, why they are hardly those of types, and what to do."""
+    names, one_type = list(data.types), "--rename '*=defect' makes all one type"
     alike: dict[str, list[str]] = defaultdict(list)
     for name in names:
         alike[_plain(name)].append(name)
     for own in alike.values():
-        if len(own) > 1:
-            one = min(own, key=lambda name: (name != name.lower(), name))
-            pairs = " ".join(shlex.quote(f"{name}={one}") for name in own if name != one)
-            yield f"types {_list(own)} differ by case, spaces or signs only; --rename {pairs} makes them one; {keep}"
-    one_type = "--rename '*=defect' makes all one type"
-    for name in names:
-        if _plain(name) in ("background", "bg"):
-            yield f"type {name!r} is called like the background; --rename it, or take it out of SOURCE; {keep}"
-    if data.format not in FROM_PATHS:
+        one = min(own, key=lambda name: (name != name.lower(), name))
+        pairs = " ".join(shlex.quote(f"{name}={one}") for name in own if name != one)
+        yield own * bool(pairs), "differ by case, spaces or signs only", f"--rename {pairs} makes them one"
+    in_paths = data.format in FROM_PATHS
+    free = ("background", "bg", *((GOOD, *ALSO_GOOD) if in_paths else ()))
+    free = [name for name in names if name.lower() in free]
+    yield free, "would be a type, but is called like what has no defect", "may --rename it, or take it out of SOURCE"
+    if not in_paths:
         return
-    if parts := [name for name in names if PART.fullmatch(name.lower())]:
-        remedy = one_type if parts == names else "--rename it, or move it away"
-        yield f"{_list(parts)} would be types, but are called like parts of a data set; {remedy}; {keep}"
-    if good := [name for name in names if _plain(name) in map(_plain, (GOOD, *ALSO_GOOD))]:
-        yield f"type {_list(good)} is called like defect-free images, but has masks; --rename it; {keep}"
-    if names and OBJECTS.issuperset(map(str.lower, names)):
-        yield f"{_list(names)} would be types, but are called like objects of MVTec AD or VisA; {one_type}; {keep}"
-    numbered: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        numbered[re.sub(r"[\W\d_]+", "", name.lower())].append(name)
-    for word, own in numbered.items():
-        ids = not word and (data.format == "flat" or min(map(len, own)) > 2)  # 04 of dates, 0001
-        if (ids or word not in KINDS) and len(own) > 1 and (len(own) == len(names) or len(own) >= FEW):
-            yield f"types {_list(own)} differ by numbers only, as parts or objects do; {one_type}; {keep}"
-    images = [s for s in data.samples if isinstance(s.mask, TypeMasks) and (s.folder or data.format == "flat")]
+    parts = _parts(names)
+    remedy = one_type if parts == names else "may --rename it, or move it away"
+    yield parts, "would be types, but are called like parts of a data set", remedy
+    objects = names if OBJECTS.issuperset(map(str.lower, names)) else []
+    yield objects, "would be types, but are called like objects of MVTec AD or VisA", one_type
+    if data.format == "mvtec":  # its folders are types, whatever they are called
+        return
     by_file = data.format == "flat" and not options.type_regex
-    if len(names) >= FEW and images and (len(names) * 2 > len(images) if by_file else len(names) == len(images)):
-        remedy = f"--type_regex says where in a file's name the type is, {one_type}" if by_file else one_type
-        yield f"{len(images)} images would have {len(names)} types, such as {_list(names)}; {remedy}; {keep}"
+    stems = {re.sub(r"[\W\d_]+", "", name.lower()) for name in names}  # without numbers
+    ids = stems == {""} and (by_file or min(map(len, names)) > 2)  # as 0001, or 04 of dates
+    numbered = len(names) > 1 == len(stems) and (ids or not all(len(stem) < 3 or stem in KINDS for stem in stems))
+    yield names * numbered, "would be types, but differ by numbers only, as parts or objects do", one_type
+    images = len(data.samples)
+    unique = len(names) > 2 and (len(names) * 2 > images if by_file else len(names) == images)
+    remedy = f"--type_regex says where in a file's name the type is; {one_type}" if by_file else one_type
+    yield names * unique, f"would be {len(names)} types of {images} images", remedy
+
+
+def _parts(names: Collection[str]) -> list[str]:
+    """The names that are called like parts. Where all begin or end like one they are, too."""
+    if len(names) > 1 and all(LIKE_PART.match(name.lower()) for name in names):
+        return list(names)
+    return [name for name in names if PART.fullmatch(name.lower())]
 
 
 def _plain(name: str) -> str:
