@@ -214,7 +214,7 @@ REFUSED = [  # files, words of the line, options
     ({"mask/1.png": X}, "mask/|no image/"),
     ({"images/1.png": X, "masked/1.png": X}, "no masks_converted_dir/"),
     ({**pair(X), "image/1.png": X, "mask/1.png": X}, "more than one data set|images/ + masks/"),
-    ({"bottle/image/1.png": X, "bottle/mask/1.png": X}, "did you mean|bottle?"),
+    ({"bottle/image/1.png": X, "bottle/mask/1.png": MASK}, "did you mean|bottle?"),
     ({f"set/train/{at}/1.png": X for at in ("images", "masks")}, "did you mean|set?"),
     ({"test/cut/a.png": PHOTOGRAPH, "train/good/b.png": PHOTOGRAPH, "ground_truth/cut/a/0.png": X}, "none here has"),
     ({"image/notes.txt": b"", "mask/notes.txt": b""}, "holds no images"),
