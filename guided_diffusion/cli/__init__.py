@@ -7,8 +7,6 @@ import importlib
 import sys
 from typing import NoReturn
 
-from ..errors import run_cli
-
 COMMANDS = {  # what `defect-gen` calls it: module of this folder, one line of help
     "prepare": ("prepare", "turn any known layout into a prepared set: images, index masks, dataset.json"),
     "check": ("check", "look at a data set before training"),
@@ -37,5 +35,11 @@ def main() -> NoReturn:
 
 def run(name: str) -> NoReturn:
     """Run the module `name` of this folder on sys.argv, and end the process."""
-    module = importlib.import_module(f".{name}", __name__)
+    try:
+        from ..errors import run_cli  # here, so that Ctrl-C while libraries load is one line too
+
+        module = importlib.import_module(f".{name}", __name__)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
     run_cli(module.main, getattr(module, "leave", sys.exit), getattr(module, "FLAGS", {}))

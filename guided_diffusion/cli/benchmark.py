@@ -14,8 +14,7 @@ from typing import Any
 import torch
 
 from .. import dist_util
-from ..benchmark.timing import compare, matrix_rates
-from ..benchmark.variants import generation_variants, training_variants
+from ..benchmark import compare, generation_variants, matrix_rates, training_variants
 from ..config_file import load_config, parse_override
 from ..errors import InputError, Parser
 from ..evaluation.tables import table

@@ -33,10 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     wish = args.min_agreement
     if not re.fullmatch(r"auto|off|0?\.\d+|[01](\.0*)?", wish):
         raise InputError(f"--min_agreement {wish}: must be auto, off or a number from 0 to 1")
-    left = (LOCK_FILE, TEMPORARY_PREFIX)  # by a run that was killed
-    there = bf.listdir(args.out) if bf.isdir(args.out) else [args.out] if bf.exists(args.out) else []
-    if not all(name.startswith(left) for name in there):
-        raise InputError(f"--out {args.out}: is not empty; name a new folder, or remove what is there")
+    _check_empty(args.out)
     samples, sets = image_sets.read_sets(args)
     rows = read_manifest(args.samples)
     if rows is None:
@@ -45,6 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     keep, drop = curation.read_list(args.list, samples.names) if args.list else ((), ())
     real, device = sets.held_out, dist_util.setup(args.device)
     with lock_folder(args.out, "--out"):
+        _check_empty(args.out)  # another run may have been quicker
         ensure_writable(args.out, "--out")
         agreed, segmenter = None, None
         limits = {**sample_scores.measure_limits(sets.train, sets.trained, real), "agreement": None}
@@ -88,3 +86,10 @@ def main(argv: list[str] | None = None) -> None:
         shown = [[name, len(own), sum(own), max(0, (args.per_type or 0) - sum(own))] for name, own in types.items()]
         print(tables.table(["type", "samples", "kept", "short of --per_type"], shown))
         print(f"{len(kept)} of {len(samples)} samples in {args.out}; look at {bf.join(args.out, 'contact_sheet.png')}")
+
+
+def _check_empty(out: str) -> None:
+    left = (LOCK_FILE, TEMPORARY_PREFIX)  # by a run that was killed
+    there = bf.listdir(out) if bf.isdir(out) else [out] if bf.exists(out) else []
+    if not all(name.startswith(left) for name in there):
+        raise InputError(f"--out {out}: is not empty; name a new folder, or remove what is there")

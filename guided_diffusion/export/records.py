@@ -126,12 +126,10 @@ def write_export(out: str, name: str, layout: Layout, export: Export, about: dic
 
     name: of the format. about: where the export came from, for export.json. What leads to other files is written last.
     What is there already with the same content is left alone, so a run that was cut off goes on. Raises InputError,
-    before anything is written, where `out` holds anything that does not belong to this export.
+    before anything is written, where `out` holds what does not belong to this export.
     """
     records = [(record, files) for record in export.records if (files := layout.files(record))]
     paths = {*(path for _, files in records for path in files), *layout.index_files, EXPORT_FILE}
-    _check_no_strangers(out, name, paths)
-    check_no_links(out, paths)
 
     def write(path: str, data: bytes) -> bool:
         with file_io.writing(bf.join(out, path), "OUT", "the same command goes on from there"):
@@ -149,6 +147,8 @@ def write_export(out: str, name: str, layout: Layout, export: Export, about: dic
     content = {"format": name, **about, "label_map": export.label_map, "generation": export.settings, "files": sources}
     index_files = {**layout.index_files, EXPORT_FILE: file_io.as_json(content)}
     with file_io.lock_folder(out, "OUT"), ThreadPoolExecutor(WRITERS) as pool:
+        _check_no_strangers(out, name, paths)
+        check_no_links(out, paths)
         file_io.ensure_writable(out, "OUT")
         for folder in {bf.dirname(bf.join(out, path)) for path in paths}:
             file_io.remove_temporaries(folder)

@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from math import ceil, prod
@@ -59,37 +59,31 @@ class GeneratedBatch:
     class_names: tuple[str, ...]
 
 
-class Stop:
-    """Notes SIGINT and SIGHUP (Ctrl-C, a closed terminal), for check() to end the run at a step's end.
+@contextmanager
+def stopping() -> Iterator[Callable[[], None]]:
+    """Note SIGINT and SIGHUP (Ctrl-C, a closed terminal); what it yields then raises KeyboardInterrupt.
 
     An exception from a handler could come where Python drops it, or in a lock that then nobody opens. The second signal
     ends the run at once.
     """
+    noted: list[int] = []
 
-    def __init__(self) -> None:
-        self._noted, self._before = False, {}
-
-    def __enter__(self) -> Stop:
-        main = threading.current_thread() is threading.main_thread()  # no other may ask
-        for number in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)) if main else ():
-            if number not in self._before and signal.getsignal(number) != signal.SIG_IGN:  # nohup: stays ignored
-                self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: object) -> None:
-        if self._noted:
+    def check() -> None:
+        if noted:
             raise KeyboardInterrupt
-        self._noted = True
+
+    def note(number: int, frame: object) -> None:
+        check()
+        noted.append(number)
         with suppress(OSError):  # not print, which a signal may interrupt; and the terminal may be gone
             os.write(2, b"\nstopping after this step; once more to stop at once\n")
 
-    def check(self) -> None:
-        if self._noted:
-            raise KeyboardInterrupt
+    with ExitStack() as ending:
+        main = threading.current_thread() is threading.main_thread()  # no other may ask
+        for number in {signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)} if main else ():
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup: stays ignored
+                ending.callback(signal.signal, number, signal.signal(number, note))
+        yield check
 
 
 class DefectGen:
@@ -261,9 +255,7 @@ class DefectGen:
         """
         conditions, rank = conditions or Conditions(self.layout, settings), dist_util.rank()
         about = self._about(settings, conditions, seed)
-        self._choose_batch_size(
-            batch_size, ceil(num_samples / dist_util.world_size()), settings
-        )  # refuses, writes nothing
+        self._choose_batch_size(batch_size, ceil(num_samples / dist_util.world_size()), settings)  # refuses early
         with ExitStack() as ending:
             folder = missing = None
             if rank == 0:
@@ -285,7 +277,7 @@ class DefectGen:
                 for pair in pairs:
                     yield pair
                     bar.update()
-                    stop.check()
+                    check_stopped()
                     if written.done():
                         written.result()  # an error in writing ends the run now, not after the round
 
@@ -297,7 +289,7 @@ class DefectGen:
 
             how = {"masks": conditions.masks, "backgrounds": conditions.backgrounds, "seed": seed}
             how |= {"progress": counted, "on_out_of_memory": halved}
-            stop, writer = ending.enter_context(Stop()), ending.enter_context(ThreadPoolExecutor(1))
+            check_stopped, writer = ending.enter_context(stopping()), ending.enter_context(ThreadPoolExecutor(1))
             bar = ending.enter_context(tqdm(total=len(rounds) * steps, unit="step", disable=rank > 0))
             written = writer.submit(lambda: None)  # the last round
             while rounds:
@@ -309,7 +301,7 @@ class DefectGen:
                     round_ = map(np.concatenate, zip(*parts, strict=True))
                     written = writer.submit(folder.add, *round_, conditions.names)
             written.result()
-            stop.check()
+            check_stopped()
         return folder
 
     def _about(self, settings: Settings, conditions: Conditions, seed: int) -> dict[str, Any]:

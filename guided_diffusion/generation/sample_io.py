@@ -45,15 +45,14 @@ class SampleFolder:
         self._prepared = False
         rows = read_manifest(sample_dir)
         self._rows = rows or {}  # of the manifest, by sample
-        new = _flat(self._settings)
-        for row in self._rows.values():
-            old = _flat(row["settings"])
-            for key in [*new, *old]:
-                if old.get(key) != new.get(key):
-                    raise InputError(
-                        f"`sample_dir`: {sample_dir!r} holds samples made with {key} {old.get(key)!r}, not "
-                        f"{new.get(key)!r}; use the settings of its manifest.jsonl, or another `sample_dir`"
-                    )
+        new, settings = _flat(self._settings), [row["settings"] for row in self._rows.values()]  # all alike
+        old = _flat(settings[0]) if settings else new
+        for key in [*new, *old]:
+            if old.get(key) != new.get(key):
+                raise InputError(
+                    f"`sample_dir`: {sample_dir!r} holds samples made with {key} {old.get(key)!r}, not "
+                    f"{new.get(key)!r}; use the settings of its manifest.jsonl, or another `sample_dir`"
+                )
         filled = [name for name in FOLDERS.values() if rows is None and list_folder(bf.join(sample_dir, name))[0]]
         if filled:
             raise InputError(

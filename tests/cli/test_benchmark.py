@@ -12,9 +12,15 @@ import torch
 from conftest import tiny_config
 
 from guided_diffusion import load_config
-from guided_diffusion.benchmark.released import ReleasedTraining, released_forward
-from guided_diffusion.benchmark.timing import Variant, best_batch, compare
-from guided_diffusion.benchmark.variants import random_data, random_model
+from guided_diffusion.benchmark import (
+    ReleasedTraining,
+    Variant,
+    best_batch,
+    compare,
+    random_data,
+    random_model,
+    released_forward,
+)
 from guided_diffusion.config import Config
 from guided_diffusion.errors import InputError
 

@@ -136,8 +136,3 @@ def test_a_link_out_of_the_folder_is_refused_and_nothing_happens_behind_it(
     ):
         assert "leads out of its folder" in refusal(use)
     assert tree(folder.parent) == before
-
-
-def test_images_that_no_row_names_are_not_samples(folder: Path) -> None:
-    change(folder, lambda rows: rows.pop(1))
-    assert [sample.name for sample in find_samples(str(folder))] == ["000000", "000002"]

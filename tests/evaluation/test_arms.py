@@ -8,11 +8,11 @@ import torch
 from drawn_boxes import image_set
 from scipy.ndimage import maximum_filter
 
-from guided_diffusion.evaluation import arms, segmenter
+from guided_diffusion.evaluation import arms
 from guided_diffusion.evaluation.arms import BASELINES, copy_paste, plan_arms
 from guided_diffusion.evaluation.image_sets import ImageSet, View
 from guided_diffusion.evaluation.lift import Setup, make_pool
-from guided_diffusion.evaluation.segmenter import DEFECT_SHARE, Pool, cut_window, gamma_and_noise
+from guided_diffusion.evaluation.segmenter import DEFECT_SHARE, Pool, cut_window
 
 
 def boxes(count: int, size: tuple[int, int] = (24, 32), value: int = 0, side: int = 4) -> ImageSet:
@@ -83,17 +83,6 @@ def test_windows_are_pieces_of_the_image_and_hold_a_defect_as_often_as_said() ->
     window, mask = cut_window(small, small[..., 0], (6, 9), rng)  # larger than its image: mirrored
     np.testing.assert_array_equal(window, np.pad(small, ((1, 1), (2, 2), (0, 0)), mode="symmetric"))
     np.testing.assert_array_equal(mask, window[..., 0])
-
-
-def test_gamma_and_noise_are_each_images_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segmenter, "GAMMA", 1.4)
-    monkeypatch.setattr(segmenter, "NOISE", 0.04)
-    torch.manual_seed(0)
-    changed = gamma_and_noise(torch.full((64, 3, 16, 16), 128, dtype=torch.uint8)).float()
-    means, spread = changed.mean(dim=(1, 2, 3)), changed.std(dim=(1, 2, 3))
-    # 255 (128 / 255) ** gamma for gammas of 1 / 1.4 to 1.4: 97 to 156; 255 * 0.04 is 10.2
-    assert 96 < means.min() < 104 and 149 < means.max() < 157
-    assert spread.min() < 1 and 9 < spread.max() < 11
 
 
 def test_pasting_is_exact_where_nothing_is_scaled_or_blended(monkeypatch: pytest.MonkeyPatch) -> None:

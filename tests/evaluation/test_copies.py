@@ -1,13 +1,11 @@
 """The nearest training image, what counts as a near-copy, and the picture of the closest pairs."""
 
 import json
-import runpy
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import ROOT
 from drawn_textures import textures
 from scipy import ndimage
 
@@ -122,17 +120,6 @@ def test_an_image_is_judged_by_other_groups() -> None:
 
 def nearest(samples: np.ndarray, train: np.ndarray) -> np.ndarray:
     return place(samples, train)[0].min(axis=1)
-
-
-def test_plates_planted_copies_are_found_and_held_out_images_are_not() -> None:
-    """Drawn metal plates: 24 trained ones, a limit from 20 others, judged on 100 more and on copies."""
-    draw = runpy.run_path(str(ROOT / "scripts/draw_demo_data.py"))["draw"]
-    plates = np.stack([draw(index, 64, seed=0)[0] for index in range(144)])
-    train = list(plates[:24])
-    limit, _ = copies.near_limit(nearest(plates[24:44], train), np.arange(20))
-    assert (nearest(plates[44:], train) < limit).sum() <= 1
-    assert all((nearest(plant(plates[:24], kind), train) < limit).all() for kind in PLANTED)
-    assert [match[:2] for match in best(plant(np.stack(train), "flipped"), train)] == [(k, "h") for k in range(24)]
 
 
 @pytest.mark.parametrize("side", [64, 128])

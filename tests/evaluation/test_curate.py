@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -229,14 +230,21 @@ def test_bad_input_gets_one_line(run: Callable, folders: dict[str, Path], tmp_pa
         assert "\n" not in str(caught.value) and not (tmp_path / "kept/images").exists()
 
 
-def test_a_second_run_into_the_folder_ends_in_a_line(run: Callable, tmp_path: Path) -> None:
-    """What a killed run leaves, its lock and temporaries, is no obstacle."""
+def test_a_second_run_into_the_folder_ends_in_a_line(
+    run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it waited for the first. What a killed run leaves, its lock and temporaries, is no obstacle."""
     (tmp_path / "kept").mkdir()
     for name in (LOCK_FILE, f"{TEMPORARY_PREFIX}x"):
         (tmp_path / "kept" / name).touch()
     with lock_folder(str(tmp_path / "kept"), "--out"), pytest.raises(InputError, match="--out .*kept: process .* on "):
         run(real=None)
     assert (run(real=None) / "manifest.jsonl").exists()
+    monkeypatch.setattr(
+        script, "lock_folder", lambda out, _: (Path(out) / "images").mkdir(parents=True) or nullcontext()
+    )
+    with pytest.raises(InputError, match="--out .*late: is not empty"):
+        run(real=None, out=tmp_path / "late")
 
 
 def test_without_the_evaluation_requirements(run_script: Callable, folders: dict[str, Path], tmp_path: Path) -> None:

@@ -59,8 +59,8 @@ def test_fid_is_that_of_torch_fidelity(n: int, m: int, d: int) -> None:
     np.testing.assert_allclose(fid(x, y), theirs["frechet_inception_distance"], rtol=1e-9 if n > d else 1e-5)
 
 
-def values(samples: np.ndarray, real: np.ndarray, groups: Sequence | None = None) -> dict[str, float]:
-    near = neighbourhoods(samples, real, range(len(samples)), range(len(real)) if groups is None else groups)
+def values(samples: np.ndarray, real: np.ndarray) -> dict[str, float]:
+    near = neighbourhoods(samples, real, range(len(samples)), range(len(real)))
     return {name: ci["value"] for name, ci in near.items()}
 
 
@@ -72,14 +72,6 @@ def test_the_four_measures_are_those_of_prdc() -> None:
         three, five = (prdc.compute_prdc(real, samples, nearest_k=k) for k in (3, 5))
         assert ours == pytest.approx({**three, "density": five["density"], "coverage": five["coverage"]}, abs=1e-12)
     assert ours["precision"] < 0.5 < values(real[:25], real[25:])["precision"]  # not all the same
-
-
-def test_near_copies_in_a_group_do_not_shrink_the_balls() -> None:
-    """Eight photographs each of some objects: by groups new objects are among them, one by one hardly."""
-    real = np.repeat(rng(0).normal(size=(12, 3)), 8, axis=0) + 0.01 * rng(0).normal(size=(96, 3))
-    samples = rng(1).normal(size=(60, 3))
-    grouped = values(samples, real, np.arange(96) // 8)
-    assert grouped["precision"] > 0.4 and values(samples, real)["precision"] < 0.1
 
 
 def seen(features: np.ndarray, groups: Sequence | None = None, types: Sequence[int] = (1,)) -> Seen:

@@ -1,13 +1,14 @@
-"""Exports: every format read back by a few lines of its own, into which folder it goes, what is refused."""
+"""Exports: every format read back, into which folder it goes, what is refused."""
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from export_material import SETTINGS, SIZE, TYPES, Sets, check, export, inside, make_sets
+from export_material import SETTINGS, SIZE, TYPES, Sets, check, export, make_sets
 from PIL import Image
 from pycocotools.coco import COCO
 from runs import tree
@@ -41,103 +42,62 @@ def pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
 
 
-def read_coco(out: Path) -> dict[str, np.ndarray]:
-    masks = {}
-    for part in ("train", "val"):
-        content = COCO(str(out / f"annotations/instances_{part}.json"))
-        names = [(c["id"], c["name"]) for c in content.loadCats(content.getCatIds())]
-        assert names == list(enumerate(TYPES, 1))
-        for image in content.loadImgs(content.getImgIds()):
-            assert image["source"] == ("generated" if image["file_name"].startswith("gen_") else "real")
-            assert pixels(out / "images" / image["file_name"]).shape[:2] == (image["height"], image["width"])
-            mask = masks[image["file_name"].removesuffix(".png")] = np.zeros(SIZE, np.uint8)
-            for annotation in content.loadAnns(content.getAnnIds(imgIds=image["id"])):
-                region = content.annToMask(annotation).astype(bool)
-                assert annotation["area"] == region.sum() and annotation["iscrowd"] == 0 and not mask[region].any()
-                mask[region] = annotation["category_id"]
-    return masks
+def read(out: Path) -> dict[str, np.ndarray]:
+    """Masks by the names of their images, as prepare_data reads them."""
+    data = read_layout(str(out))
+    assert not data.problems and data.label_map == {name: index for index, name in enumerate(TYPES, 1)}
+    masks = {Path(one.image).stem: read_labelled(one, len(TYPES), data.rule).mask for one in data.samples}
+    return masks | {Path(one.image).stem: np.zeros(SIZE, np.uint8) for one in data.good}
 
 
-def read_yolo(out: Path) -> dict[str, np.ndarray]:
-    content = yaml.safe_load((out / "data.yaml").read_text())
+def source(name: str) -> str:
+    return "generated" if name.startswith(("gen_", "images/gen_")) else "real"
+
+
+@pytest.mark.parametrize("form", [form for form in FORMATS if form != "mvtec"])
+def test_masks_read_back_are_the_same(sets: Sets, exported: dict[str, Path], form: str) -> None:
+    without = "val_" if form == "defect_spectrum" else "-"
+    check(read(exported[form]), {name: mask for name, mask in sets.masks.items() if not name.startswith(without)})
+
+
+def test_coco_says_more_than_its_masks(sets: Sets, exported: dict[str, Path], tmp_path: Path) -> None:
+    """And run lengths and defect-free images come on request."""
+    out = export(sets, tmp_path / "out", "coco", "--segmentation", "rle", "--keep_good")
+    check(read(out), sets.masks | {name: np.zeros(SIZE, np.uint8) for name in sets.good})
+    for folder, part in ((exported["coco"], "train"), (exported["coco"], "val"), (out, "train")):
+        content = COCO(str(folder / f"annotations/instances_{part}.json"))
+        assert [(c["id"], c["name"]) for c in content.loadCats(content.getCatIds())] == list(enumerate(TYPES, 1))
+        for image in content.imgs.values():
+            assert image["source"] == source(image["file_name"]) and (image["height"], image["width"]) == SIZE
+        for annotation in content.anns.values():
+            assert annotation["area"] == content.annToMask(annotation).sum() and annotation["iscrowd"] == 0
+            assert isinstance(annotation["segmentation"], dict) == (folder == out)
+
+
+def test_index_files_say_what_their_readers_want(exported: dict[str, Path]) -> None:
+    content = yaml.safe_load((exported["yolo"] / "data.yaml").read_text())
     assert content == {"train": "images/train", "val": "images/val", "names": dict(enumerate(TYPES))}
-    masks = {}
-    for image in sorted(out.glob("images/*/*.png")):
-        mask = masks[image.stem] = np.zeros(pixels(image).shape[:2], np.uint8)
-        for line in (out / "labels" / image.parent.name / f"{image.stem}.txt").read_text().splitlines():
-            label, *shares = line.split()
-            points = np.reshape(np.array(shares, float), (-1, 2))
-            assert len(points) >= 3 and points.min() >= 0 and points.max() <= 1
-            mask[inside(points * mask.shape[::-1], *mask.shape)] = int(label) + 1
-    return masks
-
-
-def read_mmseg(out: Path) -> dict[str, np.ndarray]:
     namespace: dict = {}
-    exec((out / "dataset.py").read_text(), namespace)
-    masks = {}
+    exec((exported["mmseg"] / "dataset.py").read_text(), namespace)
     for part in ("train", "val"):
         dataset = namespace[f"{part}_dataloader"]["dataset"]
         assert dataset["metainfo"] == {"classes": ("background", *TYPES), "palette": palette(3).tolist()}
-        folders = [out / dataset["data_prefix"][key] for key in ("img_path", "seg_map_path")]
-        assert {path.name for path in folders[0].iterdir()} == {path.name for path in folders[1].iterdir()}
-        for path in folders[1].iterdir():
-            image = Image.open(path)
-            masks[path.stem] = np.asarray(image)
-            assert image.mode == "P"
-            assert np.array_equal(np.asarray(image.convert("RGB")), colorize(masks[path.stem]))
-    return masks
-
-
-def read_hf(out: Path) -> dict[str, np.ndarray]:
-    masks = {}
-    for folder in ("train", "validation"):
-        for line in (out / folder / "metadata.jsonl").read_text().splitlines():
-            row = json.loads(line)
-            name = row["file_name"].removesuffix(".png")
-            masks[name] = pixels(out / folder / row["mask_file_name"])
-            assert row["types"] == [TYPES[k - 1] for k in np.unique(masks[name]) if k]
-            generated = name.startswith("gen_")
-            assert (row["source"], row["seed"]) == (("generated", "7") if generated else ("real", ""))
-            assert (out / folder / row["file_name"]).exists()
-    return masks
-
-
-def read_defect_spectrum(out: Path) -> dict[str, np.ndarray]:
+        assert dataset["data_prefix"] == {"img_path": f"img_dir/{part}", "seg_map_path": f"ann_dir/{part}"}
+    for path in exported["mmseg"].glob("ann_dir/*/*"):
+        mask = Image.open(path)
+        assert mask.mode == "P" and np.array_equal(np.asarray(mask.convert("RGB")), colorize(np.asarray(mask)))
+    for path in exported["hf"].glob("*/metadata.jsonl"):
+        for row in map(json.loads, path.read_text().splitlines()):
+            assert (path.parent / row["file_name"]).exists()
+            mask = pixels(path.parent / row["mask_file_name"])
+            assert row["types"] == [TYPES[k - 1] for k in np.unique(mask) if k]
+            assert row["source"] == source(row["file_name"]) and row["seed"] == "7" * (row["source"] == "generated")
+    out = exported["defect_spectrum"]
     assert read_label_map(str(out)) == {name: k for k, name in enumerate(TYPES, 1)}
-    masks = {Path(sample.image).stem: pixels(sample.mask.path) for sample in find_samples(str(out))}
-    for name, mask in masks.items():
-        assert np.array_equal(pixels(out / f"masks/{name}.png"), colorize(mask))
     sources = {row["image"]: row["source"] for row in json.loads((out / "dataset.json").read_text())["images"]}
-    assert sources == {f"images/{name}.png": "generated" if name[:4] == "gen_" else "real" for name in masks}
-    return masks
-
-
-READERS = {read.__name__[5:]: read for read in (read_coco, read_yolo, read_mmseg, read_hf, read_defect_spectrum)}
-
-
-@pytest.mark.parametrize("form", READERS)
-def test_masks_read_back_are_the_same(sets: Sets, exported: dict[str, Path], form: str) -> None:
-    without = "val_" if form == "defect_spectrum" else "-"
-    expected = {name: mask for name, mask in sets.masks.items() if not name.startswith(without)}
-    check(READERS[form](exported[form]), expected)
-
-
-@pytest.mark.parametrize("form", ["coco", "yolo", "mmseg", "hf", "defect_spectrum"])
-def test_this_project_reads_its_own_exports(exported: dict[str, Path], form: str, sets: Sets) -> None:
-    data = read_layout(str(exported[form]))
-    assert not data.problems and data.label_map == {name: index for index, name in enumerate(TYPES, 1)}
-    masks = {Path(one.image).stem: read_labelled(one, len(TYPES), data.rule).mask for one in data.samples}
-    masks |= {Path(one.image).stem: np.zeros(SIZE, np.uint8) for one in data.good}
-    assert {name for name in sets.masks if not name.startswith("val") or form != "defect_spectrum"} == set(masks)
-    assert all(np.array_equal(mask, sets.masks[name]) for name, mask in masks.items())
-
-
-def test_run_lengths_and_defect_free_images_on_request(sets: Sets, tmp_path: Path) -> None:
-    out = export(sets, tmp_path / "out", "coco", "--segmentation", "rle", "--keep_good")
-    check(read_coco(out), sets.masks | {name: np.zeros(SIZE, np.uint8) for name in sets.good})
-    annotations = json.loads((out / "annotations/instances_train.json").read_text())["annotations"]
-    assert all(annotation["segmentation"]["size"] == list(SIZE) for annotation in annotations)
+    assert sources == {f"images/{Path(one.image).name}": source(one.name) for one in find_samples(str(out))}
+    for path in (out / "masks").iterdir():
+        assert np.array_equal(pixels(path), colorize(pixels(out / "masks_converted_dir" / path.name)))
 
 
 def test_images_are_the_same(exported: dict[str, Path]) -> None:
@@ -239,7 +199,15 @@ def test_an_export_grows_with_its_samples(
     export(sets, out, "yolo")
     real = len(sets.masks) - 6
     assert f"{2 * real + 2} files written" in capsys.readouterr().out  # data.yaml and export.json change
-    read_yolo(out)
+    check(read(out), sets.masks)
+
+
+def test_what_another_run_wrote_meanwhile_is_refused(
+    sets: Sets, exported: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_io, "lock_folder", lambda out, _: nullcontext(shutil.copytree(exported["coco"], out)))
+    with pytest.raises(InputError, match="holds an export as coco"):
+        export(sets, tmp_path / "out", "yolo")
 
 
 REFUSED = {  # OUT and flags, and a part of the line

@@ -1,7 +1,6 @@
 """Each write of a training fails once, each read is once short: one line or a warning, and nothing is lost."""
 
 import errno
-import io
 import os
 import shutil
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import tiny_config
-from runs import tree
+from runs import Faulty, tree
 
 from guided_diffusion import file_io
 from guided_diffusion.cli import train as cli
@@ -26,24 +25,6 @@ CHANGES = {
     "train.iterations": 2,
     **{f"train.{key}": value for key, value in EVERY_STEP.items()},
 }
-
-
-class Faulty:
-    """file_io's open(): notes what is read or written, and lets the chosen one of these fail."""
-
-    def __init__(self, kind, chosen=None, number=0):
-        self.kind, self.chosen, self.number, self.paths = kind, chosen, number, []
-
-    def __call__(self, path, mode, **options):
-        self.paths += [path] if (mode == "rb") == (self.kind == "read") else []
-        if len(self.paths) - 1 != self.chosen:
-            return open(path, mode, **options)
-        self.chosen, file = None, io.FileIO(path, mode.replace("b", ""))
-        file.write, file.read = self.write, lambda: io.FileIO(path).readall()[:-1]
-        return file
-
-    def write(self, data):
-        raise OSError(self.number, os.strerror(self.number))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,333 @@
+"""The released recipe, kept as a baseline, and the clock that times it against ours. The product does not import this.
+
+That recipe is float32, contiguous, eager, one plain operation after the other. It takes the parameters of our UNet and
+has a forward of its own, so that it stays what it is when ours gets faster. Two things are kinder than in the released
+code: attention is not recomputed in the backward pass, and images are in memory.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import blobfile as bf
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import Config, ModelConfig
+from .data.image_datasets import DefectDataset
+from .data.image_files import View
+from .diffusion.gaussian_diffusion import GaussianDiffusion
+from .diffusion.respace import NumSteps
+from .diffusion.samplers import cold
+from .diffusion.two_stage import two_stage_plans
+from .errors import InputError
+from .generation.api import DefectGen
+from .generation.settings import Settings
+from .joint_tensor import clip_released
+from .keyed_random import sample_noise
+from .networks.estimate import estimate
+from .networks.nn import AttentionBlock, ResBlock, timestep_embedding
+from .networks.unet import UNet, create_model
+from .precision import free_memory, is_out_of_memory, resolve_precision
+from .training.checkpoint import save_checkpoint
+from .training.train_util import TrainLoop, learning_rate
+
+GROWTH = 1.03  # a batch twice as large must bring this much more throughput
+SECONDS = 160  # after these no other round of `compare` begins
+READING = 0.25  # seconds that a reading takes at least; shorter calls are repeated within it
+FEW_SHOT = 25  # images in the data set: five of each of five types
+STEPS_TIMED = 10  # of each network in the released walk of all timesteps; the rest is scaled from them
+
+
+def released_forward(model: UNet, x: Tensor, t: Tensor) -> Tensor:
+    """The output of `model`, computed plainly. x: [N, C, H, W]; t: [N]. Returns float32 [N, C, H, W]."""
+    config = model.config
+
+    def through(stage: nn.Sequential, h: Tensor) -> Tensor:
+        for layer in stage:
+            if isinstance(layer, ResBlock):
+                h = _res_block(layer, h, emb, config)
+            else:
+                h = _attention(layer, h, config) if isinstance(layer, AttentionBlock) else layer(h)
+        return h
+
+    emb = model.time_embed(timestep_embedding(t, config.model_channels))  # [N, 4 width]
+    skips, h = [], x
+    for stage in model.input_blocks:
+        h = through(stage, h)
+        skips.append(h)
+    if config.patch:
+        skips[-1] = None
+    else:
+        h = through(model.middle_block, h)
+    for stage in model.output_blocks:
+        skip = skips.pop()
+        h = through(stage, h if skip is None else torch.cat([h, skip], dim=1))
+    return model.out[2](F.silu(_norm(model.out[0], h, config))).float()
+
+
+def _res_block(block: ResBlock, x: Tensor, emb: Tensor, config: ModelConfig) -> Tensor:
+    h = block.in_layers[2](F.silu(_norm(block.in_layers[0], x, config)))
+    emb = block.emb_layers[1](F.silu(emb))[:, :, None, None].to(h.dtype)
+    norm, conv = block.out_layers[0], block.out_layers[3]
+    if config.use_scale_shift_norm:
+        scale, shift = emb.chunk(2, dim=1)
+        h = _norm(norm, h, config) * (1 + scale) + shift
+    else:
+        h = _norm(norm, h + emb, config)
+    h = conv(F.dropout(F.silu(h), config.dropout, block.training))
+    return (x if x.shape == h.shape else block.skip_connection(x)) + h
+
+
+def _attention(block: AttentionBlock, x: Tensor, config: ModelConfig) -> Tensor:
+    n, c, height, width = x.shape
+    heads = config.heads(c)
+    h = _norm(block.norm, x.reshape(n, c, -1), config)
+    h = F.conv1d(h, block.qkv.weight, block.qkv.bias).reshape(n, heads, -1, height * width)
+    q, k, v = h.chunk(3, dim=2)  # each [N, heads, C/heads, HW]
+    scale = (c // heads) ** -0.25  # on both, which is steadier in half precision than on their product
+    weight = ((q * scale).transpose(2, 3) @ (k * scale)).softmax(dim=-1)  # [N, heads, HW, HW]
+    h = v @ weight.transpose(2, 3)
+    h = F.conv1d(h.reshape(n, c, -1), block.proj_out.weight, block.proj_out.bias)
+    return x + h.reshape(n, c, height, width)
+
+
+def _norm(layer: nn.Module, x: Tensor, config: ModelConfig) -> Tensor:
+    return F.group_norm(x.float(), config.norm_groups, layer.weight, layer.bias).to(x.dtype)
+
+
+class ReleasedTraining:
+    """A training of `model` by the released recipe; `step` is one update."""
+
+    def __init__(self, config: Config, model: UNet, data: DefectDataset, device: torch.device):
+        self.config, self.data, self.device = config, data, device
+        self.diffusion = GaussianDiffusion(config)
+        self.model = model.to(device).train()
+        self.ema = copy.deepcopy(self.model).requires_grad_(False).eval()
+        lr, weight_decay = config.optimizer.lr, config.optimizer.weight_decay
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr, weight_decay=weight_decay, foreach=False)
+        self.steps = 0
+
+    def step(self) -> None:
+        """One update on a batch that is stacked, mirrored and encoded on the host."""
+        data, rng = self.config.data, np.random.default_rng(self.steps)
+        images, masks = self.data.batch(rng.integers(len(self.data), size=data.bs_per_gpu), rng, data.flip)
+        x_start = self.config.layout.encode(images, masks).to(self.device)
+        t = torch.randint(self.diffusion.num_timestep, (len(x_start),), device=self.device)
+        self.update(x_start, t, torch.randn_like(x_start))
+
+    def update(self, x_start: Tensor, t: Tensor, noise: Tensor) -> float:
+        """One update on a given batch: x_start and noise float32 [N, C, H, W], t int64 [N], on the device."""
+        cfg = self.config
+        network, separate = partial(released_forward, self.model), cfg.train.separate_channel_loss
+        loss = self.diffusion.training_losses(network, x_start, t, noise, separate)["loss"]
+        loss.backward()
+        if cfg.optimizer.grad_clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), cfg.optimizer.grad_clip, foreach=False)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(cfg, self.steps)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.steps += 1
+        decay = min(cfg.train.ema_decay, (1 + self.steps) / (10 + self.steps))
+        with torch.no_grad():
+            for average, parameter in zip(self.ema.parameters(), self.model.parameters(), strict=True):
+                average.mul_(decay).add_(parameter, alpha=1 - decay)
+        return loss.item()  # the host waits for it at every step
+
+
+@dataclass(frozen=True)
+class Variant:
+    """build(batch) makes a call that does one step, or one generation, of `batch` images."""
+
+    name: str
+    build: Callable[[int], Callable[[], object]]
+    flops: float  # of one image
+    precision: str  # fp32 or bf16
+    scale: float = 1.0  # seconds of the whole over those of a call, where the call walks a part
+
+
+def seconds_of(call: Callable[[], object], device: torch.device, count: int = 1) -> float:
+    """Seconds per call, over `count` calls in a row, waiting for the device before and after."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    start = time.perf_counter()
+    for _ in range(count):
+        call()
+    wait()
+    return (time.perf_counter() - start) / count
+
+
+def compare(
+    variants: Sequence[Variant], device: torch.device, rates: dict[str, float], batch: int, rounds: int
+) -> list[dict[str, Any]]:
+    """Build each variant (batch 0: at its best), time all in turns; returns a row for each.
+
+    Ratios are images per second over those of the first variant, round by round. Each variant runs under the flags
+    that building it set: PyTorch's float32 convolutions are TF32 on GPUs unless that is forbidden, as ours does.
+    """
+    cudnn, cuda, built = torch.backends.cudnn, device.type == "cuda", []
+    began = time.perf_counter()
+    for variant in variants:
+        cudnn.allow_tf32 = True  # as PyTorch starts
+        own = batch or best_batch(variant, device)
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        call = variant.build(own)
+        call()  # compiles, fills caches
+        row = {"variant": variant.name, "batch": own, "setup_s": time.perf_counter() - start}
+        count = max(1, min(100, round(READING / seconds_of(call, device))))
+        row |= {"peak_gib": torch.cuda.max_memory_allocated() / 2**30 if cuda else None, "readings_s": []}
+        built.append((variant, call, row, cudnn.allow_tf32, count))
+    for done in range(rounds):
+        if done and time.perf_counter() - began > SECONDS:
+            break
+        for variant, call, row, cudnn.allow_tf32, count in built:
+            row["readings_s"].append(seconds_of(call, device, count) * variant.scale)
+    base = None  # images per second of the first variant, by round
+    for variant, _, row, tf32, _ in built:
+        speed = row["batch"] / np.array(row["readings_s"])
+        base = speed if base is None else base
+        rate = float(np.median(speed)) * variant.flops
+        kind = "tf32" if variant.precision == "fp32" and tf32 and "tf32" in rates else variant.precision
+        row |= {"seconds": float(np.median(row["readings_s"])), "images_per_s": float(np.median(speed))}
+        row |= {"flop_per_s": rate, "share": rate / rates[kind]}
+        row["ratio"] = np.quantile(speed / base, [0.5, 0.25, 0.75]).tolist()
+    return [row for _, _, row, *_ in built]
+
+
+def best_batch(variant: Variant, device: torch.device, most: int = 1024) -> int:
+    """Double the batch until memory or the growth of throughput ends. Raises InputError if not even 1 fits."""
+    best, throughput, batch = 0, 0.0, 1
+    while batch <= most:
+        try:
+            call = variant.build(batch)
+            seconds_of(call, device)
+            found = batch / seconds_of(call, device)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            break
+        finally:
+            call = None  # its tensors too
+            free_memory()
+        if found < GROWTH * throughput:
+            break
+        best, throughput, batch = batch, found, 2 * batch
+    if not best:
+        raise InputError("out of memory at batch 1; use --set data.resolution or model.model_channels to shrink it")
+    return best
+
+
+def matrix_rates(device: torch.device, sizes: Sequence[int]) -> dict[str, float]:
+    """FLOP/s of square matrix products, best of `sizes`, for "fp32", "bf16" and, on CUDA, "tf32"."""
+    kinds = [("fp32", torch.float32, "highest"), ("bf16", torch.bfloat16, "highest"), ("tf32", torch.float32, "high")]
+    before, rates = torch.get_float32_matmul_precision(), {}
+    for kind, dtype, precision in kinds if device.type == "cuda" else kinds[:2]:
+        torch.set_float32_matmul_precision(precision)
+        for size in sizes:
+            a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+            seconds = min(seconds_of(lambda a=a, b=b: a @ b, device, 3) for _ in range(4))
+            rates[kind] = max(rates.get(kind, 0.0), 2 * size**3 / seconds)
+    torch.set_float32_matmul_precision(before)
+    return rates
+
+
+def training_variants(config: Config, device: torch.device, compiled: Sequence[str]) -> list[Variant]:
+    """One training step: released, and ours with train.compile as in `compiled`."""
+    flops, precision = 3 * estimate(config).flops_per_image, resolve_precision(config.train.precision, device)
+
+    def with_batch(batch: int, **train: str) -> Config:
+        data = replace(config.data, bs_per_gpu=batch)
+        return replace(config, data=data, train=replace(config.train, **train))
+
+    def released(batch: int) -> Callable[[], None]:
+        return ReleasedTraining(with_batch(batch), random_model(config, device), random_data(config), device).step
+
+    def ours(way: str, batch: int) -> Callable[[], None]:
+        own = with_batch(batch, precision=precision, compile=way)
+        loop = TrainLoop(own, "", random_data(own), None, device)  # writes nothing as long as one only steps
+        randomise(loop.model)
+        return loop.train_step
+
+    own = [Variant(f"ours, compile {way}", partial(ours, way), flops, precision) for way in compiled]
+    return [Variant("released", released, flops, "fp32"), *own]
+
+
+def generation_variants(
+    pair: Mapping[str, Config], device: torch.device, compiled: Sequence[str], folder: str, num_steps: NumSteps
+) -> list[Variant]:
+    """Whole images of a pair: the released walk through all timesteps in float32, and DefectGen.generate.
+
+    folder: for checkpoints of random weights, as ours are loaded from them.
+    """
+    first, diffusion, S = pair["large"], GaussianDiffusion(pair["large"]), Settings.step_inference
+    T, precision = diffusion.num_timestep, resolve_precision(first.train.precision, device)
+    walks = two_stage_plans(diffusion, S, T, "uniform", "paper")
+    own_walks = two_stage_plans(diffusion, S, num_steps, Settings.spacing, "paper")
+    for size, config in pair.items():
+        model = random_model(config, torch.device("cpu"))
+        save_checkpoint(bf.join(folder, size), 0, {"model": model.state_dict(), "config": config.to_dict()})
+
+    def flops(walks: Sequence[Sequence]) -> float:
+        return sum(
+            estimate(config).flops_per_image * len(walk) for config, walk in zip(pair.values(), walks, strict=True)
+        )
+
+    def released(batch: int) -> Callable[[], None]:
+        models = [random_model(config, device).eval().requires_grad_(False) for config in pair.values()]
+        x = sample_noise(0, range(batch), T, (first.layout.num_channels, *first.data.resolution), device)
+
+        def predict(model: UNet, x_t: Tensor, t: int) -> Tensor:
+            return released_forward(model, x_t, torch.full((batch,), t, device=device))
+
+        @torch.no_grad()
+        def call() -> None:
+            for model, walk in zip(models, walks, strict=True):
+                cold(x, walk[:STEPS_TIMED], partial(predict, model), clip_released, diffusion.alpha_bar, lambda t: x)
+
+        return call
+
+    def ours(way: str, batch: int) -> Callable[[], object]:
+        generator = DefectGen.load(*(bf.join(folder, size) for size in pair), device=device, precision=precision)
+        if way == "on":
+            generator.compile(batch, generator.settings(num_steps=num_steps))
+        fixed = {"num_steps": num_steps, "batch_size": batch, "on_out_of_memory": _does_not_fit}
+        return partial(generator.generate, batch, **fixed)
+
+    scale = flops(walks) / flops([walk[:STEPS_TIMED] for walk in walks])
+    own = [Variant(f"ours, compile {way}", partial(ours, way), flops(own_walks), precision) for way in compiled]
+    return [Variant("released", released, flops(walks), "fp32", scale), *own]
+
+
+def _does_not_fit(batch_size: int, left: int) -> None:
+    """Generation would go on with a smaller batch, but that is not what is timed."""
+    raise torch.OutOfMemoryError(f"only {batch_size} images at a time fit into memory")
+
+
+def random_data(config: Config) -> DefectDataset:
+    """FEW_SHOT images of noise at the configuration's resolution, with masks of random indices."""
+    generator, (height, width) = torch.Generator().manual_seed(0), config.data.resolution
+    images = torch.randint(256, (FEW_SHOT, 3, height, width), generator=generator, dtype=torch.uint8)
+    shape = (FEW_SHOT, height, width)
+    masks = torch.randint(config.layout.num_defect + 1, shape, generator=generator, dtype=torch.uint8)
+    return DefectDataset(list(images), list(masks), list(map(str, range(FEW_SHOT))), View((height, width)))
+
+
+def random_model(config: Config, device: torch.device) -> UNet:
+    """A network with random weights in every layer."""
+    return randomise(create_model(config).to(device))
+
+
+@torch.no_grad()
+def randomise(model: UNet) -> UNet:
+    """Add noise to every weight: layers that start at zero would pass no gradient on. Returns the model."""
+    for parameter in model.parameters():
+        parameter.add_(0.02 * torch.randn_like(parameter))
+    return model
