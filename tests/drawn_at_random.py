@@ -89,6 +89,7 @@ yolo            images/{part}/{stem}  labels/{part}/{stem}.txt                  
 yolo            {part}/images/{stem}  {part}/labels/{stem}.txt                   {part}/images/{stem} shapes
 yolo            images/{stem}         labels/{stem}.txt                          images/{stem}       shapes
 severstal       train_images/{stem}   train.csv                                  train_images/{stem} shapes
+severstal       {stem}                train.csv                                  {stem}              shapes
 """  # where images, masks and defect-free images lie, and what the masks are
 
 
@@ -144,6 +145,8 @@ class Draw:
         roles += ["unlabelled"] * (not free and self.maybe(0.2))
         if "/image/" in image_at and self.style.startswith(("0/1", "P maroon")) and not self.args:
             self.excuses.add("index masks of several objects, or binary ones of several types")
+        if layout == "type_folders" and len(self.types) == 1 and not self.args:
+            self.excuses.add("one folder that may hold the set")
         if kind == "binary" and len(self.types) > 2:
             flagged = self.maybe(0.7)
             self.args += ["--types_as_found"] * flagged
@@ -172,7 +175,7 @@ class Draw:
                 pixels, mask = upright(stored, orientation), None
             if role != "unlabelled":
                 part = next((words[at].lower() for at in ("Part", "part", "ade") if f"{{{at}}}" in image_at), None)
-                part = "train" if part == "training" else part
+                part = {"training": "train", "validation": "val"}.get(part, part)
                 self.expected[source] = pixels, None if mask is None else dict(self.regions(mask)), part
                 apart = layout in ("coco", "hf") and "{part}" in self.mask_at
                 tables[words["part"] if apart else ""].append((source, pixels, mask, dict(words)))
@@ -356,7 +359,12 @@ class Draw:
     def write_yolo(self, rows, part):
         told, names = self.pick(["data.yaml", "classes.txt", ""]), self.pick([self.types, dict(enumerate(self.types))])
         self.args += ["--label_map", ",".join(self.types)] * (told == "")
-        text = yaml.safe_dump({"names": names}, allow_unicode=True) if told == "data.yaml" else "\n".join(self.types)
+        content = {"names": names}
+        if self.mask_at.startswith("{part}/"):
+            content |= {part: f"../{part}/images" for part in ("train", "val", "test")}
+        elif "{part}" in self.mask_at:
+            content |= {"train": "/set/images/train", "val": ["images/val"]}
+        text = yaml.safe_dump(content, allow_unicode=True) if told == "data.yaml" else "\n".join(self.types)
         save(self.root / (told or "notes.md"), text.encode())
         for _, pixels, mask, words in rows:
             lines = []
@@ -371,11 +379,12 @@ class Draw:
             self.put(self.mask_at, words, "", "\n".join(lines).encode())
 
     def write_severstal(self, rows, part):
-        lines = ["ImageId,ClassId,EncodedPixels"]
+        older = self.maybe(0.5)
+        lines = ["ImageId_ClassId,EncodedPixels" if older else "ImageId,ClassId,EncodedPixels"]
         for source, _, mask, _ in rows:
             for name, region in self.regions(mask):
                 runs = " ".join(f"{start + 1} {end - start}" for _, start, end in row_runs(region.T.reshape(1, -1)))
-                lines.append(f"{self.formed(source.rpartition('/')[2])},{name[-1]},{runs}")
+                lines.append(f"{self.formed(source.rpartition('/')[2])}{'_' if older else ','}{name[-1]},{runs}")
         save(self.root / "train.csv", "\n".join(lines).encode())
 
     def write_hf(self, rows, part):

@@ -103,7 +103,7 @@ def test_wrong_configurations_have_their_line(sections, num_defect, message):
 @pytest.mark.parametrize("pair", ["{}_recep", "demo_{}", "magnetic_tile_{}"])
 def test_shipped_pairs_can_hand_off(pair):
     files = (str(ROOT / "configs" / f"{pair.format(size)}.yml") for size in ("large", "small"))
-    large, small = (load_config(file, None if pair.startswith("magnetic") else 3) for file in files)
+    large, small = (load_config(file, 3) for file in files)
     assert small.model.patch and not large.model.patch
     assert large.diffusion == small.diffusion and large.layout == small.layout
     assert large.data.resolution == small.data.resolution

@@ -15,7 +15,8 @@ import blobfile as bf
 from .. import dist_util
 from ..data.manifest import read_manifest
 from ..errors import InputError, Parser, check_range
-from ..evaluation import curation, image_sets, sample_scores, scores, tables
+from ..evaluation import curation, image_sets, sample_scores, tables
+from ..evaluation.segmenter import agreement, train_agreement_segmenter
 from ..file_io import LOCK_FILE, TEMPORARY_PREFIX, ensure_writable, lock_folder, write_json
 
 
@@ -51,14 +52,12 @@ def main(argv: list[str] | None = None) -> None:
         if wish == "auto" and not real:
             print("no --real: no sample is dropped because a segmenter disagrees with its mask")
         elif wish != "off":
-            segmenter = scores.train_agreement_segmenter(sets, args.seed, device)
-            agreed, _ = scores.agreement(segmenter, samples)
+            segmenter = train_agreement_segmenter(sets, args.seed, device)
+            agreed, _ = agreement(segmenter, samples)
             if wish == "auto":
-                limits["agreement"] = curation.agreement_limits(scores.agreement(segmenter, real)[0], real)
-                print(
-                    "least agreement: "
-                    + ", ".join(f"{name} {limit:.2f}" for name, limit in limits["agreement"].items())
-                )
+                limits["agreement"] = curation.agreement_limits(agreement(segmenter, real)[0], real)
+                found = ", ".join(f"{name} {limit:.2f}" for name, limit in limits["agreement"].items())
+                print(f"least agreement: {found}")
             else:
                 limits["agreement"] = dict.fromkeys(samples.class_names, float(wish))
         rows, among = sample_scores.score_samples(samples, sets.train, limits, agreed)

@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import blobfile as bf
 
@@ -16,7 +16,10 @@ from ..file_io import inside, is_cloud, read_bytes, read_json
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm", ".jp2")
 IMAGE_SUFFIXES += (".heic", ".heif", ".avif")  # no such file is read, but said to be none
-PARTS = ("train", "val", "valid", "validation", "test")
+PARTS = {  # what folders and lists of them are called
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
+    "testing": "test",
+}  # fmt: skip
 ALSO_GOOD = ("ok", "normal", "free", "defect_free", "defect-free", "no_defect", "nodefect")
 SYSTEM = {  # what systems, NAS boxes and tools leave in folders, beside hidden files
     "@eadir", "@recycle", "@recently-snapshot", "@sharebin", "@tmp", "@__thumb", "#recycle", "#snapshot", "~snapshot",
@@ -80,14 +83,32 @@ def stem_of(path: str) -> str:
 
 
 def part_in(name: str) -> str | None:
-    """The part (train, val, ...) that a folder or file is called after, as train2017 or instances_train.json."""
-    return next((word for word in re.findall("[a-z]+", name.lower()) if word in PARTS), None)
+    """The part (train, val, test) that a word in a name tells, as train2017 or instances_train.json."""
+    return next((PARTS[word] for word in re.findall("[a-z]+", name.lower()) if word in PARTS), None)
 
 
-def part_of(folder: str) -> str | None:
-    """The part that a folder holds which is called like one; ADE's training is train."""
-    name = {"training": "train", "testing": "test"}.get(folder.lower(), folder.lower())
-    return name if name in PARTS else None
+def part_of(name: str) -> str | None:
+    """The part that a folder or list is called after."""
+    return PARTS.get(name.lower())
+
+
+def part_folders(root: str) -> dict[str, str]:
+    """{path: part} of the folders in `root` that are called after one."""
+    return {bf.join(root, name): part for name in list_folder(root)[1] if (part := part_of(name))}
+
+
+def walk(folder: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES, depth: int = 4) -> Iterator[str]:
+    """The files with these suffixes in `folder` and in folders in it, down to `depth`."""
+    files, folders = list_folder(folder, suffixes)
+    yield from (bf.join(folder, name) for name in files)
+    for name in folders if depth else ():
+        yield from walk(bf.join(folder, name), suffixes, depth - 1)
+
+
+def words_of(path: str) -> list[str]:
+    """The folders and the file that a path of any system names, accents composed; where it starts is not kept."""
+    words = unicodedata.normalize("NFC", path).replace("\\", "/").split("/")
+    return [word for word in words if word not in ("", ".", "..")]
 
 
 def by_stem(folder: str, problems: list[str], files: Iterable[str] | None = None) -> dict[str, str]:

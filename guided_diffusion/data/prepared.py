@@ -9,7 +9,7 @@ An image and its mask are paired by name, never by position. No torch here: proc
 import hashlib
 import re
 import shlex
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -21,7 +21,7 @@ import numpy as np
 from .. import GOOD
 from ..errors import InputError, unknown_name
 from ..file_io import encode_png, remove_temporaries, write_if_changed
-from .files import by_stem, check_text, is_good, list_folder, natural_key, part_of, stem_of
+from .files import by_stem, check_text, is_good, list_folder, natural_key, part_of, stem_of, words_of
 from .image_files import Picture, histogram, index_values, open_image, orientations, read_image, to_rgb, turned
 from .manifest import FOLDERS, read_manifest, recorded_settings
 from .records import IMAGES, MASKS, RELEASED, UNFINISHED_FILE, read_records
@@ -142,8 +142,8 @@ def match_types(own: Mapping[str, int] | None, class_names: Sequence[str], root:
         if name not in class_names:
             raise InputError(
                 f"{root}: its label map has an {unknown_name('type', name, class_names)}, but that of the training "
-                f"(data.label_map, or its data set's) is {', '.join(class_names)}; give both the same names, here with "
-                f"scripts/prepare_data.py --rename {name}=NEW"
+                f"(data.label_map, or its data set's) is {', '.join(class_names)}; leave data.label_map out of the "
+                f"YAML, or name the types alike with scripts/prepare_data.py --rename {name}=NEW"
             )
     numbers = (0, *(class_names.index(name) + 1 for name in sorted(own, key=own.get)))
     changed = ", ".join(f"{name} {k} is {numbers[k]}" for name, k in own.items() if numbers[k] != k)
@@ -172,7 +172,7 @@ def _read(root: str) -> tuple[list[Sample], list[Sample]]:
         return [Sample(image, IndexMask(mask)) for image, mask in zip(images, masks, strict=True)], []
     problems: list[str] = []
     found = pair_folders(*(bf.join(root, name) for name in pairs[0]), INDEX_ENDINGS, problems)
-    arrange(*found, problems)
+    arrange(root, *found, problems)
     check_problems(problems)
     return found
 
@@ -223,13 +223,30 @@ def check_problems(problems: Sequence[str]) -> None:
         raise InputError(problems[0] + (f" ({more} more: scripts/check_data.py lists them)" if more else ""))
 
 
-def arrange(samples: list[Sample], good: list[Sample], problems: list[str]) -> None:
+def arrange(root: str, samples: list[Sample], good: list[Sample], problems: list[str]) -> None:
     """Sort each: those in no type folder first, then by folder and name. Two of one name are noted as a problem."""
     for own in (samples, good):
+        own[:] = name_apart(root, own)
         own.sort(key=lambda s: (s.folder is not None, natural_key(s.folder or ""), natural_key(s.name)))
         for first, second in pairwise(own):
             if first.name == second.name:
                 problems.append(f"{second.image}: has the same type and stem as {first.image}; rename one")
+
+
+def name_apart(root: str, samples: Sequence[Sample]) -> list[Sample]:
+    """The samples; in a name that several have stand the folders in `root` in which their images differ."""
+    alike = defaultdict(list)
+    for one in samples:
+        alike[one.name].append(one)
+    named = []
+    for own in alike.values():
+        homes = [words_of(bf.dirname(one.image).removeprefix(root)) if len(own) > 1 else [] for one in own]
+        common = set.intersection(*map(set, homes))
+        for one, home in zip(own, homes, strict=True):
+            *folders, stem = one.name.split("/")
+            apart = [part_of(word) or word for word in home if word not in common]
+            named.append(replace(one, name="/".join([*folders, "_".join([*apart, stem])])) if apart else one)
+    return named
 
 
 def pair_folders(
@@ -246,18 +263,8 @@ def pair_folders(
             continue
         part = part_of(name) if name else None
         for image, mask in pair_files(images, masks, endings, problems, alone):
-            found.append((Sample(image, IndexMask(mask), None if part else name, part=part), part))
-    return name_apart(found), good
-
-
-def name_apart(found: Sequence[tuple[Sample, str | None]]) -> list[Sample]:
-    """Samples, each with a prefix: it stands in the name where several have that name."""
-    names = Counter(sample.name for sample, _ in found)
-    return [
-        replace(sample, name="/".join([*home, f"{prefix}_{stem}"])) if prefix and names[sample.name] > 1 else sample
-        for sample, prefix in found
-        for *home, stem in [sample.name.split("/")]
-    ]
+            found.append(Sample(image, IndexMask(mask), None if part else name, part=part))
+    return found, good
 
 
 def pair_files(

@@ -34,8 +34,7 @@ from ..training.checkpoint import read_weights
 from .arms import BASELINES, Arm, choose_verdict_arm, copy_paste, plan_arms
 from .bootstrap import NUM_RESAMPLES, Resampling, with_interval
 from .image_sets import ImageSet, add_flags, read_good, read_real, read_samples, view_of_samples
-from .scores import Outcome, calibrate, count_pixels, scores
-from .segmenter import Pool, Segmenter, train_segmenter
+from .segmenter import Outcome, Pool, Segmenter, calibrate, count_pixels, scores, train_segmenter
 from .tables import number, plot_intervals, table, write_results
 
 HELP = "what samples add to a segmenter: against real images alone, repeated, and copy-paste"

@@ -27,7 +27,7 @@ from PIL import Image
 from ..data.image_files import present_types
 from ..errors import InputError
 from ..file_io import ensure_writable, read_bytes, read_json, write_atomic
-from ..generation.sample_io import class_names_of, common_class_names
+from ..generation.sample_io import common_class_names
 from ..pictures import palette
 from .image_sets import read_samples
 from .tables import number
@@ -71,10 +71,7 @@ def main(args: argparse.Namespace) -> None:
             raise InputError(f"--{name} {folder}: holds no {wanted} ({error}); name its --out folder") from error
         if bf.exists(path := bf.join(folder, picture)):
             plots[name] = "data:image/png;base64," + base64.b64encode(read_bytes(path)).decode()
-    known = results.get("quality", {}).get("class_names")
-    known = known if isinstance(known, list) and all(isinstance(name, str) for name in known) else None
-    told = {"--quality": tuple(known)} if known and not class_names_of(samples) else None
-    class_names = common_class_names({"--samples": samples}, told)
+    class_names = common_class_names({"--samples": samples})
     found = read_samples(samples, class_names)
     for name, mask in zip(found.names, found.masks, strict=True):
         types = {type_: {"pixels": n, "share": n / mask.size} for type_, n in present_types(mask, class_names).items()}

@@ -148,12 +148,6 @@ class SampleFolder:
             write_atomic(path, data)
 
 
-def class_names_of(folder: str) -> tuple[str, ...] | None:
-    """The types of a data set or sample folder, by their index; None where neither manifest nor dataset.json tells."""
-    label_map = read_label_map(folder)
-    return label_map and tuple(sorted(label_map, key=label_map.get))
-
-
 def common_class_names(folders: Mapping[str, str], known: Mapping[str, Sequence[str]] | None = None) -> tuple[str, ...]:
     """The types that all these folders and `known` agree on, `folders` being {what the user calls it: folder}.
 
@@ -162,8 +156,8 @@ def common_class_names(folders: Mapping[str, str], known: Mapping[str, Sequence[
     """
     for flag, folder in folders.items():
         _check_kind(flag, folder)
-    found = {f"{flag} {folder}": class_names_of(folder) for flag, folder in folders.items()}
-    known = {**(known or {}), **{name: types for name, types in found.items() if types}}
+    found = {f"{flag} {folder}": read_label_map(folder) for flag, folder in folders.items()}
+    known = {**(known or {}), **{name: tuple(sorted(own, key=own.get)) for name, own in found.items() if own}}
     if not known:
         flag, folder = next(iter(folders.items()))
         raise InputError(

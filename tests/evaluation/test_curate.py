@@ -18,7 +18,6 @@ from guided_diffusion.cli import curate as script
 from guided_diffusion.data.manifest import recorded_settings
 from guided_diffusion.data.prepared import find_samples
 from guided_diffusion.errors import InputError
-from guided_diffusion.evaluation import scores as segmentation
 from guided_diffusion.evaluation.curation import CLIPPED, agreement_limits, curate
 from guided_diffusion.evaluation.image_sets import ImageSet, RealSets
 from guided_diffusion.file_io import LOCK_FILE, TEMPORARY_PREFIX, lock_folder
@@ -139,7 +138,7 @@ def run(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         assert len(sets.train) == 10  # none is left out
         return SEGMENTER
 
-    monkeypatch.setattr(segmentation, "train_agreement_segmenter", train)
+    monkeypatch.setattr(script, "train_agreement_segmenter", train)
 
     def call(**flags: object) -> Path:
         flags = {name: folders[name] for name in ("samples", "train", "real")} | {"out": tmp_path / "kept"} | flags

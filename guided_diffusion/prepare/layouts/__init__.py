@@ -6,6 +6,7 @@ naming types, or None where the folder holds nothing of the kind.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -20,6 +21,7 @@ from ...data.prepared import (
     complete,
     listed,
     match_types,
+    name_apart,
     read_label_map,
     renumbered,
 )
@@ -76,6 +78,7 @@ def read_layout(root: str, options: Options | None = None, *, format: str = "aut
     data = _detect(root, options) if format == "auto" else READERS[format](root, named)
     if data is None:
         raise InputError(f"{root}: holds nothing of format {format}, see docs/data.md; choose another --format")
+    data.samples = name_apart(root, data.samples)
     tell_values(data, options, workers=workers)
     tidy(data, options)
     data.number_types(options.label_map)
@@ -84,7 +87,7 @@ def read_layout(root: str, options: Options | None = None, *, format: str = "aut
         data.samples = renumbered(data.samples, numbers)
         data.notes += [note] if note else []
     check_names(data, options)
-    arrange(data.samples, data.good, data.problems)
+    arrange(root, data.samples, data.good, data.problems)
     if not (data.samples or data.problems) and data.unlabelled:
         data.problems.append(f"{data.unlabelled[0]}: has no mask or label, as none here has; see docs/data.md")
     elif not (data.samples or data.good or data.problems):
@@ -101,6 +104,11 @@ def _detect(root: str, options: Options) -> Dataset:
     if len(pairs) > 1:
         raise InputError(f"{root}: holds more than one data set ({listed(pairs)}); give each its own folder")
     if data := next(filter(None, (read(root, options) for read in NAMED.values())), None):
+        known = (data.format, *INDEX_PAIRS)
+        for format in (one for one in NAMED if one not in known and data.format not in INDEX_PAIRS):
+            with suppress(InputError):
+                if NAMED[format](root, options):
+                    data.notes.append(f"{root}: read as {data.format}; it could be {format}, too: --format {format}")
         return data
     for inner in (bf.join(root, name) for name in sorted(folders, key=lambda name: not name.startswith(TRAIN))):
         found = next(filter(None, (read(inner, options) for read in NAMED.values())), None)
@@ -111,8 +119,14 @@ def _detect(root: str, options: Options) -> Dataset:
         if others := dict.fromkeys(other for pair in pairs if one in pair for other in pair if other != one):
             raise InputError(f"{root}: holds {one}/ but no {'/ or '.join(others)}/ beside it{_unread(root, folders)}")
     loose = [data for read in LOOSE.values() if (data := read(root, options))]
+    inner = bf.join(root, folders[0]) if len(folders) == 1 else ""
     if len(loose) == 1:
+        if inner and loose[0].format == "type_folders" and not options.label_map and not options.rename:
+            text = f"{root}: holds one folder, which would be the only type; did you mean {inner}?"
+            loose[0].doubts.append(f"{text} --types_as_found takes it as it is")
         return loose[0]
+    if inner and READERS["images_masks"](inner, options):
+        raise InputError(f"{root}: holds no data set itself; did you mean {inner}?")
     if loose:
         raise InputError(f"{root}: holds images beside their masks, and folders of such; give each its own folder")
     known = f"{listed(sum(INDEX_PAIRS.values(), ()))} and the formats {', '.join(OTHERS)}"

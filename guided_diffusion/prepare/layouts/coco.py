@@ -1,68 +1,61 @@
 """COCO annotations (VISION and others): polygons and RLE, several annotations an image, category ids of any kind."""
 
-import unicodedata
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
 from typing import Any
 
 import blobfile as bf
 
-from ...data.files import list_folder, part_in, part_of, stem_of
-from ...data.prepared import Sample, name_apart
+from ...data.files import list_folder, part_folders, part_in, stem_of, walk, words_of
+from ...data.prepared import Sample
 from ...errors import InputError
 from ...file_io import read_bytes, read_json
 from .model import Dataset, Options, Shape, Shapes, is_coordinate
 
-KEYS = {  # COCO's lists, and what their rows need
-    "images": ("id", "file_name"),
-    "annotations": ("image_id", "category_id"),
-    "categories": ("id", "name"),
+KEY = (int, str)
+ROWS = {  # of COCO's lists: what they need, and of what kinds
+    "images": {"id": KEY, "file_name": str},
+    "annotations": {"image_id": KEY, "category_id": KEY},
+    "categories": {"id": KEY, "name": str},
 }
-Images = Callable[[str], dict[str, str]]  # the images in a folder, {name: path}
+NO_OUTLINE = (None, [], [[]])
 LOOKED_INTO = 8  # JSON files in a folder, of which one at least is COCO's where any is
 
 
 def read_coco(root: str, options: Options) -> Dataset | None:
     """The images of all annotation files; without annotations they are defect-free. Types follow the category ids."""
-    folders = {root: None, bf.join(root, "annotations"): None}
-    folders |= {bf.join(root, name): part_of(name) for name in list_folder(root)[1] if part_of(name)}
-    files = [(path, part or part_in(bf.basename(path))) for home, part in folders.items() for path in _candidates(home)]
+    homes = {root: None, bf.join(root, "annotations"): None} | part_folders(root)
+    files = [(path, part or part_in(bf.basename(path))) for home, part in homes.items() for path in _candidates(home)]
     if not files:
         return None
-    data = Dataset(root, "coco", types={})
-    found: list[tuple[Sample, str | None]] = []
-    first: dict[str, str] = {}  # file that lists each image
-    images = cache(_list_images)
+    data, taken = Dataset(root, "coco", types={}), {}
+    images, by_name = list(walk(root)), defaultdict(list)
+    for path in images:
+        by_name[words_of(path)[-1]].append(path)
     for file, part in files:
         content = _open(file)
         shapes = _shapes_by_image(file, content, data, options.boxes)
-        own, homes, foreign = _homes(root, file, part)
         for image in content["images"]:
-            words = _words(image["file_name"])
-            path, *others = _find(words, own, homes, images) or [None]
+            words = words_of(image["file_name"])
+            found, others = _find(words, file, part, by_name[words[-1]] if words else ())
             problem = f"{file}: lists {image['file_name'][:200]}"
-            if path is None:
-                far = [path for home in foreign if words and (path := images(home).get(words[-1]))]
-                where = f" ({far[0]} is of another part or subset)" if far else ""
+            if not found:
+                where = f" ({others[0]} is of another part or subset)" if others else ""
                 data.problems.append(f"{problem}, which is not there{where}; add it or correct the list")
-            elif others:
-                data.problems.append(f"{problem}, which may be {path} or {others[0]}; name its folder there")
-            elif path in first:
-                where = "" if first[path] == file else f" and in {first[path]}"
-                data.problems.append(f"{file}: lists {path} twice{where}; list it once")
+            elif len(found) > 1:
+                data.problems.append(f"{problem}, which may be {found[0]} or {found[1]}; name its folder there")
+            elif found[0] in taken:
+                where = "" if taken[found[0]] == file else f" and in {taken[found[0]]}"
+                data.problems.append(f"{problem} twice{where}; list it once")
             else:
-                first[path] = file
+                taken[found[0]] = file
                 size = image.get("height"), image.get("width")
                 size = size if all(isinstance(side, int) for side in size) else None
-                home = part or (bf.basename(bf.dirname(path)) if bf.dirname(path) in own else None)
-                words = [home, *(folder for folder in words[:-1] if folder != home)]
-                sample = Sample(path, Shapes(file, tuple(shapes[image["id"]]), size), part=part)
-                found.append((sample, "_".join(filter(None, words))))
-    data.samples = name_apart(found)
-    for folder in dict.fromkeys(map(bf.dirname, first)):
-        data.unlabelled += [path for path in images(folder).values() if path not in first]
+                drawn = Shapes(file, tuple(shapes[image["id"]]), size)
+                data.samples.append(Sample(found[0], drawn, part=part))
+    homes = set(map(bf.dirname, taken))
+    data.unlabelled += (path for path in images if bf.dirname(path) in homes and path not in taken)
     return data
 
 
@@ -76,23 +69,20 @@ def _candidates(folder: str) -> list[str]:
 def _is_coco(path: str) -> bool:
     with suppress(OSError):
         data = read_bytes(path)
-        return all(f'"{key}"'.encode() in data for key in KEYS)
+        return all(f'"{key}"'.encode() in data for key in ROWS)
     return False
 
 
 def _open(path: str) -> dict[str, list[dict[str, Any]]]:
     """The lists of a COCO file, checked for what is needed. Raises InputError."""
     content = read_json(path)
-    for key, fields in KEYS.items():
+    for key, fields in ROWS.items():
         rows = content.get(key) if isinstance(content, dict) else None
         if not isinstance(rows, list):
             raise InputError(f"{path}: has no list '{key}', so it is no COCO file; correct or remove it")
         for number, row in enumerate(rows):
-            if not isinstance(row, dict) or any(field not in row for field in fields):
-                raise InputError(f"{path}: {key}[{number}] lacks {' or '.join(fields)}; correct it")
-            plain = all(isinstance(row.get(field, 0), (int, str)) for field in ("id", "image_id", "category_id"))
-            if not plain or not all(isinstance(row.get(field, ""), str) for field in ("file_name", "name")):
-                raise InputError(f"{path}: {key}[{number}] has an id or name of the wrong kind; correct it")
+            if not isinstance(row, dict) or not all(isinstance(row.get(name), kind) for name, kind in fields.items()):
+                raise InputError(f"{path}: {key}[{number}] has no {' or '.join(fields)} of the right kind; correct it")
     return content
 
 
@@ -101,54 +91,43 @@ def _shapes_by_image(
 ) -> dict[Any, list[Shape]]:
     """The shapes of each image by its id; `data` is told the types that they show, in the order of the ids. boxes: what
     becomes of those without outline, see Options."""
-    images = {image["id"]: image["file_name"] for image in content["images"]}
+    images = [(image["id"], image["file_name"]) for image in content["images"]]
     categories = list(dict.fromkeys((category["id"], category["name"]) for category in content["categories"]))
-    names = dict(categories)
-    ids = {"images": [image["id"] for image in content["images"]], "categories": [key for key, _ in categories]}
-    for kind, keys in ids.items():
-        twice = [key for key, count in Counter(keys).items() if count > 1]
+    for kind, rows in (("images", images), ("categories", categories)):
+        twice = [key for key, count in Counter(key for key, _ in rows).items() if count > 1]
         data.problems += [f"{path}: two {kind} have the id {key}; correct it" for key in twice]
+    images, names = dict(images), dict(categories)
     used = {annotation["category_id"] for annotation in content["annotations"]} & set(names)
-    for key in sorted(used, key=lambda key: (isinstance(key, str), key)):
-        data.types.setdefault(names[key], path)
+    data.types |= {names[key]: path for key in sorted(used, key=lambda key: (isinstance(key, str), key))}
     shapes: dict[Any, list[Shape]] = {key: [] for key in images}
     boxed: list[str] = []
     for annotation in content["annotations"]:
         where = f"{path}: annotation {annotation.get('id')}"
         owner, category = annotation["image_id"], annotation["category_id"]
-        if owner not in images:
-            data.problems.append(f"{where} is of image {owner}, which the file does not list; correct it")
-        elif category not in names:
-            data.problems.append(f"{where} is of category {category}, which the file does not list; correct it")
-        elif shape := _shape(annotation.get("segmentation"), names[category]):
+        if owner not in images or category not in names:
+            text = f"{where} is of image {owner} and category {category}, one of which the file does not list"
+            data.problems.append(f"{text}; correct it")
+        elif shape := _shape(annotation, names[category]):
             shapes[owner].append(shape)
-        elif shape := _box(annotation, names[category]):
-            shapes[owner].append(shape)
-            boxed.append(f"{where} on {images[owner]}")
+            if annotation.get("segmentation") in NO_OUTLINE:
+                boxed.append(f"{where} on {images[owner]}")
         else:
             data.problems.append(f"{where} on {images[owner]} has no polygon or RLE; draw or remove it")
     data.judge_boxes(boxed, path, boxes)
     return shapes
 
 
-def _box(annotation: Mapping[str, Any], name: str) -> Shape | None:
-    """The box of an annotation without outline, as a shape; None where it has none, or one that is turned."""
-    box, more = annotation.get("bbox"), annotation.get("attributes")
-    drawn = annotation.get("segmentation") not in (None, [], [[]])
-    turned = isinstance(more, dict) and more.get("rotation")  # CVAT's: the box as it was before
-    if drawn or turned or not isinstance(box, list) or len(box) != 4 or not all(map(is_coordinate, box)):
-        return None
-    x, y, width, height = map(float, box)
-    ring = (x, y, x + width, y, x + width, y + height, x, y + height)
-    return Shape(name, "rings", (ring,)) if width > 0 and height > 0 else None
-
-
-def _shape(drawn: Any, name: str) -> Shape | None:
-    """An annotation's shape; None where it has none, or a broken one."""
+def _shape(annotation: Mapping[str, Any], name: str) -> Shape | None:
+    """An annotation's shape, of its box where it has no outline; None where it has none of them, or a broken one."""
+    drawn, box, more = annotation.get("segmentation"), annotation.get("bbox"), annotation.get("attributes")
     if isinstance(drawn, dict):
         size, counts = drawn.get("size"), drawn.get("counts")
         valid = isinstance(size, list) and len(size) == 2 and isinstance(counts, (list, str))
         return Shape(name, "rle", {"size": tuple(size), "counts": counts}) if valid else None
+    turned = isinstance(more, dict) and more.get("rotation")  # CVAT's: its box is as it was before
+    if drawn in NO_OUTLINE and not turned and isinstance(box, list) and len(box) == 4:
+        x, y, width, height = box if all(map(is_coordinate, box)) else (0, 0, 0, 0)
+        drawn = [x, y, x + width, y, x + width, y + height, x, y + height] if width > 0 and height > 0 else None
     if not isinstance(drawn, list) or not drawn:
         return None
     rings = drawn if isinstance(drawn[0], list) else [drawn]
@@ -158,38 +137,29 @@ def _shape(drawn: Any, name: str) -> Shape | None:
     return Shape(name, "rings", tuple(tuple(map(float, ring)) for ring in rings))
 
 
-def _words(file_name: str) -> list[str]:
-    """The folders and the file that a file_name of any system names; where they start is not kept."""
-    words = unicodedata.normalize("NFC", file_name).replace("\\", "/").split("/")
-    return [word for word in words if word not in ("", ".", "..")]
+def _find(words: Sequence[str], file: str, part: str | None, paths: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Those of `paths` that a file_name (`words`) in an annotation file means, several where it does not tell which;
+    and those in folders that neither it nor the file is called after, which are never taken.
 
-
-def _homes(root: str, file: str, part: str | None) -> tuple[list[str], list[str], list[str]]:
-    """Where the images of an annotation file may lie: in folders called as its subset or part (instances_default.json
-    means images/default/); and beside it or in the images' folder. Third: the other folders there, never to be taken
-    from, as their files may have the same names."""
-    folder, stem = bf.dirname(file), stem_of(file).lower()
-    bases = [folder, root] if bf.basename(folder) == "annotations" else [folder]
-    homes = [home for base in bases for home in (base, bf.join(base, "images"))]
-    inside = [(name, bf.join(home, name)) for home in homes for name in list_folder(home)[1]]
-    own = [path for name, path in inside if name.lower() in (stem, stem.partition("_")[2], stem.rpartition("_")[0])]
-    own = own or [path for name, path in inside if part and part_in(name) == part]
-    return own, homes, [path for _, path in inside if path not in own]
-
-
-def _find(words: Sequence[str], own: Sequence[str], homes: Sequence[str], images: Images) -> list[str]:
-    """The images that a file_name means: those in `own` homes first, then the one beside the annotation file, homes[0],
-    then any; several where it does not tell which. Its first folders may be another machine's, so that they count less.
-    Only what is listed is found, nothing outside."""
-    for start in range(len(words)):
-        *inner, name = words[start:]
-        for some in (own, homes[: start == 0], homes):
-            found = (images(bf.join(home, *inner)).get(name) for home in some)
-            if paths := list(dict.fromkeys(filter(None, found))):
-                return paths
-    return []
-
-
-def _list_images(folder: str) -> dict[str, str]:
-    """{name: path} of the images in a folder, the accents in names composed."""
-    return {unicodedata.normalize("NFC", name): bf.join(folder, name) for name in list_folder(folder)[0]}
+    The more of its folders a path ends in, the better (the first may be another machine's); then, in a folder called as
+    the file's subset (instances_default.json means images/default/) or part; then beside the file.
+    """
+    home, stem = bf.dirname(file), stem_of(file).lower()
+    base = bf.dirname(home) if bf.basename(home) == "annotations" else home
+    ranked, others = defaultdict(list), []
+    for path in paths:
+        if not path.startswith(f"{base}/"):
+            continue
+        folders = words_of(path.removeprefix(base))[:-1]
+        told = 0
+        while told < min(len(folders), len(words) - 1) and folders[-1 - told] == words[-2 - told]:
+            told += 1
+        left = [name for name in folders[: len(folders) - told] if name not in ("images", "annotations")]
+        subset = [name.lower() in (stem, stem.partition("_")[2], stem.rpartition("_")[0]) for name in left]
+        own = 2 * all(subset) or all(part is not None and part_in(name) == part for name in left)
+        if len(left) > 1 or not own:
+            others.append(path)
+        else:
+            beside = bf.dirname(path) == home and told == len(words) - 1
+            ranked[told, own if left else 0, beside].append(path)
+    return ranked[max(ranked)] if ranked else [], others

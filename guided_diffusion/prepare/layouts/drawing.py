@@ -26,8 +26,8 @@ from ...data.prepared import Sample
 from ...errors import InputError
 from ...file_io import parse_json, read_bytes
 from .labelme import as_utf8
-from .mask_values import Values, binary_values
-from .model import BACKGROUND, IGNORED, ColourMask, DrawingRule, Shape, Shapes, TypeMasks
+from .mask_values import binary_values
+from .model import BACKGROUND, ColourMask, DrawingRule, Shape, Shapes, TypeMasks
 
 POINT_RADIUS = 5  # pixels, as labelme draws points
 
@@ -49,10 +49,10 @@ class Labelled:
         return image, np.zeros(image.shape[:2], np.uint8) if self.mask is None else self.mask
 
 
-def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule, values: Values | None = None) -> Labelled:
+def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule) -> Labelled:
     """A sample's image and index mask, values 0..num_defect, the way up that both were drawn, or that EXIF says. Raises
     InputError where a file cannot be read, the mask is of another size or not what it should be, or the two look
-    swapped. values: what the mask's file holds; it is not read then."""
+    swapped."""
     drawn, mask, overlaps = sample.mask, None, Counter()
     image = open_image(sample.image, image_bytes)
     top = 0 if image.levels is None else int(image.levels.max())
@@ -64,30 +64,22 @@ def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule, values: Va
         turn, _ = orientations(image, sample.image, drawn.size, drawn.path, upright=drawn.upright)
         pixels = turned(pixels, turn)
         where = f"{drawn.path}: on {sample.image}"
-        size, shapes = pixels.shape[:2], (shape for shape in drawn.shapes if shape.index != IGNORED)
-        layers = ((shape.index, draw_shape(shape, size, rule.line_width, where)) for shape in shapes)
+        size = pixels.shape[:2]
+        layers = ((shape.index, draw_shape(shape, size, rule.line_width, where)) for shape in drawn.shapes)
         mask, overlaps = _compose(layers, rule.priority, drawn.path)
-    elif values:
-        turn, _ = orientations(image, sample.image, values.size, drawn.path, tag=values.orientation)
-        pixels = turned(pixels, turn)
     else:
-        tags: set[int] = set()
-
-        def opened(path: str) -> Picture:
-            picture = open_image(path)
-            tags.add(picture.orientation)
-            return picture
-
-        if isinstance(drawn, TypeMasks):
-            layers = ((index, binary_values(opened(path), path, rule)) for index, path in drawn.files)
-            mask, overlaps = _compose(layers, rule.priority, drawn.path)
-        elif isinstance(drawn, ColourMask):
-            mask = colour_values(opened(drawn.path), drawn)
-        else:
-            mask = drawn.values(opened(drawn.path), num_defect)
-        if len(tags) > 1:
+        paths = [path for _, path in drawn.files] if isinstance(drawn, TypeMasks) else [drawn.path]
+        first, *others = opened = [open_image(path) for path in paths]
+        if any(one.orientation != first.orientation for one in others):
             raise InputError(f"{drawn.path}: has another EXIF orientation than its image's other masks; save all alike")
-        turn, turn_mask = orientations(image, sample.image, mask.shape, drawn.path, tag=tags.pop())
+        if isinstance(drawn, TypeMasks):
+            layers = (
+                (index, binary_values(one, path, rule)) for (index, path), one in zip(drawn.files, opened, strict=True)
+            )
+            mask, overlaps = _compose(layers, rule.priority, drawn.path)
+        else:
+            mask = colour_values(first, drawn) if isinstance(drawn, ColourMask) else drawn.values(first, num_defect)
+        turn, turn_mask = orientations(image, sample.image, mask.shape, drawn.path, tag=first.orientation)
         pixels, mask = turned(pixels, turn), turned(mask, turn_mask)
     if isinstance(drawn, TypeMasks) and set(np.flatnonzero(histogram(pixels)) % 256) == {0, 255}:
         raise InputError(f"{sample.image}: is black and white only; is it swapped with its mask {drawn.path}?")

@@ -4,17 +4,16 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
 from ... import GOOD
-from ...data.files import natural_key
+from ...data.files import ALSO_GOOD, natural_key
 from ...data.image_files import MAX_PLAUSIBLE_INDEX, Picture, check_transparency, histogram, open_image
-from ...data.prepared import IndexMask, Sample
+from ...data.prepared import IndexMask
 from ...errors import InputError, unknown_name
 from ...parallel import parallel_map
-from .model import ColourMask, Dataset, DrawingRule, Options, TypeMasks
+from .model import ColourMask, Dataset, DrawingRule, Options, TypeMasks, mapped
 
 FEW_LEVELS = 16  # more grey levels than that are soft edges, not types
 NEAR = 32  # grey levels from black or white that compression explains
@@ -29,88 +28,65 @@ class Values:
     """What one mask file holds, of the type `name`.
 
     kind: "photograph", "colour", "palette" or "grey". counts, border: pixels of each grey level, or palette index, in
-    all and among the outermost. colours: of the palette indices. deep: a 16-bit file, "low" where 8 bits would do.
-    size, orientation: of the file. plain: counts and border tell all that the pixels would.
+    all and among the outermost. colours: of the palette indices.
     """
 
     name: str | int
     path: str
     kind: str
     lossy: bool
-    deep: str
     counts: Mapping[int, int]
     border: Mapping[int, int]
     colours: Mapping[int, tuple[int, int, int]]
-    size: tuple[int, int]
-    orientation: int
-    plain: bool
 
     def above_zero(self, void: int | None) -> list[int]:
         return [level for level in self.counts if level and level != void]
-
-    def types(self, mask: IndexMask | TypeMasks, rule: DrawingRule) -> tuple[dict[int, int], float]:
-        """Pixels of each type under a rule, and the share of the outermost ones that are defective."""
-        border = _share(self.border, self.kind == "palette", rule)
-        if isinstance(mask, IndexMask):
-            return {level: self.counts[level] for level in self.above_zero(mask.void)}, border
-        pixels = round(_share(self.counts, self.kind == "palette", rule) * sum(self.counts.values()))
-        return ({mask.files[0][0]: pixels} if pixels else {}), border
 
 
 def tell_values(data: Dataset, options: Options, *, workers: int = 1) -> None:
     """Decide what the values of the mask files in `data` are, and set masks of that kind, data.rule and a note. Raises
     InputError where it cannot be told, or colours have no names."""
-    void = next((one.mask.void for one in data.samples if isinstance(one.mask, IndexMask)), None)
-    void = void if options.void is None else options.void
-    masks = [one.mask for one in data.samples if isinstance(one.mask, TypeMasks)]
-    files = [file for mask in masks for file in mask.files]
-    open_values, kind = data.open_values and len(files) == len(masks), options.mask_values
-    if kind == "auto" and options.colormap and open_values:
+    void = data.rule.void if options.void is None else options.void
+    files = [file for one in data.samples if isinstance(one.mask, TypeMasks) for file in one.mask.files]
+    single = len(files) == len(data.samples)  # a file for each image
+    open_values, kind = data.open_values and single, options.mask_values
+    if kind == "auto" and open_values and options.colormap:
         kind = "colour"
-    look = files and not (open_values and kind in ("index", "colour"))
-    found = parallel_map(_look_at, files if look else [], workers=workers, description="looking at masks", unit="mask")
+    look = [] if open_values and kind in ("index", "colour") else files
+    found = parallel_map(_look_at, look, workers=workers, description="looking at masks", unit="mask")
     seen = [one for one in found if one]
-    shallow = [one.path for one in seen if one.deep == "low"]
-    if shallow and any(one.deep == "high" for one in seen):
-        raise InputError(f"{shallow[0]}: is 16-bit, but its levels end at 255, other masks' do not; save all as 8-bit")
-    data.rule = replace(data.rule, void=void, palette=_palette(seen))
+    data.rule = replace(data.rule, void=void, palette=_palette(seen, void))
     if data.rule.palette == "looks":
         seen = [_as_it_looks(one) if one.kind == "palette" else one for one in seen]
     if kind == "auto" and seen:
-        named = data.format != "defect_spectrum" and {one.name for one in seen} != {DEFAULT}
+        names = {one.name for one in seen}
+        named = data.format != "defect_spectrum" and names != {DEFAULT} and names <= {*(options.label_map or names)}
         kind = _kind(seen, void, open_values, named)
-    data.seen = {one.path: one for one in seen if one.plain and len(files) == len(masks)}
-    make = None
-    if kind == "colour" and options.void is not None:
-        raise InputError(
-            f"`void` {void}: is a level or index, but these masks are colours; --colormap background=R,G,B"
-        )
-    if kind in ("index", "colour") and open_values:
-        table = _colour_table([path for _, path in files], options, data) if kind == "colour" else None
-        make, data.types = partial(ColourMask, colours=table) if table else partial(IndexMask, void=void), None
-    elif files:
-        kind = "inverted" if kind == "inverted" else "binary"
+    kind = kind if kind == "inverted" or (open_values and kind in ("index", "colour")) else "binary"
+    table = _colour_table([path for _, path in files], options, data) if kind == "colour" else {}
+    if files:
+        data.rule = replace(data.rule, mask_values=kind)
+    if files and not table and kind != "index":
         threshold = _threshold(seen, void) if options.mask_threshold is None else options.mask_threshold
         data.rule = replace(data.rule, mask_threshold=threshold)
         if data.format == "defect_spectrum":  # only lies like one
             data.format, data.label_map = "images_masks", None
-        if {name for name, _ in files} == {DEFAULT} and len(options.label_map or ()) == 1:
-            only = next(iter(options.label_map))
-            make = partial(_one_type, only)
-    black = {one.path for one in seen if not one.above_zero(void)} if data.black_is_good else ()
+    black = {one.path for one in seen if not one.above_zero(void)} if single else ()
+    only = list(options.label_map or ())
     samples, data.samples = data.samples, []
     for one in samples:
-        if one.mask.path in black:
-            data.good.append(Sample(one.image, None, GOOD, f"{GOOD}/{one.name}", one.part))
+        path, made = one.mask.path, one.mask
+        if path in black and (data.black_is_good or (one.folder or "").lower() in (GOOD, *ALSO_GOOD)):
+            data.good.append(replace(one, mask=None))
             continue
-        if isinstance(one.mask, TypeMasks) and make:
-            one = replace(one, mask=make(one.mask.path))
-        elif isinstance(one.mask, IndexMask):
-            one = replace(one, mask=replace(one.mask, void=void))
-        data.samples.append(one)
-    if files:
-        data.rule = replace(data.rule, mask_values=kind)
-    if files and kind != "colour":
+        if isinstance(made, IndexMask) or (isinstance(made, TypeMasks) and kind == "index"):
+            made = IndexMask(path, void)
+        elif isinstance(made, TypeMasks) and table:
+            made = ColourMask(path, table)
+        elif isinstance(made, TypeMasks) and len(only) == 1:
+            made = mapped(made, lambda name: only[0] if name == DEFAULT else name)
+        data.samples.append(replace(one, mask=made))
+    if files and not table:
         _note(seen, data, sure=options.mask_values != "auto")
 
 
@@ -127,10 +103,6 @@ def are_binary(data: Dataset, options: Options) -> bool:
     return probe.format != data.format
 
 
-def _one_type(name: str, path: str) -> TypeMasks:
-    return TypeMasks(((name, path),))
-
-
 def _kind(seen: Sequence[Values], void: int | None, open_values: bool, named: bool) -> str:
     """What the masks are: "index", "binary" or "colour". open_values: the layout does not tell. named: it names types,
     by folders or files. Raises InputError where it cannot be told."""
@@ -140,22 +112,26 @@ def _kind(seen: Sequence[Values], void: int | None, open_values: bool, named: bo
     if open_values and "colour" in kinds:
         return "colour"
     levels = {level for one in seen for level in one.above_zero(void)}
+    if voided := [one.path for one in seen if void in one.counts and not levels]:
+        text = f"these masks hold nothing but black and white, but {void} is void here; if it is the defect"
+        raise InputError(f"{voided[0]}: {text}, say --mask_values binary, without --void")
     lossy, top = [one.path for one in seen if one.lossy], max(levels, default=0)
     if levels <= {255}:
-        return "binary" if levels or not open_values else "index"
+        return "index" if open_values and not levels else "binary"
     shown = f"these masks hold the grey levels {', '.join(map(str, sorted(levels | {0})[:FEW_LEVELS]))}"
     mixed = next((one.path for one in seen if len(one.above_zero(void)) > 1), None)  # else each is of two levels
-    if open_values and not (top == 1 and named):
+    of_type = defaultdict(set)
+    for one in seen:
+        of_type[one.name] |= {*one.above_zero(void)}
+    odd = next((one for one in seen if len(of_type[one.name]) > 1), None)
+    if open_values and (odd or not named):
         if lossy and top <= MAX_PLAUSIBLE_INDEX:
             raise InputError(f"{lossy[0]}: is a JPEG, and all levels are low: type indices? Save masks as PNG")
         if top <= MAX_PLAUSIBLE_INDEX or "palette" in kinds:
             _check_palettes(seen)
             return "index"
     elif top <= MAX_PLAUSIBLE_INDEX and not lossy:
-        of_type = defaultdict(set)
-        for one in seen:
-            of_type[one.name] |= {*one.above_zero(void)}
-        if odd := next((one for one in seen if len(of_type[one.name]) > 1), None):
+        if odd:
             raise InputError(
                 f"{mixed or odd.path}: {shown}: types? Say --mask_values index, or --mask_threshold 0 if all are "
                 f"{odd.name!r}"
@@ -197,23 +173,25 @@ def _threshold(seen: Sequence[Values], void: int | None) -> int:
 
 def _note(seen: Sequence[Values], data: Dataset, *, sure: bool) -> None:
     """Note what was decided. Raises InputError where most masks look inverted, unless the user is `sure`."""
-    rule = data.rule
-    drawn, inverted = 0, []
+    rule, drawn, inverted = data.rule, 0, []
     for one in seen:
-        shares = [_share(counts, one.kind == "palette", rule) for counts in (one.counts, one.border)]
-        drawn += shares[0] > 0
-        if INVERTED < shares[0] < 1 and shares[1] >= INVERTED_BORDER:
+        share, border = (_share(counts, one.kind == "palette", rule) for counts in (one.counts, one.border))
+        drawn += share > 0
+        if INVERTED < share < 1 and border >= INVERTED_BORDER:
             inverted.append(one.path)
+    text = f"most of the image and its border defective, like {len(inverted)} of {drawn} masks"
     if inverted and 2 * len(inverted) >= drawn + (len(inverted) == 1) and not sure:
         raise InputError(
-            f"{inverted[0]}: calls most of the image and its border defective, like {len(inverted)} of {drawn} masks: "
-            f"is what is dark the defect? Say --mask_values inverted, or {rule.mask_values} if they are right"
+            f"{inverted[0]}: calls {text}: is what is dark the defect? Say --mask_values inverted, or "
+            f"{rule.mask_values} if they are right"
         )
     told = []
     if inverted and not sure:
-        text = f"{len(inverted)} of {drawn} masks call most of the image and its border defective, as if inverted"
-        told.append(f"{text}, the first {inverted[0]}")
+        told.append(f"{inverted[0]} calls {text}, as if inverted")
     if rule.mask_values == "index":
+        if seen and not sure and not any(0 in one.counts for one in seen):
+            text = "no mask here has the value 0, which is background; subtract one, or say --mask_values index"
+            raise InputError(f"{seen[0].path}: {text}")
         told.append("the values of the masks are type indices")
     elif rule.mask_threshold != THRESHOLD:
         pairs = Counter(tuple(one.above_zero(rule.void)) for one in seen)
@@ -242,9 +220,7 @@ def _look_at(file: tuple[str | int, str]) -> Values | None:
         picture = open_image(path)
     except InputError:
         return None
-    image, deep = picture.pixels, ""
-    if picture.levels is not None and picture.levels.any():
-        deep = "low" if picture.levels.max() <= 255 else "high"
+    image = picture.pixels
     lossy, palette = picture.format in ("JPEG", "MPO"), has_palette(picture)
     levels = np.asarray(image) if palette else grey_levels(picture)
     border = np.concatenate([levels[0], levels[-1], levels[1:-1, 0], levels[1:-1, -1]])
@@ -259,19 +235,18 @@ def _look_at(file: tuple[str | int, str]) -> Values | None:
     else:
         colour = image.mode.startswith("RGB") and np.ptp(np.asarray(image.convert("RGB")), axis=2).max() > NEAR
         kind = "colour" if colour else "grey"
-    plain = image.mode in ("L", "P") and not lossy and kind != "photograph"
-    about = {"size": picture.size, "orientation": picture.orientation, "plain": plain}
-    return Values(name, path, kind, lossy, deep, counts, border, colours, **about)
+    return Values(name, path, kind, lossy, counts, border, colours)
 
 
-def _palette(seen: Sequence[Values]) -> str:
+def _palette(seen: Sequence[Values], void: int | None) -> str:
     """Whether palette indices count, or, where these or other files tell otherwise, the looks of two colours, black and
     one other or white."""
     used = [(k, colour) for one in seen if one.kind == "palette" for k, colour in one.colours.items()]
     bright = {colour for _, colour in used if max(colour) > NEAR}
     two = len(bright) == 1 or all(min(colour) >= 255 - NEAR for colour in bright)
     agree = all((k > 0) == (max(colour) > NEAR) for k, colour in used)
-    beside = any(level > MAX_PLAUSIBLE_INDEX for one in seen if one.kind != "palette" for level in one.counts)
+    others = [level for one in seen if one.kind != "palette" for level in one.above_zero(void)]
+    beside = max(others, default=0) > MAX_PLAUSIBLE_INDEX
     return "looks" if used and two and (beside or (bright and not agree)) else "index"
 
 
@@ -341,12 +316,15 @@ def has_palette(picture: Picture) -> bool:
 
 
 def _colour_table(paths: Sequence[str], options: Options, data: Dataset) -> dict[tuple[int, int, int], int]:
-    """{(r, g, b): type index} of the colour map, in whose order types are numbered unless a label map does.
-
-    Raises InputError where nobody names the colours, or one is none of the types.
-    """
-    if not options.colormap:
+    """{(r, g, b): type index} of the colour map, in whose order types are numbered unless a label map does; else that
+    of the layout. Raises InputError where nobody names the colours, or one is none of the types."""
+    if options.void is not None:
+        text = "is a level or index, but these masks are colours; --colormap background=R,G,B"
+        raise InputError(f"`void` {options.void}: {text}")
+    if not options.colormap and not data.colours:
         raise InputError(_say_colours(paths))
+    if not options.colormap:
+        return data.colours
     names = [name for name in options.colormap if name != "background"]
     data.label_map = dict(options.label_map or {name: index for index, name in enumerate(names, 1)})
     for name in names:

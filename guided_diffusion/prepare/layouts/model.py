@@ -3,7 +3,7 @@
 Readers put the names of the types where a mask has their indices; `number_types` puts in these, for all layouts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,6 @@ COORDINATE_LIMIT = 1e5  # pixels; what lies further out is damage, and would tak
 BACKGROUND = 0
 MASK_VALUES = ("auto", "index", "binary", "inverted", "colour")  # inverted: what is dark is defective
 BOXES = ("refuse", "fill")
-IGNORED = -1  # a shape that is drawn nowhere
 
 
 @dataclass(frozen=True)
@@ -122,8 +121,7 @@ class Dataset:
     samples: those with a mask; good: defect-free ones. types: their names, in the order of their indices, and where
     each was found; None: those of the masks, in natural order. label_map: None where nobody names the types.
     rule: how their files are read. open_values: the values of mask files may be types, the layout does not tell.
-    black_is_good: an empty mask means a defect-free image. seen: by path what plain mask files hold, as
-    mask_values.Values, so that they need not be read again to be counted.
+    black_is_good: an empty mask means a defect-free image. colours: the types of coloured masks, unless the user says.
     unlabelled: images that nobody has labelled, left out. problems: lines that each name a file, what is wrong and what
     to do; doubts: lines on names that are hardly those of types; notes: what else was left out, or decided.
     """
@@ -137,7 +135,7 @@ class Dataset:
     rule: DrawingRule = field(default_factory=DrawingRule)
     open_values: bool = False
     black_is_good: bool = False
-    seen: Mapping[str, Any] = field(default_factory=dict)
+    colours: Mapping[tuple[int, int, int], int | str] | None = None
     unlabelled: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
@@ -157,7 +155,9 @@ class Dataset:
         A type that `given` lacks is noted as a problem. An annotated image that shows no type is defect-free.
         """
         if self.types is None:
-            found = {name: one.mask.path for one in self.samples for name in _names(one.mask)}
+            found: dict[str, str] = {}
+            for one in self.samples:
+                mapped(one.mask, lambda name, path=one.mask.path: found.setdefault(name, path))
             self.types = {name: found[name] for name in sorted(found, key=natural_key)}
         numbers = dict(given or self.label_map or {name: index for index, name in enumerate(self.types, 1)})
         self.label_map = numbers or None
@@ -167,10 +167,11 @@ class Dataset:
                 self.problems.append(f"{where}: {problem}; correct it, --rename it, or mend the label map")
         samples, self.samples = self.samples, []
         for sample in samples:
-            if mask := _numbered(sample.mask, numbers):
-                self.samples.append(replace(sample, mask=mask))
-            elif isinstance(sample.mask, Shapes):
+            mask = mapped(sample.mask, numbers.get)
+            if isinstance(mask, Shapes) and not any(shape.index for shape in mask.shapes):
                 self.good.append(replace(sample, mask=None))
+            elif not isinstance(mask, TypeMasks) or mask.files:
+                self.samples.append(replace(sample, mask=mask))
         self.good = [_in_good(sample) for sample in self.good]
 
 
@@ -181,24 +182,20 @@ def _in_good(sample: Sample) -> Sample:
     return replace(sample, folder=GOOD, name=f"{GOOD}/{sample.name.replace('/', '_')}")
 
 
-def _names(mask: Mask) -> list[str]:
-    if isinstance(mask, Shapes):
-        return [shape.index for shape in mask.shapes if isinstance(shape.index, str)]
-    return [name for name, _ in mask.files] if isinstance(mask, TypeMasks) else []
+def mapped(mask: Mask, new: Callable[[str], int | str | None]) -> Mask:
+    """The mask with new(name) in place of each type's name, and without what that is None of."""
 
+    def told(index: int | str) -> int | str | None:
+        return new(index) if isinstance(index, str) else index
 
-def _numbered(mask: Mask, numbers: Mapping[str, int]) -> Mask | None:
-    """The mask with indices in place of names; None where it shows no type."""
     if isinstance(mask, TypeMasks):
-        files = tuple((numbers[name], path) for name, path in mask.files if name in numbers)
-        return TypeMasks(files) if files else None
+        files = ((told(name), path) for name, path in mask.files)
+        return TypeMasks(tuple((name, path) for name, path in files if name is not None))
     if isinstance(mask, Shapes):
-        known = {BACKGROUND: BACKGROUND, IGNORED: IGNORED, **numbers}
-        shapes = tuple(replace(one, index=known[one.index]) for one in mask.shapes if one.index in known)
-        return replace(mask, shapes=shapes) if any(shape.index > 0 for shape in shapes) else None
+        shapes = (replace(one, index=told(one.index)) for one in mask.shapes)
+        return replace(mask, shapes=tuple(one for one in shapes if one.index is not None))
     if isinstance(mask, ColourMask):
-        told = ((colour, numbers.get(one, 0) if isinstance(one, str) else one) for colour, one in mask.colours.items())
-        return replace(mask, colours=dict(told))
+        return replace(mask, colours={colour: told(one) or BACKGROUND for colour, one in mask.colours.items()})
     return mask
 
 

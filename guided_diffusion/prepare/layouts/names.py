@@ -8,10 +8,9 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from ... import GOOD, MAX_TYPES
-from ...data.files import ALSO_GOOD
-from ...data.prepared import name_apart
+from ...data.files import ALSO_GOOD, part_of
 from ...errors import InputError, brief, unknown_name
-from .model import ColourMask, Dataset, Mask, Options, Shapes, TypeMasks
+from .model import Dataset, Options, TypeMasks, mapped
 from .pairs import PUBLISHED
 
 ANY = "*"  # stands for all names in Options.rename
@@ -36,24 +35,17 @@ def tidy(data: Dataset, options: Options) -> None:
         plain = " ".join(unicodedata.normalize("NFC", name).split())
         return asked.get(name) or asked.get(ANY) or (name if name in (options.label_map or {}) else plain or name)
 
-    samples, parts = [], _parts({one.folder for one in data.samples if one.folder})
-    for one in data.samples:
-        values = data.seen.get(one.mask.path) if (one.folder or "").lower() in (GOOD, *ALSO_GOOD) else None
-        if values and not values.above_zero(data.rule.void):
-            data.good.append(replace(one, mask=None))
-            continue
-        one, old = replace(one, mask=_renamed(one.mask, new)), one.folder
-        if changed := isinstance(one.mask, TypeMasks) and old in met and new(old) != old:
-            part = one.part or (old.lower() if old in parts else None)
+    samples, data.samples = data.samples, []
+    parts = _parts({one.folder for one in samples if one.folder})
+    for one in samples:
+        one, old = replace(one, mask=mapped(one.mask, new)), one.folder
+        if isinstance(one.mask, TypeMasks) and old in met and new(old) != old:
+            part = one.part or (part_of(old) or old.lower() if old in parts else None)
             one = replace(one, folder=new(old), name=f"{new(old)}/{one.name.removeprefix(f'{old}/')}", part=part)
-        samples.append((one, old if changed else None))
-    data.samples = name_apart(samples)
+        data.samples.append(one)
     if data.types is not None:
-        places, data.types, free = (
-            data.types,
-            {},
-            {one.folder for one in data.good} - {one.folder for one, _ in samples},
-        )
+        free = {one.folder for one in data.good} - {one.folder for one in data.samples}
+        places, data.types = data.types, {}
         for name, where in places.items():
             if name not in free:
                 data.types.setdefault(new(name), where)
@@ -61,18 +53,6 @@ def tidy(data: Dataset, options: Options) -> None:
         raise InputError(f"`rename`: {unknown_name('type', unknown[0], met - {ANY})}")
     if spaced := sorted(name for name in met - {ANY} if new(name) not in (name, *asked.values())):
         data.notes.append(f"spaces or the form of accents changed in the names of types: {_list(spaced)}")
-
-
-def _renamed(mask: Mask, new) -> Mask:
-    if isinstance(mask, TypeMasks):
-        return TypeMasks(tuple((new(name), path) for name, path in mask.files))
-    if isinstance(mask, Shapes):
-        shapes = (replace(one, index=new(one.index)) if isinstance(one.index, str) else one for one in mask.shapes)
-        return replace(mask, shapes=tuple(shapes))
-    if isinstance(mask, ColourMask):
-        named = {colour: new(one) if isinstance(one, str) else one for colour, one in mask.colours.items()}
-        return replace(mask, colours=named)
-    return mask
 
 
 def check_names(data: Dataset, options: Options) -> None:

@@ -8,7 +8,7 @@ from itertools import product
 
 import blobfile as bf
 
-from ...data.files import by_stem, is_good, list_folder, part_of, stem_of
+from ...data.files import by_stem, is_good, list_folder, part_folders, stem_of
 from ...data.prepared import (
     INDEX_ENDINGS,
     SAMPLES,
@@ -16,7 +16,6 @@ from ...data.prepared import (
     Sample,
     complete,
     listed,
-    name_apart,
     pair_by_name,
     pair_folders,
 )
@@ -62,11 +61,10 @@ def open_pairs(root: str) -> list[tuple[str, str]]:
     return [(names[images], names[masks]) for images, masks in pairs]
 
 
-def parts_in(root: str) -> dict[str, str]:
-    """{folder: its part}, of the folders in `root`; none where folders that are called otherwise hold images too."""
-    parts = {name: part_of(name) for name in list_folder(root)[1]}
-    others = (name for name, part in parts.items() if not part)
-    return {} if any(_holds_images(bf.join(root, name)) for name in others) else {k: v for k, v in parts.items() if v}
+def parts_alone(root: str) -> dict[str, str]:
+    """part_folders; none where folders that are called otherwise hold images too."""
+    parts, homes = part_folders(root), (bf.join(root, name) for name in list_folder(root)[1])
+    return {} if any(_holds_images(home) for home in homes if home not in parts) else parts
 
 
 def _holds_images(folder: str) -> bool:
@@ -81,23 +79,22 @@ def read_pairs(format: str, root: str, options: Options) -> Dataset | None:
     of_indices = format in INDEX_PAIRS
     homes = [(None, root, complete(folders, PAIRS[format]) if of_indices else open_pairs(root))]
     if not of_indices and not homes[0][2]:
-        homes = [(part, bf.join(root, name), open_pairs(bf.join(root, name))) for name, part in parts_in(root).items()]
-    data, found, good = Dataset(root, format), [], []
+        homes = [(part, home, open_pairs(home)) for home, part in parts_alone(root).items()]
+    data = Dataset(root, format)
     for part, home, pairs in homes:
         if len(pairs) > 1:
             raise InputError(f"{home}: holds more than one data set ({listed(pairs)}); give each its own folder")
         for image_root, mask_root in ((bf.join(home, name) for name in pair) for pair in pairs):
             mask_files, types = list_folder(mask_root)
             if not of_indices and types and not mask_files and not list_folder(image_root)[1]:
-                own, own_good = _read_folder_per_type(image_root, mask_root, types, data)
+                found = _read_folder_per_type(image_root, mask_root, types, data)
             else:
                 endings = INDEX_ENDINGS if of_indices else OPEN_ENDINGS
-                own, own_good = pair_folders(image_root, mask_root, endings, data.problems, data.unlabelled)
-            found += [(replace(sample, part=part or sample.part), part) for sample in own]
-            good += [(replace(sample, part=part or sample.part), part) for sample in own_good]
+                found = pair_folders(image_root, mask_root, endings, data.problems, data.unlabelled)
+            for known, own in zip((data.samples, data.good), found, strict=True):
+                known += [replace(sample, part=part or sample.part) for sample in own]
     if not any(pairs for *_, pairs in homes):
         return None
-    data.samples, data.good = name_apart(found), name_apart(good)
     if of_indices and not options.colormap and options.mask_values in ("auto", "index"):
         data.label_map = _published(root, folders)
         if format != "defect_spectrum":

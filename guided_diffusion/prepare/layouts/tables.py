@@ -3,8 +3,8 @@
 import blobfile as bf
 import numpy as np
 
-from ...data.files import by_stem, list_folder, part_of, read_rows, stem_of
-from ...data.prepared import IndexMask, Sample, name_apart
+from ...data.files import by_stem, list_folder, part_folders, read_rows, stem_of
+from ...data.prepared import IndexMask, Sample
 from ...data.records import check_label_map
 from ...errors import InputError
 from ...file_io import inside, parse_json, read_bytes, read_json
@@ -15,7 +15,6 @@ RUN_IMAGES = ("train_images", "train", "images", "")
 METADATA, FILES = "metadata.jsonl", ("file_name", "mask_file_name")
 EXPORT_FILE = "export.json"  # of defect-gen export
 NAMED_BY_EXPORT = ("coco", "yolo", "mmseg", "hf")  # formats in which the types keep their indices or names
-VALIDATION = "validation"  # as `datasets` calls our val
 
 
 def read_severstal(root: str, options: Options) -> Dataset | None:
@@ -33,8 +32,9 @@ def read_severstal(root: str, options: Options) -> Dataset | None:
     shapes: dict[str, list[Shape]] = {image: [] for image in images.values()}
     for number, row in enumerate(rows, 2):
         cells = dict(zip(head, row, strict=False)) if len(row) == len(head) else {}
-        both, runs = cells.get("ImageId_ClassId", ""), cells.get("EncodedPixels", "").split()
-        file, type_ = cells.get("ImageId") or both.rpartition("_")[0], cells.get("ClassId") or both.rpartition("_")[2]
+        file, _, type_ = cells.get("ImageId_ClassId", "").rpartition("_")
+        file, type_ = cells.get("ImageId", file), cells.get("ClassId", type_)
+        runs = cells.get("EncodedPixels", "").split()
         if not file or not type_ or len(runs) % 2 or not all(run.isdecimal() and len(run) <= 12 for run in runs):
             data.problems.append(f"{path}: row {number} is not {','.join(head)} with pairs of runs; correct it")
         elif stem_of(file) not in images:
@@ -51,30 +51,28 @@ def read_severstal(root: str, options: Options) -> Dataset | None:
 def read_hf(root: str, options: Options) -> Dataset | None:
     """metadata.jsonl with `file_name` and `mask_file_name` of index masks beside the images, in SOURCE or in its parts.
     Which index is which type, a label map must tell; `types` only says which there are."""
-    homes = {root: None} | {bf.join(root, name): part_of(name) for name in list_folder(root)[1] if part_of(name)}
-    rows = []  # folder, line, content
-    for home in (home for home in homes if bf.exists(bf.join(home, METADATA))):
-        path = bf.join(home, METADATA)
-        lines = enumerate(read_bytes(path).splitlines(), 1)
-        rows += [
-            (home, f"{path}: line {k}", parse_json(line, f"{path}: line {k}")) for k, line in lines if line.strip()
-        ]
+    homes, rows = {root: None} | part_folders(root), []  # folder, line, content
+    for home, path in ((home, bf.join(home, METADATA)) for home in homes):
+        lines = read_bytes(path).splitlines() if bf.exists(path) else ()
+        told = ((f"{path}: line {k}", line) for k, line in enumerate(lines, 1) if line.strip())
+        rows += [(home, where, parse_json(line, where)) for where, line in told]
     rows = [row for row in rows if isinstance(row[2], dict)]
     if not any(FILES[1] in row for *_, row in rows):
         return None
-    data, found = Dataset(root, "hf", types={}), {}
+    data, found = Dataset(root, "hf", types={}), {}  # by image
     for home, where, row in rows:
         image, mask = (inside(home, row[key], f"{where}: {key}", links=True) if row.get(key) else "" for key in FILES)
-        part = "val" if homes[home] == VALIDATION else homes[home]
         if not image or image in found or not all(bf.exists(path) for path in (image, mask) if path):
             data.problems.append(f"{where}: names no image, one that it lists twice, or a file that is not there")
         elif mask:
-            found[image] = Sample(image, IndexMask(mask), part=part), part
+            found[image] = Sample(image, IndexMask(mask), part=homes[home])
         types = row.get("types")
         data.types |= dict.fromkeys(filter(None, map(str, types if isinstance(types, list) else ())), where)
-    data.samples = name_apart(list(found.values()))
+    data.samples = list(found.values())
+    masks = {sample.mask.path for sample in data.samples}  # some lie beside
     for home in dict.fromkeys(map(bf.dirname, found)):
-        data.unlabelled += [path for path in by_stem(home, data.problems).values() if path not in found]
+        paths = (bf.join(home, name) for name in list_folder(home)[0])
+        data.unlabelled += [path for path in paths if path not in found and path not in masks]
     if data.types and not options.label_map:
         where, names = next(iter(data.types.values())), ",".join(data.types)
         data.problems.append(f"{where}: names types, but not which index is which; say so, as in --label_map {names}")

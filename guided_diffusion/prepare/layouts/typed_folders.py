@@ -6,9 +6,9 @@ import blobfile as bf
 
 from ... import GOOD
 from ...data.files import ALSO_GOOD, by_stem, is_good, list_folder, natural_key, stem_of
-from ...data.prepared import Sample, name_apart, pair_by_name, pair_files
+from ...data.prepared import Sample, pair_by_name, pair_files
 from .model import Dataset, Options, TypeMasks
-from .pairs import IMAGE_FOLDERS, OPEN_ENDINGS, open_pairs, parts_in, type_in_name
+from .pairs import IMAGE_FOLDERS, OPEN_ENDINGS, open_pairs, parts_alone, type_in_name
 
 DEFECT_FREE_FOLDERS = (GOOD, "free")
 DAGM_CLASS = re.compile(r"class\d+", re.IGNORECASE)
@@ -63,19 +63,15 @@ def read_dagm(root: str, options: Options) -> Dataset | None:
 def read_kolektor(root: str, options: Options) -> Dataset | None:
     """Images and masks beside each other in folders that tell no type, but an item, kosNN/Part0.jpg + Part0_label.bmp
     (KolektorSDD), or a part, train/x.png + x_GT.png (KolektorSDD2 and others). Black masks mean defect-free."""
-    data, found = Dataset(root, "kolektor", open_values=True, black_is_good=True), []
+    data = Dataset(root, "kolektor", open_values=True, black_is_good=True)
     items = list_folder(root)[1]
-    items = dict.fromkeys(items) if all(map(KOLEKTOR_ITEM.fullmatch, items)) else parts_in(root)
-    for name, part in items.items():
-        home = bf.join(root, name)
-        apart = _apart(home, data.problems)
-        for image, mask in pair_by_name(*apart, OPEN_ENDINGS, (home, home), data.problems, data.unlabelled):
+    of_items = all(map(KOLEKTOR_ITEM.fullmatch, items))
+    homes = dict.fromkeys(bf.join(root, name) for name in items) if of_items else parts_alone(root)
+    for home, part in homes.items():
+        for image, mask in _beside(home, data.problems, data.unlabelled):
             type_ = type_in_name(image, options.type_regex, data.problems) if options.type_regex else "defect"
-            found.append((Sample(image, TypeMasks(((type_, mask),)), part=part), name))
-    if not found:
-        return None
-    data.samples = name_apart(found)
-    return data
+            data.samples.append(Sample(image, TypeMasks(((type_, mask),)), part=part))
+    return data if data.samples else None
 
 
 def read_type_folders(root: str, options: Options) -> Dataset | None:
@@ -96,8 +92,7 @@ def read_type_folders(root: str, options: Options) -> Dataset | None:
             folders = (bf.join(home, part) for part in found[0])
             pairs = pair_files(*folders, OPEN_ENDINGS, data.problems, data.unlabelled)
         else:
-            apart = _apart(home, data.problems)
-            pairs = pair_by_name(*apart, OPEN_ENDINGS, (home, home), data.problems, data.unlabelled)
+            pairs = _beside(home, data.problems, data.unlabelled)
         data.samples += [Sample(image, TypeMasks(((name, mask),)), name) for image, mask in pairs]
     return data if data.samples else None
 
@@ -106,7 +101,7 @@ def read_flat(root: str, options: Options) -> Dataset | None:
     """Images and masks (x.png + x_mask.png, or x.jpg + x.png) in one folder, the type in the file name."""
     data = Dataset(root, "flat", open_values=True)
     alone: list[str] = []
-    pairs = pair_by_name(*_apart(root, data.problems), OPEN_ENDINGS, (root, root), data.problems, alone)
+    pairs = _beside(root, data.problems, alone)
     if not pairs:
         return None
     renamed = (options.rename or {}).get("*")
@@ -119,6 +114,11 @@ def read_flat(root: str, options: Options) -> Dataset | None:
         elif name:
             data.samples.append(Sample(image, TypeMasks(((name, mask),))))
     return data
+
+
+def _beside(folder: str, problems: list[str], alone: list[str]) -> list[tuple[str, str]]:
+    """pair_by_name of images and masks that lie in one folder."""
+    return pair_by_name(*_apart(folder, problems), OPEN_ENDINGS, (folder, folder), problems, alone)
 
 
 def _apart(folder: str, problems: list[str]) -> tuple[dict[str, str], dict[str, str]]:

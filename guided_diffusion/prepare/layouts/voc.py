@@ -3,13 +3,11 @@
 from dataclasses import replace
 
 import blobfile as bf
-import numpy as np
 
 from ...data.files import list_folder, part_of, read_lines, stem_of
-from ...data.image_files import MAX_PLAUSIBLE_INDEX, open_image
-from ...data.prepared import IndexMask, Sample, pair_files
+from ...data.image_files import MAX_PLAUSIBLE_INDEX
+from ...data.prepared import Sample, pair_files
 from ...errors import InputError
-from .mask_values import LOOKED_AT
 from .model import ColourMask, Dataset, Options, TypeMasks
 
 MASK_FOLDERS = ("SegmentationClass", "SegmentationClassPNG")
@@ -41,27 +39,17 @@ def read_voc(root: str, options: Options) -> Dataset | None:
     names = list(dict.fromkeys(colours.values())) if colours else [name for name in lines if name != "__ignore__"]
     names = [name for name in names if name.lower().strip("_") != "background"]
     data.types = dict.fromkeys(names, source) if names else None
-    masks, known = [mask for _, mask in pairs], options.label_map or {}
-    if colours or any(_levels(mask) == {"colour"} for mask in masks[:: 1 + len(masks) // LOOKED_AT]):
-        most = len(names or known or range(MAX_PLAUSIBLE_INDEX))
-        named = {rgb: name if name in names else 0 for rgb, name in colours.items()}
-        table = named or {PALETTE[k]: names[k - 1] if names else k for k in range(1, 1 + most)}
-        data.samples = [
-            replace(one, mask=ColourMask(one.mask.path, {PALETTE[VOID]: 0} | table)) for one in data.samples
-        ]
+    if colours:
+        table = {PALETTE[VOID]: 0} | {rgb: name if name in names else 0 for rgb, name in colours.items()}
+        data.samples = [replace(one, mask=ColourMask(one.mask.path, table)) for one in data.samples]
         return data
-    if masks and all(_levels(mask) <= {0, VOID} for mask in masks):
-        text = "are masks in black and white here, but 255 is void in Pascal VOC; say --mask_values binary"
-        raise InputError(f"{folders[1]}: {text} (scripts/prepare_data.py)")
+    known = options.label_map or {}
     if any(known.get(name, index) != index for index, name in enumerate(names, 1)):
         raise InputError(f"{source}: numbers the types of these masks otherwise than the label map; leave that out")
-    data.samples = [replace(one, mask=IndexMask(one.mask.path, VOID)) for one in data.samples]
+    indices = range(1, 1 + len(names or known or range(MAX_PLAUSIBLE_INDEX)))
+    data.colours = {PALETTE[VOID]: 0} | {PALETTE[k]: names[k - 1] if names else k for k in indices}
+    data.open_values, data.rule = True, replace(data.rule, void=VOID)
     return data
-
-
-def _levels(path: str) -> set[int | str]:
-    image = open_image(path).pixels
-    return {"colour"} if image.mode.startswith("RGB") else set(np.unique(np.asarray(image)).tolist())
 
 
 def _colour(line: str, source: str) -> tuple[tuple[int, ...], str]:
@@ -76,13 +64,13 @@ def _colour(line: str, source: str) -> tuple[tuple[int, ...], str]:
 def _tell_parts(folder: str, data: Dataset) -> None:
     """Set the samples' parts by the lists that are called like one."""
     parts: dict[str, str] = {}
-    for name in list_folder(folder, (".txt",))[0]:
-        path, part = bf.join(folder, name), part_of(stem_of(name))
+    known = {*(one.name for one in data.samples), *map(stem_of, data.unlabelled)}
+    for path, part in ((bf.join(folder, name), part_of(stem_of(name))) for name in list_folder(folder, (".txt",))[0]):
         for stem in map(stem_of, filter(None, read_lines(path)) if part else ()):
             if parts.setdefault(stem, part) != part:
                 data.problems.append(f"{path}: lists {stem}, as the list of {parts[stem]} does; list it once")
+            elif stem not in known:
+                data.problems.append(f"{path}: lists {stem}, which is not there; add it or correct the list")
     data.samples = [replace(one, part=parts.get(one.name)) for one in data.samples]
-    known = {*(one.name for one in data.samples), *map(stem_of, data.unlabelled)}
-    data.problems += [f"{folder}: lists {stem}, which is not there; correct it" for stem in parts if stem not in known]
     if parts and (missing := sum(one.part is None for one in data.samples)):
         data.notes.append(f"{missing} images with a mask stand in no list of {folder}: taken for training")

@@ -1,4 +1,5 @@
-"""YOLO's text files, as ultralytics and our own export write them: outlines or boxes in shares of width and height."""
+"""YOLO's text files, as ultralytics, labelImg, CVAT and our own export write them: outlines or boxes in shares of width
+and height."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -7,32 +8,33 @@ from typing import Any
 import blobfile as bf
 
 from ...config_file import read_yaml
-from ...data.files import list_folder, part_of, read_lines, stem_of
-from ...data.prepared import Sample, name_apart
+from ...data.files import list_folder, part_of, read_lines, stem_of, walk, words_of
+from ...data.prepared import Sample
 from ...errors import InputError
 from ...file_io import inside, read_bytes
 from .model import Dataset, Options, Shape, Shapes
 
-CLASSES = "classes.txt"  # labelImg's and Label Studio's: a name a line
+CLASSES = ("classes.txt", "obj.names")  # labelImg's, Label Studio's and CVAT's: a name a line
 BEYOND = 0.01  # how far, in shares, a corner may lie outside the image; ultralytics allows the same
-DEPTH = 3  # of the folders in an image folder
 NAMES = re.compile(rb"^['\"]?names['\"]?\s*:", re.MULTILINE)
 
 
 def read_yolo(root: str, options: Options) -> Dataset | None:
-    """The images that data.yaml names as train, val and test; else those in images/[<part>/] or <part>/images/. Label
-    files lie in labels/ in place of images/; an empty one means defect-free."""
+    """The images that data.yaml names as train, val and test; else those in images/, also of parts, or all. Label files
+    lie in labels/ in place of images/, else beside; an empty one means defect-free."""
     described = [bf.join(root, name) for name in list_folder(root, (".yaml", ".yml"))[0]]
     described = [path for path in described if NAMES.search(read_bytes(path))]
-    source, content = (described[0], read_yaml(described[0])) if described else (bf.join(root, CLASSES), {})
-    parts = dict(_images(root, content if isinstance(content, dict) else {}, source))
-    labels = {folder: _label_files(root, folder) for folder in dict.fromkeys(map(bf.dirname, parts))}
+    told = [*described, *filter(bf.exists, (bf.join(root, name) for name in CLASSES))]
+    content = read_yaml(described[0]) if described else {}
+    data, source = Dataset(root, "yolo"), told[0] if told else bf.join(root, CLASSES[0])
+    parts = dict(_images(data, content if isinstance(content, dict) else {}, source))
+    labels = {home: _label_files(root, home, bool(told)) for home in dict.fromkeys(map(bf.dirname, parts))}
     if not any(labels.values()):
         return None
     if len(described) > 1 or not isinstance(content, dict) or "kpt_shape" in content:
         raise InputError(f"{described[-1]}: describes key points, no classes, or classes a second time; remove it")
     names, boxed = _names(content, source, options), []
-    data, found = Dataset(root, "yolo", types=dict.fromkeys(names.values(), source)), []
+    data.types = dict.fromkeys(names.values(), source)
     for image, part in parts.items():
         path = labels[bf.dirname(image)].get(stem_of(image))
         if path is None:
@@ -40,58 +42,57 @@ def read_yolo(root: str, options: Options) -> Dataset | None:
             continue
         try:
             shapes = Shapes(path, tuple(_shapes(path, names, boxed)), None, upright=True)
-            found.append((Sample(image, shapes, part=part), part))
+            data.samples.append(Sample(image, shapes, part=part))
         except InputError as error:
             data.problems.append(str(error))
-    data.samples = name_apart(found)
-    for folder, own in labels.items():
-        for stem in own.keys() - map(stem_of, list_folder(folder)[0]):
-            data.problems.append(f"{own[stem]}: no image for this label file in {folder}; add it or remove the file")
+    for home, own in labels.items():
+        for stem in own.keys() - map(stem_of, list_folder(home)[0]):
+            data.problems.append(f"{own[stem]}: no image for this label file in {home}; add it or remove the file")
     data.judge_boxes(boxed, root, options.boxes)
     return data
 
 
-def _images(root: str, content: Mapping[str, Any], source: str) -> Iterator[tuple[str, str | None]]:
+def _images(data: Dataset, content: Mapping[str, Any], source: str) -> Iterator[tuple[str, str | None]]:
     """Images and their parts; content: of `source`, which may name folders, or text files with a line for each image.
-    An image in several, as where val is train, is of the first."""
+    An image in several, as where val is train, is of the first. Raises InputError where none is there."""
     told = [(part, content[part]) for part in ("test", "val", "train") if content.get(part)]
     if not told:
-        yield from _below(bf.join(root, "images"), None, DEPTH)
-        for name in filter(part_of, list_folder(root)[1]):
-            yield from _below(bf.join(root, name, "images"), part_of(name), DEPTH)
-    for part, entry in ((part, one) for part, own in told for one in (own if isinstance(own, list) else [own])):
-        place = _find(root, f"{content.get('path') or ''}/{entry}", source)
-        if place.endswith(".txt"):
-            yield from ((_find(root, line, place), part) for line in read_lines(place) if line)
-        else:
-            yield from _below(place, part, DEPTH)
+        every = list(walk(data.root))
+        for path in [path for path in every if "images" in words_of(path.removeprefix(data.root))] or every:
+            folders = words_of(path.removeprefix(data.root))[:-1]
+            yield path, next(filter(None, map(part_of, folders)), None)
+    told = [(part, str(one)) for part, own in told for one in (own if isinstance(own, list) else [own])]
+    found = [(part, one, _find(data.root, f"{content.get('path') or ''}/{one}", source)) for part, one in told]
+    missing = [f"{source}: names {one!r}, which is not in {data.root}" for _, one, place in found if not place]
+    if missing and len(missing) == len(found):
+        raise InputError(f"{missing[0]}; add it or correct the path")
+    data.notes += missing
+    for part, _, place in found:
+        if place and place.endswith(".txt"):
+            for line in filter(None, read_lines(place)):
+                if not (path := _find(data.root, line, place)):
+                    raise InputError(f"{place}: lists {line}, which is not in {data.root}; add it or correct the list")
+                yield path, part
+        elif place:
+            yield from ((path, part) for path in walk(place))
 
 
-def _find(root: str, told: str, source: str) -> str:
+def _find(root: str, told: str, source: str) -> str | None:
     """The file or folder in `root` that a path means: where it starts differs from one computer to the next."""
-    words = [word for word in told.replace("\\", "/").split("/") if word not in ("", ".", "..")]
-    for start in range(len(words)):
-        if bf.exists(path := inside(root, "/".join(words[start:]), source, links=True)):
-            return path
-    if words:
-        raise InputError(f"{source}: names {told!r}, which is not in {root}; add it or correct the path")
-    return root
+    words = [word for word in re.split(r"[\\/]", told) if word.strip(".")]
+    paths = (inside(root, "/".join(words[start:]), source, links=True) for start in range(len(words)))
+    return next(filter(bf.exists, paths), None) if words else root
 
 
-def _below(folder: str, part: str | None, depth: int) -> Iterator[tuple[str, str | None]]:
-    files, folders = list_folder(folder)
-    yield from ((bf.join(folder, name), part) for name in files)
-    for name in folders if depth else ():
-        yield from _below(bf.join(folder, name), part or part_of(name), depth - 1)
-
-
-def _label_files(root: str, folder: str) -> dict[str, str]:
+def _label_files(root: str, folder: str, beside: bool) -> dict[str, str]:
     """{stem: path} of the label files of the images in a folder: in labels/ in place of the last images/, or beside."""
     words = folder.removeprefix(root).strip("/").split("/")
     if "images" in words:
         words[-1 - words[::-1].index("images")] = "labels"
+    elif not beside:
+        return {}
     home = bf.join(root, *words)
-    return {stem_of(name): bf.join(home, name) for name in list_folder(home, (".txt",))[0] if name != CLASSES}
+    return {stem_of(name): bf.join(home, name) for name in list_folder(home, (".txt",))[0] if name != CLASSES[0]}
 
 
 def _names(content: Mapping[str, Any], source: str, options: Options) -> dict[int, str]:
@@ -104,7 +105,7 @@ def _names(content: Mapping[str, Any], source: str, options: Options) -> dict[in
     plain = isinstance(names, dict) and all(type(k) is int and type(one) in (int, str) for k, one in names.items())
     if not plain or not 0 < len(names) == len(set(map(str, names.values()))):
         text = "should name YOLO's classes, each once, in a list or as number: name; quote words such as no"
-        raise InputError(f"{source}: {text}, or say --label_map where there is neither data.yaml nor {CLASSES}")
+        raise InputError(f"{source}: {text}, or say --label_map where there is neither data.yaml nor {CLASSES[0]}")
     return {number: str(names[number]).strip() for number in sorted(names)}
 
 
