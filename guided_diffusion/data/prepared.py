@@ -301,7 +301,10 @@ def pair_by_name(
             alone.append(image)
         else:
             problems.append(f"{image}: no mask for this image ({stem}.png or {stem}_mask.png) in {folders[1]}; add it")
-    problems += [f"{mask}: no image for this mask in {folders[0]}; add it or remove the mask" for mask in left.values()]
+    known = f"a mask is called as its image, or with {', '.join(filter(None, endings))} behind"
+    problems += [
+        f"{mask}: no image for this mask in {folders[0]} ({known}); add or rename it" for mask in left.values()
+    ]
     return pairs
 
 
