@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import blobfile as bf
 
+LONGEST = 2000  # characters of an error line
 _PARAMETER = re.compile(r"`(\w+)`")
 
 
@@ -91,7 +92,10 @@ def run_cli(
         if isinstance(error, ImportError):  # evaluation's packages are imported where they are used
             text += "; pip install -r requirements-eval.txt"
         with suppress(OSError):  # its disk, too, may be full
-            print("error: " + " ".join(text.split()), file=sys.stderr, flush=True)
+            # What files hold may be long, or tell the terminal something.
+            text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
+            text = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+            print("error: " + text, file=sys.stderr, flush=True)
         status = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)

@@ -31,7 +31,7 @@ def test_numbers_on_the_command_line_have_bounds():
 
 
 FULL = """
-from guided_diffusion.errors import run_cli
+from guided_diffusion.errors import InputError, run_cli
 
 def main(argv):
     {}
@@ -45,10 +45,13 @@ run_cli(main)
     [
         ("print('text')", "the output: No space left on device"),
         ("open('no/where')", "no/where: No such file or directory"),
+        ("raise InputError('a\\x1b[2J\\u202eb' * 10**5 + ' end; mend it')", r"a\x1b[2J\u202eba\x1b"),
     ],
 )
 def test_files_and_output_that_fail_are_one_line(body, line):
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-c", FULL.format(body)]
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert result.returncode == 2 and result.stderr.startswith(f"error: {line};") and result.stderr.count("\n") == 1
+        assert subprocess.run(command, stdout=full, stderr=full).returncode == 2
+    assert result.returncode == 2 and result.stderr.startswith(f"error: {line}") and result.stderr.count("\n") == 1
+    assert len(result.stderr) < 2100 and "; " in result.stderr

@@ -164,9 +164,12 @@ class TrainLoop:
         return 128 + (stop.number or signal.SIGTERM)
 
     def _begin_records(self) -> TrainLogger:
+        self._write_config()
+        return TrainLogger(self.work_dir, self.config.train.iterations, self.step - 1)
+
+    def _write_config(self) -> None:
         text = yaml.safe_dump(self.config.to_dict(), sort_keys=False)
         write_atomic(bf.join(self.work_dir, "config.yml"), text.encode())
-        return TrainLogger(self.work_dir, self.config.train.iterations, self.step - 1)
 
     def train_step(self) -> None:
         """One update: draw, diffuse, predict, descend, average. The host waits for nothing of it."""
@@ -324,6 +327,8 @@ class TrainLoop:
             "label_map": dict(self.config.data.label_map),
             "log_window": self.window.sums,
         }
+        if not bf.exists(bf.join(self.work_dir, "config.yml")):  # somebody has removed the folder meanwhile
+            self._write_config()
         save_checkpoint(self.work_dir, self.step, payload, self.config.train.keep_last)
 
 

@@ -144,6 +144,7 @@ def test_a_start_takes_weights_and_a_resume_step_and_precision(make_loop, tmp_pa
     loop.train_step()
     loop.save()
     saved = load_checkpoint(str(tmp_path), "--resume")
+    assert (tmp_path / "config.yml").exists()  # as where a running training's folder was removed
     started = make_loop({"train.precision": "auto"}, warm_start=saved)
     assert started.step == 0 and same(started.model, loop.model) and same(started.ema, loop.ema)
     assert started.config.train.precision == "bf16"
