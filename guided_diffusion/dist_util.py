@@ -83,7 +83,10 @@ def gather_to_zero(obj: Any) -> list[Any] | None:
     if world_size() == 1:
         return [obj]
     gathered = [None] * world_size() if rank() == 0 else None
-    dist.gather_object(obj, gathered, dst=0)
+    try:
+        dist.gather_object(obj, gathered, dst=0)
+    except RuntimeError as error:  # gloo's word for it
+        raise InputError("another process has ended, so this one does; the same command goes on") from error
     return gathered
 
 
