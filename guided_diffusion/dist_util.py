@@ -5,9 +5,11 @@ through nccl, so asking one every step does not make the host wait for the GPU.
 """
 
 import os
+import signal
 import socket
 import stat
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -79,14 +81,14 @@ def any_rank(flag: bool) -> bool:
 
 
 def gather_to_zero(obj: Any) -> list[Any] | None:
-    """List of every rank's `obj` (anything that pickles), by rank, on rank 0; None elsewhere."""
+    """List of every rank's `obj` (anything that pickles), by rank, on rank 0; None elsewhere. Raises InputError."""
     if world_size() == 1:
         return [obj]
     gathered = [None] * world_size() if rank() == 0 else None
     try:
         dist.gather_object(obj, gathered, dst=0)
-    except RuntimeError as error:  # gloo's word for it
-        raise InputError("another process has ended, so this one does; the same command goes on") from error
+    except RuntimeError as error:  # the connection is gone
+        raise InputError("another of the processes has ended; the same command goes on") from error
     return gathered
 
 
@@ -111,12 +113,34 @@ def on_zero(function: Callable[[], Result]) -> Result | None:
     return result
 
 
-def drop_terminal() -> None:
-    """Print no more to a terminal; a file or a pipe stays."""
-    for stream in (1, 2):
-        with suppress(OSError):  # closed from the start
-            if stat.S_ISCHR(os.fstat(stream).st_mode):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+class Stop:
+    """Notes in `number` which of these signals has come, for the work in its context to end at its next good place.
+
+    An exception from a handler could come where Python drops it, or in a lock that then nobody opens. What is ignored,
+    such as SIGHUP under nohup, stays ignored. on_signal is given what `number` was before.
+    """
+
+    def __init__(self, *names: str, on_signal: Callable[[int], None] = lambda before: None) -> None:
+        self.number, self._names, self._on_signal, self._handlers = 0, names, on_signal, {}
+
+    def __enter__(self) -> "Stop":
+        there = threading.current_thread() is threading.main_thread()  # no other thread may ask
+        for number in (getattr(signal, name) for name in self._names if there and hasattr(signal, name)):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._handlers[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        before, self.number = self.number, number
+        for stream in (1, 2) if number == getattr(signal, "SIGHUP", None) else ():  # the terminal is gone
+            with suppress(OSError):  # closed from the start
+                if stat.S_ISCHR(os.fstat(stream).st_mode):  # a file or a pipe stays
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+        self._on_signal(before)
 
 
 def average_(tensor: torch.Tensor) -> None:

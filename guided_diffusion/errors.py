@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import blobfile as bf
@@ -89,7 +90,8 @@ def run_cli(
             text = f"{error.filename or 'the output'}: {reason(error)}; look at the path, its permissions and its disk"
         if isinstance(error, ImportError):  # evaluation's packages are imported where they are used
             text += "; pip install -r requirements-eval.txt"
-        print("error: " + " ".join(text.split()), file=sys.stderr, flush=True)
+        with suppress(OSError):  # its disk, too, may be full
+            print("error: " + " ".join(text.split()), file=sys.stderr, flush=True)
         status = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)

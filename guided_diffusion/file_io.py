@@ -34,15 +34,10 @@ TEMPORARY_PREFIX = ".tmp-"
 LOCK_FILE = ".lock"
 JSON_DEPTH = 100
 PNG_COMPRESSION = 3  # of zlib: a photograph takes a third of the time of the usual 6, and 1% more bytes
-_KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+SPACE = "free space, or name a folder that can be written"
+OTHER_FOLDER = "name a folder that can be created and written"
 _JSON_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _warned: set[str] = set()  # paths that write_or_warn spoke of
-
-
-class WriteError(InputError):
-    """A file could not be written; `reason` says why."""
-
-    reason: str
 
 
 def is_cloud(path: str) -> bool:
@@ -69,18 +64,17 @@ def read_bytes(path: str) -> bytes:
 
 def _check_regular(path: str, fault: str) -> None:
     """Refuse folders, and what ends never or acts when it is opened: devices, pipes, sockets."""
-    kind = stat.S_IFMT(os.stat(path).st_mode)
-    if kind != stat.S_IFREG:
-        kind = _KINDS.get(kind, "device")
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        kind = "folder" if os.path.isdir(path) else "pipe, a socket or a device"
         raise InputError(f"{path}: {fault}, it is a {kind}; name a regular file")
 
 
-def write_atomic(path: str, data: bytes) -> None:
+def write_atomic(path: str, data: bytes, flag: str = "", remedy: str = SPACE) -> None:
     """Write `data` to `path`, making its folders, so that readers see the old content or the new one.
 
-    Locally a temporary file is synced and renamed; a cloud store does so itself. Raises InputError.
+    Locally a temporary file is synced and renamed; a cloud store does so itself. Raises InputError as writing() does.
     """
-    with writing(path):
+    with writing(path, flag, remedy):
         _write(path, data)
 
 
@@ -116,24 +110,20 @@ def _write(path: str, data: bytes) -> None:
 
 
 @contextmanager
-def writing(
-    path: str, flag: str = "", remedy: str = "free space, or name a folder that can be written"
-) -> Iterator[None]:
-    """Make a WriteError of what goes wrong inside. flag: how the user named the folder, such as "--work_dir"."""
+def writing(path: str, flag: str = "", remedy: str = SPACE) -> Iterator[None]:
+    """Make an InputError of what goes wrong inside. flag: how the user named the folder, such as "--work_dir"."""
     try:
         yield
-    except (OSError, bf.Error, WriteError) as error:
-        why = error.reason if isinstance(error, WriteError) else reason(error)
-        told = WriteError(f"{f'{flag}: ' if flag else ''}cannot write {path!r} ({why}); {remedy}")
-        told.reason = why
-        raise told from error
+    except (OSError, bf.Error) as error:
+        told = f"{flag}: " if flag else ""
+        raise InputError(f"{told}cannot write {path!r} ({reason(error)}); {remedy}") from error
 
 
-def write_or_warn(path: str, data: bytes, write: Callable[[str, bytes], None] | None = None) -> None:
+def write_or_warn(path: str, data: bytes, write: Callable[[str, bytes], None] = write_atomic) -> None:
     """Write what a run can do without, such as a log or a plot; where that fails, warn, once for a path."""
     try:
         with writing(path):
-            (write or write_atomic)(path, data)
+            write(path, data)
     except InputError as error:
         warn_once(path, str(error))
 
@@ -166,7 +156,7 @@ def remove_temporaries(folder: str) -> None:
 
 def ensure_writable(folder: str, flag: str) -> None:
     """Create `folder` and prove by a write that files can be made in it: permission bits say little."""
-    with writing(folder, flag, "name a folder that can be created and written"):
+    with writing(folder, flag, OTHER_FOLDER):
         probe = bf.join(folder, TEMPORARY_PREFIX + secrets.token_hex(8))
         write_atomic(probe, b"")
         bf.remove(probe)
@@ -174,23 +164,28 @@ def ensure_writable(folder: str, flag: str) -> None:
 
 @contextmanager
 def lock_folder(folder: str, flag: str) -> Iterator[None]:
-    """Keep other processes of this program out of `folder`, which is made, as long as the context lasts.
+    """Keep other processes of this program out of `folder`, which is made and proven writable, while the context lasts.
 
-    The system frees the lock of a process that dies. Raises InputError where another holds it. No lock in a cloud
-    store, nor, with a warning, where the file system knows none.
+    A folder that was made for it and is still empty at the end is removed. The system frees the lock of a process that
+    dies. Raises InputError where another holds it. No lock in a cloud store, nor, with a warning, where the file system
+    knows none.
     """
     if is_cloud(folder):
+        ensure_writable(folder, flag)
         yield
         return
-    path = os.path.join(folder, LOCK_FILE)
-    with writing(path, flag, "name a folder that can be created and written"):
+    path, there = os.path.join(folder, LOCK_FILE), os.path.isdir(folder)
+    with writing(path, flag, OTHER_FOLDER):
         os.makedirs(folder, exist_ok=True)
         descriptor = _take_lock(path, f"{flag} {folder}")
     try:
+        ensure_writable(folder, flag)
         yield
     finally:
         with suppress(OSError):
             os.remove(path)  # while it is held; _take_lock looks whether it got the file that lies there
+            if not there:
+                os.rmdir(folder)
         os.close(descriptor)
 
 
@@ -218,11 +213,11 @@ def _take_lock(path: str, name: str) -> int:
         os.close(descriptor)  # its last holder has removed the file: make another
 
 
-def write_if_changed(path: str, data: bytes) -> bool:
-    """Write `data` atomically unless the file holds it already; returns whether it was written."""
+def write_if_changed(path: str, data: bytes, *how: str) -> bool:
+    """write_atomic, unless the file holds `data` already; returns whether it was written."""
     if bf.exists(path) and read_bytes(path) == data:
         return False
-    write_atomic(path, data)
+    write_atomic(path, data, *how)
     return True
 
 

@@ -1,8 +1,6 @@
 """Cutting runs short at a chosen moment, and comparing what runs leave behind."""
 
 import csv
-import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -51,24 +49,6 @@ def interrupt(target: str, condition: str = "True", before: bool = True, action:
 def before_replacing(name: str, before: bool = True) -> str:
     """A prelude: killed between the writing of a temporary file and its renaming to `name`; or after that."""
     return interrupt("os.replace", f"args[1].endswith({name!r})", before)
-
-
-class Faulty:
-    """file_io's open(): notes what is read or written, and lets the chosen one of these fail, or be short."""
-
-    def __init__(self, kind: str, chosen: int | None = None, number: int = 0) -> None:
-        self.kind, self.chosen, self.number, self.paths = kind, chosen, number, []
-
-    def __call__(self, path: str, mode: str, **options: Any) -> Any:
-        self.paths += [path] if (mode == "rb") == (self.kind == "read") else []
-        if len(self.paths) - 1 != self.chosen:
-            return open(path, mode, **options)
-        self.chosen, file = None, io.FileIO(path, mode.replace("b", ""))
-        file.write, file.read = self.write, lambda: io.FileIO(path).readall()[:-1]
-        return file
-
-    def write(self, data: bytes) -> None:
-        raise OSError(self.number, os.strerror(self.number))
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:

@@ -73,7 +73,6 @@ def test_keys_may_stand_in_the_section_or_under_params_and_be_overridden():
     [
         ({"train": {"iteration": 5}}, 1, r"unknown key 'train\.iteration' \(did you mean 'train\.iterations'"),
         ({"trian": {"iterations": 5}}, 1, r"unknown key 'trian'.*did you mean 'train'"),
-        ({"train": {"iterations": "many"}}, 1, r"train\.iterations: expected a whole number, got 'many'"),
         ({"train": {"iterations": 0}}, 1, r"train\.iterations: 0 must be in \[1, 1e9\]"),
         ({}, None, r"number of defect types unknown; give --num_defect"),
         ({}, 0, r"num_defect: 0 must be from 1 to 255"),
@@ -82,16 +81,12 @@ def test_keys_may_stand_in_the_section_or_under_params_and_be_overridden():
         ({"model": {"out_channels": 9, "in_channels": 8}}, 4, r"model\.out_channels is 9.*= 8"),
         ({"model": {"params": {"model_channels": 40}}}, 1, r"width 40 must be a multiple of 32.*try 32"),
         ({"model": {"num_head_channels": 24}}, 1, r"num_head_channels: 24 must divide the width"),
-        ({"model": {"image_size": 0}}, 1, r"model\.image_size: 0 must be in \[1, 65536\]"),
         ({"model": {"target": "os.system"}}, 1, r"unknown model\.target 'os\.system'"),
-        ({"diffusion": {"target": "os.system"}}, 1, r"unknown diffusion\.target 'os\.system'"),
         ({"diffusion": {"schedule": "cosin"}}, 1, r"diffusion\.schedule 'cosin'.*did you mean 'cosine'"),
         ({"data": {"label_map": {"a": 1, "b": 3}}}, None, r"indices \[1, 3\] must be 1\.\.2"),
         ({"diffusion": {"parameterization": "eps"}, "train": {"separate_channel_loss": True}}, 1, r"x0 only"),
         ({"data": {"params": {"dir": "a"}, "dir": "b"}}, 1, r"data\.dir: given twice"),
         ({"data": {"resolution": 64, "fit": "random_crop", "crop_from": 48}}, 1, r"crop_from: 48 x 48 .* 64 x 64"),
-        ({"data": {"fit": "random_crop", "crop_from": [128]}}, 1, r"crop_from: .*\[height, width\]"),
-        ({"data": {"fit": "random_crop", "crop_defect": 1.5}}, 1, r"crop_defect: 1\.5 must be in \[0, 1\]"),
         ({"data": {"crop_from": 128}}, 1, "crop_from: only with data.fit random_crop"),
     ],
 )
@@ -116,15 +111,12 @@ BOMB = "a0: &a0 [1, 2]\n" + "".join(f"a{k}: &a{k} [*a{k - 1}, *a{k - 1}]\n" for 
     "text, message",
     [
         ("train: {}\nmodel: {}\ntrain:\n  seed: 1\n", "line 3: the key 'train' is given twice, first in line 1"),
-        ("train: {seed: 1, seed: 1}", "line 1: the key 'seed' is given twice"),
         ("a: &a [*a]", "line 1: more than 10,000 values"),
         (BOMB, "line 12: more than 10,000 values"),
         ("a: " + "[" * 3000, "line 1: nested more than 20 deep"),
         ("data:\n  flip: !!bool x", r"line 2 \(data\.flip\): 'x' is no bool"),
         ("train:\n  seed: !!int x", r"line 2 \(train\.seed\): 'x' is no decimal number"),
         ("train:\n  seed: 010", r"\(train\.seed\): '010' is no decimal number"),  # YAML 1.1 reads 8
-        ("train:\n  seed: 1:30", r"\(train\.seed\): '1:30' is no decimal number"),  # and 90
-        ("train:\n  seed: 2020-13-45", "is no timestamp"),
         ("train: {seed: " + "9" * 5000 + "}", r"'9{59}\.\.\. \(5,002 characters\) is no decimal number"),
         (b"# Gr\xf6\xdfe\nmodel: {}\n", "line 1: .*save it as UTF-8"),
         (b"x" * 2_000_000, "has more than 1,000,000 bytes"),
@@ -133,13 +125,10 @@ BOMB = "a0: &a0 [1, 2]\n" + "".join(f"a{k}: &a{k} [*a{k - 1}, *a{k - 1}]\n" for 
         ("model:\n  target: [a]", r"line 2: model\.target: expected a text, got \['a'\]"),
         ("train:\n  iterations: 0x" + "f" * 5000, r"line 2: train\.iterations: expected a whole number, got a value"),
         ("train:\n  keep_last: 1" + "0" * 38, r"line 2: train\.keep_last: expected a whole number, got 10+$"),
-        ("data: {bs_per_gpu: 1000000000}", r"data\.bs_per_gpu: 1000000000 must be in \[1, 65536\]"),
-        ("model: {num_res_blocks: 20000}", r"model\.num_res_blocks: 20000 must be in \[1, 16\]"),
         ("data: {resolution: [64, 1000000000]}", r"data\.resolution: \[64, 1000000000\] must be"),
         ("data: {type_rates: {a: 1.0e+308, b: 1.0e+308}}", r"data\.type_rates: must be from 0 to 1e6"),
         ('data: {dir: "a\\0b"}', r"data\.dir: expected a text, got 'a\\x00b'"),
         ('data: {label_map: {"\\ud800": 1}}', r"data\.label_map: expected name: number pairs"),
-        ("train:\n  iteration: 5", r"line 2: unknown key 'train\.iteration'"),
     ],
 )
 def test_yaml_that_would_be_misread_names_file_line_and_key(tmp_path, text, message):

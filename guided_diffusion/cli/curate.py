@@ -17,7 +17,7 @@ from ..data.manifest import read_manifest
 from ..errors import InputError, Parser, check_range
 from ..evaluation import curation, image_sets, sample_scores, tables
 from ..evaluation.segmenter import agreement, train_agreement_segmenter
-from ..file_io import LOCK_FILE, TEMPORARY_PREFIX, ensure_writable, lock_folder, write_json
+from ..file_io import LOCK_FILE, TEMPORARY_PREFIX, lock_folder, write_json
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -34,17 +34,18 @@ def main(argv: list[str] | None = None) -> None:
     wish = args.min_agreement
     if not re.fullmatch(r"auto|off|0?\.\d+|[01](\.0*)?", wish):
         raise InputError(f"--min_agreement {wish}: must be auto, off or a number from 0 to 1")
-    _check_empty(args.out)
-    samples, sets = image_sets.read_sets(args)
-    rows = read_manifest(args.samples)
-    if rows is None:
-        raise InputError(f"--samples {args.samples}: has no manifest.jsonl; name a folder that inference.py wrote")
-    manifest = {f"{index:06d}": row for index, row in rows.items()}
-    keep, drop = curation.read_list(args.list, samples.names) if args.list else ((), ())
-    real, device = sets.held_out, dist_util.setup(args.device)
     with lock_folder(args.out, "--out"):
-        _check_empty(args.out)  # another run may have been quicker
-        ensure_writable(args.out, "--out")
+        left = (LOCK_FILE, TEMPORARY_PREFIX)  # by a run that was killed
+        there = bf.listdir(args.out) if bf.isdir(args.out) else []
+        if not all(name.startswith(left) for name in there):
+            raise InputError(f"--out {args.out}: is not empty; name a new folder, or remove what is there")
+        samples, sets = image_sets.read_sets(args)
+        rows = read_manifest(args.samples)
+        if rows is None:
+            raise InputError(f"--samples {args.samples}: has no manifest.jsonl; name a folder that inference.py wrote")
+        manifest = {f"{index:06d}": row for index, row in rows.items()}
+        keep, drop = curation.read_list(args.list, samples.names) if args.list else ((), ())
+        real, device = sets.held_out, dist_util.setup(args.device)
         agreed, segmenter = None, None
         limits = {**sample_scores.measure_limits(sets.train, sets.trained, real), "agreement": None}
         for line in sample_scores.notes(limits):
@@ -85,10 +86,3 @@ def main(argv: list[str] | None = None) -> None:
         shown = [[name, len(own), sum(own), max(0, (args.per_type or 0) - sum(own))] for name, own in types.items()]
         print(tables.table(["type", "samples", "kept", "short of --per_type"], shown))
         print(f"{len(kept)} of {len(samples)} samples in {args.out}; look at {bf.join(args.out, 'contact_sheet.png')}")
-
-
-def _check_empty(out: str) -> None:
-    left = (LOCK_FILE, TEMPORARY_PREFIX)  # by a run that was killed
-    there = bf.listdir(out) if bf.isdir(out) else [out] if bf.exists(out) else []
-    if not all(name.startswith(left) for name in there):
-        raise InputError(f"--out {out}: is not empty; name a new folder, or remove what is there")

@@ -140,7 +140,9 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError("--work_dir: missing; name the folder for checkpoints, logs and previews")
     device = dist_util.setup(args.device)
     try:
-        status = train(args, device)
+        with ExitStack() as held:
+            dist_util.on_zero(lambda: take_work_dir(args.work_dir, held))
+            status = train(args, device)
         dist_util.barrier()
         return status
     except (RuntimeError, MemoryError) as error:
@@ -196,7 +198,6 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
     if not config.data.dir:
         raise InputError("--data_dir: missing; name the training set (or set data.params.dir in the YAML)")
     _, cost = find_cost(config, device)
-    latest = latest_checkpoint(args.work_dir)
     resume = find_resume(args, config)
     if resume and resume.step >= config.train.iterations:
         if main_rank:
@@ -207,22 +208,17 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
         config = prepare_raw(config, raw, args.work_dir)
     data, val_data, told = load_data(config, device)
     loop = TrainLoop(config, args.work_dir, data, val_data, device, resume, warm)
-    with ExitStack() as held:
-        dist_util.on_zero(lambda: take_work_dir(args.work_dir, latest, held))
-        if main_rank:
-            print(*told, describe(loop.config, cost), sep="\n", flush=True)
-            if start := resume or warm:
-                print(f"{'going on' if resume else 'starting'} from {start.path}, step {start.step}", flush=True)
-        return loop.run()
+    if main_rank:
+        print(*told, describe(loop.config, cost), sep="\n", flush=True)
+        if start := resume or warm:
+            print(f"{'going on' if resume else 'starting'} from {start.path}, step {start.step}", flush=True)
+    return loop.run()
 
 
-def take_work_dir(folder: str, latest: str | None, held: ExitStack) -> None:
-    """Keep other trainings out of a folder whose newest checkpoint was `latest`, and remove what killed writes left."""
+def take_work_dir(folder: str, held: ExitStack) -> None:
+    """Keep other trainings out of a folder, and remove what killed writes left."""
     held.enter_context(lock_folder(folder, "--work_dir"))
-    for name in ("", FOLDER):
-        if not name or bf.exists(bf.join(folder, name)):  # a fault there would cost the work until the first save
-            ensure_writable(bf.join(folder, name), "--work_dir")
-    if latest_checkpoint(folder) != latest:
-        raise InputError(f"--work_dir {folder}: another training has just saved there; start again")
+    if bf.exists(bf.join(folder, FOLDER)):  # a fault there would cost the work until the first save
+        ensure_writable(bf.join(folder, FOLDER), "--work_dir")
     for name in ("", FOLDER, "images"):
         remove_temporaries(bf.join(folder, name))

@@ -132,8 +132,7 @@ def write_export(out: str, name: str, layout: Layout, export: Export, about: dic
     paths = {*(path for _, files in records for path in files), *layout.index_files, EXPORT_FILE}
 
     def write(path: str, data: bytes) -> bool:
-        with file_io.writing(bf.join(out, path), "OUT", "the same command goes on from there"):
-            return file_io.write_if_changed(bf.join(out, path), data)
+        return file_io.write_if_changed(bf.join(out, path), data, "OUT", "the same command goes on from there")
 
     def write_record(record: Record, files: dict[str, Callable[[np.ndarray], bytes] | None]) -> int:
         image, mask = read_pair(record.sample, MAX_TYPES)
@@ -149,7 +148,6 @@ def write_export(out: str, name: str, layout: Layout, export: Export, about: dic
     with file_io.lock_folder(out, "OUT"), ThreadPoolExecutor(WRITERS) as pool:
         _check_no_strangers(out, name, paths)
         check_no_links(out, paths)
-        file_io.ensure_writable(out, "OUT")
         for folder in {bf.dirname(bf.join(out, path)) for path in paths}:
             file_io.remove_temporaries(folder)
         if not bf.exists(bf.join(out, EXPORT_FILE)):  # marks the folder as ours, should this run be cut off

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from math import ceil, prod
@@ -24,7 +22,7 @@ from ..diffusion.respace import Pair, format_num_steps
 from ..diffusion.samplers import PredictX0, make_predict_x0
 from ..diffusion.two_stage import two_stage_plans, two_stage_sample
 from ..errors import InputError, unknown_name
-from ..file_io import ensure_writable, lock_folder
+from ..file_io import lock_folder
 from ..keyed_random import sample_noise
 from ..networks.estimate import forward_bytes, receptive_field
 from ..networks.unet import check_size, noise_batch
@@ -59,31 +57,12 @@ class GeneratedBatch:
     class_names: tuple[str, ...]
 
 
-@contextmanager
-def stopping() -> Iterator[Callable[[], None]]:
-    """Note SIGINT and SIGHUP (Ctrl-C, a closed terminal); what it yields then raises KeyboardInterrupt.
-
-    An exception from a handler could come where Python drops it, or in a lock that then nobody opens. The second signal
-    ends the run at once.
-    """
-    noted: list[int] = []
-
-    def check() -> None:
-        if noted:
-            raise KeyboardInterrupt
-
-    def note(number: int, frame: object) -> None:
-        check()
-        noted.append(number)
-        with suppress(OSError):  # not print, which a signal may interrupt; and the terminal may be gone
-            os.write(2, b"\nstopping after this step; once more to stop at once\n")
-
-    with ExitStack() as ending:
-        main = threading.current_thread() is threading.main_thread()  # no other may ask
-        for number in {signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)} if main else ():
-            if signal.getsignal(number) != signal.SIG_IGN:  # nohup: stays ignored
-                ending.callback(signal.signal, number, signal.signal(number, note))
-        yield check
+def _say_stop(before: int) -> None:
+    """Ctrl-C or a closed terminal: the run ends after this step; a second one ends it at once."""
+    if before:
+        raise KeyboardInterrupt
+    with suppress(OSError):  # not print, which a signal may interrupt; and the terminal may be gone
+        os.write(2, b"\nstopping after this step; once more to stop at once\n")
 
 
 class DefectGen:
@@ -255,13 +234,10 @@ class DefectGen:
         """
         conditions, rank = conditions or Conditions(self.layout, settings), dist_util.rank()
         about = self._about(settings, conditions, seed)
-        self._choose_batch_size(batch_size, ceil(num_samples / dist_util.world_size()), settings)  # refuses early
         with ExitStack() as ending:
             folder = missing = None
             if rank == 0:
-                SampleFolder(sample_dir, self.layout.class_names, about)  # refuses, too
                 ending.enter_context(lock_folder(sample_dir, "`sample_dir`"))
-                ensure_writable(sample_dir, "`sample_dir`")
                 folder = SampleFolder(sample_dir, self.layout.class_names, about)
                 missing = folder.missing(num_samples)
                 if len(missing) < num_samples:
@@ -277,7 +253,8 @@ class DefectGen:
                 for pair in pairs:
                     yield pair
                     bar.update()
-                    check_stopped()
+                    if stop.number:
+                        raise KeyboardInterrupt
                     if written.done():
                         written.result()  # an error in writing ends the run now, not after the round
 
@@ -289,7 +266,8 @@ class DefectGen:
 
             how = {"masks": conditions.masks, "backgrounds": conditions.backgrounds, "seed": seed}
             how |= {"progress": counted, "on_out_of_memory": halved}
-            check_stopped, writer = ending.enter_context(stopping()), ending.enter_context(ThreadPoolExecutor(1))
+            stop = ending.enter_context(dist_util.Stop("SIGINT", "SIGHUP", on_signal=_say_stop))
+            writer = ending.enter_context(ThreadPoolExecutor(1))
             bar = ending.enter_context(tqdm(total=len(rounds) * steps, unit="step", disable=rank > 0))
             written = writer.submit(lambda: None)  # the last round
             while rounds:
@@ -301,7 +279,8 @@ class DefectGen:
                     round_ = map(np.concatenate, zip(*parts, strict=True))
                     written = writer.submit(folder.add, *round_, conditions.names)
             written.result()
-            check_stopped()
+            if stop.number:
+                raise KeyboardInterrupt
         return folder
 
     def _about(self, settings: Settings, conditions: Conditions, seed: int) -> dict[str, Any]:

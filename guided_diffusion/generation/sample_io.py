@@ -19,7 +19,7 @@ from ..data.manifest import FOLDERS, MANIFEST, read_manifest
 from ..data.prepared import SAMPLES, listed, read_label_map
 from ..data.records import read_records
 from ..errors import InputError
-from ..file_io import encode_png, remove_inside, remove_temporaries, write_atomic, write_or_warn, writing
+from ..file_io import encode_png, remove_inside, remove_temporaries, write_atomic, write_or_warn
 from ..pictures import Tile, colorize, draw_sheet, fit_tile, overlay
 
 WRITERS = 8  # a disk waits for several files as long as for one
@@ -144,8 +144,7 @@ class SampleFolder:
 
     def _write(self, path: str, data: bytes) -> None:
         remedy = "the samples in manifest.jsonl are complete, and the same command goes on from there"
-        with writing(path, "`sample_dir`", remedy):
-            write_atomic(path, data)
+        write_atomic(path, data, "`sample_dir`", remedy)
 
 
 def common_class_names(folders: Mapping[str, str], known: Mapping[str, Sequence[str]] | None = None) -> tuple[str, ...]:

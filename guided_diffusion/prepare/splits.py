@@ -122,19 +122,19 @@ def group_alike(items: Sequence[Item]) -> int:
     """Group the images that look alike, whoever stands between them; returns how many are in a group with others.
 
     The limit of the hash falls until no group holds most images: those of parts in one pose are alike for it, and all
-    would be one.
+    would be one. At last only copies of a file are alike.
     """
     records = [item.record for item in items]
     bits, pairs = near_pairs(records, records, ALIKE)
-    for limit in range(ALIKE, NEARLY_EQUAL - 1, -2):
-        first, second = pairs[bits <= limit].T
+    files = np.unique([record.sha256 for record in records], return_inverse=True)[1]
+    copies = files[pairs[:, 0]] == files[pairs[:, 1]]
+    for limit in (*range(ALIKE, NEARLY_EQUAL - 1, -2), None):
+        first, second = pairs[copies if limit is None else bits <= limit].T
         links = coo_array((np.ones(len(first)), (first, second)), shape=(len(items), len(items)))
         places = connected_components(links, directed=False)[1]
         sizes = np.bincount(places)
         if 2 * sizes.max() <= len(items) or sizes.max() <= min(MANY, len(items) - 1):
             break
-    else:
-        return 0
     names: dict[int, str] = {}
     for item, place in zip(items, places.tolist(), strict=True):
         if sizes[place] > 1:

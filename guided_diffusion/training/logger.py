@@ -53,9 +53,6 @@ class TrainLogger:
 
     def __init__(self, work_dir: str, total_steps: int, start_step: int) -> None:
         self._work_dir, self._csv_path = work_dir, bf.join(work_dir, "progress.csv")
-        # In a log file every refresh of the bar is one more line, so it refreshes seldom there.
-        refresh = 0.2 if sys.stderr.isatty() else 10
-        self._bar = tqdm(total=total_steps, initial=start_step, dynamic_ncols=True, mininterval=refresh)
         self._rows: list[dict[str, str]] = []  # each {"step": ..., column: text}, by step
         self._columns, self._lines = ["step"], []  # of the CSV text of the rows
         if start_step > 0 and bf.exists(self._csv_path):
@@ -68,6 +65,9 @@ class TrainLogger:
             except (ValueError, TypeError, KeyError):
                 raise InputError(f"{self._csv_path}: is not a table of logged steps; rename or remove it") from None
             self._write_csv()
+        # In a log file every refresh of the bar is one more line, so it refreshes seldom there.
+        refresh = 0.2 if sys.stderr.isatty() else 10
+        self._bar = tqdm(total=total_steps, initial=start_step, dynamic_ncols=True, mininterval=refresh)
         self._events = None
         if is_cloud(work_dir):
             tqdm.write("TensorBoard is left out: it needs a local work_dir; progress.csv has its numbers")

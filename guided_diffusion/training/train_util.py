@@ -36,8 +36,6 @@ from .logger import QUARTILES, LossWindow, TrainLogger
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]  # x_start, t, noise, types, known
 PREVIEW_STEPS = 50  # of ddim: enough to judge, cheap enough to repeat
-HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
-_SIGNALS = tuple(filter(None, (signal.SIGINT, signal.SIGTERM, HANGUP)))
 MAX_VAL_IMAGES = 64  # evenly spread over a larger held-out set, so that a log line stays cheap
 
 
@@ -76,7 +74,6 @@ class TrainLoop:
         self.window = LossWindow(self.diffusion.num_timestep, device)
         self.failed_step = torch.zeros((), device=device)  # number of the first step with a non-finite gradient
         self.step = 0  # updates done so far
-        self.stop_signal = 0
         for start in filter(None, (warm_start, resume)):
             load_weights(self.model, start.model, start.path)
             load_weights(self.ema, start.ema, start.path)
@@ -138,11 +135,8 @@ class TrainLoop:
         cfg, logger = self.config.train, None
         self.reported, start = (self.step, time.perf_counter()), self.step
         with ExitStack() as ending:
-            for number in _SIGNALS:
-                if number == HANGUP and signal.getsignal(number) == signal.SIG_IGN:
-                    continue  # nohup: the training outlives its terminal
-                ending.callback(signal.signal, number, signal.signal(number, self._note_signal))
-            while self.step < cfg.iterations and not dist_util.any_rank(bool(self.stop_signal)):
+            stop = ending.enter_context(dist_util.Stop("SIGINT", "SIGTERM", "SIGHUP"))
+            while self.step < cfg.iterations and not dist_util.any_rank(bool(stop.number)):
                 self.train_step()
                 if self.step == start + 1:  # only now: where memory does not suffice, the first step shows it
                     logger = dist_util.on_zero(self._begin_records)
@@ -167,17 +161,12 @@ class TrainLoop:
                 print(f"stopped after step {self.step}, saved; the same command goes on (--resume auto, the default)")
             else:
                 print("stopped before a step was made, nothing saved; the same command starts again")
-        return 128 + (self.stop_signal or signal.SIGTERM)
+        return 128 + (stop.number or signal.SIGTERM)
 
     def _begin_records(self) -> TrainLogger:
         text = yaml.safe_dump(self.config.to_dict(), sort_keys=False)
         write_atomic(bf.join(self.work_dir, "config.yml"), text.encode())
         return TrainLogger(self.work_dir, self.config.train.iterations, self.step - 1)
-
-    def _note_signal(self, number: int, frame: object) -> None:
-        self.stop_signal = number  # run() finishes the step and saves
-        if number == HANGUP:  # the terminal is gone: what is printed to it would fail
-            dist_util.drop_terminal()
 
     def train_step(self) -> None:
         """One update: draw, diffuse, predict, descend, average. The host waits for nothing of it."""

@@ -5,7 +5,6 @@ are commands that work until a later flag spoils them; {name} is a path of `give
 tested there: here stands how it reaches the user.
 """
 
-import pickle
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -51,8 +50,6 @@ def given(tmp_path_factory: pytest.TempPathFactory, demo_data: Path, trained_pai
     root = tmp_path_factory.mktemp("given")
     (root / "config.yml").write_text(yaml.safe_dump(tiny_config("large")))
     (root / "malformed.yml").write_text("model:\n  params: [1, 2\ndata: {}\n")
-    (root / "binary.yml").write_bytes(bytes(range(128, 256)))
-    (root / "list.yml").write_text("- model\n")
     (root / "file").touch()
     (root / "empty").mkdir()
     work = shutil.copytree(trained_pair.large, root / "work")
@@ -60,7 +57,6 @@ def given(tmp_path_factory: pytest.TempPathFactory, demo_data: Path, trained_pai
     torch.save({"model": torch.load(work / CHECKPOINT)["model"]}, root / "released.pt")
     torch.save(torch.zeros(3), root / "tensor.pt")
     torch.save({"model": {}, "ema": Bomb(root / "touched")}, root / "bomb.pt")
-    (root / "raw.pt").write_bytes(pickle.dumps({"ema": Bomb(root / "touched")}))
     truncate(shutil.copytree(demo_data, root / "image") / "test/stain/001.png")
     paths = {path.stem: path for path in root.iterdir()} | trained_pair._asdict()
     paths |= {"root": root, "data": demo_data, "checkpoint": work / CHECKPOINT}
@@ -94,14 +90,7 @@ CASES = {
     # The configuration; values that test_config.py refuses are not repeated
     "train --config nowhere.yml": "nowhere.yml|cannot read the configuration file|--config",
     "train --config {malformed}": "malformed.yml|not valid YAML at line 3",
-    "train --config {binary}": "binary.yml|not valid YAML",
-    "train --config {list}": "list.yml|expected the sections diffusion, model",
     "train --set model.patch=true": "config.yml|unknown key|model.patch",
-    "train --set model.channel_mult='1,2'": "config.yml|model.channel_mult|a list|'1,2'",
-    "train --set model.attention_downsample=[4]": "config.yml|model.attention_downsample|4|[1, 2]",
-    "train --set data.label_map=[pit]": "config.yml|data.label_map|name: number pairs",
-    "train --set optimizer.lr=.inf": "config.yml|optimizer.lr|a number|inf",
-    "train --set optimizer.cosine_decay=1": "config.yml|optimizer.cosine_decay|true or false",
     "train --seed -1": "train.seed|-1",
     "train --set train.iterations": "--set train.iterations|section.key=value",
     "train --set train.iterations=[1": "--set train.iterations=[1|not valid YAML",
@@ -131,8 +120,6 @@ CASES = {
     # Broken checkpoints, each kind at one flag and one kind at each flag
     "generate --large_recep nowhere.pt": "--large_recep|nowhere.pt|no such checkpoint file",
     "generate --large_recep {cut}": f"--large_recep|{CHECKPOINT}{UNREADABLE}",
-    "generate --large_recep {file}": f"--large_recep|file{UNREADABLE}",
-    "generate --large_recep {raw}": "--large_recep|raw.pt|not",
     "generate --large_recep {tensor}": "--large_recep|tensor.pt|not a Defect-Gen checkpoint",
     "generate --large_recep {empty}": "--large_recep|empty|no checkpoint in this folder",
     "generate --large_recep {bomb}": "--large_recep|bomb.pt|could run code",
@@ -150,7 +137,6 @@ CASES = {
     "export_data.py no/where {own} --format coco": "SAMPLES no/where: does not exist",
     "benchmark.py --preset h100": "needs a CUDA GPU",
     "draw_demo_data.py {own} --num_images 2": "--num_images",
-    "draw_demo_data.py {own} --size 8": "--size",
     "draw_demo_data.py {file}": "file",
 }
 
@@ -163,7 +149,7 @@ def check_one_line(result: subprocess.CompletedProcess[str], expected: str) -> N
 
 
 def times(root: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    return {path: path.is_file() and path.stat().st_mtime_ns for path in root.rglob("*")}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -177,9 +163,6 @@ def test_bad_input(case: str, run: Run, given: dict[str, Any], tmp_path: Path) -
     ("changes", "said"),
     [
         ({"diffusion.schedule": "linear"}, "diffusion.schedule|cosine against linear"),
-        ({"diffusion.num_timestep": 500}, "diffusion.num_timestep|1000 against 500"),
-        ({"diffusion.parameterization": "eps"}, "diffusion.parameterization|x0 against eps"),
-        ({"data.label_map": {"scratch": 1, "stain": 2}}, "data.label_map|scratch, stain, pit against scratch, stain;"),
         ({"data.label_map": {"stain": 1, "scratch": 2, "pit": 3}}, "scratch, stain, pit against stain, scratch, pit"),
         ({"data.background": False, "data.label_map": {**TYPES, "dent": 4}}, "data.background|True against False"),
     ],
@@ -189,12 +172,6 @@ def test_networks_that_disagree(changes: dict[str, Any], said: str, run: Run, tm
     other = tmp_path.with_suffix(".pt")
     torch.save({"model": create_model(config).state_dict(), "config": config.to_dict()}, other)
     check_one_line(run(f"generate --small_recep {other}"), f"{other.name}|disagree in |{said}")
-
-
-def test_fewer_images_than_the_batch_work(run: Run, tmp_path: Path) -> None:
-    result = run("train --set data.num_image_train=1 --set train.iterations=1")
-    assert result.returncode == 0 and "3 images" in result.stdout and "batch 4" in result.stdout
-    assert (tmp_path / "checkpoint/diffusion_000001.pt").exists()
 
 
 def test_training_that_does_not_fit_into_memory_is_one_line(run: Run, tmp_path: Path) -> None:

@@ -164,11 +164,11 @@ def test_again_writes_nothing_and_a_cut_off_run_goes_on(
 ) -> None:
     out, written, original = tmp_path / "my tile", [], file_io.write_if_changed
 
-    def killed(path: str, data: bytes) -> bool:
+    def killed(path: str, data: bytes, *how: str) -> bool:
         if len(written) == 7:
             raise KeyboardInterrupt
         written.append(path)
-        return original(path, data)
+        return original(path, data, *how)
 
     monkeypatch.setattr(records, "WRITERS", 1)
     monkeypatch.setattr(file_io, "write_if_changed", killed)

@@ -230,14 +230,6 @@ def test_types_on_the_command_line(run, pair):
     assert "made with defects" in run("--defects", "hole", "--guidance_scale", 1.5, status=2, **networks)
 
 
-def test_the_bank_on_the_command_line_grows_and_is_balanced(run, demo_data):
-    bank = ("--masks", "bank", "--bank_data", demo_data)
-    run(*bank, "--num_samples", 3)
-    rows = run(*bank, "--num_samples", 6)
-    assert [sum(name in row["types"] for row in rows) for name in ("scratch", "stain", "pit")] == [2, 2, 2]
-    assert rows[0]["settings"]["conditions"]["masks"] == "bank"
-
-
 def test_the_bank_draws_the_types_that_are_given(demo_data):
     label_map = {"scratch": 1, "stain": 2, "pit": 3}
     config = load_config(tiny_config("large", **{"data.dir": str(demo_data), "data.label_map": label_map}))

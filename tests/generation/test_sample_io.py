@@ -78,14 +78,14 @@ def test_a_run_cut_off_at_any_write_goes_on_to_the_same_folder(tmp_path, monkeyp
     fill(SampleFolder(str(tmp_path / "whole"), NAMES, SETTINGS), *range(4))
     write = sample_io.write_atomic
 
-    def dying_write(path, data):
+    def dying_write(path, data, *how):
         nonlocal left
         left -= 1
         if left < 0:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             open(os.path.join(os.path.dirname(path), ".tmp-killed"), "wb").close()
             raise KeyboardInterrupt
-        write(path, data)
+        write(path, data, *how)
 
     for kill_at in range(30):
         root, left = tmp_path / f"cut_{kill_at}", kill_at

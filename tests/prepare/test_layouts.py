@@ -214,7 +214,7 @@ REFUSED = [  # files, words of the line, options
     ({"mask/1.png": X}, "mask/|no image/"),
     ({"images/1.png": X, "masked/1.png": X}, "no masks_converted_dir/"),
     ({**pair(X), "image/1.png": X, "mask/1.png": X}, "more than one data set|images/ + masks/"),
-    ({"bottle/image/1.png": X, "bottle/mask/1.png": X}, "did you mean|bottle?"),
+    ({"bottle/image/1.png": X, "bottle/mask/1.png": MASK}, "did you mean|bottle?"),
     ({f"set/train/{at}/1.png": X for at in ("images", "masks")}, "did you mean|set?"),
     ({"test/cut/a.png": PHOTOGRAPH, "train/good/b.png": PHOTOGRAPH, "ground_truth/cut/a/0.png": X}, "none here has"),
     ({"image/notes.txt": b"", "mask/notes.txt": b""}, "holds no images"),
@@ -315,7 +315,7 @@ REFUSED = [  # files, words of the line, options
     (voc(**{"ImageSets/Segmentation/train.txt": b"b"}), "ImageSets/Segmentation/train.txt: lists b"),
     (
         {f"{at}/a.png": X for at in ("images", "gt", "labels")},
-        "more than one data set|images/ + labels/, images/ + gt/",
+        "more than one data set|images/ + gt/, images/ + labels/",
     ),
 ]
 
@@ -483,6 +483,8 @@ def test_folders_name_types_where_each_has_an_index_of_its_own(tmp_path):
 def test_another_source_is_mentioned_and_masks_beside_are_no_photographs(tmp_path):
     lay(tmp_path / "both", pair(BINARY, **{"annotations.json": coco()["_annotations.coco.json"]}))
     assert "could be images_masks" in read_layout(str(tmp_path / "both")).notes[0]
+    lay(tmp_path / "two", pair(BINARY, **{"labels/a.png": BINARY}))
+    assert "labels: is not read" in read_layout(str(tmp_path / "two")).notes[0]
     lay(tmp_path / "hf", hf({"crack": 1}, mask_file_name="a_mask.png") | {"a_mask.png": BINARY // 255})
     lay(tmp_path / "labelme", labelme(TRIANGLE) | {"a_mask.png": BINARY})
     assert not any(read_layout(str(tmp_path / name)).unlabelled for name in ("hf", "labelme"))

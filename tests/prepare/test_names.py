@@ -143,6 +143,14 @@ def test_what_systems_leave_is_not_there(tmp_path):
     assert read_layout(str(tmp_path)) == before and list_folder(str(tmp_path)) == ([], ["crack", "hole"])
 
 
+def test_folders_that_are_data_sets_themselves_are_named(tmp_path):
+    for k, part in enumerate(("dev", "report", "train_a")):
+        save(tmp_path / part / "images/0.png", photograph(k, SIZE))
+        save(tmp_path / part / "masks/0.png", MASK // 255 + 2 * np.eye(*SIZE, dtype=np.uint8))
+    with pytest.raises(InputError, match="holds no data set itself, but its folders do; did you mean .*/train_a?"):
+        read_layout(str(tmp_path))
+
+
 def test_black_masks_in_a_folder_called_ok_are_of_defect_free_images(tmp_path):
     mvtec("dent", "OK")(tmp_path)
     save(tmp_path / "ground_truth/OK/0_mask.png", 0 * MASK)

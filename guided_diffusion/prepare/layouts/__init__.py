@@ -112,7 +112,7 @@ def _detect(root: str, options: Options) -> Dataset:
         return data
     for inner in (bf.join(root, name) for name in sorted(folders, key=lambda name: not name.startswith(TRAIN))):
         found = next(filter(None, (read(inner, options) for read in NAMED.values())), None)
-        if found and not are_binary(found, options):
+        if found and not are_binary(found):
             raise InputError(f"{root}: holds no data set itself, but its folders do; did you mean {inner}?")
     pairs = [*sum(PAIRS.values(), ()), ("test", "ground_truth")]
     for one in folders:
@@ -125,8 +125,6 @@ def _detect(root: str, options: Options) -> Dataset:
             text = f"{root}: holds one folder, which would be the only type; did you mean {inner}?"
             loose[0].doubts.append(f"{text} --types_as_found takes it as it is")
         return loose[0]
-    if inner and READERS["images_masks"](inner, options):
-        raise InputError(f"{root}: holds no data set itself; did you mean {inner}?")
     if loose:
         raise InputError(f"{root}: holds images beside their masks, and folders of such; give each its own folder")
     known = f"{listed(sum(INDEX_PAIRS.values(), ()))} and the formats {', '.join(OTHERS)}"

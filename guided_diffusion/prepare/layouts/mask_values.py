@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -90,17 +89,16 @@ def tell_values(data: Dataset, options: Options, *, workers: int = 1) -> None:
         _note(seen, data, sure=options.mask_values != "auto")
 
 
-def are_binary(data: Dataset, options: Options) -> bool:
-    """Whether masks only lie as Defect Spectrum's or in images/ + masks/, but are black and white, by a few of them."""
-    probe = replace(data, samples=data.samples[:: 1 + len(data.samples) // LOOKED_AT], notes=[])
-    if data.format == "images_masks":
-        seen = filter(None, (_look_at((DEFAULT, one.mask.path)) for one in probe.samples))
-        levels = {level for one in seen if not one.lossy for level in one.above_zero(255)}
-        return len(levels) < 2 or max(levels) > MAX_PLAUSIBLE_INDEX
-    with suppress(InputError):  # told when they are read
-        if data.format == "defect_spectrum":
-            tell_values(probe, options)
-    return probe.format != data.format
+def are_binary(data: Dataset) -> bool:
+    """Whether masks lie as Defect Spectrum's or in images/ + masks/, but are black and white, by a few of them, and in
+    no parts: then their folder may be a type."""
+    known = data.label_map is not None or any(one.part for one in data.samples)
+    if known or data.format not in ("defect_spectrum", "images_masks"):
+        return False
+    some = data.samples[:: 1 + len(data.samples) // LOOKED_AT]
+    seen = filter(None, (_look_at((DEFAULT, one.mask.path)) for one in some))
+    levels = {level for one in seen if not one.lossy for level in one.above_zero(255)}
+    return len(levels) < 2 or max(levels) > MAX_PLAUSIBLE_INDEX
 
 
 def _kind(seen: Sequence[Values], void: int | None, open_values: bool, named: bool) -> str:

@@ -16,6 +16,7 @@ from ...data.prepared import (
     Sample,
     complete,
     listed,
+    listed_samples,
     pair_by_name,
     pair_folders,
 )
@@ -56,9 +57,14 @@ PUBLISHED = {  # Defect Spectrum's types, which its folders do not name
 def open_pairs(root: str) -> list[tuple[str, str]]:
     """The folders in `root` that hold images and masks of any kind, as names of (image folder, mask folder)."""
     names = {name.lower(): name for name in list_folder(root)[1]}
-    labels = [name for name in LABEL_FOLDERS if name in names and _holds_images(bf.join(root, names[name]))]
-    pairs = complete(names, OPEN_PAIRS) or complete(names, product(IMAGE_FOLDERS, labels))
+    pairs = complete(names, OPEN_PAIRS) or complete(names, product(IMAGE_FOLDERS, map(str.lower, _labels(root))))
     return [(names[images], names[masks]) for images, masks in pairs]
+
+
+def _labels(root: str) -> list[str]:
+    """The folders in `root` that are called after masks or labels and hold images."""
+    folders = (name for name in list_folder(root)[1] if name.lower() in LABEL_FOLDERS)
+    return [name for name in folders if _holds_images(bf.join(root, name))]
 
 
 def parts_alone(root: str) -> dict[str, str]:
@@ -88,11 +94,15 @@ def read_pairs(format: str, root: str, options: Options) -> Dataset | None:
             mask_files, types = list_folder(mask_root)
             if not of_indices and types and not mask_files and not list_folder(image_root)[1]:
                 found = _read_folder_per_type(image_root, mask_root, types, data)
+            elif format == "synthetic" and (samples := listed_samples(root)) is not None:
+                found = samples, []
             else:
                 endings = INDEX_ENDINGS if of_indices else OPEN_ENDINGS
                 found = pair_folders(image_root, mask_root, endings, data.problems, data.unlabelled)
             for known, own in zip((data.samples, data.good), found, strict=True):
                 known += [replace(sample, part=part or sample.part) for sample in own]
+        unread = [] if of_indices or not pairs else [name for name in _labels(home) if name not in pairs[0]]
+        data.notes += [f"{bf.join(home, name)}: is not read, but {pairs[0][1]}/ beside it" for name in unread]
     if not any(pairs for *_, pairs in homes):
         return None
     if of_indices and not options.colormap and options.mask_values in ("auto", "index"):
