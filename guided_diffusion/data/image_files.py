@@ -62,7 +62,7 @@ def open_image(path: str, read: Callable[[str], bytes] = read_bytes) -> Picture:
     except InputError:
         raise
     except UnidentifiedImageError as error:
-        raise InputError(f"{path}: is not an image; replace or remove it") from error
+        raise InputError(f"{path}: is not an image that can be read; save it as PNG or JPEG, or remove it") from error
     except Exception as error:  # what a decoder raises on damaged data is not limited to OSError
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: unreadable or truncated image ({reason}); replace or remove it") from error

@@ -5,6 +5,7 @@ What a row says is data: the files that it names are those of its index, and lie
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import blobfile as bf
@@ -25,13 +26,16 @@ def read_manifest(folder: str) -> dict[int, dict[str, Any]] | None:
     """The rows of the samples in `folder`, by index in ascending order; None where there is no manifest.
 
     Each has index, image, index_mask, types and settings as generation/sample_io.py writes them, and all the same
-    settings. Raises InputError naming the first line that has not, or whose files lie outside the folder.
+    settings; do not change them. Raises InputError naming the first line that has not, or whose files lie outside.
     """
     path = bf.join(folder, MANIFEST)
-    if not bf.exists(path):
-        return None
+    return dict(_read(folder, path, read_bytes(path))) if bf.exists(path) else None
+
+
+@lru_cache(2)  # commands ask several times, and 100,000 rows take 5 s
+def _read(folder: str, path: str, data: bytes) -> dict[int, dict[str, Any]]:
     rows: dict[int, dict[str, Any]] = {}
-    for number, line in enumerate(read_bytes(path).split(b"\n"), start=1):
+    for number, line in enumerate(data.split(b"\n"), start=1):
         if not line.strip():
             continue
         where = f"{path}: line {number}"

@@ -166,15 +166,23 @@ def _read(root: str) -> tuple[list[Sample], list[Sample]]:
             f"{root}: holds no prepared data set ({listed([RELEASED])}) and no samples ({listed([SAMPLES])}); prepare "
             f"it first: python scripts/prepare_data.py {shlex.quote(root)} OUT"
         )
-    rows = read_manifest(root) if pairs[0] == SAMPLES else None
-    if rows is not None:  # what it does not list is the rest of a run that was cut off
-        images, masks = ([bf.join(root, row[key]) for row in rows.values()] for key in ("image", "index_mask"))
-        return [Sample(image, IndexMask(mask)) for image, mask in zip(images, masks, strict=True)], []
+    samples = listed_samples(root) if pairs[0] == SAMPLES else None
+    if samples is not None:
+        return samples, []
     problems: list[str] = []
     found = pair_folders(*(bf.join(root, name) for name in pairs[0]), INDEX_ENDINGS, problems)
     arrange(root, *found, problems)
     check_problems(problems)
     return found
+
+
+def listed_samples(root: str) -> list[Sample] | None:
+    """Those that the manifest of a sample folder lists: others are the rest of a run that was cut off. None without a
+    manifest. Raises InputError."""
+    rows = read_manifest(root)
+    if rows is None:
+        return None
+    return [Sample(bf.join(root, row["image"]), IndexMask(bf.join(root, row["index_mask"]))) for row in rows.values()]
 
 
 def is_prepared(root: str) -> bool:

@@ -10,6 +10,7 @@ from guided_diffusion.data.files import natural_key, read_groups
 from guided_diffusion.data.prepared import find_good, find_samples, read_label_map
 from guided_diffusion.data.regions import regions
 from guided_diffusion.errors import InputError
+from guided_diffusion.prepare.layouts import read_layout
 
 GT = "converted_ground_truth"
 PLAIN = ("test/1.png", f"{GT}/1.png")
@@ -152,6 +153,9 @@ def test_samples_take_the_types_of_their_manifest_unless_dataset_json_names_them
     assert "manifest.jsonl: line 1" in refusal(read_label_map, str(tmp_path))
     manifest.write_text(json.dumps(row | {"settings": {"class_names": ["hole", "cut"]}}) + "\n")
     assert read_label_map(str(tmp_path)) == {"hole": 1, "cut": 2}
+    touch(tmp_path, *files.values(), "images/0.png")  # 0 is the rest of a run that was killed
+    for samples in (find_samples(str(tmp_path)), read_layout(str(tmp_path)).samples):
+        assert [sample.name for sample in samples] == ["000000"]
     (tmp_path / "dataset.json").write_text(json.dumps({"label_map": {"cut": 1, "hole": 2}}))
     assert read_label_map(str(tmp_path)) == {"cut": 1, "hole": 2}
 

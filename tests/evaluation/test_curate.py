@@ -172,7 +172,7 @@ def test_from_folder_to_folder(run: Callable, folders: dict[str, Path]) -> None:
     assert all(after[path] == before[path] for path in set(after) - own)
 
     assert [Path(sample.image).stem for sample in find_samples(str(out))] == kept
-    settings = recorded_settings(str(out))
+    settings = dict(recorded_settings(str(out)))
     about = settings.pop("curated")
     assert settings == recorded_settings(str(folders["samples"])) and about["of"] == 12
     assert SampleFolder(str(out), TYPES, {**SETTINGS, "curated": about}).missing(6) == [0, 2, 3, 4]

@@ -16,6 +16,7 @@ from ...data.prepared import (
     Sample,
     complete,
     listed,
+    listed_samples,
     pair_by_name,
     pair_folders,
 )
@@ -93,6 +94,8 @@ def read_pairs(format: str, root: str, options: Options) -> Dataset | None:
             mask_files, types = list_folder(mask_root)
             if not of_indices and types and not mask_files and not list_folder(image_root)[1]:
                 found = _read_folder_per_type(image_root, mask_root, types, data)
+            elif format == "synthetic" and (samples := listed_samples(root)) is not None:
+                found = samples, []
             else:
                 endings = INDEX_ENDINGS if of_indices else OPEN_ENDINGS
                 found = pair_folders(image_root, mask_root, endings, data.problems, data.unlabelled)
