@@ -176,7 +176,7 @@ CORRUPTIONS = [
     truncated, damaged, another_mode, wrong_size, renamed, moved, removed, swapped, garbage, equal_stems, second_mask,
     link,
 ]  # fmt: skip
-COUNT = 130 * len(CORRUPTIONS)
+COUNT = 60 * len(CORRUPTIONS)
 
 
 def write(root: Path, files: dict[str, bytes | None]) -> None:
