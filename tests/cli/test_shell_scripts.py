@@ -221,3 +221,12 @@ def test_quickstart_goes_through_its_stages(run: Callable) -> None:
     stopped = run("scripts/quickstart.sh", shell="bash", FAILING="*/train.py")
     assert stopped.returncode == 3
     assert "Generate" not in stopped.stdout and "contact_sheet" not in stopped.stdout
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no clone: git does not tell its attributes")
+def test_git_writes_shell_scripts_without_carriage_returns():
+    """Also on Windows, where it would write them by default: no sh reads them."""
+    files = [*ROOT.glob("*.sh"), *ROOT.glob("scripts/*.sh"), ROOT / ".ci/run"]
+    told = subprocess.run(["git", "check-attr", "eol", *files], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert told.stdout.count(": eol: lf\n") == len(files) >= 9
+    assert not any(b"\r" in file.read_bytes() for file in files)

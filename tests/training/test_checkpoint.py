@@ -41,6 +41,14 @@ def test_round_trip_pointer_and_keep_last(tmp_path, payload):
     assert len(list((tmp_path / "checkpoint").iterdir())) == 5
 
 
+def test_weights_saved_under_ddp_have_their_own_names(tmp_path, payload):
+    wrapped = {f"module.{name}": tensor for name, tensor in payload["model"].items()}
+    torch.save({"model": wrapped, "ema": wrapped, "config": payload["config"]}, tmp_path / "ddp.pt")
+    loaded = load_checkpoint(str(tmp_path / "ddp.pt"), "--resume")
+    assert loaded.model.keys() == loaded.ema.keys() == payload["model"].keys()
+    assert all(torch.equal(loaded.ema[name], tensor) for name, tensor in payload["model"].items())
+
+
 def set_bit(data, bit):
     data[bit // 8] ^= 1 << bit % 8
 
