@@ -36,7 +36,8 @@ def list_folder(folder: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> tupl
     try:  # a broken link in it raises FileNotFoundError too
         entries = list(bf.scandir(folder)) if bf.isdir(folder) else []
     except OSError as error:
-        raise InputError(f"{folder}: cannot be listed ({error.strerror or error})") from error
+        place = error.filename or folder  # a link that leads nowhere, too
+        raise InputError(f"{place}: cannot be read ({error.strerror or error}); mend or remove it") from error
     entries = [one for one in entries if not one.name.startswith(".") and one.name.lower() not in SYSTEM]
     files = [entry.name for entry in entries if entry.is_file and entry.name.lower().endswith(suffixes)]
     folders = [entry.name for entry in entries if entry.is_dir]
