@@ -26,7 +26,7 @@ from tqdm import tqdm
 from .. import dist_util
 from ..data.image_files import View, present_types
 from ..errors import InputError, check_range
-from ..file_io import ensure_writable, write_atomic
+from ..file_io import lock_folder, write_atomic
 from ..generation.sample_io import common_class_names
 from ..keyed_random import numpy_generator
 from ..parallel import default_workers, parallel_map
@@ -103,12 +103,12 @@ def main(args: argparse.Namespace) -> None:
     baselines = ["copy_paste"] if args.quick else BASELINES
     arms, notes = plan_arms(len(setup.train), setup.samples, args.ratios, baselines)
     verdict_arm = choose_verdict_arm(args.verdict_arm, arms)
-    ensure_writable(args.out, "--out")
     outcomes = {arm.name: [[] for _ in setup.samples.get(arm.samples, [None])] for arm in arms}
     jobs = [(arm, run, seed) for seed in range(args.seeds) for arm in arms for run in range(len(outcomes[arm.name]))]
     workers = default_workers() if setup.device.type == "cpu" else 1
     bar = {"description": "trainings", "unit": "training", "chunk": 1, "least": 2}
-    tested = list(parallel_map(partial(run_job, setup=setup), jobs, workers=workers, **bar))
+    with lock_folder(args.out, "--out"):
+        tested = list(parallel_map(partial(run_job, setup=setup), jobs, workers=workers, **bar))
     for (arm, run, _), (outcome, _) in zip(jobs, tested, strict=True):
         outcomes[arm.name][run].append(outcome)
     val = setup.val

@@ -16,6 +16,7 @@ from guided_diffusion.evaluation import lift, segmenter
 from guided_diffusion.evaluation.bootstrap import Resampling
 from guided_diffusion.evaluation.lift import _shares, judge, resampled_scores
 from guided_diffusion.evaluation.segmenter import Outcome, count_pixels, scores
+from guided_diffusion.file_io import lock_folder
 
 SIZE = {"seeds": 3, "steps": 20, "ratios": 2}
 
@@ -82,6 +83,8 @@ def test_a_run_that_was_cut_off_goes_on(result: dict, folder: Path) -> None:
     (lost,) = runs.glob("synthetic_x2_run0_seed1_*.pt")
     before = {path: path.stat().st_mtime_ns for path in runs.iterdir()}
     lost.write_bytes(lost.read_bytes()[:9000])
+    with lock_folder(str(folder / "out"), "--out"), pytest.raises(InputError, match="--out .*is at work there"):
+        run(folder / "out", **sets(folder), **SIZE)
     assert run(folder / "out", **sets(folder), **SIZE) == result
     assert [path for path in runs.iterdir() if path.stat().st_mtime_ns != before[path]] == [lost]
 
