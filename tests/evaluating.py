@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from guided_diffusion.evaluation.fidelity import Extractor
+from guided_diffusion.evaluation.features import Extractor
 
 
 def evaluate(command: ModuleType, *given: object, **flags: object) -> None:

@@ -32,7 +32,8 @@ from ..pictures import draw_sheet, row_tile
 from ..training.checkpoint import FOLDER, load_checkpoint
 from .bootstrap import Resampling, share_interval, with_interval
 from .copies import place
-from .fidelity import Extractor, diversity, kid, load_extractor
+from .features import Extractor, load_extractor
+from .fidelity import diversity, kid
 from .image_sets import ImageSet, RealSets, add_flags, read_samples
 from .sample_scores import measure_limits
 from .tables import number, plot_intervals, table, write_results

@@ -19,7 +19,8 @@ from ..data.manifest import recorded_settings
 from ..errors import InputError, check_range
 from ..file_io import ensure_writable, write_atomic
 from .copies import draw_closest_pairs
-from .fidelity import LEAST_IMAGES, MEASURES, Seen, compare, load_extractor
+from .features import load_extractor
+from .fidelity import LEAST_IMAGES, MEASURES, Seen, compare
 from .image_sets import WINDOWS, add_flags, read_sets, sources
 from .sample_scores import measure_asked, measure_labels, measure_limits, memorization, score_samples
 from .sample_scores import notes as notes_on_copies

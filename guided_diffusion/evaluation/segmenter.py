@@ -23,7 +23,7 @@ from ..data.image_datasets import epoch_indices
 from ..keyed_random import key_to_seed, numpy_generator
 from ..precision import autocast, resolve_precision
 from .bootstrap import Resampling, mean_interval, with_interval
-from .fidelity import EXTRACTOR, import_torchvision, load_extractor
+from .features import EXTRACTOR, import_torchvision, load_extractor
 from .image_sets import ImageSet, RealSets
 
 STRIDE = 16  # of the encoder's output

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from export_material import SIZE, TYPES, Sets, check, export, make_sets
 
-from guided_diffusion.evaluation.fidelity import import_torchvision
+from guided_diffusion.evaluation.features import import_torchvision
 
 for module in ("ultralytics", "datasets", "anomalib", "mmengine"):
     if importlib.util.find_spec(module) is None:
