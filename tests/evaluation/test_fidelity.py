@@ -16,17 +16,8 @@ from torch.nn.functional import normalize
 
 from guided_diffusion.evaluation import fidelity
 from guided_diffusion.evaluation.bootstrap import Resampling
-from guided_diffusion.evaluation.fidelity import (
-    Extractor,
-    Seen,
-    compare,
-    diversity,
-    fid,
-    import_torchvision,
-    kid,
-    load_extractor,
-    neighbourhoods,
-)
+from guided_diffusion.evaluation.features import Extractor, import_torchvision, load_extractor
+from guided_diffusion.evaluation.fidelity import Seen, compare, diversity, fid, kid, neighbourhoods
 
 TYPES = ("dark", "bright", "dent")
 rng = np.random.default_rng
