@@ -278,10 +278,8 @@ class Draw:
         self.style, told = self.pick(["L", "P", "RGB"]), self.pick(["labelmap.txt", "class_names.txt", ""])
         colours = [MAROON, (0, 128, 0), (128, 128, 0)]
         if told == "labelmap.txt":
-            self.style, colours = (
-                self.pick(["P", "RGB"]),
-                self.rng.choice(np.arange(1, 255), (3, 3), replace=False).tolist(),
-            )
+            self.style = self.pick(["P", "RGB"])
+            colours = self.rng.choice(np.arange(1, 255), (3, 3), replace=False).tolist()
         lines = [f"{name}:{','.join(map(str, own))}::" for name, own in zip(self.types, colours, strict=False)]
         lines = ["background:0,0,0::", *lines] if told == "labelmap.txt" else ["_background_", *self.types]
         self.names = self.types if told else [f"defect_{k}" for k in range(1, 4)]
@@ -315,10 +313,8 @@ class Draw:
         table = np.vstack([[0] * bands, levels]).astype(np.uint8)
         if self.style == "P":
             return lambda mask: (with_palette(mask, *table), "png bmp tif")
-        return lambda mask: (
-            Image.fromarray(table[mask].squeeze(-1) if bands == 1 else table[mask]),
-            "png bmp tif webp",
-        )
+        table = table.squeeze(-1) if bands == 1 else table
+        return lambda mask: (Image.fromarray(table[mask]), "png bmp tif webp")
 
     def shapes(self):
         self.style, flagged = self.pick(SHAPES.get(self.layout, "runs").split()), self.maybe(0.7)

@@ -72,12 +72,6 @@ def black_and_white(mask: np.ndarray) -> np.ndarray:
     return np.where(mask > 0, 255, 0).astype(np.uint8)
 
 
-def with_palette(mask: np.ndarray) -> Image.Image:
-    image = Image.frombytes("P", mask.shape[::-1], mask.tobytes())
-    image.putpalette([level for colour in COLOURS for level in colour])
-    return image
-
-
 KINDS: dict[str, Callable[[np.ndarray], Any]] = {
     "black_and_white": black_and_white,
     "index": lambda mask: mask,
@@ -85,15 +79,15 @@ KINDS: dict[str, Callable[[np.ndarray], Any]] = {
 }
 
 
-def draw(root, format, image, mask, name, kind="black_and_white", *, good=None, regex=None, colour=None):
+def draw(root, format, image, mask, name, kind="black_and_white", *, good=None, colour=None):
     """Image and mask files, one mask an image. image, mask, name: templates of their paths and of the sample's name.
 
-    kind: of KINDS. good: {image: name} of defect-free images. regex: of the type. colour: a template, for coloured
+    kind: of KINDS. good: {image: name} of defect-free images. colour: a template, for coloured
     masks beside those of indices.
     """
-    typed, binary = "{type}" in name or regex, kind == "black_and_white"
+    typed, binary = "{type}" in name, kind == "black_and_white"
     label_map = (LABEL_MAP if typed else {"defect": 1}) if binary else None
-    found = Expected(format, label_map, set((good or {}).values()), Options(type_regex=regex))
+    found = Expected(format, label_map, set((good or {}).values()))
     if kind == "colour":
         found.options, found.label_map = Options(colormap=dict(zip(NAMES, COLOURS[1:], strict=True))), LABEL_MAP
     for i, (photograph, drawn) in enumerate(zip(PHOTOGRAPHS, MASKS, strict=True)):
@@ -218,7 +212,6 @@ CASES: dict[str, Callable[..., Expected]] = {
         f"images_masks {kind}": pair("images_masks", "images", "masks", "{i}", kind=kind)
         for kind in ("index", "colour")
     },
-    "images_masks, regex": pair("images_masks", "images", "masks", "IMG{i}-{type}", regex=r"-(\w+)$"),
     "black and white in image, mask": pair("images_masks", "image", "mask", "{i}"),
     "mask folder per type": draw_mask_folder_per_type,
     "type folders, marked": pair("type_folders", ".", ".", ending="_mask", good={"good/1.png": "good/1"}),

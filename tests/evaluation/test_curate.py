@@ -214,7 +214,6 @@ def test_bad_input_gets_one_line(run: Callable, folders: dict[str, Path], tmp_pa
     for flags, message in (
         ({"out": full}, f"--out {full}: is not empty; name a new folder"),
         ({"samples": tmp_path / "gone"}, "--samples .*gone: does not exist; check the path"),
-        ({"real": folders["samples"]}, "--real .*: holds generated images; name a prepared set of real ones"),
         ({"samples": folders["empty"]}, r"--samples .*: all 2 samples would be dropped \(empty 2\)"),
         ({"per_type": 0}, "--per_type 0: must be from 1 to"),
         ({"min_agreement": "1.5"}, "--min_agreement 1.5: must be auto, off or a number from 0 to 1"),

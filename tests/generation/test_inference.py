@@ -37,44 +37,34 @@ def generate(run_script, trained_pair):
     return run
 
 
-def rows_of(folder):
-    return [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
-
-
-def last_line(result):
-    return result.stderr.splitlines()[-1]
-
-
-def steps_shown(result):
-    """Where the progress bar ended, such as "30/30"."""
-    return re.findall(r"\d+/\d+", result.stderr)[-1]
-
-
 @pytest.mark.parametrize(
-    ("batch_size", "limit", "which", "error", "halved", "steps"),
+    ("flags", "limit", "which", "error", "halved", "steps"),
     [
-        (4, 2, "t[0] < 400", GPU_MEMORY, [("4", "2")], "34/34"),  # the four in vain of the large network too
-        ("auto", 1, "True", "MemoryError", [("10", "5"), ("5", "2"), ("2", "1")], "60/60"),
+        ((), 2, "t[0] < 400", GPU_MEMORY, [("4", "2")], "34/34"),  # the four in vain of the large network too
+        (("--batch_size", "auto"), 1, "True", "MemoryError", [("10", "5"), ("5", "2"), ("2", "1")], "60/60"),
+        (("--compile", "on"), 2, "True", "MemoryError", [("4", "2")], "30/30"),  # done without its compiler
     ],
 )
-def test_too_little_memory_ends_in_images(generate, tmp_path, batch_size, limit, which, error, halved, steps):
+def test_too_little_memory_ends_in_images(generate, tmp_path, flags, limit, which, error, halved, steps):
     generate(tmp_path / "small", "--batch_size", limit)
-    prelude = LITTLE_MEMORY.format(limit=limit, which=which, error=error)
-    result = generate(tmp_path / "halved", "--batch_size", batch_size, prelude=prelude)
+    prelude = LITTLE_MEMORY.format(limit=limit, which=which, error=error) + "torch.compile = lambda network: network"
+    result = generate(tmp_path / "halved", *flags, prelude=prelude)
     assert re.findall("out of memory with (.*) images at a time; going on with (.*)", result.stdout) == halved
-    assert steps_shown(result) == steps and tree(tmp_path / "halved") == tree(tmp_path / "small")
+    assert re.findall(r"\d+/\d+", result.stderr)[-1] == steps  # where the progress bar ended
+    assert tree(tmp_path / "halved") == tree(tmp_path / "small")
 
 
 def test_an_image_that_does_not_fit_is_one_line(generate, tmp_path):
     result = generate(tmp_path, prelude=LITTLE_MEMORY.format(limit=0, which=True, error=GPU_MEMORY), status=2)
-    assert last_line(result).startswith("error: --image_size 32 32: not even one image at a time fits")
-    assert "--precision bf16" in last_line(result) and tree(tmp_path) == {}
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith("error: --image_size 32 32: not even one image at a time fits")
+    assert "--precision bf16" in line and tree(tmp_path) == {}
 
 
 def test_a_folder_grows_whatever_the_batch_size_and_keeps_its_precision(generate, tmp_path):
     generate(tmp_path, "--num_samples", 3, "--batch_size", 3, "--precision", "bf16")
     assert "3 of 10 samples are there already" in generate(tmp_path, "--precision", "auto").stdout
-    rows = rows_of(tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "manifest.jsonl").open()]
     assert [row["index"] for row in rows] == list(range(10)) and rows[0]["settings"] == rows[9]["settings"]
     assert rows[9]["settings"]["precision"] == "bf16" and rows[0]["settings"]["num_steps"] == [4, 2]
 
@@ -90,9 +80,3 @@ torch.compile = lambda network: lambda x, t: print("compiled batch of", len(x)) 
     trials, steps = 2, 12  # one of each network, then six of both batches
     assert re.findall(r"compiled batch of (\d+)", result.stdout) == ["4"] * (trials + steps)
     assert sample_differences(tmp_path / "fast", tmp_path / "plain") == (0, 0.0)
-
-
-def test_a_compiler_that_lacks_memory_is_done_without(generate, tmp_path):
-    limited = LITTLE_MEMORY.format(limit=2, which=True, error="MemoryError")
-    generate(tmp_path, "--compile", "on", prelude=limited + "torch.compile = lambda network: network")
-    assert len(rows_of(tmp_path)) == 10

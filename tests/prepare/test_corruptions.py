@@ -14,6 +14,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
+from drawn_at_random import coded
 from drawn_formats import CASES, PHOTOGRAPHS
 from PIL import Image
 
@@ -22,12 +23,6 @@ from guided_diffusion.errors import InputError
 from guided_diffusion.prepare.layouts import read_layout
 
 LUMA = (0.299, 0.587, 0.114)
-
-
-def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, format=kind, **options)
-    return buffer.getvalue()
 
 
 class Layout:
@@ -104,7 +99,7 @@ def another_mode(draw):
         raise Skip  # would lose the colours
     picture = picture.convert("L") if mode in ("I;16", "F") else picture
     picture = Image.fromarray(np.asarray(picture).astype(np.uint16)) if mode == "I;16" else picture.convert(mode)
-    return {path: encoded(picture, "TIFF" if mode in ("CMYK", "F") else "PNG")}
+    return {path: coded(picture, "tif" if mode in ("CMYK", "F") else "png")}
 
 
 def wrong_size(draw):
@@ -112,7 +107,7 @@ def wrong_size(draw):
     width, height = (max(1, side + draw.below(11) - 5) for side in picture.size)
     if (width, height) == picture.size:
         raise Skip
-    return {path: encoded(picture.resize((width, height), Image.Resampling.NEAREST), picture.format)}
+    return {path: coded(picture.resize((width, height), Image.Resampling.NEAREST), picture.format)}
 
 
 def renamed(draw):
@@ -150,8 +145,8 @@ def garbage(draw):
 def equal_stems(draw):
     """Another picture under the same stem with another suffix."""
     path, _ = draw.picture(draw.layout.images + draw.layout.masks)
-    suffix, kind = draw.pick([(".jpg", "JPEG"), (".bmp", "BMP"), (".tif", "TIFF"), (".webp", "WEBP"), (".PNG", "PNG")])
-    return {draw.new(os.path.splitext(path)[0] + suffix): encoded(Image.fromarray(draw.pick(PHOTOGRAPHS)), kind)}
+    suffix = draw.pick(["jpg", "bmp", "tif", "webp", "PNG"])
+    return {draw.new(f"{os.path.splitext(path)[0]}.{suffix}"): coded(Image.fromarray(draw.pick(PHOTOGRAPHS)), suffix)}
 
 
 def second_mask(draw):

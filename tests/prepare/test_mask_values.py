@@ -43,12 +43,9 @@ def dotted(masks, value, where=(0, slice(None))):
 BLACK, WHITE, RED, BLUE = (0, 0, 0), (255, 255, 255), (200, 0, 0), (0, 0, 200)
 SETS = {  # name: masks, flags, what dataset.json tells of them
     "0/1": (levels((0, 1)), "", {"mask_threshold": 0}),
-    "0/1 and 0/255": (levels((0, 1), (0, 255)), "", {"mask_threshold": 0}),
     "0/100": (levels((0, 100)), "", {"mask_threshold": 0}),
     "0/1, 0/255 and void 9": (dotted(levels((0, 1), (0, 255)), 9), "--void 9", {"mask_threshold": 0, "void": 9}),
     "1 and void 255": (dotted(levels((0, 1)), 255), "--void 255", {"mask_threshold": 0, "void": 255}),
-    "16 bits": ([m.astype(np.uint16) * 257 for m in levels((0, 255))], "", {}),
-    "palette, inverted": (palette(BLACK, WHITE, swapped=True), "", {"palette": "looks"}),
     "palette, red, inverted": (palette(BLACK, RED, swapped=True), "", {"palette": "looks"}),
     "palette beside grey": (palette(BLACK, WHITE, swapped=True)[:3] + levels((0, 255))[3:], "", {"palette": "looks"}),
     "palette": (palette(BLUE, RED), "", {}),
@@ -88,7 +85,6 @@ def test_where_a_layout_tells_the_type(tmp_path, name):
         (dotted(levels((0, 1)), 255), "--void 255", "index"),
         (palette(BLACK, RED), "", "index"),
         (palette(BLACK, WHITE, swapped=True), "", "binary"),
-        (levels((0, 255)), "", "binary"),
     ],
 )
 def test_where_values_may_be_types(tmp_path, masks, flags, kind):
@@ -102,7 +98,6 @@ REFUSED = {  # masks, in type folders, words of the line
     "void beside indices?": (dotted(levels((0, 1), (0, 2)), 255), False, "--void 255|--mask_values binary"),
     "types?": (dotted(levels((0, 1)), 2), True, "--mask_values index|--mask_threshold 0"),
     "a type in each file?": (levels((0, 1), (0, 2)), True, "--mask_values index|--mask_threshold 0"),
-    "swapped?": (levels((255, 0)), True, "--mask_values inverted|6 of 6"),
     "half swapped?": (levels((255, 0), (0, 255)), True, "--mask_values inverted|3 of 6"),
     "swapped 0/1?": (levels((1, 0)), False, "--mask_values inverted, or index"),
     "faint?": (dotted(levels((0, 255)), SOFT * 2)[:5] + levels((0, 1))[5:], True, "5.png|level is 1|--mask_threshold"),

@@ -63,26 +63,18 @@ DOUBTED = {  # what is drawn, and words of the line
     "numbered": (folders("piece01", "piece02"), "'piece01', 'piece02' would be types, but differ by numbers only"),
     "ids": (folders("0001", "0002"), "'0001', '0002' would be types, but differ by numbers"),
     "dates": (lambda root: flat(root, *(f"2026-0{k % 2}-1{k}" for k in range(6))), "'00', '01' would|by numbers only"),
-    "a folder for each": (
-        folders("left", "right", "upper", count=1),
-        "'left', 'right', 'upper' would be 3 types of 3 i",
-    ),
+    "a folder for each": (folders("left", "right", "upper", count=1), "'left', 'right', 'upper' would be 3 types of 3"),
     "a name for each": (lambda root: flat(root, "ab12", "cd-4-f", "ab13", "xx"), "3 types of 4 images|py --type_regex"),
     "case": (lambda root: labelme(root, "crack", "Crack"), "'Crack', 'crack' differ by case|--rename Crack=crack m"),
     "signs": (folders("glue_strip", "glue-strip"), "'glue-strip', 'glue_strip' differ by"),
-    "background": (
-        lambda root: labelme(root, "crack", "Background"),
-        "'Background' would be a type, but is called like",
-    ),
+    "background": (lambda root: labelme(root, "crack", "Background"), "'Background' would be a type, but is called"),
 }
 PLAIN = {
-    "few": folders("crack", "hole", count=1),
     "classes": folders("class1", "class2", "class10"),
     "codes": folders("D00", "D10", "D20"),
     "numbered defects": folders("scratch_1", "scratch_2", "scratch_3"),
     "numbers": folders("1", "2", "10"),
     "labels": lambda root: labelme(root, *"abcd", "good", "train", "bottle", "kos1", "kos2"),
-    "named": lambda root: flat(root, *(f"crack_{k}" for k in range(3)), "hole_1"),
     "one shot": mvtec("rust1", "rust2", "rust3"),
 }
 

@@ -97,23 +97,15 @@ def test_split_file_parts_label_map_and_pixels(run, tiles, tmp_path):
     assert names("out/train5") == ["crack/exp1", "crack/exp2", "hole/exp1", "hole/exp2"]
     assert np.array_equal(read(out / "converted_ground_truth/crack/exp1.png"), np.where(SOFT > 127, 2, 0))
     assert np.array_equal(read(out / "test/crack/exp1.png"), read(tiles / "MT_Crack/Imgs/exp1.jpg"))
+    content = json.loads((out / "dataset.json").read_text())
+    record = content["images"][0]
+    assert record["source"] == "MT_Crack/Imgs/exp1.jpg" and record["types"] == {"crack": int((SOFT > 127).sum())}
+    assert content["source"]["format"] == "type_folders" and record["size"] == [*SOFT.shape]
     run("tiles", "two", "--part", "dev", "train_good", "--keep_good", "--mask_threshold", 200)
     assert len(names("two")) == 2 and len(list((tmp_path / "two/test/good").iterdir())) == 3
     assert not (tmp_path / "two/converted_ground_truth/good").exists()
     assert np.array_equal(read(tmp_path / "two/converted_ground_truth/crack/exp10.png"), 2 * (SOFT > 200))
     assert "another data set" in run("tiles", "two", "--part", "train5", status=2)
-
-
-def test_records(run, bottle, tmp_path):
-    assert "out: 16 images (crack 6, hole 6, defect-free 4)" in run("bottle", "out", "--keep_good")
-    assert names("out") == [
-        f"{name}/part{3 * t + k // 2}_shot{k % 2}" for t, name in enumerate(TYPES) for k in range(6)
-    ]
-    content = json.loads((tmp_path / "out/dataset.json").read_text())
-    record = content["images"][0]
-    assert record["source"] == "test/crack/part0_shot0.png" and record["types"] == {"crack": 150}
-    assert content["source"]["format"] == "mvtec" and record["size"] == [*SIZE]
-    assert len({record["image_sha256"] for record in content["images"]}) < 16  # two shots of a part are one picture
 
 
 def test_shots_by_group_and_a_leak_that_is_warned_of(run, bottle, tmp_path):
@@ -125,17 +117,6 @@ def test_shots_by_group_and_a_leak_that_is_warned_of(run, bottle, tmp_path):
     assert "left out: 2 images that show a part of another side" in shown and "look alike" not in shown
     shown = run("bottle", "leaky", "--shots", 3)
     assert "2 pairs of images of train and val look alike" in shown and "part1_shot0" in shown
-
-
-def test_fraction_with_groups_from_a_file(run, bottle, tmp_path):
-    rows = [f"{p.parent.name}/{p.name},{p.stem.split('_')[0]}" for p in bottle.glob("test/[ch]*/*.png")]
-    (tmp_path / "groups.csv").write_text("\n".join(rows))
-    run("bottle", "out", "--val_fraction", 0.34, "--group_csv", "groups.csv")
-    sides = [{name.split("/")[1].split("_")[0] for name in names(tmp_path / "out" / part)} for part in ("train", "val")]
-    assert len(sides[0]) == 4 and len(sides[1]) == 2 and not sides[0] & sides[1]
-    records = json.loads((tmp_path / "out/val/dataset.json").read_text())
-    assert {record["group"] for record in records["images"]} == sides[1]
-    assert records["split"] == {"part": "val", "by": "val_fraction 0.34, seed 0"}
 
 
 def test_fit_and_tiles(run, bottle, tmp_path):
@@ -163,11 +144,8 @@ def test_that_boxes_were_filled_is_said_in_dataset_json(run, tmp_path):
 
 def test_overlaps_are_told_unless_a_priority_decides(run, tmp_path):
     first = np.repeat(np.array([255, 255, 0, 0], np.uint8), 5)[:, None].repeat(20, 1)
-    for path, array in (
-        ("images", photograph(0, (20, 20))),
-        ("masks/crack", first),
-        ("masks/hole", np.roll(first, 5, 0)),
-    ):
+    drawn = {"images": photograph(0, (20, 20)), "masks/crack": first, "masks/hole": np.roll(first, 5, 0)}
+    for path, array in drawn.items():
         write(tmp_path / "set" / path / "a.png", array)
     assert "100 pixels are called crack and hole at once" in run("set", "out")
     assert "at once" not in run("set", "two", "--priority", "crack")
@@ -267,12 +245,18 @@ def test_a_second_process_is_kept_out(run, bottle):
 
 def test_the_fraction_keeps_look_alikes_together_unless_groups_are_given(run, bottle, tmp_path):
     """Both shots of a part are one picture here; --group_csv and --group_regex know better."""
-    shown = run("bottle", "out", "--val_fraction", 0.34, "--seed", 3)
-    assert "12 images look like others" in shown and "look alike" not in shown
-    sides = [{name.split("_")[0] for name in names(tmp_path / "out" / part)} for part in ("train", "val")]
-    assert len(sides[0]) == 4 and len(sides[1]) == 2 and not sides[0] & sides[1]
-    about = json.loads((tmp_path / "out/val/dataset.json").read_text())["split"]
-    assert about == {"part": "val", "by": "val_fraction 0.34, seed 3, look-alikes kept together"}
+    rows = [f"{p.parent.name}/{p.name},{p.stem.split('_')[0]}" for p in bottle.glob("test/[ch]*/*.png")]
+    (tmp_path / "groups.csv").write_text("\n".join(rows))
+    flags = {"out": ("--seed", 3), "listed": ("--group_csv", "groups.csv")}
+    for out, by in (("out", "seed 3, look-alikes kept together"), ("listed", "seed 0")):
+        shown = run("bottle", out, "--val_fraction", 0.34, *flags[out])
+        assert ("12 images look like others" in shown) == (out == "out") and "look alike" not in shown
+        both = (names(tmp_path / out / part) for part in ("train", "val"))
+        sides = [{name.split("/")[1].split("_")[0] for name in side} for side in both]
+        assert len(sides[0]) == 4 and len(sides[1]) == 2 and not sides[0] & sides[1]
+        content = json.loads((tmp_path / out / "val/dataset.json").read_text())
+        assert content["split"] == {"part": "val", "by": f"val_fraction 0.34, {by}"}
+        assert out == "out" or {record["group"] for record in content["images"]} == sides[1]
     flags = "--val_fraction", 0.34, "--seed", 3, "--group_regex", r"(part\d+_shot\d)"
     told = "split by 'val_fraction 0.34, seed 3, look-alikes kept together', but this run 'val_fraction 0.34, seed 3'"
     assert told in run("bottle", "out", *flags, status=2)
