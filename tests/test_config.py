@@ -73,7 +73,6 @@ def test_keys_may_stand_in_the_section_or_under_params_and_be_overridden():
     [
         ({"train": {"iteration": 5}}, 1, r"unknown key 'train\.iteration' \(did you mean 'train\.iterations'"),
         ({"trian": {"iterations": 5}}, 1, r"unknown key 'trian'.*did you mean 'train'"),
-        ({"train": {"iterations": 0}}, 1, r"train\.iterations: 0 must be in \[1, 1e9\]"),
         ({}, None, r"number of defect types unknown; give --num_defect"),
         ({}, 0, r"num_defect: 0 must be from 1 to 255"),
         ({"data": {"label_map": {"a": 1}}}, 2, r"num_defect is 2, but data\.label_map names 1 types: a"),
@@ -115,7 +114,6 @@ BOMB = "a0: &a0 [1, 2]\n" + "".join(f"a{k}: &a{k} [*a{k - 1}, *a{k - 1}]\n" for 
         (BOMB, "line 12: more than 10,000 values"),
         ("a: " + "[" * 3000, "line 1: nested more than 20 deep"),
         ("data:\n  flip: !!bool x", r"line 2 \(data\.flip\): 'x' is no bool"),
-        ("train:\n  seed: !!int x", r"line 2 \(train\.seed\): 'x' is no decimal number"),
         ("train:\n  seed: 010", r"\(train\.seed\): '010' is no decimal number"),  # YAML 1.1 reads 8
         ("train: {seed: " + "9" * 5000 + "}", r"'9{59}\.\.\. \(5,002 characters\) is no decimal number"),
         (b"# Gr\xf6\xdfe\nmodel: {}\n", "line 1: .*save it as UTF-8"),
@@ -126,7 +124,6 @@ BOMB = "a0: &a0 [1, 2]\n" + "".join(f"a{k}: &a{k} [*a{k - 1}, *a{k - 1}]\n" for 
         ("train:\n  iterations: 0x" + "f" * 5000, r"line 2: train\.iterations: expected a whole number, got a value"),
         ("train:\n  keep_last: 1" + "0" * 38, r"line 2: train\.keep_last: expected a whole number, got 10+$"),
         ("data: {resolution: [64, 1000000000]}", r"data\.resolution: \[64, 1000000000\] must be"),
-        ("data: {type_rates: {a: 1.0e+308, b: 1.0e+308}}", r"data\.type_rates: must be from 0 to 1e6"),
         ('data: {dir: "a\\0b"}', r"data\.dir: expected a text, got 'a\\x00b'"),
         ('data: {label_map: {"\\ud800": 1}}', r"data\.label_map: expected name: number pairs"),
     ],

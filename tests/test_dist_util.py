@@ -89,7 +89,6 @@ def test_several_processes_of_mpi_need_mpi4py(size, monkeypatch):
         ("cuda", 2, (3, 4, 1), "cuda:1"),  # second host of two
         ("cuda", 0, (0, 1, 0), "no CUDA GPU can be used here"),
         ("cuda:2", 2, (0, 1, 0), "GPU number 2 is needed, but this host shows 2"),
-        ("auto", 1, (1, 2, 1), "GPU number 1 is needed, but this host shows 1"),
         ("cuda:0", 2, (0, 2, 0), "each takes a GPU of its own"),
         ("cuda:x", 0, (0, 1, 0), "unknown device; use auto, cpu, cuda"),
     ],

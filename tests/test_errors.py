@@ -5,7 +5,7 @@ from argparse import Namespace
 
 import pytest
 
-from guided_diffusion.errors import InputError, check_range, unknown_name
+from guided_diffusion.errors import InputError, check_range
 
 
 def test_library_errors_name_parameters_and_command_lines_flags():
@@ -14,11 +14,6 @@ def test_library_errors_name_parameters_and_command_lines_flags():
     expected = "--seed -1: with --large_recep from a/large b.pt; must be 0 or more"
     assert error.with_flags({"large": "--large_recep"}) == expected
     assert pickle.loads(pickle.dumps(error)).with_flags({"large": "--large_recep"}) == expected
-
-
-def test_unknown_names_come_with_the_nearest_known_one():
-    assert unknown_name("`sampler`", "dimm", ["ddim", "cold"]) == "unknown `sampler` 'dimm' (did you mean 'ddim'?)"
-    assert unknown_name("type", "x", ["b", "a"]) == "unknown type 'x' (known: a, b)"
 
 
 def test_numbers_on_the_command_line_have_bounds():

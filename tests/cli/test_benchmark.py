@@ -93,16 +93,13 @@ def test_the_best_batch_ends_with_memory_or_throughput(step: Callable[..., Varia
         best_batch(step("a", 0.01, fits=0), CPU)
 
 
-def test_ratios_of_planted_timings(step: Callable[..., Variant]) -> None:
+def test_ratios_of_planted_timings_and_no_round_when_the_time_is_out(step: Callable[..., Variant]) -> None:
     rates = {"fp32": 1e9, "bf16": 1e9}
     slow, fast = compare([step("slow", 0.04), step("fast", 0.01)], CPU, rates, batch=2, rounds=3)
     assert slow["ratio"] == pytest.approx([1, 1, 1]) and fast["ratio"] == pytest.approx([4, 4, 4])
     assert fast["images_per_s"] == pytest.approx(200) and fast["readings_s"] == pytest.approx([0.01] * 3)
     assert fast["share"] == pytest.approx(0.2)
-
-
-def test_no_round_begins_when_the_time_is_out(step: Callable[..., Variant]) -> None:
-    rows = compare([step("a", 30.0), step("b", 20.0)], CPU, {"fp32": 1e9}, batch=1, rounds=5)
+    rows = compare([step("a", 30.0), step("b", 20.0)], CPU, rates, batch=1, rounds=5)
     assert [row["readings_s"] for row in rows] == [[30.0] * 2, [20.0] * 2]  # 100 s of setting up, 50 s a round
 
 

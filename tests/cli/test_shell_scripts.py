@@ -174,9 +174,12 @@ def set_up(folder: Path, python: object, **variables: str) -> subprocess.Complet
     return subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, timeout=300)
 
 
-def test_set_up_uses_a_python_that_has_what_is_needed(tmp_path: Path) -> None:
+def test_set_up_uses_a_python_that_has_what_is_needed_and_refuses_an_old_one(tmp_path: Path) -> None:
     result = set_up(tmp_path, sys.executable)
     assert (result.returncode, result.stdout, result.stderr) == (0, f"{sys.executable}\n", "")
+    old = executable(tmp_path / "old", "#!/bin/sh\nexit 1\n")
+    told = f"error: {old} is not Python 3.10 or newer: install that, or set PYTHON to where it is\n"
+    assert ((result := set_up(tmp_path, old)).returncode, result.stderr) == (2, told)
     assert not (tmp_path / ".venv").exists()
 
 
@@ -197,13 +200,6 @@ def test_set_up_makes_an_environment_where_something_is_lacking(tmp_path: Path) 
     assert not (tmp_path / ".venv" / "left over").exists()
     # From then on it is used as it is, also where no Python is named.
     assert set_up(tmp_path, python).stdout == set_up(tmp_path, "").stdout == chosen
-
-
-def test_set_up_refuses_an_old_python(tmp_path: Path) -> None:
-    old = executable(tmp_path / "old", "#!/bin/sh\nexit 1\n")
-    result = set_up(tmp_path, old)
-    assert result.returncode == 2
-    assert result.stderr == f"error: {old} is not Python 3.10 or newer: install that, or set PYTHON to where it is\n"
 
 
 def test_quickstart_goes_through_its_stages(run: Callable) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from told import NAMES, make_config
 
 from guided_diffusion.diffusion.conditioning import Known, draw_conditions, draw_known
@@ -64,9 +65,12 @@ def test_so_many_are_told_nothing():
     assert abs(known.any(dim=(1, 2, 3)).float().mean() - 0.5) < 0.05
 
 
+@pytest.mark.parametrize("background", [True, False])
 @pytest.mark.parametrize("separate", [False, True])
-def test_the_loss_leaves_out_what_is_given(separate):
-    config = make_config(**{"train.separate_channel_loss": separate, "train.mask_loss_weight": 0.5})
+def test_the_loss_leaves_out_what_is_given(separate, background):
+    config = make_config(
+        **{"data.background": background, "train.separate_channel_loss": separate, "train.mask_loss_weight": 0.5}
+    )
     diffusion, layout = GaussianDiffusion(config), config.layout
     rng = np.random.default_rng(0)
     images, masks = rng.integers(0, 256, (4, 3, 8, 8), np.uint8), rng.integers(0, 4, (4, 8, 8), np.uint8)
@@ -87,8 +91,9 @@ def test_the_loss_leaves_out_what_is_given(separate):
         squared = (output[row] - x_start[row]).square() * ~known[row]
         expected = squared.mean()
         if separate:
-            entropy = -(x_start[row, 3:] * output[row, 3:].log_softmax(0)).sum(0)
-            expected = squared[:3].mean() + 0.5 * (0 if known[row, 3, 0, 0] else entropy.mean())
+            logits = output[row, 3:] if background else torch.cat([torch.zeros(1, 8, 8), output[row, 3:]])
+            entropy = F.cross_entropy(logits[None], torch.from_numpy(masks[row]).long()[None])
+            expected = squared[:3].mean() + 0.5 * (0 if known[row, 3, 0, 0] else entropy)
         assert abs(losses["per_sample"][row] - expected) < 1e-5
     free = diffusion.training_losses(model, x_start, t, noise, separate)["loss"]
     assert torch.equal(diffusion.training_losses(model, x_start, t, noise, separate, ~known & known)["loss"], free)

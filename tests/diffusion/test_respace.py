@@ -4,13 +4,7 @@ import numpy as np
 import pytest
 
 from guided_diffusion.diffusion.gaussian_diffusion import make_betas
-from guided_diffusion.diffusion.respace import (
-    format_num_steps,
-    log_snr,
-    make_plan,
-    parse_num_steps,
-    split_plan,
-)
+from guided_diffusion.diffusion.respace import format_num_steps, log_snr, make_plan, parse_num_steps, split_plan
 from guided_diffusion.errors import InputError
 
 T = 1000
@@ -75,10 +69,7 @@ def test_log_snr_nodes_by_the_formula(S, num_steps):
     nodes = [t for t, _ in large] + ([S - 1] if S else [])
     assert nodes[:2] == [999, 990]
     for walk in filter(None, (nodes[1:], [t for t, _ in small])):
-        wanted, fine = (
-            np.linspace(cosine_level(walk[0]), cosine_level(walk[-1]), len(walk)),
-            np.linspace(999, 0, 99_901),
-        )
+        wanted, fine = np.linspace(*map(cosine_level, (walk[0], walk[-1])), len(walk)), np.linspace(999, 0, 99_901)
         exact = np.interp(wanted, cosine_level(fine), fine)  # the timesteps, not rounded
         for i, node in enumerate(walk):
             pushed = any(abs(node - other) == 1 for other in walk[max(i - 1, 0) : i + 2])
