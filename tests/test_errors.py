@@ -5,7 +5,7 @@ from argparse import Namespace
 
 import pytest
 
-from guided_diffusion.errors import InputError, check_range
+from guided_diffusion.errors import InputError, Parser, check_range
 
 
 def test_library_errors_name_parameters_and_command_lines_flags():
@@ -50,3 +50,11 @@ def test_files_and_output_that_fail_are_one_line(body, line):
         assert subprocess.run(command, stdout=full, stderr=full).returncode == 2
     assert result.returncode == 2 and result.stderr.startswith(f"error: {line}") and result.stderr.count("\n") == 1
     assert len(result.stderr) < 2100 and "; " in result.stderr
+
+
+def test_two_dashes_are_no_value():
+    parser = Parser()
+    parser.add_argument("--seed", type=int)
+    assert parser.parse_args(["--seed=-1"]).seed == -1
+    with pytest.raises(InputError, match="--seed: has no value"):
+        parser.parse_args(["--seed=--"])
