@@ -44,7 +44,7 @@ class Section:
 @dataclass(frozen=True)
 class DiffusionConfig(Section):
     target: str = option(COLD, "as released files have it", "", (COLD,))
-    parameterization: str = option("x0", "what the network predicts; eps excludes separate losses", "", ("x0", "eps"))
+    parameterization: str = option("x0", "what the network predicts; separate losses: x0", "", ("x0", "eps", "v"))
     schedule: str = option("cosine", "of the noise", "", SCHEDULES)
     num_timestep: int = option(1000, "T, the number of noise levels", "[2, 100000]")
 
@@ -69,6 +69,7 @@ class ModelConfig(Section):
     use_scale_shift_norm: bool | None = option(None, "how the timestep enters; derived: true for the global network")
     class_cond: bool = option(False, "tell the network which types to draw (--defects)")
     num_defect: int = option(0, "types that it can be told, with class_cond; derived", "[0, 255]")
+    augment: float = option(0.0, "how often images are turned, moved, brightened, ..., each; it is told so", "[0, 1]")
     ckpt: str | None = option(None, "checkpoint (or work_dir: its latest) whose weights training starts from")
 
     def __post_init__(self) -> None:
@@ -172,6 +173,7 @@ class TrainConfig(Section):
     micro_batch: int = option(0, "images at a time, a divisor of data.bs_per_gpu: less memory; 0: all", "[0, 65536]")
     activation_checkpointing: bool = option(False, "compute activations again: less memory, slower")
     ema_decay: float = option(0.9999, "at step k: min(ema_decay, (1 + k) / (10 + k))", "[0, 1)")
+    t_range: tuple[int, ...] = option((), "first timestep that is trained, and the one after the last; derived: all")
     loss_weight: str = option("uniform", "by timestep", "", ("uniform", "min_snr"))
     min_snr_gamma: float = option(5.0, "cap of the signal-to-noise weight under min_snr", "(0, 1e9]")
     separate_channel_loss: bool = option(False, "RGB by squared error, masks by cross-entropy; x0 only")

@@ -268,13 +268,18 @@ def _resolve(config: Config, num_defect: int | None) -> Config:
         raise InputError(f"train.micro_batch: {micro_batch} must divide data.bs_per_gpu, which is {batch}")
     if config.train.separate_channel_loss and config.diffusion.parameterization != "x0":
         raise InputError("separate_channel_loss works with diffusion.parameterization x0 only")
+    T = config.diffusion.num_timestep
+    t_range = config.train.t_range or (0, T)
+    if len(t_range) != 2 or not 0 <= t_range[0] < t_range[1] <= T:
+        raise InputError(f"train.t_range: {brief(list(t_range))} must be two timesteps that rise, from 0 to {T}")
     for name in data.type_rates or {}:
         if name not in (GOOD, *label_map):
             raise InputError(unknown_name("type in data.type_rates", name, (GOOD, *label_map)))
     channels = {"in_channels": total, "out_channels": total, "num_defect": num_defect if model.class_cond else 0}
     model = dataclasses.replace(model, **channels)
     data = dataclasses.replace(data, label_map=label_map, background=background, resolution=size)
-    resolved = dataclasses.replace(config, model=model, data=data)
+    train = dataclasses.replace(config.train, t_range=t_range)
+    resolved = dataclasses.replace(config, model=model, data=data, train=train)
     if resolved.rates is not None and not any(resolved.rates):
         raise InputError("data.type_rates: all are 0 (that of good without data.include_good too); raise one")
     return resolved

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..config import Config, ModelConfig
+from ..data.augment import AUGMENTATIONS
 from ..errors import InputError
 from .nn import AttentionBlock, ResBlock, downsample, timestep_embedding, upsample, zero_init
 from .norm import group_norm
@@ -51,6 +52,9 @@ class UNet(nn.Module):
         if config.class_cond:  # row 0: not told; row k: type k. Zeros: at the start as if it were told nothing
             self.label_emb = zero_init(nn.Embedding(1 + config.num_defect, emb_channels))
 
+        if config.augment:
+            self.augment_emb = zero_init(nn.Linear(AUGMENTATIONS, emb_channels, bias=False))
+
         channels = width * config.channel_mult[0]
         self.input_blocks = nn.ModuleList([Stage(nn.Conv2d(config.in_channels, channels, 3, padding=1))])
         skips = [channels]
@@ -88,16 +92,19 @@ class UNet(nn.Module):
             nn.GroupNorm(groups, channels), nn.SiLU(), zero_init(nn.Conv2d(channels, config.out_channels, 3, padding=1))
         )
 
-    def forward(self, x: Tensor, t: Tensor, types: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, types: Tensor | None = None, augmented: Tensor | None = None) -> Tensor:
         """x: [N, C, H, W]; t: [N] timesteps. Returns [N, C, H, W] in float32.
 
-        types: with class_cond, float [N, 1 + num_defect] as of JointLayout.types_in; None: not told.
+        types: with class_cond, float [N, 1 + num_defect] as of JointLayout.types_in; None: not told. augmented: with
+        `augment`, float [N, AUGMENTATIONS] of data.augment; None: zeros, images as they are (Karras et al. 2022, F.2).
         """
         check_size(self.config, x.shape[-2:])
         emb = self.time_embed(timestep_embedding(t, self.config.model_channels))  # [N, 4 width]
         if self.config.class_cond:
             rows = self.label_emb.weight
             emb = emb + (rows[0] if types is None else types @ rows).to(emb.dtype)
+        if augmented is not None:
+            emb = emb + self.augment_emb(augmented)
         skips, h = [], x
         for stage in self.input_blocks:
             h = self._run(stage, h, emb)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .. import dist_util
 from ..config import Config
+from ..data.augment import augment
 from ..data.image_datasets import DefectDataset, epoch_indices
 from ..diffusion.conditioning import draw_conditions
 from ..diffusion.gaussian_diffusion import GaussianDiffusion
@@ -34,7 +35,7 @@ from ..precision import autocast, exact_float32, resolve_precision, try_compile
 from .checkpoint import Checkpoint, load_weights, save_checkpoint
 from .logger import QUARTILES, LossWindow, TrainLogger
 
-Batch = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]  # x_start, t, noise, types, known
+Batch = tuple[Tensor | None, ...]  # x_start, t, noise, types, known, augmented
 PREVIEW_STEPS = 50  # of ddim: enough to judge, cheap enough to repeat
 MAX_VAL_IMAGES = 64  # evenly spread over a larger held-out set, so that a log line stays cheap
 
@@ -176,14 +177,14 @@ class TrainLoop:
         cfg, network = self.config.train, self.network  # first, as compiling it draws random numbers
         key = (cfg.seed, self.step, dist_util.rank())
         torch.manual_seed(key_to_seed("dropout", *key))
-        x_start, masks = self.draw_batch()  # [N, C, H, W], [N, H, W]
+        x_start, masks, augmented = self.draw_batch()  # [N, C, H, W], [N, H, W]
         types, known = draw_conditions(self.config, x_start, masks, key)
         generator = torch_generator(self.device, "train", *key)
-        t = torch.randint(self.diffusion.num_timestep, (len(x_start),), generator=generator, device=self.device)
+        t = torch.randint(*cfg.t_range, (len(x_start),), generator=generator, device=self.device)
         noise = torch.randn(x_start.shape, generator=generator, device=self.device)
         noise = noise.to(memory_format=torch.channels_last)  # like x_start, or x_t takes neither's format
 
-        losses = self._backward(network, (x_start, t, noise, types, known))
+        losses = self._backward(network, (x_start, t, noise, types, known, augmented))
         losses["grad_norm"] = self._bound_gradients()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
@@ -193,8 +194,8 @@ class TrainLoop:
         self._update_ema()
         self.window.add(losses, t)
 
-    def draw_batch(self) -> tuple[Tensor, Tensor]:
-        """x_start float32 [N, C, H, W] and index masks uint8 [N, H, W] of this step and rank.
+    def draw_batch(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """x_start float32 [N, C, H, W] and index masks uint8 [N, H, W] of this step and rank, and how augmented.
 
         Images drawn by type are independent draws; else ranks share no image within an epoch.
         """
@@ -207,7 +208,11 @@ class TrainLoop:
             indices, kinds = self.data.draw_by_type(cfg.rates, size, rng)
         rng = numpy_generator("augment", cfg.train.seed, self.step, rank)
         images, masks = self.data.batch(indices, rng, cfg.data.flip, kinds)
-        return cfg.layout.encode(images, masks).to(self.device, memory_format=torch.channels_last), masks
+        augmented = None
+        if share := cfg.model.augment:
+            images, masks, augmented = augment(images, masks, share, rng)
+            augmented = augmented.to(self.device)
+        return cfg.layout.encode(images, masks).to(self.device, memory_format=torch.channels_last), masks, augmented
 
     def _backward(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Gradients of the batch's mean loss, `micro_batch` images at a time. Returns the losses."""
@@ -225,8 +230,9 @@ class TrainLoop:
 
     def _losses(self, network: nn.Module, batch: Batch, rows: slice | Tensor) -> dict[str, Tensor]:
         """GaussianDiffusion.training_losses of these rows of a batch."""
-        x_start, t, noise, types, known = (part if part is None else part[rows] for part in batch)
-        network, separate = partial(network, types=types), self.config.train.separate_channel_loss
+        x_start, t, noise, types, known, augmented = (part if part is None else part[rows] for part in batch)
+        told = {"types": types} | ({} if augmented is None else {"augmented": augmented})
+        network, separate = partial(network, **told), self.config.train.separate_channel_loss
         with autocast(self.device, self.config.train.precision):
             return self.diffusion.training_losses(network, x_start, t, noise, separate, known)
 
@@ -286,7 +292,7 @@ class TrainLoop:
             t = t[torch.randperm(count, generator=generator, device=self.device)]
             noise = torch.randn(x_start.shape, generator=generator, device=self.device)
             parts = torch.arange(count, device=self.device).split(max(8, cfg.data.bs_per_gpu))
-            batch = (x_start, t, noise, types, None)
+            batch = (x_start, t, noise, types, None, None)
             losses = [self._losses(self.ema, batch, rows)["per_sample"] for rows in parts]
             values[f"val_{quartile}"] = torch.cat(losses).mean().item()
         return {"val": sum(values.values()) / len(QUARTILES)} | values
