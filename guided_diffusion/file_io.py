@@ -243,8 +243,7 @@ def inside(folder: str, name: Any, what: str, *, links: bool = False) -> str:
 
 
 def remove_inside(folder: str, name: Any, what: str) -> bool:
-    """Delete the file that a file or a listing names in `folder`, as in inside(), of a link the link itself. Returns
-    whether there was one. Raises InputError."""
+    """Delete the file, or link, that a file or a listing names in `folder`, as in inside(); whether there was one."""
     path = inside(folder, name, what, links=True)
     if not lies_in(os.path.dirname(path), folder):
         raise InputError(f"{what} {brief(name)} leads out of its folder; nothing is deleted there")
@@ -269,8 +268,7 @@ def read_json(path: str) -> Any:
 
 
 def parse_json(data: bytes | str, name: str) -> Any:
-    """The value of a JSON text: numbers are finite, keys stand once, nothing is deeper than JSON_DEPTH. Raises
-    InputError that begins with `name`, of the file or line."""
+    """The value of the JSON text `name`: numbers are finite, keys stand once, nothing is deeper than JSON_DEPTH."""
     try:
         data = data.encode() if isinstance(data, str) else data
         if data.count(b"[") + data.count(b"{") > JSON_DEPTH:

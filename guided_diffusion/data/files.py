@@ -68,8 +68,7 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
 
 
 def is_good(folder: str, masks: str | None = None) -> bool:
-    """Whether a type folder of this name holds defect-free images. masks: where its masks would lie; where there are
-    none, names such as ok and normal say so too."""
+    """Whether a type folder is called good; or ok, normal and such, and there are no masks in the folder `masks`."""
     name = folder.lower()
     return name == GOOD or (masks is not None and name in ALSO_GOOD and not list_folder(masks)[0])
 
@@ -109,8 +108,7 @@ def words_of(path: str) -> list[str]:
 
 
 def by_stem(folder: str, problems: list[str], files: Iterable[str] | None = None) -> dict[str, str]:
-    """{stem: path} of `files` in a folder, of all images by default. Of two of a stem the first is kept, and a problem
-    noted."""
+    """{stem: path} of `files` in a folder, by default its images. Of two of a stem the second becomes a problem."""
     paths: dict[str, str] = {}
     for name in list_folder(folder)[0] if files is None else files:
         path = bf.join(folder, name)

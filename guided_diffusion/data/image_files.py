@@ -123,8 +123,7 @@ def turned(array: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def histogram(array: np.ndarray) -> list[int]:
-    """Pixels of each of the 256 levels of uint8 [H, W]; of [H, W, 3], those of each channel. np.bincount takes 20 times
-    as long."""
+    """Pixels of each level of uint8 [H, W], or of each channel of [H, W, 3]; np.bincount takes 20 times as long."""
     return Image.fromarray(array.astype(np.uint8, copy=False)).histogram()
 
 
@@ -154,8 +153,7 @@ def to_rgb(picture: Picture, path: str, *, bits: int | None = None) -> np.ndarra
 
 
 def read_image(path: str, size: Sequence[int] = ()) -> np.ndarray:
-    """uint8 [H, W, 3] of an image file without a mask, the way up that EXIF says, stretched to `size` (H, W) if given.
-    Raises InputError."""
+    """uint8 [H, W, 3] of an image file without a mask, the way up that EXIF says; at `size` (H, W) if given."""
     picture = open_image(path)
     image = turned(to_rgb(picture, path), picture.orientation)
     return resize_image(image, size) if size else image

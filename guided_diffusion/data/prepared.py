@@ -164,16 +164,14 @@ def _read(root: str) -> tuple[list[Sample], list[Sample]]:
 
 
 def listed_samples(root: str) -> list[Sample] | None:
-    """Those that the manifest of a sample folder lists: others are the rest of a run that was cut off. None without a
-    manifest. Raises InputError."""
+    """Those that the manifest of a sample folder lists: others are of a killed run. None without a manifest."""
     if (rows := read_manifest(root)) is None:
         return None
     return [Sample(bf.join(root, row["image"]), IndexMask(bf.join(root, row["index_mask"]))) for row in rows.values()]
 
 
 def is_prepared(root: str) -> bool:
-    """Whether the folder `root` is a prepared set or holds samples. Raises InputError where it is no folder, or a
-    folder in it is one, such as train/."""
+    """Whether the folder `root` is a prepared set or holds samples. Raises InputError where a folder in it is one."""
     return bool(_pairs(root))
 
 
@@ -307,8 +305,7 @@ def pair_by_name(
 def write_pair(
     root: str, name: str, image: np.ndarray, mask: np.ndarray | None, label_map: Mapping[str, int]
 ) -> tuple[dict[str, Any], int]:
-    """Write one sample's files unless they are there with the same content: its record for dataset.json, and how many
-    were written."""
+    """Write one sample's files where their content changes: its record for dataset.json, and how many were written."""
     record: dict[str, Any] = {"image": f"{IMAGES}/{name}.png", "size": list(image.shape[:2])}
     written = 0
     for key, folder, picture in (("image", IMAGES, image), ("mask", MASKS, mask)):

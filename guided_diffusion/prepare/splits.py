@@ -132,8 +132,7 @@ def group_alike(items: Sequence[Item]) -> int:
 
 
 def split_by_shots(items: Sequence[Item], count: int) -> None:
-    """TRAIN for the first `count` images per type and for defect-free ones, VAL for the rest; None, left out, for those
-    of the rest that show an object which trains."""
+    """TRAIN for the first `count` images per type and defect-free ones; VAL for others, None if their object trains."""
     shots = FirstShots(count)
     defective = [item for item in items if not item.record.good]
     for item in defective:

@@ -31,8 +31,7 @@ def look(
     workers: int,
     description: str,
 ) -> list[Record]:
-    """Records of samples, in their order, Record.problem where files cannot be read. view: how training sees them;
-    None: regions are not looked for."""
+    """Records of samples, in their order. view: how training sees them; None: regions are not looked for."""
     look_at = partial(_look_at, num_defect=num_defect, rule=rule, view=view)
     return list(parallel_map(look_at, samples, workers=workers, description=description))
 

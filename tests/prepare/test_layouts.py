@@ -4,7 +4,6 @@ import copy
 import io
 import json
 import random
-import re
 from collections import Counter
 
 import numpy as np
@@ -376,16 +375,6 @@ def test_paths_in_data_yaml_stay_in_the_data_set_but_for_its_own_links(tmp_path)
         else:
             with pytest.raises(InputError, match="which is not in"):
                 read_layout(str(tmp_path / "in"))
-
-
-@pytest.mark.parametrize(
-    ("names", "words"), [(["crack", "valid"], "'valid'"), (["dataset"], "only type; did you mean .*/dataset")]
-)
-def test_folders_that_are_hardly_types_are_doubted(tmp_path, names, words):
-    for name in names:
-        lay(tmp_path, {f"{name}/images/{name}.png": PHOTOGRAPH, f"{name}/labels/{name}.png": BINARY})
-    data = read_layout(str(tmp_path))
-    assert data.format == "type_folders" and len(data.samples) == len(names) and re.search(words, data.doubts[0])
 
 
 JUNK = [None, True, -1, 0, 10**400, 1e308, float("nan"), "", "\x00", "../..", "gs://x/y", [], {}, [[]], [{}], {"a": []}]

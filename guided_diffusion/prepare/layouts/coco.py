@@ -85,8 +85,7 @@ def _open(path: str) -> dict[str, list[dict[str, Any]]]:
 def _shapes_by_image(
     path: str, content: Mapping[str, list[dict[str, Any]]], data: Dataset, boxes: str
 ) -> dict[Any, list[Shape]]:
-    """The shapes of each image by its id; `data` is told the types that they show, in the order of the ids. boxes: what
-    becomes of those without outline, see Options."""
+    """The shapes of each image by its id; `data` is told their types, in the order of the ids. boxes: see Options."""
     images = [(image["id"], image["file_name"]) for image in content["images"]]
     categories = list(dict.fromkeys((category["id"], category["name"]) for category in content["categories"]))
     for kind, rows in (("images", images), ("categories", categories)):

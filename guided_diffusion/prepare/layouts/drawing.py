@@ -105,8 +105,7 @@ def image_bytes(path: str) -> bytes:
 
 
 def colour_values(picture: Picture, mask: ColourMask) -> np.ndarray:
-    """Index mask uint8 [H, W] of a file whose colours are types; black is background unless it names a type. Raises
-    InputError for a colour that has no type."""
+    """Index mask uint8 [H, W] of a file whose colours are types; black is background unless it names a type."""
     picture.check_lossless(mask.path)
     table = {(0, 0, 0): BACKGROUND} | dict(mask.colours)
     codes = np.asarray(picture.pixels.convert("RGB")).astype(np.int64) @ (1 << 16, 1 << 8, 1)

@@ -23,8 +23,7 @@ LOOKED_AT = 3  # files in each folder
 
 
 def read_labelme(root: str, options: Options) -> Dataset | None:
-    """The annotated images in `root` and in the folders in it; a file without shapes is a defect-free image. Images
-    without a JSON file are unlabelled."""
+    """The annotated images in `root` and in the folders in it; a file without shapes is of a defect-free image."""
     folders = [root, *(bf.join(root, name) for name in list_folder(root)[1])]
     paths = {folder: [bf.join(folder, name) for name in list_folder(folder, (".json",))[0]] for folder in folders}
     if not any(_is_labelme(path) for own in paths.values() for path in own[:LOOKED_AT]):

@@ -90,8 +90,7 @@ def tell_values(data: Dataset, options: Options, *, workers: int = 1) -> None:
 
 
 def are_binary(data: Dataset) -> bool:
-    """Whether masks lie as Defect Spectrum's or in images/ + masks/, but are black and white, by a few of them, and in
-    no parts: then their folder may be a type."""
+    """Whether masks in image/ + mask/ or images/ + masks/ are black and white, by a few: their folder may be a type."""
     known = data.label_map is not None or any(one.part for one in data.samples)
     if known or data.format not in ("defect_spectrum", "images_masks"):
         return False
@@ -220,8 +219,7 @@ def _look_at(file: tuple[str | int, str]) -> Values | None:
 
 
 def _palette(seen: Sequence[Values], void: int | None) -> str:
-    """Whether palette indices count, or, where these or other files tell otherwise, the looks of two colours, black and
-    one other or white."""
+    """Whether palette indices count, or, where files tell otherwise, the looks of two colours, one black or white."""
     used = [(k, colour) for one in seen if one.kind == "palette" for k, colour in one.colours.items()]
     bright = {colour for _, colour in used if max(colour) > NEAR}
     two = len(bright) == 1 or all(min(colour) >= 255 - NEAR for colour in bright)
@@ -252,8 +250,7 @@ def _check_palettes(seen: Sequence[Values]) -> None:
 
 
 def binary_values(picture: Picture, path: str, rule: DrawingRule) -> np.ndarray:
-    """Where a mask file is defective, bool [H, W], under a rule. Raises InputError where it is a photograph, or carries
-    the mask in its transparency."""
+    """Where a mask file is defective, bool [H, W], under a rule. Raises InputError where it does not look like one."""
     image = picture.pixels
     if image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "F"):
         raise InputError(f"{path}: has mode {image.mode}, but a mask is black and white; save it as 8-bit grey")

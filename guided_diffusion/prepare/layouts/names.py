@@ -55,8 +55,7 @@ def tidy(data: Dataset, options: Options) -> None:
 
 
 def check_names(data: Dataset, options: Options) -> None:
-    """Note as problems names that no type can have, and as doubts names that are hardly those of types. A label map, or
-    options.type_regex for names of files, says that they are."""
+    """Note as problems names that no type can have, and as doubts, without a label map, names that are hardly types."""
     for name, where in data.types.items():
         if not name.isprintable() or not name.strip() or len(name.encode()) > LONGEST:
             data.problems.append(f"{where}: {brief(name)} is no name of a type; correct it or --rename it")

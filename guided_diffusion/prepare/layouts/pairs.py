@@ -112,8 +112,7 @@ def read_pairs(format: str, root: str, options: Options) -> Dataset | None:
 
 
 def _published(root: str, folders: Collection[str]) -> dict[str, int] | None:
-    """The label map of a Defect Spectrum object by its name: in DS-* or synthetic_*, DS-* itself, or with colour masks
-    among its `folders`."""
+    """The label map of a Defect Spectrum object: in DS-* or synthetic_*, DS-* itself, or with colour masks beside."""
     *_, home, name = ("/" + (root if is_cloud(root) else os.path.abspath(root))).split("/")
     if home.startswith(("DS-", "synthetic_")) or name.startswith("DS-") or COLOUR_FOLDERS & set(folders):
         return {name: index for index, name in enumerate(PUBLISHED.get(name, "").split(), 1)}

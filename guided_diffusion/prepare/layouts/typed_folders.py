@@ -38,8 +38,7 @@ def read_mvtec(root: str, options: Options) -> Dataset | None:
 
 
 def read_dagm(root: str, options: Options) -> Dataset | None:
-    """DAGM 2007: one Class<k> folder, or the folder of several; each class has one type of defect, called like it.
-    Images without a mask in Label/ are defect-free."""
+    """DAGM 2007: one Class<k> folder, or several; each is a type. Images without a mask in Label/ are defect-free."""
     classes = {name.lower(): bf.join(root, name) for name in list_folder(root)[1] if DAGM_CLASS.fullmatch(name)}
     if not classes:
         own = bf.basename(root).lower()
@@ -118,8 +117,7 @@ def _beside(folder: str, problems: list[str], alone: list[str]) -> list[tuple[st
 
 
 def _apart(folder: str, problems: list[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Images and masks that lie in one folder, {stem: path} each: x_mask.png is the mask of x.*, and x.png of x.jpg or
-    any other suffix."""
+    """Images and masks in one folder, {stem: path} each: x_mask.png is the mask of x.*, and x.png of x.jpg or so."""
     stems = {name: stem_of(name) for name in list_folder(folder)[0]}
     marked = {stem + end for stem in stems.values() for end in OPEN_ENDINGS[1:]}
     others = {stem for name, stem in stems.items() if stem not in marked and not name.lower().endswith(".png")}

@@ -19,8 +19,7 @@ PALETTE = [tuple(sum((k >> 3 * j + c & 1) << 7 - j for j in range(3)) for c in r
 
 
 def read_voc(root: str, options: Options) -> Dataset | None:
-    """Types and colours are those of LABELS, else VOC's; parts those of ImageSets/Segmentation/. Value 255, or its
-    colour, is void, drawn as background."""
+    """Types and colours are those of LABELS, else VOC's; parts those of ImageSets/Segmentation/; VOID is background."""
     home = next((name for name in MASK_FOLDERS if list_folder(bf.join(root, name))[0]), None)
     if not home or not bf.isdir(bf.join(root, "JPEGImages")):
         return None
