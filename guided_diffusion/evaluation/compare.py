@@ -26,6 +26,7 @@ from ..diffusion.respace import format_num_steps, parse_num_steps
 from ..errors import InputError, check_range
 from ..file_io import ensure_writable
 from ..generation.api import DefectGen
+from ..generation.conditions import Conditions
 from ..generation.sample_io import common_class_names
 from ..generation.settings import DEFAULT_STEPS, Settings
 from ..pictures import draw_sheet, row_tile
@@ -61,30 +62,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--steps", help=f"hand-offs, comma-separated {about}")
     add("--samplers", default=Settings.sampler, help=f"comma-separated ({Settings.sampler})")
     add("--num_steps", default=str(DEFAULT_STEPS), help=f"denoising steps, N or A+B, comma-separated ({DEFAULT_STEPS})")
+    add("--guide", nargs="+", default=(), metavar="CKPT", help="worse networks to lead away from, as in inference.py")
+    add("--guidance_scale", default="1", help="how far, comma-separated (1: not at all)")
     add("--num_samples", type=int, default=64, help="in every cell (64)")
 
 
-Pair = tuple[str, str | None, str | None]  # prefix of the names of its cells; checkpoints, large and small
+Pair = tuple[str | None, str | None]  # checkpoints of a large and a small network
 
 
 class Cell(NamedTuple):
     """One set of samples: its networks' checkpoints and its settings of DefectGen.generate."""
 
     name: str
-    large: str | None
-    small: str | None
+    networks: Pair
     settings: dict[str, Any]
 
 
 def main(args: argparse.Namespace) -> None:
     """Make and measure all cells; write the results and print the table. Raises InputError."""
     check_range(args, num_samples=(4, 10**6), seed=(0, 10**18))
-    load = lru_cache(1)(partial(DefectGen.load, device=dist_util.setup(args.device), precision="fp32"))
-    pairs = checkpoint_pairs(args) if args.checkpoints else [("", args.large, args.small)]
-    generator = load(*pairs[0][1:])
-    cells = make_cells(args, pairs, generator.hand_offs())
+    how = {"device": dist_util.setup(args.device), "precision": "fp32", "guides": args.guide}
+    load = lru_cache(1)(partial(DefectGen.load, **how))
+    pairs = checkpoint_pairs(args) if args.checkpoints else {"": (args.large, args.small)}
+    generator = load(*next(iter(pairs.values())))
+    cells = make_cells(args, pairs, generator.hand_offs)
     for cell in cells:
-        generator.settings(**cell.settings)  # refuses before anything is made
+        Conditions(generator.layout, generator.settings(**cell.settings))  # refuses before anything is made
     real_sets = {f"--{name}": root for name in ("real", "train") if (root := getattr(args, name))}
     names = common_class_names(real_sets, {"the networks": generator.layout.class_names})
     view = View.of(generator.config.data)
@@ -93,7 +96,7 @@ def main(args: argparse.Namespace) -> None:
     extractor = load_extractor(generator.device)
     ensure_writable(args.out, "--out")
     other = generate(args, cells[0]._replace(name=f"{cells[0].name}_again"), generator, args.seed + 1)
-    samples = [generate(args, cell, load(cell.large, cell.small), args.seed) for cell in cells]
+    samples = [generate(args, cell, load(*cell.networks), args.seed) for cell in cells]
 
     rows, margin = measure(cells, samples, other, real, extractor)
     if args.train:
@@ -152,32 +155,38 @@ def measure(
     return rows, margin
 
 
-def make_cells(args: argparse.Namespace, pairs: Sequence[Pair], possible: range) -> list[Cell]:
-    """The cells of pairs in the order of the flags; at least two. possible: hand-offs to choose from. Raises
-    InputError."""
+def make_cells(args: argparse.Namespace, pairs: dict[str, Pair], possible: range) -> list[Cell]:
+    """The cells in the order of the flags, at least two. possible: hand-offs to choose from. Raises InputError."""
     samplers, num_steps = args.samplers.split(","), [parse_num_steps(text) for text in args.num_steps.split(",")]
+    scales = _numbers("guidance_scale", args.guidance_scale, float)
+    hand_offs = [Settings.step_inference]
     if args.steps:
-        try:
-            hand_offs = [int(text) for text in args.steps.split(",")]
-        except ValueError:
-            raise InputError(f"`steps` {args.steps}: must be whole numbers with commas, such as 0,400,1000") from None
-    elif len(pairs) * len(samplers) * len(num_steps) > 1:
-        hand_offs = [Settings.step_inference]
-    else:  # the ends too, where networks were trained for some timesteps only
+        hand_offs = _numbers("steps", args.steps, int)
+    elif len(pairs) * len(samplers) * len(num_steps) * len(scales) == 1:
         hand_offs = sorted({S for S in STEPS if S in possible} | {*possible[:1], *possible[-1:]})
     cells = []
-    for (prefix, large, small), S, sampler, steps in product(pairs, hand_offs, samplers, num_steps):
-        name = f"{prefix}s{S}_{sampler}_{format_num_steps(steps)}_seed{args.seed}"
-        cells.append(Cell(name, large, small, {"step_inference": S, "sampler": sampler, "num_steps": steps}))
+    for prefix, S, sampler, steps, scale in product(pairs, hand_offs, samplers, num_steps, scales):
+        guided = f"_w{scale:g}" if scale != 1 else ""
+        name = f"{prefix}s{S}_{sampler}_{format_num_steps(steps)}{guided}_seed{args.seed}"
+        settings = {"step_inference": S, "sampler": sampler, "num_steps": steps, "guidance_scale": scale}
+        cells.append(Cell(name, pairs[prefix], settings))
+    flags = "`steps`, `samplers`, `num_steps`, `guidance_scale`"
     if twice := [name for name, count in Counter(cell.name for cell in cells).items() if count > 1]:
-        raise InputError(f"`steps`, `samplers`, `num_steps`: name the cell {twice[0]} twice; leave one out")
+        raise InputError(f"{flags}: name the cell {twice[0]} twice; leave one out")
     if len(cells) < 2:
-        raise InputError("`steps`, `samplers`, `num_steps`: name at least two cells to compare")
+        raise InputError(f"{flags}: name at least two cells to compare")
     return cells
 
 
-def checkpoint_pairs(args: argparse.Namespace) -> list[Pair]:
-    """A pair for each checkpoint of a training, beside the other network."""
+def _numbers(name: str, text: str, kind: type) -> list:
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"`{name}` {text}: must be {'whole ' * (kind is int)}numbers with commas between") from None
+
+
+def checkpoint_pairs(args: argparse.Namespace) -> dict[str, Pair]:
+    """By the beginning of its cells' names, a pair for each checkpoint of a training, beside the other network."""
     folder = bf.join(args.checkpoints, FOLDER)
     files = sorted((n for n in bf.listdir(folder) if n.endswith(".pt")), key=natural_key) if bf.isdir(folder) else []
     config = load_checkpoint(bf.join(folder, files[0]), "--checkpoints").config if len(files) > 1 else None
@@ -187,7 +196,7 @@ def checkpoint_pairs(args: argparse.Namespace) -> list[Pair]:
     if getattr(args, own):
         raise InputError(f"`{own}`: `checkpoints` takes its place; leave one out")
     given = {"large": args.large, "small": args.small}
-    return [(f"{name[:-3]}_", *(given | {own: bf.join(folder, name)}).values()) for name in files]
+    return {f"{name[:-3]}_": tuple((given | {own: bf.join(folder, name)}).values()) for name in files}
 
 
 def generate(args: argparse.Namespace, cell: Cell, generator: DefectGen, seed: int) -> ImageSet:

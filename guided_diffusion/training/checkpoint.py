@@ -195,15 +195,16 @@ def _network_state(state: Mapping[str, torch.Tensor], what: str) -> dict[str, to
 
 
 # What two networks must share to exchange x_t; and what else a resumed one must keep.
-_SHARED = ("diffusion.schedule", "diffusion.num_timestep", "diffusion.parameterization")
+_SHARED = ("diffusion.schedule", "diffusion.num_timestep")
+_OUTPUT = ("diffusion.parameterization",)
 _ARCHITECTURE = (
-    *("model.patch", "model.model_channels", "model.num_res_blocks", "model.channel_mult"),
+    *(*_OUTPUT, "model.patch", "model.model_channels", "model.num_res_blocks", "model.channel_mult"),
     *("model.attention_downsample", "model.num_head_channels", "model.num_heads", "model.norm_groups"),
     *("model.use_scale_shift_norm", "model.class_cond", "train.separate_channel_loss"),
 )
 
 
-def check_agreement(a: Config, a_name: str, b: Config, b_name: str, extra: tuple[str, ...] = ()) -> None:
+def check_agreement(a: Config, a_name: str, b: Config, b_name: str, extra: tuple[str, ...] = _OUTPUT) -> None:
     """Raise InputError naming the first key in which two configurations may not differ, and both values."""
     for key in (*_SHARED, *extra, "data.background", "data.label_map"):
         get = operator.attrgetter(key)
