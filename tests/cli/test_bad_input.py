@@ -90,10 +90,8 @@ CASES = {
     "train --set model.model_channels=64 --work_dir {work}": (
         f"{CHECKPOINT}|config.yml|model.model_channels|32 against 64"
     ),
-    "train --set model.model_channels=64 --set model.ckpt={checkpoint}": (
-        f"model.ckpt|{CHECKPOINT}|parameters fit|config.yml (model.model_channels: 32 against 64)"
-    ),
-    "train --set model.model_channels=64 --init {released}": "--init|released.pt|.weight: [32, 7, 3, 3] against [64, ",
+    "train --set model.model_channels=64 --set model.ckpt={checkpoint}": f"model.ckpt|{CHECKPOINT}|32 against 64",
+    "train --set model.model_channels=64 --init {released}": "released.pt|time_embed.0.weight: [128, 32] against",
     "train --init {checkpoint} --set model.ckpt=other.pt": "--init and model.ckpt|other.pt|drop",
     "train --init {work}/ --work_dir {work}": "--init|lies in --work_dir|name a new folder",
     # Generating
