@@ -1,7 +1,7 @@
 """One file with everything needed to resume or to sample, written atomically and loaded strictly.
 
 Keys: `model`, `ema`, `optimizer` (state dicts, as in released checkpoints), and ours: `step`, `config`,
-`label_map`, `log_window`, `format_version`. Loading never runs code from the file.
+`label_map`, `log_window`, `cpu_minutes`, `format_version`. Loading never runs code from the file.
 """
 
 import hashlib
@@ -48,6 +48,7 @@ class Checkpoint:
     step: int
     config: Config | None
     log_window: torch.Tensor | None  # losses since the last log line
+    cpu_minutes: float = 0.0  # of the training so far, all cores together
 
 
 def save_checkpoint(work_dir: str, step: int, payload: Mapping[str, Any], keep_last: int = 0) -> str:
@@ -174,11 +175,12 @@ def load_checkpoint(path: str, flag: str) -> Checkpoint:
             # A released checkpoint does not say its step, but AdamW counts it for each parameter.
             counts = [int(entry["step"]) for entry in optimizer["state"].values() if "step" in entry.keys()]
             step = max(counts, default=0) if step is None else step
+        minutes = float(raw.get("cpu_minutes", 0))
         if type(step or 0) is not int or not 0 <= (step or 0) < 2**53 or type(written) is not int:
             raise ValueError(f"step {brief(step)} of format {brief(written)}")
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RuntimeError) as error:
         raise InputError(f"{name}: its content is not that of a checkpoint ({error}); {_instead(path)}") from None
-    return Checkpoint(path, sha256, model, ema, optimizer, step or 0, config, window)
+    return Checkpoint(path, sha256, model, ema, optimizer, step or 0, config, window, minutes)
 
 
 def _network_state(state: Mapping[str, torch.Tensor], what: str) -> dict[str, torch.Tensor]:
