@@ -39,7 +39,7 @@ from .sample_scores import measure_limits
 from .tables import number, plot_intervals, table, write_results
 
 HELP = "hand-offs, samplers, numbers of steps or checkpoints, from the same seeds"
-STEPS = "0,50,200,400,600,1000"
+STEPS = (0, 50, 200, 400, 600, 1000)
 SHEET_SEEDS = 10  # columns of the sheet
 MEASURES = {  # key: title, factor, decimals, sign
     "kid": ("KID x 1000", 1000, 1, ""),
@@ -58,10 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--checkpoints", metavar="WORK_DIR", help="compare the checkpoints of this training, in place of that network")
     add_flags(parser, ("real",), ("train", "groups", "device", "seed"))
     add("--out", default="work/compare", help="folder for the results (work/compare)")
-    add("--steps", help=f"hand-offs, comma-separated ({STEPS}; 400 where something else differs)")
+    about = "(0,50,200,400,600,1000 as far as the networks' train.t_range allow; 400 where something else differs)"
+    add("--steps", help=f"hand-offs, comma-separated {about}")
     add("--samplers", default=Settings.sampler, help=f"comma-separated ({Settings.sampler})")
     add("--num_steps", default=str(DEFAULT_STEPS), help=f"denoising steps, N or A+B, comma-separated ({DEFAULT_STEPS})")
     add("--num_samples", type=int, default=64, help="in every cell (64)")
+
+
+Pair = tuple[str, str | None, str | None]  # prefix of the names of its cells; checkpoints, large and small
 
 
 class Cell(NamedTuple):
@@ -77,8 +81,9 @@ def main(args: argparse.Namespace) -> None:
     """Make and measure all cells; write the results and print the table. Raises InputError."""
     check_range(args, num_samples=(4, 10**6), seed=(0, 10**18))
     load = lru_cache(1)(partial(DefectGen.load, device=dist_util.setup(args.device), precision="fp32"))
-    cells = make_cells(args)
-    generator = load(cells[0].large, cells[0].small)
+    pairs = checkpoint_pairs(args) if args.checkpoints else [("", args.large, args.small)]
+    generator = load(*pairs[0][1:])
+    cells = make_cells(args, pairs, generator.hand_offs())
     for cell in cells:
         generator.settings(**cell.settings)  # refuses before anything is made
     real_sets = {f"--{name}": root for name in ("real", "train") if (root := getattr(args, name))}
@@ -149,15 +154,19 @@ def measure(
     return rows, margin
 
 
-def make_cells(args: argparse.Namespace) -> list[Cell]:
-    """The cells in the order of the flags; at least two. Raises InputError."""
+def make_cells(args: argparse.Namespace, pairs: Sequence[Pair], possible: range) -> list[Cell]:
+    """The cells of pairs in the order of the flags; at least two. possible: hand-offs to choose from. Raises
+    InputError."""
     samplers, num_steps = args.samplers.split(","), [parse_num_steps(text) for text in args.num_steps.split(",")]
-    pairs = checkpoint_pairs(args) if args.checkpoints else [("", args.large, args.small)]
-    steps = args.steps or ("400" if len(pairs) * len(samplers) * len(num_steps) > 1 else STEPS)
-    try:
-        hand_offs = [int(text) for text in steps.split(",")]
-    except ValueError:
-        raise InputError(f"`steps` {steps}: must be whole numbers with commas between, such as {STEPS}") from None
+    if args.steps:
+        try:
+            hand_offs = [int(text) for text in args.steps.split(",")]
+        except ValueError:
+            raise InputError(f"`steps` {args.steps}: must be whole numbers with commas, such as 0,400,1000") from None
+    elif len(pairs) * len(samplers) * len(num_steps) > 1:
+        hand_offs = [Settings.step_inference]
+    else:  # the ends too, where networks were trained for some timesteps only
+        hand_offs = sorted({S for S in STEPS if S in possible} | {*possible[:1], *possible[-1:]})
     cells = []
     for (prefix, large, small), S, sampler, steps in product(pairs, hand_offs, samplers, num_steps):
         name = f"{prefix}s{S}_{sampler}_{format_num_steps(steps)}_seed{args.seed}"
@@ -169,8 +178,8 @@ def make_cells(args: argparse.Namespace) -> list[Cell]:
     return cells
 
 
-def checkpoint_pairs(args: argparse.Namespace) -> list[tuple[str, str | None, str | None]]:
-    """(prefix of the name, large, small) for each checkpoint of a training, beside the other network."""
+def checkpoint_pairs(args: argparse.Namespace) -> list[Pair]:
+    """A pair for each checkpoint of a training, beside the other network."""
     folder = bf.join(args.checkpoints, FOLDER)
     files = sorted((n for n in bf.listdir(folder) if n.endswith(".pt")), key=natural_key) if bf.isdir(folder) else []
     config = load_checkpoint(bf.join(folder, files[0]), "--checkpoints").config if len(files) > 1 else None

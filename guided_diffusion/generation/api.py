@@ -142,7 +142,9 @@ class DefectGen:
         for (name, network), plan in zip(networks.items(), plans, strict=True):
             if plan and network is None:
                 raise InputError(f"`{name}`: missing, but `step_inference` {S} gives it {len(plan)} steps")
-            taking_part += [network] if plan else []
+            if plan:
+                taking_part.append(network)
+                self._check_range(name, network, plan, settings)
         told = [network.config.model.class_cond for network in taking_part]
         possible = {"defects": told[0] or settings.defects is None}
         possible["guidance_scale"] = any(told) or settings.guidance_scale == 1
@@ -154,6 +156,27 @@ class DefectGen:
         for network in filter(None, networks.values()):
             check_size(network.config.model, self._window(network, settings), f"give another `image_size`{other}")
         return settings
+
+    def hand_offs(self) -> range:
+        """The `step_inference` at which no network is given a timestep outside its train.t_range."""
+        T, last = self.diffusion.num_timestep, 0
+        first, end = self.large.config.train.t_range if self.large else (T, T)
+        if self.small and self.small.config.train.t_range[0] == 0:
+            last = self.small.config.train.t_range[1]
+        return range(first if end == T else T, last + 1)
+
+    def _check_range(self, name: str, network: Network, plan: list[Pair], settings: Settings) -> None:
+        first, end = network.config.train.t_range
+        if first <= plan[-1][0] and plan[0][0] < end:
+            return
+        remedy = "train a pair whose train.t_range meet"
+        if hand_offs := self.hand_offs():
+            remedy = "give " + " to ".join(dict.fromkeys((str(hand_offs[0]), str(hand_offs[-1]))))
+            remedy += ", and `handoff` paper" if settings.handoff == "released" else ""
+        raise InputError(
+            f"`step_inference` {settings.step_inference}: the {name} network, {network.path}, was trained at timesteps "
+            f"{first} to {end - 1} only; {remedy}"
+        )
 
     def _choose_batch_size(self, asked: int | str, count: int, settings: Settings) -> int:
         """choose_batch_size. Raises InputError, too, where an image takes more memory than there is or, on the CPU, a

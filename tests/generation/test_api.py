@@ -1,5 +1,7 @@
 """The generator in Python: keyed samples, settings, batches that do not fit, released checkpoints."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -82,6 +84,39 @@ def test_one_network_suffices_where_the_other_has_no_step(trained_pair):
     large, small = load(trained_pair.large, None), load(None, trained_pair.small)
     assert len(large.generate(1, step_inference=0, num_steps=3).images) == 1
     assert len(small.generate(1, step_inference=1000, num_steps=3).images) == 1
+
+
+def ranged(generator, large, small):
+    """The pair, as if its networks had been trained at these timesteps only, (first, end)."""
+    one, other = (
+        network and replace(network, config=replace(network.config, train=replace(network.config.train, t_range=own)))
+        for network, own in ((generator.large, large), (generator.small, small))
+    )
+    return DefectGen(one, other, generator.device, "fp32", "ema")
+
+
+@pytest.mark.parametrize(
+    ("large", "small", "allowed", "refused", "words"),
+    [
+        ((0, 1000), (0, 1000), range(1001), (), ""),
+        ((350, 1000), (0, 450), range(350, 451), (0, 349, 451, 1000), "give 350 to 450"),
+        ((400, 1000), (0, 400), range(400, 401), (380, 401), "give 400"),
+        ((600, 1000), (0, 400), range(0), (0, 500, 600, 1000), "train a pair whose train.t_range meet"),
+        ((0, 500), (0, 1000), range(1000, 1001), (0, 500), "give 1000"),
+        ((0, 1000), (50, 1000), range(1), (1, 1000), "give 0"),
+    ],
+)
+def test_a_hand_off_outside_the_trained_timesteps_is_refused(generator, large, small, allowed, refused, words):
+    pair = ranged(generator, large, small)
+    assert pair.hand_offs() == allowed
+    for S in allowed[:: max(1, len(allowed) - 1)]:
+        pair.settings(step_inference=S, num_steps=1000, spacing="uniform")
+    for S in refused:
+        with pytest.raises(InputError, match=rf"^step_inference {S}: the (large|small) network, .*\.pt, .* {words}$"):
+            pair.settings(step_inference=S, num_steps=1000, spacing="uniform")
+    if large[0]:  # which the released hand-off walks down to 0
+        with pytest.raises(InputError, match=f"was trained at timesteps {large[0]} to 999 only; {words}"):
+            pair.settings(handoff="released")
 
 
 def test_ema_weights_are_sampled_unless_told_otherwise(trained_pair, generator):
