@@ -34,7 +34,7 @@ from ..training.checkpoint import FOLDER, load_checkpoint
 from .bootstrap import Resampling, share_interval, with_interval
 from .copies import place
 from .features import Extractor, load_extractor
-from .fidelity import diversity, kid
+from .fidelity import diversity, kid, radial_power, spectrum
 from .image_sets import ImageSet, RealSets, add_flags, read_samples
 from .sample_scores import measure_limits
 from .tables import number, plot_intervals, table, write_results
@@ -46,6 +46,7 @@ MEASURES = {  # key: title, factor, decimals, sign
     "kid": ("KID x 1000", 1000, 1, ""),
     "difference": ("difference to the reference", 1000, 1, "+"),
     "diversity": ("diversity", 1, 3, ""),
+    "spectrum": ("top octave, dB", 1, 1, "+"),
     "copies": ("near-copies, %", 100, 1, ""),
     "empty": ("empty masks, %", 100, 1, ""),
 }
@@ -131,7 +132,7 @@ def measure(
 
     other: samples of the first cell's settings and other seeds.
     """
-    seeds, y = range(len(other)), extractor(real.images)
+    seeds, y, power = range(len(other)), extractor(real.images), radial_power(real.images)
     of_real = Resampling.draw(real.groups, "compare", "real")
     of_seeds, of_others = (Resampling.draw(seeds, "compare", "seeds", i) for i in range(2))
     found = [kid(extractor(images.images), y, of_seeds, of_real) for images in tqdm(samples, "measuring", unit="cell")]
@@ -148,6 +149,7 @@ def measure(
                 "upper_bound": upper,
                 "as_good": upper < margin,
                 "diversity": diversity(extractor, images.images, seeds),
+                "spectrum": with_interval(spectrum(radial_power(images.images), power, of_seeds, of_real)),
                 "copies": None,
                 "empty": share_interval([not mask.any() for mask in images.masks], seeds),
             }
@@ -220,7 +222,11 @@ def write(out: str, result: dict[str, Any], samples: Sequence[ImageSet]) -> None
         rows.append([cell["name"], *shown.values(), verdict])
         label = [cell["name"], *(f"{MEASURES[key][0]}: {shown[key]}" for key in ("kid", "difference"))]
         sheet.append(row_tile(", ".join(label), images.images[:SHEET_SEEDS], images.masks[:SHEET_SEEDS]))
-    lines = {"difference": {"--": result["margin"]}, "diversity": {":": real["diversity"]["value"]}}
+    lines = {
+        "difference": {"--": result["margin"]},
+        "diversity": {":": real["diversity"]["value"]},
+        "spectrum": {":": 0},
+    }
     panels = [(*MEASURES[key][:2], [cell[key] for cell in cells], lines.get(key, {})) for key in keys]
     head = ["cell", *(MEASURES[key][0] for key in keys), "as good"]
     text = f"# Comparison\n\n{table(head, rows)}\n" + "".join(f"- {note}\n" for note in result["notes"])

@@ -37,7 +37,7 @@ from ..precision import (
     resolve_precision,
     try_compile,
 )
-from ..training.checkpoint import check_agreement
+from ..training.checkpoint import SCHEDULE, check_agreement
 from .conditions import Conditions
 from .network import WEIGHTS, Network, check_trained, choose_batch_size, load_network, possible_hand_offs
 from .sample_io import SampleFolder
@@ -92,7 +92,7 @@ class DefectGen:
             if (network := self.networks[guide.kind]) is None or guide.kind in self.guides:
                 fault = "has a guide already" if network else "is missing"
                 raise InputError(f"`guides` {guide.path}: goes with `{guide.kind}`, which {fault}; leave it out")
-            check_agreement(guide.config, guide.path, network.config, network.path, ())
+            check_agreement(guide.config, guide.path, network.config, network.path, shared=SCHEDULE)
             self.guides[guide.kind] = guide
         self.hand_offs = possible_hand_offs(self._loaded, self.diffusion.num_timestep)
 
