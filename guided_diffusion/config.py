@@ -70,7 +70,7 @@ class ModelConfig(Section):
     class_cond: bool = option(False, "tell the network which types to draw (--defects)")
     num_defect: int = option(0, "types that it can be told, with class_cond; derived", "[0, 255]")
     augment: float = option(0.0, "how often images are turned, moved, brightened, ..., each; it is told so", "[0, 1]")
-    ckpt: str | None = option(None, "checkpoint (or work_dir: its latest) whose weights training starts from")
+    ckpt: str | None = option(None, "checkpoint or work_dir that training starts from, as by --init")
 
     def __post_init__(self) -> None:
         super().__post_init__()

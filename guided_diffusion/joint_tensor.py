@@ -1,7 +1,7 @@
 """The joint tensor: which channel carries what, how it is encoded, decoded, clipped and coloured.
 
 Channels 0-2 are RGB in [-1, 1]; then, if configured, one background channel; then one channel per defect
-type, one-hot in {0, 1}. Outside this module only extend.py, which appends types, relies on that order.
+type, one-hot in {0, 1}. Outside this module only warm_start.py, which matches types, relies on that order.
 """
 
 from dataclasses import dataclass

@@ -23,13 +23,16 @@ RESULTS = {  # what the page takes from them
     "quality": {
         "command": "quality",
         "class_names": list(TYPES),
-        "overall": {"kid": figure(0.4)},
-        "reference": {"real": {"overall": {"kid": figure(0.0)}}},
+        "overall": {"kid": figure(0.4), "spectrum": figure(-3, 0.5)},
+        "reference": {"train": {"overall": {"kid": figure(0.1), "spectrum": figure(0.2)}}},
         "labels": {"empty": {"real": figure(0.25)}},
         "memorization": {"copies": figure(0.05)},
         "agreement": {"mean": figure(0.61), "reference": {"mean": None}},
     },
-    "lift": {"verdict": {"sentence": "Made up.", "difference": figure(4.9, 2.2), "copy_paste": figure(2.8, 3)}},
+    "lift": {
+        "verdict": {"sentence": "Made up.", "difference": figure(4.9, 2.2), "copy_paste": figure(2.8, 3)},
+        "others": [{"verdict": {"sentence": "Also made up."}}],
+    },
     "compare": {"command": "compare"},
 }
 TEXT = f"""# Of {{name}}

@@ -63,10 +63,14 @@ def assert_same_training(work: Path, expected: Path) -> None:
 
 
 def _repeatable(work: Path) -> dict[str, Any]:
-    """Files, but for the clock's column in progress.csv and TensorBoard's, whose names hold the time."""
+    """Files, but for what clocks tell in progress.csv and checkpoints, and TensorBoard's, whose names hold the time."""
     files: dict[str, Any] = {name: data for name, data in tree(work).items() if not name.startswith("tensorboard/")}
-    table = csv.DictReader(files["progress.csv"].decode().splitlines())
-    files["progress.csv"] = [{key: text for key, text in row.items() if key != "steps_per_s"} for row in table]
+    table, clocks = csv.DictReader(files["progress.csv"].decode().splitlines()), ("steps_per_s", "cpu_minutes")
+    files["progress.csv"] = [{key: text for key, text in row.items() if key not in clocks} for row in table]
+    for name in [name for name in files if name.endswith(".pt")]:
+        saved = torch.load(work / name, weights_only=True)
+        assert saved.pop("cpu_minutes") > 0
+        files |= {name: saved, f"{name}.sha256": None}
     return files
 
 

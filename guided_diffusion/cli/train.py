@@ -28,9 +28,9 @@ from ..parallel import check_memory
 from ..precision import is_out_of_memory, resolve_precision
 from ..prepare.check import training_warnings
 from ..prepare.layouts import LOOSE, Dataset, read_layout
-from ..training.checkpoint import FOLDER, Checkpoint, latest_checkpoint, load_checkpoint, same_network
-from ..training.extend import extend_types, with_class_cond
+from ..training.checkpoint import ARCHITECTURE, FOLDER, Checkpoint, check_agreement, latest_checkpoint, load_checkpoint
 from ..training.train_util import TrainLoop
+from ..training.warm_start import warm_start
 from . import prepare
 
 leave = dist_util.leave  # ends one process of several
@@ -51,12 +51,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     about = "1: RGB by MSE, masks by cross-entropy; 0: MSE on all channels (overrides the YAML)"
     add("--seperate_channel_loss", "--separate_channel_loss", type=int, choices=(0, 1), help=about)
     add("--resume", default="auto", help="auto (default): the latest checkpoint in work_dir; a checkpoint; or none")
-    add("--extend_types", metavar="CKPT", help="start from a checkpoint or work_dir whose network knows fewer types")
+    add("--init", metavar="CKPT", help="start from what fits of any checkpoint or work_dir, types by name")
     add("--seed", type=int, help="overrides train.seed")
     add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
-    add(
-        "--dry_run", action="store_true", help="read the data, print what the training would be and cost, write nothing"
-    )
+    add("--dry_run", action="store_true", help="read the data, tell what training would be and cost, write nothing")
     add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one YAML key; repeatable")
     add("--local_rank", "--local-rank", help=argparse.SUPPRESS)  # older launchers pass it; the environment knows
     return parser.parse_args(argv)
@@ -77,6 +75,9 @@ def resolve_config(args: argparse.Namespace) -> tuple[Config, Dataset | None]:
         own = raw.label_map if raw else read_label_map(root)
         overrides |= {} if data.get("label_map") else {"data.label_map": own}
     config = load_config(args.config, args.num_defect, overrides)
+    if (start := config.model.ckpt) and args.init:
+        raise InputError(f"--init and model.ckpt ({start}): a training starts from one; drop the other")
+    config = replace(config, model=replace(config.model, ckpt=start or args.init))
     if raw:  # before it is prepared
         match_types(raw.label_map, config.layout.class_names, root)
         if held_out := config.data.val_dir:
@@ -111,25 +112,21 @@ def prepare_raw(config: Config, raw: Dataset, work_dir: str) -> Config:
 def find_resume(args: argparse.Namespace, config: Config) -> Checkpoint | None:
     """The checkpoint to go on from, if any; its network must be the configuration's."""
     work, latest = args.work_dir, latest_checkpoint(args.work_dir)
-    if (fewer := args.extend_types) and lies_in(fewer, work):
-        raise InputError(f"--extend_types {fewer}: lies in --work_dir, whose training would go on; name a new folder")
+    if args.init and lies_in(args.init, work):
+        raise InputError(f"--init {args.init}: lies in --work_dir, whose training would go on; name a new folder")
     if args.resume == "none" and latest:
         raise InputError(f"--resume none: {work} already holds {latest}; choose another --work_dir or --resume auto")
     path = {"auto": latest, "none": None}.get(args.resume, args.resume)
     checkpoint = path and load_checkpoint(path, "--resume")
-    if checkpoint:
-        same_network(checkpoint, config, args.config)
+    if checkpoint and checkpoint.config:
+        check_agreement(checkpoint.config, checkpoint.path, config, args.config, ARCHITECTURE)
     return checkpoint
 
 
-def find_warm_start(args: argparse.Namespace, config: Config) -> Checkpoint | None:
-    """The weights that a new training starts from, if any, made to fit the configuration's types if asked to."""
-    start, fewer = config.model.ckpt, args.extend_types
-    if start and fewer:
-        raise InputError(f"--extend_types and model.ckpt ({start}): a training starts from one; drop the other")
-    if fewer:
-        return extend_types(load_checkpoint(fewer, "--extend_types"), config, args.config)
-    return with_class_cond(load_checkpoint(start, "model.ckpt"), config) if start else None
+def find_start(args: argparse.Namespace, config: Config) -> tuple[Checkpoint | None, str]:
+    """What a new training starts from, if anything, and a line about it."""
+    flag, path = "--init" if args.init else "model.ckpt", config.model.ckpt
+    return warm_start(load_checkpoint(path, flag), config, args.config, flag) if path else (None, "")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -182,8 +179,8 @@ def load_data(config: Config, device: torch.device) -> tuple[DefectDataset, Defe
 def dry_run(args: argparse.Namespace, device: torch.device) -> int:
     config, raw = resolve_config(args)
     config, cost = find_cost(config, device)
-    if args.extend_types:
-        print(f"starting from {find_warm_start(args, config).path}")
+    if started := find_start(args, config)[1]:
+        print(started)
     if raw:
         shown = f"{len(raw.samples)} images with a defect, types: {', '.join(raw.label_map)}"
         print(f"{raw.root}: a data set of layout {raw.format} ({shown}); training prepares it into WORK_DIR/data first")
@@ -203,15 +200,13 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
         if main_rank:
             print(f"complete: trained to step {resume.step} (raise train.iterations to go on)")
         return 0
-    warm = None if resume else find_warm_start(args, config)
+    warm, started = (None, f"going on from {resume.path}, step {resume.step}") if resume else find_start(args, config)
     if raw:
         config = prepare_raw(config, raw, args.work_dir)
     data, val_data, told = load_data(config, device)
     loop = TrainLoop(config, args.work_dir, data, val_data, device, resume, warm)
     if main_rank:
-        print(*told, describe(loop.config, cost), sep="\n", flush=True)
-        if start := resume or warm:
-            print(f"{'going on' if resume else 'starting'} from {start.path}, step {start.step}", flush=True)
+        print(*told, describe(loop.config, cost), *filter(None, [started]), sep="\n", flush=True)
     return loop.run()
 
 

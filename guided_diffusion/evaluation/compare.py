@@ -26,6 +26,7 @@ from ..diffusion.respace import format_num_steps, parse_num_steps
 from ..errors import InputError, check_range
 from ..file_io import ensure_writable
 from ..generation.api import DefectGen
+from ..generation.conditions import Conditions
 from ..generation.sample_io import common_class_names
 from ..generation.settings import DEFAULT_STEPS, Settings
 from ..pictures import draw_sheet, row_tile
@@ -33,18 +34,19 @@ from ..training.checkpoint import FOLDER, load_checkpoint
 from .bootstrap import Resampling, share_interval, with_interval
 from .copies import place
 from .features import Extractor, load_extractor
-from .fidelity import diversity, kid
+from .fidelity import diversity, kid, radial_power, spectrum
 from .image_sets import ImageSet, RealSets, add_flags, read_samples
 from .sample_scores import measure_limits
 from .tables import number, plot_intervals, table, write_results
 
 HELP = "hand-offs, samplers, numbers of steps or checkpoints, from the same seeds"
-STEPS = "0,50,200,400,600,1000"
+STEPS = (0, 50, 200, 400, 600, 1000)
 SHEET_SEEDS = 10  # columns of the sheet
 MEASURES = {  # key: title, factor, decimals, sign
     "kid": ("KID x 1000", 1000, 1, ""),
     "difference": ("difference to the reference", 1000, 1, "+"),
     "diversity": ("diversity", 1, 3, ""),
+    "spectrum": ("top octave, dB", 1, 1, "+"),
     "copies": ("near-copies, %", 100, 1, ""),
     "empty": ("empty masks, %", 100, 1, ""),
 }
@@ -57,29 +59,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--checkpoints", metavar="WORK_DIR", help="compare the checkpoints of this training, in place of that network")
     add_flags(parser, ("real",), ("train", "groups", "device", "seed"))
     add("--out", default="work/compare", help="folder for the results (work/compare)")
-    add("--steps", help=f"hand-offs, comma-separated ({STEPS}; 400 where something else differs)")
+    about = "(0,50,200,400,600,1000 as far as the networks' train.t_range allow; 400 where something else differs)"
+    add("--steps", help=f"hand-offs, comma-separated {about}")
     add("--samplers", default=Settings.sampler, help=f"comma-separated ({Settings.sampler})")
     add("--num_steps", default=str(DEFAULT_STEPS), help=f"denoising steps, N or A+B, comma-separated ({DEFAULT_STEPS})")
+    add("--guide", nargs="+", default=(), metavar="CKPT", help="worse networks to lead away from, as in inference.py")
+    add("--guidance_scale", default="1", help="how far, comma-separated (1: not at all)")
     add("--num_samples", type=int, default=64, help="in every cell (64)")
+
+
+Pair = tuple[str | None, str | None]  # checkpoints of a large and a small network
 
 
 class Cell(NamedTuple):
     """One set of samples: its networks' checkpoints and its settings of DefectGen.generate."""
 
     name: str
-    large: str | None
-    small: str | None
+    networks: Pair
     settings: dict[str, Any]
 
 
 def main(args: argparse.Namespace) -> None:
     """Make and measure all cells; write the results and print the table. Raises InputError."""
     check_range(args, num_samples=(4, 10**6), seed=(0, 10**18))
-    load = lru_cache(1)(partial(DefectGen.load, device=dist_util.setup(args.device), precision="fp32"))
-    cells = make_cells(args)
-    generator = load(cells[0].large, cells[0].small)
+    how = {"device": dist_util.setup(args.device), "precision": "fp32", "guides": args.guide}
+    load = lru_cache(1)(partial(DefectGen.load, **how))
+    pairs = checkpoint_pairs(args) if args.checkpoints else {"": (args.large, args.small)}
+    generator = load(*next(iter(pairs.values())))
+    cells = make_cells(args, pairs, generator.hand_offs)
     for cell in cells:
-        generator.settings(**cell.settings)  # refuses before anything is made
+        Conditions(generator.layout, generator.settings(**cell.settings))  # refuses before anything is made
     real_sets = {f"--{name}": root for name in ("real", "train") if (root := getattr(args, name))}
     names = common_class_names(real_sets, {"the networks": generator.layout.class_names})
     view = View.of(generator.config.data)
@@ -88,7 +97,7 @@ def main(args: argparse.Namespace) -> None:
     extractor = load_extractor(generator.device)
     ensure_writable(args.out, "--out")
     other = generate(args, cells[0]._replace(name=f"{cells[0].name}_again"), generator, args.seed + 1)
-    samples = [generate(args, cell, load(cell.large, cell.small), args.seed) for cell in cells]
+    samples = [generate(args, cell, load(*cell.networks), args.seed) for cell in cells]
 
     rows, margin = measure(cells, samples, other, real, extractor)
     if args.train:
@@ -123,7 +132,7 @@ def measure(
 
     other: samples of the first cell's settings and other seeds.
     """
-    seeds, y = range(len(other)), extractor(real.images)
+    seeds, y, power = range(len(other)), extractor(real.images), radial_power(real.images)
     of_real = Resampling.draw(real.groups, "compare", "real")
     of_seeds, of_others = (Resampling.draw(seeds, "compare", "seeds", i) for i in range(2))
     found = [kid(extractor(images.images), y, of_seeds, of_real) for images in tqdm(samples, "measuring", unit="cell")]
@@ -140,6 +149,7 @@ def measure(
                 "upper_bound": upper,
                 "as_good": upper < margin,
                 "diversity": diversity(extractor, images.images, seeds),
+                "spectrum": with_interval(spectrum(radial_power(images.images), power, of_seeds, of_real)),
                 "copies": None,
                 "empty": share_interval([not mask.any() for mask in images.masks], seeds),
             }
@@ -147,28 +157,38 @@ def measure(
     return rows, margin
 
 
-def make_cells(args: argparse.Namespace) -> list[Cell]:
-    """The cells in the order of the flags; at least two. Raises InputError."""
+def make_cells(args: argparse.Namespace, pairs: dict[str, Pair], possible: range) -> list[Cell]:
+    """The cells in the order of the flags, at least two. possible: hand-offs to choose from. Raises InputError."""
     samplers, num_steps = args.samplers.split(","), [parse_num_steps(text) for text in args.num_steps.split(",")]
-    pairs = checkpoint_pairs(args) if args.checkpoints else [("", args.large, args.small)]
-    steps = args.steps or ("400" if len(pairs) * len(samplers) * len(num_steps) > 1 else STEPS)
-    try:
-        hand_offs = [int(text) for text in steps.split(",")]
-    except ValueError:
-        raise InputError(f"`steps` {steps}: must be whole numbers with commas between, such as {STEPS}") from None
+    scales = _numbers("guidance_scale", args.guidance_scale, float)
+    hand_offs = [Settings.step_inference]
+    if args.steps:
+        hand_offs = _numbers("steps", args.steps, int)
+    elif len(pairs) * len(samplers) * len(num_steps) * len(scales) == 1:
+        hand_offs = sorted({S for S in STEPS if S in possible} | {*possible[:1], *possible[-1:]})
     cells = []
-    for (prefix, large, small), S, sampler, steps in product(pairs, hand_offs, samplers, num_steps):
-        name = f"{prefix}s{S}_{sampler}_{format_num_steps(steps)}_seed{args.seed}"
-        cells.append(Cell(name, large, small, {"step_inference": S, "sampler": sampler, "num_steps": steps}))
+    for prefix, S, sampler, steps, scale in product(pairs, hand_offs, samplers, num_steps, scales):
+        guided = f"_w{scale:g}" if scale != 1 else ""
+        name = f"{prefix}s{S}_{sampler}_{format_num_steps(steps)}{guided}_seed{args.seed}"
+        settings = {"step_inference": S, "sampler": sampler, "num_steps": steps, "guidance_scale": scale}
+        cells.append(Cell(name, pairs[prefix], settings))
+    flags = "`steps`, `samplers`, `num_steps`, `guidance_scale`"
     if twice := [name for name, count in Counter(cell.name for cell in cells).items() if count > 1]:
-        raise InputError(f"`steps`, `samplers`, `num_steps`: name the cell {twice[0]} twice; leave one out")
+        raise InputError(f"{flags}: name the cell {twice[0]} twice; leave one out")
     if len(cells) < 2:
-        raise InputError("`steps`, `samplers`, `num_steps`: name at least two cells to compare")
+        raise InputError(f"{flags}: name at least two cells to compare")
     return cells
 
 
-def checkpoint_pairs(args: argparse.Namespace) -> list[tuple[str, str | None, str | None]]:
-    """(prefix of the name, large, small) for each checkpoint of a training, beside the other network."""
+def _numbers(name: str, text: str, kind: type) -> list:
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"`{name}` {text}: must be {'whole ' * (kind is int)}numbers with commas between") from None
+
+
+def checkpoint_pairs(args: argparse.Namespace) -> dict[str, Pair]:
+    """By the beginning of its cells' names, a pair for each checkpoint of a training, beside the other network."""
     folder = bf.join(args.checkpoints, FOLDER)
     files = sorted((n for n in bf.listdir(folder) if n.endswith(".pt")), key=natural_key) if bf.isdir(folder) else []
     config = load_checkpoint(bf.join(folder, files[0]), "--checkpoints").config if len(files) > 1 else None
@@ -178,7 +198,7 @@ def checkpoint_pairs(args: argparse.Namespace) -> list[tuple[str, str | None, st
     if getattr(args, own):
         raise InputError(f"`{own}`: `checkpoints` takes its place; leave one out")
     given = {"large": args.large, "small": args.small}
-    return [(f"{name[:-3]}_", *(given | {own: bf.join(folder, name)}).values()) for name in files]
+    return {f"{name[:-3]}_": tuple((given | {own: bf.join(folder, name)}).values()) for name in files}
 
 
 def generate(args: argparse.Namespace, cell: Cell, generator: DefectGen, seed: int) -> ImageSet:
@@ -202,7 +222,11 @@ def write(out: str, result: dict[str, Any], samples: Sequence[ImageSet]) -> None
         rows.append([cell["name"], *shown.values(), verdict])
         label = [cell["name"], *(f"{MEASURES[key][0]}: {shown[key]}" for key in ("kid", "difference"))]
         sheet.append(row_tile(", ".join(label), images.images[:SHEET_SEEDS], images.masks[:SHEET_SEEDS]))
-    lines = {"difference": {"--": result["margin"]}, "diversity": {":": real["diversity"]["value"]}}
+    lines = {
+        "difference": {"--": result["margin"]},
+        "diversity": {":": real["diversity"]["value"]},
+        "spectrum": {":": 0},
+    }
     panels = [(*MEASURES[key][:2], [cell[key] for cell in cells], lines.get(key, {})) for key in keys]
     head = ["cell", *(MEASURES[key][0] for key in keys), "as good"]
     text = f"# Comparison\n\n{table(head, rows)}\n" + "".join(f"- {note}\n" for note in result["notes"])

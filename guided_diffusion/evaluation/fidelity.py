@@ -3,7 +3,8 @@
 KID: Binkowski et al. 2018; FID: Heusel et al. 2017; precision and recall: Kynkaanniemi et al. 2019; density and
 coverage: Naeem et al. 2020; a neighbour is of another group here, as photographs of one object are near copies.
 Diversity: the mean over pairs of the perceptual distance of Zhang et al. 2018 (equation 1) without learned weights, so
-not LPIPS. Intervals of precision and density are over samples, of recall and coverage over real images; FID has none.
+not LPIPS. Spectrum: power in the top octave, in dB of that of real images; below 0 the samples are too smooth.
+Intervals of precision and density are over samples, of recall and coverage over real images; FID has none.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ MEASURES = {  # key: title, factor, decimals
     "density": ("density", 1, 2),
     "coverage": ("coverage", 1, 2),
     "diversity": ("diversity", 1, 3),
+    "spectrum": ("power in the top octave, dB", 1, 1, "+"),
 }
 PRECISION_NEIGHBOURS = 3  # Kynkaanniemi et al. 2019
 DENSITY_NEIGHBOURS = 5  # Naeem et al. 2020
 MOST_DIVERSE = 1_000  # images whose diversity is measured; of more, so many are drawn
+LEAST_POWER = 1e-9  # of images without any grain
 LEAST_IMAGES = 8  # of fewer, nothing is measured
 
 
@@ -108,6 +111,34 @@ def diversity(extractor: Extractor, images: np.ndarray, groups: Sequence[Hashabl
     return with_interval(mean_of_pairs(pairs, Resampling.draw([groups[i] for i in some], "diversity", *key)))
 
 
+def radial_power(images: np.ndarray) -> np.ndarray:
+    """Power float64 [N, B] of uint8 images [N, H, W, 3] made grey, by radial frequency up to half of the sampling rate.
+
+    In bins of equal width, B of them, a multiple of 2: the upper half is the top octave. White noise has its variance.
+    """
+    height, width = images.shape[1:3]
+    bins = 2 * max(1, min(height, width) // 4)
+    radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)).ravel()
+    at = (2 * bins * radius).astype(int) - (radius == 0.5)  # those in the corners, from bins on, are left out
+    window = np.outer(np.hanning(height), np.hanning(width))
+    found = []
+    for image in images:
+        grey = image @ np.array([0.299, 0.587, 0.114])
+        power = np.abs(np.fft.fft2((grey - grey.mean()) * window)) ** 2 / (window**2).sum()
+        found.append(np.bincount(at, power.ravel())[:bins] / np.bincount(at)[:bins])
+    return np.stack(found)
+
+
+def spectrum(x: np.ndarray, y: np.ndarray, of_x: Resampling, of_y: Resampling) -> np.ndarray:
+    """Power in the top octave of radial_power [N, B] over that of [M, B], in dB: float64 [1 + R]."""
+    rows = min(len(of_x.counts), len(of_y.counts))
+    top, base = (
+        of.weights[:rows] @ power[:, power.shape[1] // 2 :].mean(axis=1) / of.weights[:rows].sum(axis=1)
+        for power, of in ((x, of_x), (y, of_y))
+    )
+    return 10 * np.log10(np.maximum(top, LEAST_POWER) / np.maximum(base, LEAST_POWER))
+
+
 @dataclass(frozen=True)
 class Seen:
     """N images as the extractor sees them."""
@@ -116,13 +147,16 @@ class Seen:
     types: np.ndarray  # bool [N, types + 1]: which types each holds; column 0 is of no use
     groups: np.ndarray  # str [N]: what is resampled together
     diversity: dict[str, Any] | None
+    power: np.ndarray  # float64 [N, B], of radial_power
 
     @classmethod
     def look(cls, images: ImageSet, extractor: Extractor, *key: Key) -> Seen:
         """images: of one size, as arrays. key: of random draws."""
         types = [np.bincount(mask.ravel(), minlength=len(images.class_names) + 1) > 0 for mask in images.masks]
         varied = diversity(extractor, images.images, images.groups, *key)
-        return cls(extractor(images.images), np.stack(types), np.array(images.groups), varied)
+        return cls(
+            extractor(images.images), np.stack(types), np.array(images.groups), varied, radial_power(images.images)
+        )
 
 
 def compare(samples: Seen | None, real: Seen, key: Sequence[Key] = (), index: int | None = None) -> dict[str, Any]:
@@ -145,5 +179,6 @@ def compare(samples: Seen | None, real: Seen, key: Sequence[Key] = (), index: in
     found = {"counts": counts, "kid": with_interval(kid(x, y, *drawn))}
     if index is None:
         found |= {"fid": with_interval(fid(x, y)), **neighbourhoods(x, y, of_x, of_y, *key)}
-        found["diversity"] = sets[0].diversity
+        power = [of.power[rows] for of, rows in zip(sets, at, strict=True)]
+        found |= {"diversity": sets[0].diversity, "spectrum": with_interval(spectrum(*power, *drawn))}
     return found

@@ -1,4 +1,4 @@
-"""What samples add: a segmenter trained with and without them, tested on held-out real images.
+"""What samples add: segmenters trained with and without them, tested on held-out real images.
 
     python scripts/evaluate.py lift --train data --val data_held_out --samples work/samples --out work/lift
     python scripts/evaluate.py lift ... --samples two_stage=run1,run2 --samples large=large1,large2
@@ -34,15 +34,16 @@ from ..training.checkpoint import read_weights
 from .arms import BASELINES, Arm, choose_verdict_arm, copy_paste, plan_arms
 from .bootstrap import NUM_RESAMPLES, Resampling, with_interval
 from .image_sets import ImageSet, add_flags, read_good, read_real, read_samples, view_of_samples
-from .segmenter import Outcome, Pool, Segmenter, calibrate, count_pixels, scores, train_segmenter
+from .segmenter import SEGMENTERS, Outcome, Pool, Segmenter, calibrate, count_pixels, scores, train_segmenter
 from .tables import number, plot_intervals, table, write_results
 
 HELP = "what samples add to a segmenter: against real images alone, repeated, and copy-paste"
-VERSION = 4  # of what trainings do: raise it when that changes, so that older runs are not taken for new ones
+# Of what trainings do: change it when that changes, so that older runs are not taken for new ones.
+VERSIONS = {"deeplab": 4, "unet": "unet 1"}
 MOST_RATIO = 1e6
 FROZEN = "net.encoder."  # what the files of segmenters leave out
-FULL = {"ratios": [0.5, 1, 2, 4], "seeds": 5, "steps": 600}
-QUICK = {"ratios": [1], "seeds": 3, "steps": 150}
+FULL = {"ratios": [0.5, 1, 2, 4], "seeds": 5, "steps": 600, "segmenter": "both"}
+QUICK = {"ratios": [1], "seeds": 3, "steps": 150, "segmenter": "deeplab"}
 METRICS = {
     "miou": "mIoU",
     "f1": "F1, defect pixels",
@@ -76,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--ratios", type=ratios, help="samples over real images, comma-separated (0.5,1,2,4; with --quick 1)")
     add("--seeds", type=int, help="trainings of each arm (5; with --quick 3)")
     add("--steps", type=int, help="optimiser steps of each training (600; with --quick 150)")
+    add("--segmenter", choices=[*SEGMENTERS, "both"], help="what is trained (both; with --quick deeplab)")
     add("--verdict_arm", help="the arm that the verdict is on (ratio 1 of the first samples)")
 
 
@@ -103,20 +105,27 @@ def main(args: argparse.Namespace) -> None:
     baselines = ["copy_paste"] if args.quick else BASELINES
     arms, notes = plan_arms(len(setup.train), setup.samples, args.ratios, baselines)
     verdict_arm = choose_verdict_arm(args.verdict_arm, arms)
-    outcomes = {arm.name: [[] for _ in setup.samples.get(arm.samples, [None])] for arm in arms}
-    jobs = [(arm, run, seed) for seed in range(args.seeds) for arm in arms for run in range(len(outcomes[arm.name]))]
+    kinds = list(SEGMENTERS) if args.segmenter == "both" else [args.segmenter]
+    outcomes = {
+        kind: {arm.name: [[] for _ in setup.samples.get(arm.samples, [None])] for arm in arms} for kind in kinds
+    }
+    trainings = [(arm, run) for arm in arms for run in range(len(outcomes[kinds[0]][arm.name]))]
+    jobs = [(kind, *training, seed) for seed in range(args.seeds) for kind in kinds for training in trainings]
     workers = default_workers() if setup.device.type == "cpu" else 1
     bar = {"description": "trainings", "unit": "training", "chunk": 1, "least": 2}
     with lock_folder(args.out, "--out"):
         tested = list(parallel_map(partial(run_job, setup=setup), jobs, workers=workers, **bar))
-    for (arm, run, _), (outcome, _) in zip(jobs, tested, strict=True):
-        outcomes[arm.name][run].append(outcome)
-    val = setup.val
-    found = summarize(arms, outcomes, [*val.groups, *setup.val_good.groups], val.class_names)
+    provenance = {}
+    for (kind, arm, run, _), (outcome, provenance[kind]) in zip(jobs, tested, strict=True):
+        outcomes[kind][arm.name][run].append(outcome)
+    val, judged = setup.val, []
+    for kind in kinds:
+        found = summarize(arms, outcomes[kind], [*val.groups, *setup.val_good.groups], val.class_names)
+        verdict = judge(found, verdict_arm, SEGMENTERS[kind].title)
+        judged.append({"segmenter": kind, "provenance": provenance[kind], "arms": found, "verdict": verdict})
     result = {
         "command": "lift",
         "settings": {**vars(args), "view": asdict(setup.view)},
-        "provenance": tested[0][1],
         "class_names": list(val.class_names),
         "counts": {
             **{name: len(getattr(setup, name)) for name in ("train", "train_good", "val", "val_good")},
@@ -125,10 +134,10 @@ def main(args: argparse.Namespace) -> None:
             "seeds": args.seeds,
         },
         "notes": ["A first look only: with fewer than 5 seeds intervals are rough."] * (args.seeds < 5) + notes,
-        "arms": found,
-        "verdict": judge(found, verdict_arm),
+        **judged[0],
+        "others": judged[1:],
     }
-    write_results(args.out, result, markdown(result), {"lift.png": draw_arms(found)})
+    write_results(args.out, result, markdown(result), {"lift.png": draw_arms(judged)})
 
 
 def read_setup(args: argparse.Namespace) -> Setup:
@@ -167,18 +176,18 @@ def _types(images: ImageSet) -> list[str]:
     return sorted({name for mask in images.masks for name in present_types(mask, images.class_names)})
 
 
-def run_job(job: tuple[Arm, int, int], setup: Setup) -> tuple[Outcome, dict[str, str]]:
+def run_job(job: tuple[str, Arm, int, int], setup: Setup) -> tuple[Outcome, dict[str, str | None]]:
     """Train a segmenter, unless it is there, and test it; also its provenance.
 
-    job: arm, which generator run of its set (or 0), and seed.
+    job: which of SEGMENTERS, arm, which generator run of its set (or 0), and seed.
     """
     torch.set_num_threads(1)  # so that the results do not depend on how many trainings run at a time
-    (arm, run, seed), num_types = job, len(setup.train.class_names)
+    (kind, arm, run, seed), num_types = job, len(setup.train.class_names)
     pool = make_pool(arm, run, seed, setup)
-    path = bf.join(setup.runs, f"{arm.name}_run{run}_seed{seed}_{digest(pool, setup.steps)}.pt")
-    segmenter = load_segmenter(path, num_types, setup.device) if bf.exists(path) else None
+    path = bf.join(setup.runs, f"{arm.name}_run{run}_seed{seed}_{digest(pool, setup.steps, kind)}.pt")
+    segmenter = load_segmenter(path, SEGMENTERS[kind](num_types, setup.device)) if bf.exists(path) else None
     if segmenter is None:
-        segmenter = train_segmenter(pool, setup.steps, seed, setup.device)
+        segmenter = train_segmenter(pool, setup.steps, seed, setup.device, kind=kind)
         trained = {name: part for name, part in segmenter.state_dict().items() if not name.startswith(FROZEN)}
         torch.save(trained, file := io.BytesIO())
         write_atomic(path, file.getvalue())
@@ -192,9 +201,8 @@ def run_job(job: tuple[Arm, int, int], setup: Setup) -> tuple[Outcome, dict[str,
     return outcome, segmenter.provenance
 
 
-def load_segmenter(path: str, num_types: int, device: torch.device) -> Segmenter | None:
-    """What run_job has saved; None, with a line on stderr, where that is damaged."""
-    segmenter = Segmenter(num_types, device)
+def load_segmenter(path: str, segmenter: Segmenter) -> Segmenter | None:
+    """It with what run_job has saved; None, with a line on stderr, where that is damaged."""
     try:
         state, _ = read_weights(path, path)
         own = segmenter.state_dict()
@@ -217,9 +225,9 @@ def make_pool(arm: Arm, run: int, seed: int, setup: Setup) -> Pool:
     return Pool(real, extra, setup.train_good, setup.view.size)
 
 
-def digest(pool: Pool, steps: int) -> str:
+def digest(pool: Pool, steps: int, kind: str) -> str:
     """A hash of all that decides a training but its seed."""
-    found = hashlib.sha256(repr((VERSION, steps, pool.size)).encode())
+    found = hashlib.sha256(repr((VERSIONS[kind], steps, pool.size)).encode())
     for images in (pool.real, pool.extra, pool.good):
         for image, mask in zip(images.images, images.masks, strict=True) if images else ():
             found.update(repr(image.shape).encode() + image.tobytes() + mask.tobytes())
@@ -278,12 +286,13 @@ def summarize(
     return found
 
 
-def judge(arms: Mapping[str, dict[str, Any]], name: str) -> dict[str, Any]:
+def judge(arms: Mapping[str, dict[str, Any]], name: str, segmenter: str) -> dict[str, Any]:
     """The verdict on the arm `name`: whether its interval of the difference to `real` in mIoU leaves out 0."""
     arm = arms[name]
     difference, pasted = (arm[key] and arm[key]["miou"] for key in ("difference_to_real", "difference_to_copy_paste"))
     low, high = difference["interval"]
-    sentence = f"{difference['value']:+.1f} mIoU, 95% interval {low:.1f} to {high:.1f}, at ratio {arm['ratio']:g}"
+    sentence = f"{difference['value']:+.1f} mIoU of {segmenter}, 95% interval {low:.1f} to {high:.1f}, "
+    sentence += f"at ratio {arm['ratio']:g}"
     if high < 0:
         sentence = f"The samples do harm: {sentence}"
     elif low <= 0:
@@ -295,34 +304,45 @@ def judge(arms: Mapping[str, dict[str, Any]], name: str) -> dict[str, Any]:
 
 def markdown(result: dict[str, Any]) -> str:
     """lift.md."""
-    counts, arms, types = result["counts"], result["arms"], result["class_names"]
+    counts, types, judged = result["counts"], result["class_names"], [result, *result["others"]]
     sizes = "; ".join(f"{name}: {', '.join(map(str, runs))}" for name, runs in counts["samples"].items())
+    titles = [SEGMENTERS[of["segmenter"]].title for of in judged]
+    encoders = [f"with {name}, frozen" if (name := of["provenance"]["encoder"]) else "from scratch" for of in judged]
+    trained = " and ".join(map(" ".join, zip(titles, encoders, strict=True)))
     lines = [
         "# What the samples add to a segmenter",
         "",
-        f"**{result['verdict']['sentence']}** (arm {result['verdict']['arm']}, named before the run)",
-        "",
+        *(f"**{of['verdict']['sentence']}** (arm {of['verdict']['arm']}, named before the run)\n" for of in judged),
         f"- {counts['train']} real training images and {counts['train_good']} defect-free ones; samples: {sizes}",
         f"- tested on {counts['val']} images of {counts['val_groups']} groups, {counts['val_good']} defect-free ones",
-        f"- DeepLabV3+ with {result['provenance']['encoder']}, {result['settings']['steps']} steps, {counts['seeds']} "
-        "seeds; percent, intervals at 95% over seeds, groups and generator runs",
+        f"- {trained}: {result['settings']['steps']} steps, {counts['seeds']} seeds; percent, intervals at 95% over "
+        "seeds, groups and generator runs",
         f"- an image is found, or a false alarm, from as many predicted defect pixels on as {FALSE_ALARMS:.0%} of the "
         f"defect-free training images reach ({MIN_PIXELS} without such images)",
         *(f"- {note}" for note in result["notes"]),
         "",
     ]
-    rows, by_type = [], []
-    for name, arm in arms.items():
-        differences = [arm["difference_to_real"], arm["difference_to_copy_paste"]]
-        rows.append([name, arm["extra"], *(number(arm[metric], 1, 1) for metric in METRICS)])
-        rows[-1] += [number(gain["miou"], 1, 1, "+") if gain else "" for gain in differences]
-        by_type.append([name, *(number(arm["per_type"][type_]["iou"], 1, 1) for type_ in types)])
-    head = ["arm", "extra", *METRICS.values(), "to real, mIoU", "to copy-paste, mIoU"]
-    return "\n".join([*lines, table(head, rows), "IoU by type:\n", table(["arm", *types], by_type)])
+    for of, title in zip(judged, titles, strict=True):
+        rows, by_type = [], []
+        for name, arm in of["arms"].items():
+            differences = [arm["difference_to_real"], arm["difference_to_copy_paste"]]
+            rows.append([name, arm["extra"], *(number(arm[metric], 1, 1) for metric in METRICS)])
+            rows[-1] += [number(gain["miou"], 1, 1, "+") if gain else "" for gain in differences]
+            by_type.append([name, *(number(arm["per_type"][type_]["iou"], 1, 1) for type_ in types)])
+        head = ["arm", "extra", *METRICS.values(), "to real, mIoU", "to copy-paste, mIoU"]
+        lines += [f"## {title}\n", table(head, rows)]
+        lines += ["IoU by type:\n", table(["arm", *types], by_type)]
+    return "\n".join(lines)
 
 
-def draw_arms(arms: Mapping[str, dict[str, Any]]) -> Image.Image:
-    """mIoU of each arm, and its difference to `real`."""
-    gains = [arm["difference_to_real"] and arm["difference_to_real"]["miou"] for arm in arms.values()]
-    values, lines = [arm["miou"] for arm in arms.values()], {":": arms["real"]["miou"]["value"]}
-    return plot_intervals(list(arms), [("mIoU, %", 1, values, lines), ("difference to real", 1, gains, {":": 0})])
+def draw_arms(judged: Sequence[dict[str, Any]]) -> Image.Image:
+    """mIoU of each arm, and its difference to `real`, of each segmenter."""
+    panels = []
+    for of in judged:
+        arms, title = of["arms"].values(), SEGMENTERS[of["segmenter"]].title
+        gains = [arm["difference_to_real"] and arm["difference_to_real"]["miou"] for arm in arms]
+        panels.append(
+            (f"{title}, mIoU, %", 1, [arm["miou"] for arm in arms], {":": of["arms"]["real"]["miou"]["value"]})
+        )
+        panels.append(("difference to real", 1, gains, {":": 0}))
+    return plot_intervals(list(judged[0]["arms"]), panels)

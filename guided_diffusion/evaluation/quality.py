@@ -25,9 +25,10 @@ from .image_sets import WINDOWS, add_flags, read_sets, sources
 from .sample_scores import measure_asked, measure_labels, measure_limits, memorization, score_samples
 from .sample_scores import notes as notes_on_copies
 from .segmenter import agreement, reserve, train_agreement_segmenter
-from .tables import number, table, write_results
+from .tables import number, plot_spectra, table, write_results
 
 HELP = "fidelity, diversity, memorisation and labels of samples against real images"
+TITLES = {"samples": "samples", "train": "training images", "real": "real"}
 FEW_GROUPS = 10  # resampling fewer shows too little of how much groups differ
 
 
@@ -89,7 +90,10 @@ def main(args: argparse.Namespace) -> None:
     }
     result["notes"] = [*notes(result), *notes_on_copies(limits)]
     write_atomic(bf.join(out, "samples.jsonl"), "".join(json.dumps(row) + "\n" for row in rows).encode())
-    pictures = {"closest_pairs.png": draw_closest_pairs(samples, sets.train, rows, limits["copy"]["value"])}
+    pictures = {
+        "closest_pairs.png": draw_closest_pairs(samples, sets.train, rows, limits["copy"]["value"]),
+        "spectrum.png": plot_spectra({TITLES[side]: own.power for side, own in seen.items()}),
+    }
     write_results(out, result, markdown(result), pictures)
 
 
@@ -108,6 +112,12 @@ def notes(result: dict[str, Any]) -> list[str]:
         "FID falls as counts grow: compare it at equal counts only. KID does not.": True,
     }
     lines = [line for line, applies in told.items() if applies]
+    if settings["train"] and (trained := result["reference"]["train"]["overall"].get("kid")):
+        ours = number(result["overall"]["kid"], 1000, 1)
+        lines.append(
+            f"KID x 1000 of the samples is {ours}; that of the training images against the same real images, which "
+            f"samples can hardly undercut, {number(trained, 1000, 1)}."
+        )
     ask = "Ask inference.py for more samples, or train on more of it."
     lines += [f"{name}: was trained, but no sample has it. {ask}" for name in labels["missing"]]
     return lines + [f"{name}: was trained, but no image of --real has it." for name in labels["missing_in_real"]]
@@ -118,7 +128,7 @@ def markdown(result: dict[str, Any]) -> str:
     counts, settings, provenance = (result[part] for part in ("counts", "settings", "provenance"))
     labels, agreed, asked, copies = (result[part] for part in ("labels", "agreement", "asked", "memorization"))
     limits, reference, per_type = copies["thresholds"], result["reference"], labels["per_type"]
-    sides = {"samples": result, "training images": reference["train"], "real": reference["real"]}
+    sides = {"samples": result, **reference}
     masks = [_row(title, labels[key].values(), 100, 1) for key, title in (("empty", "empty"), ("speck", "specks only"))]
     measured = (("share", "in % of", 100), ("regions", "regions,", 1), ("area", "median area in %,", 100))
     regions = [
@@ -138,8 +148,9 @@ def markdown(result: dict[str, Any]) -> str:
         f"weights {provenance['weights_sha256'][:12]}. In brackets: 95% intervals; -: too few images.\n",
         "".join(f"- {note}\n" for note in result["notes"]),
         "## Overall\n",
-        _measures({title: side["overall"] for title, side in sides.items() if side}, list(MEASURES)),
-        "Real: distances from one half of the real images to the other; diversity of all of them.\n",
+        _measures({title: side["overall"] for key, title in TITLES.items() if (side := sides[key])}, list(MEASURES)),
+        "Real: distances from one half of the real images to the other; diversity of all of them. Top octave: power at "
+        "a quarter to half a cycle per pixel against that of real images (spectrum.png); below 0 is too smooth.\n",
         "## Per type\n",
         _measures(result["per_type"], ["kid"]),
         "## Labels\n",
@@ -164,8 +175,8 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def _row(title: str, found: Iterable[dict[str, Any] | None], factor: float = 1, digits: int = 2) -> list[str]:
-    return [title, *(number(ci, factor, digits) for ci in found)]
+def _row(title: str, found: Iterable[dict[str, Any] | None], *how: Any) -> list[str]:
+    return [title, *(number(ci, *how) for ci in found)]
 
 
 def _measures(blocks: dict[str, dict[str, Any]], measures: Sequence[str]) -> str:

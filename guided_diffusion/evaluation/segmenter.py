@@ -1,9 +1,10 @@
-"""The segmenter that measures what images add: a small DeepLabV3+ (Chen et al. 2018) on a frozen, pretrained encoder;
-and the scores of segmentations, all of sums of pixel counts, so that resamples are exact.
+"""The segmenters that measure what images add: a small DeepLabV3+ (Chen et al. 2018) on a frozen, pretrained encoder,
+and a U-Net (Ronneberger et al. 2015) from scratch, which gains more from images, as it knows none. And the scores of
+segmentations, all of sums of pixel counts, so that resamples are exact.
 
-Defects of 2-5 px do not survive an output stride of 4, so images are enlarged by ENLARGE inside, and logits brought
-back. DILATION is made for the size of the training windows: with the usual 12, 24, 36 nearly all taps would see padding
-while training, and be random after. docs/evidence.md says how the settings were chosen.
+Defects of 2-5 px do not survive an output stride of 4, so DeepLabV3+ enlarges images by ENLARGE inside, and brings
+logits back. DILATION is made for the size of the training windows: with the usual 12, 24, 36 nearly all taps would see
+padding while training, and be random after. docs/evidence.md says how the settings were chosen.
 
 Agreement is the IoU of generated masks with what a segmenter sees that was trained on real images alone. It errs too:
 its IoU with true masks of real images that it has not seen is the reference beside it.
@@ -11,6 +12,7 @@ its IoU with true masks of real images that it has not seen is the reference bes
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,10 @@ STRIDE = 16  # of the encoder's output
 ENLARGE = 2
 DILATION = (2, 4, 6)  # in cells of 16 enlarged pixels
 CHANNELS = 96  # of the decoder
-LEARNING_RATE, WEIGHT_DECAY = 3e-3, 1e-2  # at its peak
+WIDTHS = (16, 32, 64, 128)  # of the U-Net, at strides 1, 2, 4, 8
+GROUPS = 8  # of its normalisation
+LEARNING_RATES = {"deeplab": 3e-3, "unet": 1e-3}  # at their peak
+WEIGHT_DECAY = 1e-2
 
 BATCH_SIZE = 8
 NUM_GOOD = 2  # of a batch are defect-free, where there are such images
@@ -122,10 +127,26 @@ def gamma_and_noise(images: Tensor) -> Tensor:
 
 
 class Segmenter(nn.Module):
-    """uint8 images [N, 3, H, W] -> logits [N, K + 1, H, W], of any size; untrained but for its encoder.
+    """uint8 images [N, 3, H, W] -> logits [N, K + 1, H, W], of any size.
 
     provenance: the encoder, and the hash of its weights.
     """
+
+    title: str
+    provenance: dict[str, str | None]
+
+    @torch.no_grad()
+    def predict(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Index masks uint8 [H, W] of uint8 images [H, W, 3], whole, each at its own resolution."""
+        device = next(self.eval().parameters()).device
+        batches = (torch.from_numpy(image)[None].permute(0, 3, 1, 2).to(device) for image in images)
+        return [self(batch).argmax(dim=1)[0].to(torch.uint8).cpu().numpy() for batch in batches]
+
+
+class DeepLab(Segmenter):
+    """Untrained but for its encoder, which stays as it is."""
+
+    title = "DeepLabV3+"
 
     def __init__(self, num_types: int, device: torch.device | str) -> None:
         super().__init__()
@@ -151,6 +172,11 @@ class Segmenter(nn.Module):
         self.provenance = {"encoder": known.name, "weights_sha256": known.sha256}
         self.to(device, memory_format=torch.channels_last)
 
+    def train(self, mode: bool = True) -> "DeepLab":
+        super().train(mode)
+        self.net.encoder.eval()  # its batch normalisation keeps its statistics: batches here are too small
+        return self
+
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         cell = STRIDE // ENLARGE  # so that the enlarged sides are whole strides
@@ -162,18 +188,45 @@ class Segmenter(nn.Module):
         logits = self.net.segmentation_head(self.net.decoder([part.float() for part in features]))  # a quarter of x
         return F.interpolate(logits, scale_factor=4 / ENLARGE, mode="bilinear")[..., :height, :width]
 
-    @torch.no_grad()
-    def predict(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Index masks uint8 [H, W] of uint8 images [H, W, 3], whole, each at its own resolution."""
-        device = next(self.eval().parameters()).device
-        batches = (torch.from_numpy(image)[None].permute(0, 3, 1, 2).to(device) for image in images)
-        return [self(batch).argmax(dim=1)[0].to(torch.uint8).cpu().numpy() for batch in batches]
+
+class UNet(Segmenter):
+    """0.5 M parameters, untrained."""
+
+    title = "U-Net"
+
+    def __init__(self, num_types: int, device: torch.device | str) -> None:
+        super().__init__()
+
+        def block(inside: int, out: int) -> nn.Sequential:
+            layers = [(nn.Conv2d(n, out, 3, padding=1, bias=False), nn.GroupNorm(GROUPS, out)) for n in (inside, out)]
+            return nn.Sequential(*(part for conv, norm in layers for part in (conv, norm, nn.ReLU())))
+
+        self.down = nn.ModuleList(map(block, (3, *WIDTHS), WIDTHS))
+        self.up = nn.ModuleList(block(low + high, high) for high, low in pairwise(WIDTHS))
+        self.head = nn.Conv2d(WIDTHS[0], num_types + 1, 1)
+        self.provenance = {"encoder": None, "weights_sha256": None}
+        self.to(device, memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        cell = 2 ** len(self.up)
+        x = F.pad(images.float() / 127.5 - 1, (0, -width % cell, 0, -height % cell), mode="replicate")
+        x, seen = x.contiguous(memory_format=torch.channels_last), []
+        for block in self.down:
+            x = block(F.max_pool2d(x, 2) if seen else x)  # [N, WIDTHS[k], H / 2^k, W / 2^k]
+            seen.append(x)
+        for block, skip in zip(reversed(self.up), seen[-2::-1], strict=True):
+            x = block(torch.cat([F.interpolate(x, scale_factor=2), skip], dim=1))
+        return self.head(x)[..., :height, :width]
+
+
+SEGMENTERS: dict[str, type[Segmenter]] = {"deeplab": DeepLab, "unet": UNet}
 
 
 def train_segmenter(
-    pool: Pool, steps: int, seed: int, device: torch.device | str = "cpu", title: str = ""
+    pool: Pool, steps: int, seed: int, device: torch.device | str = "cpu", title: str = "", kind: str = "deeplab"
 ) -> Segmenter:
-    """Train on the pool for so many steps, with a progress bar of this title where it has one.
+    """Train one of SEGMENTERS on the pool for so many steps, with a progress bar of this title where it has one.
 
     The same seed gives the same segmenter on the same machine with the same number of threads. AdamW, the learning
     rate of one cycle (Smith & Topin 2019).
@@ -181,11 +234,10 @@ def train_segmenter(
     device, num_types = torch.device(device), len(pool.real.class_names)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(key_to_seed("segmenter", seed))
-        segmenter = Segmenter(num_types, device).train()
-        segmenter.net.encoder.eval()  # its batch normalisation keeps its statistics: batches here are too small
-        head = [part for part in segmenter.parameters() if part.requires_grad]
-        optimizer = torch.optim.AdamW(head, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, max(steps, 2), pct_start=0.15)
+        segmenter, rate = SEGMENTERS[kind](num_types, device).train(), LEARNING_RATES[kind]
+        trained = [part for part in segmenter.parameters() if part.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=WEIGHT_DECAY)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, max(steps, 2), pct_start=0.15)
         weights = class_weights(pool.real.masks, num_types).to(device)
         for step in tqdm(range(steps), desc=title, unit="step", leave=False, disable=not title):
             images, masks = (x.to(device) for x in pool.batch(step, seed))

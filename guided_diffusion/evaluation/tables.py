@@ -1,13 +1,16 @@
 """How figures and tables are written, for terminals and Markdown files, and drawn."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import blobfile as bf
 import numpy as np
 from PIL import Image
 
 from ..file_io import encode_png, write_atomic, write_json, write_or_warn
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def number(ci: dict[str, Any] | None, factor: float = 1, digits: int = 2, sign: str = "") -> str:
@@ -43,8 +46,7 @@ def plot_intervals(
 
     panels: title, factor, {"value", "interval"} or None of each name, {style of matplotlib: place} of vertical lines.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no pyplot: no global state, no display
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # no pyplot: no global state, no display
 
     figure = Figure(figsize=(3 + 2.6 * len(panels), 1.5 + 0.3 * len(names)), dpi=100, layout="constrained")
     for axes, (title, factor, found, lines) in zip(
@@ -61,6 +63,26 @@ def plot_intervals(
         axes.grid(axis="x", alpha=0.25)
         axes.set_yticks(range(len(names)), names, fontsize=8)
         axes.set_ylim(len(names) - 0.5, -0.5)
+    return _paint(figure)
+
+
+def plot_spectra(spectra: Mapping[str, np.ndarray]) -> Image.Image:
+    """The mean power of each title's images by frequency, of fidelity.radial_power."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    for title, power in spectra.items():
+        axes.semilogy(np.linspace(0, 0.5, power.shape[1]), power.mean(axis=0), label=title)
+    axes.axvspan(0.25, 0.5, color="#eeeeee", zorder=0)
+    axes.set(xlabel="cycles per pixel; shaded: the top octave", ylabel="power, grey levels squared")
+    axes.legend(frameon=False)
+    return _paint(figure)
+
+
+def _paint(figure: "Figure") -> Image.Image:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.array(canvas.buffer_rgba())).convert("RGB")

@@ -19,7 +19,7 @@ from .. import dist_util
 from ..diffusion.conditioning import Known
 from ..diffusion.gaussian_diffusion import GaussianDiffusion
 from ..diffusion.respace import Pair, format_num_steps
-from ..diffusion.samplers import PredictX0, make_predict_x0
+from ..diffusion.samplers import PredictX0, guided, make_predict_x0
 from ..diffusion.two_stage import two_stage_plans, two_stage_sample
 from ..errors import InputError, unknown_name
 from ..file_io import lock_folder
@@ -37,9 +37,9 @@ from ..precision import (
     resolve_precision,
     try_compile,
 )
-from ..training.checkpoint import check_agreement
+from ..training.checkpoint import SCHEDULE, check_agreement
 from .conditions import Conditions
-from .network import WEIGHTS, Network, choose_batch_size, load_network
+from .network import WEIGHTS, Network, check_trained, choose_batch_size, load_network, possible_hand_offs
 from .sample_io import SampleFolder
 from .settings import DEFAULT_STEPS, Settings
 from .windows import AUTO_AREAS, windowed
@@ -69,18 +69,32 @@ class DefectGen:
     """The two-stage generator. Either network may be None where step_inference leaves it no step."""
 
     def __init__(
-        self, large: Network | None, small: Network | None, device: torch.device, precision: str, weights: str
+        self,
+        large: Network | None,
+        small: Network | None,
+        device: torch.device,
+        precision: str,
+        weights: str,
+        guides: Sequence[Network] = (),
     ) -> None:
         if large is None and small is None:
             raise InputError("`large` and `small` are both missing; name at least one checkpoint")
         if large and small:
             check_agreement(large.config, large.path, small.config, small.path)
         exact_float32()
-        self.large, self.small = large, small
+        self.networks = {"large": large, "small": small}
         self.device, self.precision, self.weights = device, precision, weights
         self.config = (large or small).config
         self.layout = self.config.layout
         self.diffusion = GaussianDiffusion(self.config)
+        self.guides: dict[str, Network] = {}
+        for guide in guides:
+            if (network := self.networks[guide.kind]) is None or guide.kind in self.guides:
+                fault = "has a guide already" if network else "is missing"
+                raise InputError(f"`guides` {guide.path}: goes with `{guide.kind}`, which {fault}; leave it out")
+            check_agreement(guide.config, guide.path, network.config, network.path, shared=SCHEDULE)
+            self.guides[guide.kind] = guide
+        self.hand_offs = possible_hand_offs(self._loaded, self.diffusion.num_timestep)
 
     @classmethod
     def load(
@@ -92,6 +106,7 @@ class DefectGen:
         small_config: str | None = None,
         num_defect: int | None = None,
         separate_channel_loss: bool | None = None,
+        guides: str | Sequence[str] = (),
         weights: str = "ema",
         device: str | torch.device = "auto",
         precision: str = "auto",
@@ -99,8 +114,10 @@ class DefectGen:
         """Load two checkpoint files (or work_dirs: their latest checkpoint).
 
         Configurations and num_defect are needed for released checkpoints, which carry none; so is
-        separate_channel_loss where such a network was trained with it. weights: "ema" or "model". precision: "fp32",
-        "bf16", or "auto": bf16 where the hardware multiplies in it. Raises InputError.
+        separate_channel_loss where such a network was trained with it. guides: checkpoints that lead a network away
+        from their own faults, see samplers.guided, at a guidance_scale other than 1; one for each network at most.
+        weights: "ema" or "model". precision: "fp32", "bf16", or "auto": bf16 where the hardware multiplies in it.
+        Raises InputError.
         """
         for name, value, known in (("weights", weights, WEIGHTS), ("precision", precision, (*PRECISIONS, "auto"))):
             if value not in known:
@@ -110,12 +127,18 @@ class DefectGen:
             load_network(name, path, config, num_defect, separate_channel_loss, weights) if path else None
             for name, path, config in (("large", large, large_config), ("small", small, small_config))
         ]
-        precision = resolve_precision(precision, device)
-        for network in filter(None, networks):
+        paths = [guides] if isinstance(guides, str) else guides
+        worse = [load_network("guides", path, None, None, None, weights) for path in paths]
+        generator = cls(*networks, device, resolve_precision(precision, device), weights, worse)
+        for network in generator._loaded:
             network.model.to(device, memory_format=torch.channels_last)
-            if precision == "bf16":
+            if generator.precision == "bf16":
                 cast_weights(network.model)
-        return cls(*networks, device, precision, weights)
+        return generator
+
+    @property
+    def _loaded(self) -> list[Network]:
+        return [*filter(None, self.networks.values()), *self.guides.values()]
 
     def settings(self, settings: Settings | None = None, **options: Any) -> Settings:
         """Settings, by default Settings(), with these options put in: checked against the networks, and complete.
@@ -131,37 +154,38 @@ class DefectGen:
         if steps is None:
             steps = T if released else min(DEFAULT_STEPS, T)
         size, windows = tuple(settings.image_size or self.config.data.resolution), settings.windows
-        networks = {"large": self.large, "small": self.small}
         if windows == "auto":
-            area = min(prod(network.config.data.resolution) for network in networks.values() if network)
+            area = min(prod(network.config.data.resolution) for network in self.networks.values() if network)
             windows = "on" if prod(size) > AUTO_AREAS * area else "off"
         other = "" if windows == "on" else ", or `windows` on"
         settings = replace(settings, num_steps=steps, image_size=size, windows=windows)
         plans = two_stage_plans(self.diffusion, S, steps, settings.spacing, settings.handoff)
-        taking_part = []
-        for (name, network), plan in zip(networks.items(), plans, strict=True):
+        taking_part, guides = [], {}
+        for (name, network), plan in zip(self.networks.items(), plans, strict=True):
             if plan and network is None:
                 raise InputError(f"`{name}`: missing, but `step_inference` {S} gives it {len(plan)} steps")
-            taking_part += [network] if plan else []
+            if plan:
+                taking_part.append(network)
+                check_trained([one for one in self._loaded if one.kind == name], plan, settings, self.hand_offs)
+                if name in self.guides and settings.guidance_scale != 1:
+                    guides[name] = self.guides[name].sha256
         told = [network.config.model.class_cond for network in taking_part]
-        possible = {"defects": told[0] or settings.defects is None}
-        possible["guidance_scale"] = any(told) or settings.guidance_scale == 1
-        if False in possible.values():
-            raise InputError(
-                f"`{min(possible, key=possible.get)}`: {taking_part[0].path} was trained without model.class_cond, so "
-                "it cannot be told types; train with it, or leave that out"
-            )
-        for network in filter(None, networks.values()):
+        without = f"{taking_part[0].path} was trained without model.class_cond, so it cannot be told types"
+        if settings.defects is not None and not told[0]:
+            raise InputError(f"`defects`: {without}; train with it, or leave that out")
+        if settings.guidance_scale != 1 and not (any(told) or guides):
+            raise InputError(f"`guidance_scale`: {without}; train with it, give `guides`, or leave that out")
+        for network in self._loaded:
             check_size(network.config.model, self._window(network, settings), f"give another `image_size`{other}")
-        return settings
+        return replace(settings, guides=guides or None)
 
     def _choose_batch_size(self, asked: int | str, count: int, settings: Settings) -> int:
         """choose_batch_size. Raises InputError, too, where an image takes more memory than there is or, on the CPU, a
         batch: a GPU says so and is asked for less, a system that lacks memory kills."""
-        size, networks = settings.image_size, [network for network in (self.large, self.small) if network]
+        size = settings.image_size
         batch_size = choose_batch_size(asked, count, size, self.device)
-        passes = max(forward_bytes(one.config.model, self._window(one, settings)) for one in networks)
-        passes = passes * (1 + (settings.guidance_scale != 1)) // (1 + (self.precision == "bf16"))
+        passes = max(forward_bytes(one.config.model, self._window(one, settings)) for one in self._loaded)
+        passes = passes * (1 + settings.untold_guides) // (1 + (self.precision == "bf16"))
         each = passes + 3 * 4 * self.layout.num_channels * prod(size)  # x_t, x_start and that of the step before
         check_memory(each, f"`image_size` {size[0]} {size[1]}: one image", SMALLER, self.device)
         if self.device.type == "cpu":
@@ -193,7 +217,7 @@ class DefectGen:
         settings = self.settings(settings, **options)
         conditions = Conditions(self.layout, settings, masks, backgrounds)
         indices = range(num_samples) if isinstance(num_samples, int) else num_samples
-        height, width = size = settings.image_size
+        size = settings.image_size
         batch_size = self._choose_batch_size(batch_size, len(indices), settings)
         batches, done = [(np.zeros((0, *size, 3), np.uint8), np.zeros((0, *size), np.uint8))], 0
         while done < len(indices):
@@ -207,7 +231,7 @@ class DefectGen:
                     raise
             if len(part) == 1:
                 raise InputError(
-                    f"`image_size` {height} {width}: not even one image at a time fits into the memory of "
+                    f"`image_size` {size[0]} {size[1]}: not even one image at a time fits into the memory of "
                     f"{self.device}; {SMALLER}"
                 )
             free_memory()  # not in the except block, whose error still holds the tensors
@@ -285,13 +309,13 @@ class DefectGen:
 
     def _about(self, settings: Settings, conditions: Conditions, seed: int) -> dict[str, Any]:
         """Everything that decides the samples, for the manifest. settings: complete ones."""
-        networks, data = {"large": self.large, "small": self.small}, self.config.data
+        data = self.config.data
         about = {
             "seed": seed,
             **settings.row(),
             "weights": self.weights,
             "precision": self.precision,
-            "checkpoints": {name: network and network.sha256 for name, network in networks.items()},
+            "checkpoints": {name: network and network.sha256 for name, network in self.networks.items()},
         }
         if data.fit == "random_crop":  # samples show windows of images: evaluate.py cuts the same
             about["crops"] = {"crop_from": list(data.crop_from), "crop_defect": data.crop_defect}
@@ -304,12 +328,15 @@ class DefectGen:
         shape = (self.layout.num_channels, *settings.image_size)
         noise = partial(sample_noise, seed, indices, shape=shape, device=self.device)
         known = conditions.known(indices, self.device)
-        pair = [n and self._predict_x0(n, indices, settings, conditions, known) for n in (self.large, self.small)]
+        predict_x0 = partial(self._predict_x0, indices=indices, settings=settings, conditions=conditions, known=known)
+        pair = {name: network and predict_x0(network) for name, network in self.networks.items()}
+        for name in settings.guides or ():
+            pair[name] = guided(pair[name], predict_x0(self.guides[name]), settings.guidance_scale)
         plan = {key: getattr(settings, key) for key in ("step_inference", "num_steps", "spacing", "sampler", "handoff")}
         # Keyed by T, so that the first noise is not the one which a stochastic sampler adds at step T - 1.
         x = noise(self.diffusion.num_timestep).to(memory_format=torch.channels_last)
         with autocast(self.device, self.precision):
-            x = two_stage_sample(x, self.diffusion, *pair, **plan, noise=noise, known=known, progress=progress)
+            x = two_stage_sample(x, self.diffusion, **pair, **plan, noise=noise, known=known, progress=progress)
         if x.isnan().any():
             raise InputError(
                 f"`precision` {self.precision}: the networks' values are no numbers (NaN); try fp32, a smaller "
@@ -322,11 +349,12 @@ class DefectGen:
     ) -> PredictX0:
         """A network as samplers call it: told the types, those of a window in a window, and kept to what is known."""
         config, size, window = network.config, settings.image_size, self._window(network, settings)
+        diffusion, scale = GaussianDiffusion(config), settings.guidance_scale if settings.untold_guides else 1
 
         @cache
         def at(place: tuple[int, int]) -> PredictX0:
             types = conditions.told(indices, place, window).to(self.device) if config.model.class_cond else None
-            return make_predict_x0(network.forward, config, self.diffusion, types, settings.guidance_scale)
+            return make_predict_x0(network.forward, config, diffusion, types, scale)
 
         predict_x0 = at((0, 0))
         if window != size:
@@ -342,15 +370,16 @@ class DefectGen:
         """
 
         def fast(network: Network) -> Network:
-            guided = settings.guidance_scale != 1 and network.config.model.class_cond  # see make_predict_x0
-            model, rows = network.model, 2 * batch_size if guided else batch_size
+            twice = settings.untold_guides and network.config.model.class_cond  # see make_predict_x0
+            model, rows = network.model, batch_size * (1 + twice)
             inputs = noise_batch(network.config, rows, self._window(network, settings), self.device)
             with autocast(self.device, self.precision):
                 compiled = try_compile(model, lambda model: model(*inputs))
             return replace(network, forward=lambda x, *types: (compiled if len(x) == rows else model)(x, *types))
 
         try:
-            self.large, self.small = (network and fast(network) for network in (self.large, self.small))
+            self.networks = {name: network and fast(network) for name, network in self.networks.items()}
+            self.guides = {name: fast(guide) for name, guide in self.guides.items()}
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from ..config import Config
 from ..config_file import load_config
+from ..diffusion.respace import Pair
 from ..errors import InputError, brief
 from ..networks.unet import UNet
 from ..training.checkpoint import check_agreement, load_checkpoint, load_weights
+from .settings import Settings
 
 WEIGHTS = ("ema", "model")
 # Images at a time, and their pixels in all. On the CPU more gain nothing, and the memory is everybody's; a GPU is busy
@@ -29,6 +31,10 @@ class Network:
     sha256: str
     forward: Callable[..., Tensor]
 
+    @property
+    def kind(self) -> str:
+        return "small" if self.config.model.patch else "large"
+
 
 def load_network(
     name: str, path: str, config_path: str | None, num_defect: int | None, separate: bool | None, weights: str
@@ -38,9 +44,8 @@ def load_network(
     file, config = checkpoint.path, checkpoint.config
     if config is None:
         if config_path is None:
-            raise InputError(
-                f"`{name}` {path}: this checkpoint carries no configuration; name its YAML file with `{name}_config`"
-            )
+            remedy = "a guide must" if name == "guides" else f"name its YAML file with `{name}_config`"
+            raise InputError(f"`{name}` {path}: this checkpoint carries no configuration; {remedy}")
         given = {} if separate is None else {"train.separate_channel_loss": separate}  # released files have no key
         config = load_config(config_path, num_defect, given)
     elif config_path:  # the checkpoint's own counts, which this may not contradict
@@ -53,8 +58,8 @@ def load_network(
     ):
         if given not in (None, trained):
             raise InputError(f"`{key}` {int(given)}: {file} was trained with {said}; leave it out")
-    if config.model.patch != (name == "small"):
-        kind, other = ("patch-level", "small") if config.model.patch else ("global", "large")
+    kind, other = ("patch-level", "small") if config.model.patch else ("global", "large")
+    if name not in (other, "guides"):
         raise InputError(f"`{name}` {path}: this is a {kind} network, which belongs to `{other}`")
     with torch.device("meta"):
         model = UNet(config.model)
@@ -62,6 +67,26 @@ def load_network(
     load_weights(model, getattr(checkpoint, weights), file)
     model.eval().requires_grad_(False)
     return Network(config, model, file, checkpoint.sha256, forward=model)
+
+
+def possible_hand_offs(networks: Sequence[Network], T: int) -> range:
+    """The `step_inference` at which none of the networks is given a timestep outside its train.t_range."""
+    large, small = ([one.config.train.t_range for one in networks if one.kind == kind] for kind in ("large", "small"))
+    first = max((first if end == T else T for first, end in large), default=T)
+    return range(first, 1 + min((0 if first else end for first, end in small), default=0))
+
+
+def check_trained(networks: Sequence[Network], plan: Sequence[Pair], settings: Settings, possible: range) -> None:
+    """Raise InputError where a network was not trained at a timestep of its plan. possible: see possible_hand_offs."""
+    for network in networks:
+        first, end = network.config.train.t_range
+        if plan[-1][0] < first or plan[0][0] >= end:
+            remedy = f"give from {possible[0]} to {possible[-1]}" if possible else "no other will do"
+            remedy += ", with `handoff` paper" if settings.handoff == "released" else ""
+            raise InputError(
+                f"`step_inference` {settings.step_inference}: the {network.kind} network, {network.path}, was trained "
+                f"at timesteps {first} to {end - 1} only; {remedy}"
+            )
 
 
 def choose_batch_size(asked: int | str, count: int, image_size: Sequence[int], device: torch.device) -> int:

@@ -1,7 +1,7 @@
 """One file with everything needed to resume or to sample, written atomically and loaded strictly.
 
 Keys: `model`, `ema`, `optimizer` (state dicts, as in released checkpoints), and ours: `step`, `config`,
-`label_map`, `log_window`, `format_version`. Loading never runs code from the file.
+`label_map`, `log_window`, `cpu_minutes`, `format_version`. Loading never runs code from the file.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import re
 import textwrap
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,7 @@ class Checkpoint:
     step: int
     config: Config | None
     log_window: torch.Tensor | None  # losses since the last log line
+    cpu_minutes: float = 0.0  # of the training so far, all cores together
 
 
 def save_checkpoint(work_dir: str, step: int, payload: Mapping[str, Any], keep_last: int = 0) -> str:
@@ -174,11 +175,12 @@ def load_checkpoint(path: str, flag: str) -> Checkpoint:
             # A released checkpoint does not say its step, but AdamW counts it for each parameter.
             counts = [int(entry["step"]) for entry in optimizer["state"].values() if "step" in entry.keys()]
             step = max(counts, default=0) if step is None else step
+        minutes = float(raw.get("cpu_minutes", 0))
         if type(step or 0) is not int or not 0 <= (step or 0) < 2**53 or type(written) is not int:
             raise ValueError(f"step {brief(step)} of format {brief(written)}")
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RuntimeError) as error:
         raise InputError(f"{name}: its content is not that of a checkpoint ({error}); {_instead(path)}") from None
-    return Checkpoint(path, sha256, model, ema, optimizer, step or 0, config, window)
+    return Checkpoint(path, sha256, model, ema, optimizer, step or 0, config, window, minutes)
 
 
 def _network_state(state: Mapping[str, torch.Tensor], what: str) -> dict[str, torch.Tensor]:
@@ -195,31 +197,34 @@ def _network_state(state: Mapping[str, torch.Tensor], what: str) -> dict[str, to
 
 
 # What two networks must share to exchange x_t; and what else a resumed one must keep.
-_SHARED = ("diffusion.schedule", "diffusion.num_timestep", "diffusion.parameterization")
-_ARCHITECTURE = (
+SCHEDULE = ("diffusion.schedule", "diffusion.num_timestep")
+_SHARED = (*SCHEDULE, "diffusion.parameterization")
+ARCHITECTURE = (
     *("model.patch", "model.model_channels", "model.num_res_blocks", "model.channel_mult"),
     *("model.attention_downsample", "model.num_head_channels", "model.num_heads", "model.norm_groups"),
     *("model.use_scale_shift_norm", "model.class_cond", "train.separate_channel_loss"),
 )
 
 
-def check_agreement(a: Config, a_name: str, b: Config, b_name: str, extra: tuple[str, ...] = ()) -> None:
-    """Raise InputError naming the first key in which two configurations may not differ, and both values."""
-    for key in (*_SHARED, *extra, "data.background", "data.label_map"):
+def differences(a: Config, b: Config, keys: Iterable[str]) -> Iterator[str]:
+    """The keys in which two configurations differ, and both values."""
+    for key in keys:
         get = operator.attrgetter(key)
         ours, theirs = (", ".join(c.layout.class_names) if key == "data.label_map" else get(c) for c in (a, b))
-        ours, theirs = (list(value) if isinstance(value, tuple) else value for value in (ours, theirs))
         if ours != theirs:
-            raise InputError(
-                f"{a_name} and {b_name} disagree in {key}: {ours} against {theirs}; they must be the same: take "
-                "the configuration, or another checkpoint, that fits"
-            )
+            ours, theirs = (list(value) if isinstance(value, tuple) else value for value in (ours, theirs))
+            yield f"{key}: {ours} against {theirs}"
 
 
-def same_network(checkpoint: Checkpoint, config: Config, config_name: str) -> None:
-    """Raise InputError unless a checkpoint that says what it is can be resumed with a configuration."""
-    if checkpoint.config is not None:
-        check_agreement(checkpoint.config, checkpoint.path, config, config_name, _ARCHITECTURE)
+def check_agreement(
+    a: Config, a_name: str, b: Config, b_name: str, extra: tuple[str, ...] = (), shared: tuple[str, ...] = _SHARED
+) -> None:
+    """Raise InputError naming the first key in which two configurations may not differ, and both values."""
+    for found in differences(a, b, (*shared, *extra, "data.background", "data.label_map")):
+        raise InputError(
+            f"{a_name} and {b_name} disagree in {found}; they must be the same: take the configuration, or another "
+            "checkpoint, that fits"
+        )
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], path: str) -> None:

@@ -19,11 +19,10 @@ from torch import Tensor, nn
 
 from .. import dist_util
 from ..config import Config
-from ..data.augment import augment
+from ..data.augment import AUGMENTATIONS, augment
 from ..data.image_datasets import DefectDataset, epoch_indices
 from ..diffusion.conditioning import draw_conditions
 from ..diffusion.gaussian_diffusion import GaussianDiffusion
-from ..diffusion.respace import make_plan
 from ..diffusion.samplers import ddim, make_predict_x0
 from ..errors import InputError
 from ..file_io import encode_png, write_atomic, write_or_warn
@@ -75,11 +74,13 @@ class TrainLoop:
         self.window = LossWindow(self.diffusion.num_timestep, device)
         self.failed_step = torch.zeros((), device=device)  # number of the first step with a non-finite gradient
         self.step = 0  # updates done so far
+        self._clock = time.process_time()  # where it stood, in seconds, before the first of them
         for start in filter(None, (warm_start, resume)):
             load_weights(self.model, start.model, start.path)
             load_weights(self.ema, start.ema, start.path)
         if resume:
             self.step = resume.step
+            self._clock -= 60 * resume.cpu_minutes
             if resume.log_window is not None:
                 if resume.log_window.shape != self.window.sums.shape:
                     raise InputError(f"{resume.path}: its log_window is none; take another checkpoint")
@@ -116,8 +117,11 @@ class TrainLoop:
         if train.compile == "on":
             batch = train.micro_batch or self.config.data.bs_per_gpu
             inputs = noise_batch(self.config, batch, self.config.data.resolution, self.device)
+            told = {}
+            if self.config.model.augment:
+                told["augmented"] = torch.zeros(batch, AUGMENTATIONS, device=self.device)
             with autocast(self.device, train.precision):
-                network = try_compile(network, lambda network: network(*inputs).square().mean().backward())
+                network = try_compile(network, lambda network: network(*inputs, **told).square().mean().backward())
             self.model.zero_grad(set_to_none=True)
         if dist_util.world_size() == 1:
             return network
@@ -127,6 +131,11 @@ class TrainLoop:
             gradient_as_bucket_view=True,
             static_graph=not train.micro_batch,  # which no_sync would break
         )
+
+    @property
+    def cpu_minutes(self) -> float:
+        """What the training has cost so far: minutes of all cores together, of this process (rank 0's is saved)."""
+        return (time.process_time() - self._clock) / 60
 
     def run(self) -> int:
         """Train to the end or to a signal. Returns the exit status: 0, or 128 + the signal's number.
@@ -270,6 +279,7 @@ class TrainLoop:
         values, now = self.window.report(), time.perf_counter()
         values["steps_per_s"] = (self.step - self.reported[0]) / (now - self.reported[1])
         values["lr"] = learning_rate(self.config, self.step - 1)
+        values["cpu_minutes"] = self.cpu_minutes
         self.reported = (self.step, now)
         return values | (self.validation_loss() if self.val_data and dist_util.rank() == 0 else {})
 
@@ -277,7 +287,7 @@ class TrainLoop:
     def validation_loss(self) -> dict[str, float]:
         """EMA loss on held-out images, the same images, crops, timesteps and noise each time.
 
-        "val": mean; "val_q1".."val_q4": by timestep quartile. Unweighted by timestep.
+        "val": mean; "val_q1".."val_q4": by quartile of T, of the timesteps in it that are trained. Unweighted.
         """
         cfg, span = self.config, self.diffusion.num_timestep / len(QUARTILES)
         count = min(len(self.val_data), MAX_VAL_IMAGES)
@@ -285,33 +295,49 @@ class TrainLoop:
         images, masks = self.val_data.batch(chosen, numpy_generator("val", cfg.train.seed))
         x_start = cfg.layout.encode(images, masks).to(self.device, memory_format=torch.channels_last)
         types = cfg.layout.types_in(masks).to(self.device) if cfg.model.class_cond else None
-        values = {}
+        values, shares = {}, {}
         for i, quartile in enumerate(QUARTILES):
+            first, end = max(i * span, cfg.train.t_range[0]), min((i + 1) * span, cfg.train.t_range[1])
+            if first >= end:
+                continue
             generator = torch_generator(self.device, "val", cfg.train.seed, i)
-            t = torch.linspace(i * span, (i + 1) * span - 1, count, device=self.device).long()
+            t = torch.linspace(first, end - 1, count, device=self.device).long()
             t = t[torch.randperm(count, generator=generator, device=self.device)]
             noise = torch.randn(x_start.shape, generator=generator, device=self.device)
             parts = torch.arange(count, device=self.device).split(max(8, cfg.data.bs_per_gpu))
             batch = (x_start, t, noise, types, None, None)
             losses = [self._losses(self.ema, batch, rows)["per_sample"] for rows in parts]
             values[f"val_{quartile}"] = torch.cat(losses).mean().item()
-        return {"val": sum(values.values()) / len(QUARTILES)} | values
+            shares[f"val_{quartile}"] = end - first
+        return {"val": sum(values[key] * share for key, share in shares.items()) / sum(shares.values())} | values
 
     @torch.no_grad()
     def preview(self) -> None:
-        """Write <work_dir>/images/NNNNNN.png: EMA samples from fixed noise, over their mask overlays."""
+        """Write <work_dir>/images/NNNNNN.png: EMA samples from fixed noise, over their mask overlays.
+
+        Of the timesteps that are trained: down to the first the last prediction of x_start stands for the rest, and
+        below T they start from training images under noise.
+        """
         if dist_util.rank() != 0:
             return
-        config, layout, T, types = self.config, self.config.layout, self.diffusion.num_timestep, None
+        config, layout, types, (first, end) = self.config, self.config.layout, None, self.config.train.t_range
         indices, shape = range(config.train.max_images), (layout.num_channels, *config.data.resolution)
         noise = partial(sample_noise, config.train.seed, indices, shape=shape, device=self.device)
+        x = noise(end - 1)
         if config.model.class_cond:  # one after the other
             told = [1 + index % layout.num_defect for index in indices]
             types = torch.eye(1 + layout.num_defect, device=self.device)[told]
+        if end < self.diffusion.num_timestep:
+            given = np.array(indices) % len(self.data)
+            images, masks = self.data.batch(given, numpy_generator("preview", config.train.seed))
+            types = layout.types_in(masks).to(self.device) if config.model.class_cond else None
+            t = torch.full((len(given),), end - 1, device=self.device)
+            x = self.diffusion.q_sample(layout.encode(images, masks).to(self.device), t, x)
         predict_x0 = make_predict_x0(self.ema, config, self.diffusion, types)
+        nodes = np.linspace(end - 1, first, min(PREVIEW_STEPS, end - first)).round().astype(int).tolist()
         with autocast(self.device, config.train.precision):
-            plan = make_plan(T, min(PREVIEW_STEPS, T))
-            x = ddim(noise(T - 1), plan, predict_x0, clip, self.diffusion.alpha_bar, noise)
+            plan = list(zip(nodes, [*nodes[1:], -1], strict=True))
+            x = ddim(x, plan, predict_x0, clip, self.diffusion.alpha_bar, noise)
         images, masks = layout.decode(x)
         grid = np.vstack([np.hstack(list(row)) for row in (images, map(overlay, images, masks))])
         zoom = max(1, 128 // min(config.data.resolution))
@@ -332,6 +358,7 @@ class TrainLoop:
             "config": self.config.to_dict(),
             "label_map": dict(self.config.data.label_map),
             "log_window": self.window.sums,
+            "cpu_minutes": self.cpu_minutes,
         }
         if not bf.exists(bf.join(self.work_dir, "config.yml")):  # somebody has removed the folder meanwhile
             self._write_config()

@@ -1,8 +1,8 @@
 """Bad input on the real command line: one line that names the fault, exit status 2, nothing written.
 
-A row of CASES is a command and the texts, between bars, that its error line holds. `train`, `extend` and `generate`
-are commands that work until a later flag spoils them; {name} is a path of `given`. What a room refuses by itself is
-tested there: here stands how it reaches the user.
+A row of CASES is a command and the texts, between bars, that its error line holds. `train` and `generate` are
+commands that work until a later flag spoils them; {name} is a path of `given`. What a room refuses by itself is tested
+there: here stands how it reaches the user.
 """
 
 import shutil
@@ -20,10 +20,8 @@ from runs import tree
 from guided_diffusion import create_model, load_config
 
 CHECKPOINT = "checkpoint/diffusion_000004.pt"
-TRAIN = "train.py --config {config} --data_dir {data} --work_dir {own}"
 COMMANDS = {
-    "train": TRAIN,
-    "extend": f"{TRAIN} --set data.label_map={{four}} --extend_types",
+    "train": "train.py --config {config} --data_dir {data} --work_dir {own}",
     "generate": "inference.py --large_recep {large} --small_recep {small} --sample_dir {own} "
     "--num_samples 2 --num_steps 4 --precision fp32",
 }
@@ -58,8 +56,7 @@ def given(tmp_path_factory: pytest.TempPathFactory, demo_data: Path, trained_pai
     torch.save(torch.zeros(3), root / "tensor.pt")
     torch.save({"model": {}, "ema": Bomb(root / "touched")}, root / "bomb.pt")
     paths = {path.stem: path for path in root.iterdir()} | trained_pair._asdict()
-    paths |= {"root": root, "data": demo_data, "checkpoint": work / CHECKPOINT}
-    return paths | {"four": {**TYPES, "dent": 4}}
+    return paths | {"root": root, "data": demo_data, "checkpoint": work / CHECKPOINT}
 
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -78,7 +75,6 @@ def run(run_script: Run, given: dict[str, object], tmp_path: Path) -> Run:
     return run
 
 
-WIDTHS = "another architecture|time_embed.0.weight|[128, 32]|[256, 64]"
 CASES = {
     # The data set
     "train.py --config {config} --work_dir {own} --num_defect 3": "--data_dir|missing",
@@ -94,10 +90,10 @@ CASES = {
     "train --set model.model_channels=64 --work_dir {work}": (
         f"{CHECKPOINT}|config.yml|model.model_channels|32 against 64"
     ),
-    "train --set model.model_channels=64 --set model.ckpt={checkpoint}": f"{CHECKPOINT}|{WIDTHS}",
-    "extend {released} --set model.model_channels=64": f"released.pt|{WIDTHS}",
-    "extend {checkpoint} --set model.ckpt=other.pt": "--extend_types and model.ckpt|other.pt|drop",
-    "extend {work}/ --work_dir {work}": "--extend_types|lies in --work_dir|name a new folder",
+    "train --set model.model_channels=64 --set model.ckpt={checkpoint}": f"model.ckpt|{CHECKPOINT}|32 against 64",
+    "train --set model.model_channels=64 --init {released}": "released.pt|time_embed.0.weight: [128, 32] against",
+    "train --init {checkpoint} --set model.ckpt=other.pt": "--init and model.ckpt|other.pt|drop",
+    "train --init {work}/ --work_dir {work}": "--init|lies in --work_dir|name a new folder",
     # Generating
     "inference.py --sample_dir {own}": "--large_recep and --small_recep|missing",
     "inference.py --small_recep {small} --sample_dir {own}": "--large_recep|missing|--step_inference 400",
@@ -114,8 +110,7 @@ CASES = {
     "generate --large_recep {bomb}": "--large_recep|bomb.pt|could run code",
     "generate --small_recep {bomb}": "--small_recep|bomb.pt|could run code",
     "train --resume {bomb}": "--resume|bomb.pt|could run code",
-    "train --set model.ckpt={bomb}": "model.ckpt|bomb.pt|could run code",
-    "extend {bomb}": "--extend_types|bomb.pt|could run code",
+    "train --init {bomb}": "--init|bomb.pt|could run code",
     # The other commands; wrong usage is one line, too
     "generate --sampler foo": "--sampler: invalid choice: 'foo'|dpmpp_2m|--help",
     "curate.py --samples {own}": "required: --train, --out",

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from told import MAP, make_config, random_weights, told
+from told import make_config, random_weights, told
 
 from guided_diffusion import InputError, create_model
 from guided_diffusion.data.image_datasets import DefectDataset
@@ -12,9 +12,9 @@ from guided_diffusion.diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.diffusion.samplers import make_predict_x0
 from guided_diffusion.joint_tensor import untold
 from guided_diffusion.keyed_random import numpy_generator
-from guided_diffusion.training.checkpoint import Checkpoint, load_checkpoint
-from guided_diffusion.training.extend import LABELS, extend_types, with_class_cond
+from guided_diffusion.training.checkpoint import load_checkpoint
 from guided_diffusion.training.train_util import TrainLoop
+from guided_diffusion.training.warm_start import LABELS
 from scripts.draw_demo_data import write_released
 
 
@@ -46,23 +46,6 @@ def test_the_embedding(size):
     model.load_state_dict({**plain.state_dict(), LABELS: torch.zeros(4, 128)})
     for each in (None, types):
         assert torch.equal(model(x, t, each), plain(x, t))
-
-
-def test_checkpoints_go_on_with_types_and_with_more_of_them():
-    plain, config = make_config(**{"model.class_cond": False}), make_config()
-    states = [random_weights(create_model(each)).state_dict() for each in (plain, config)]
-    old, conditional = (
-        Checkpoint("old.pt", "sha", state, state, None, 4, each, None)
-        for state, each in zip(states, (plain, config), strict=True)
-    )
-    grown = with_class_cond(old, config)
-    model = create_model(config)
-    model.load_state_dict(grown.model)
-    assert not model.label_emb.weight.any() and with_class_cond(grown, config) is grown
-    assert with_class_cond(old, plain) is old
-    wider = make_config(**{"data.label_map": {**MAP, "burn": 4}})
-    labels = extend_types(conditional, wider, "new.yml").model[LABELS]
-    assert torch.equal(labels[:4], states[1][LABELS]) and not labels[4].any() and len(labels) == 5
 
 
 def test_rates():

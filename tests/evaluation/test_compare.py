@@ -47,17 +47,20 @@ def name(S: int, sampler: str = "dpmpp_2m", steps: str = "3") -> str:
 
 
 @pytest.mark.parametrize(
-    ("flags", "names"),
+    ("flags", "possible", "names"),
     [
-        ((), [name(S, steps="20") for S in (0, 50, 200, 400, 600, 1000)]),
-        (("--samplers", "ddim,dpmpp_2m"), [name(400, sampler, "20") for sampler in ("ddim", "dpmpp_2m")]),
-        (("--steps", "0,400", "--num_steps", "4,2+3"), [name(S, steps=n) for S in (0, 400) for n in ("4", "2+3")]),
+        ((), (0, 1000), [name(S, steps="20") for S in (0, 50, 200, 400, 600, 1000)]),
+        ((), (350, 450), [name(S, steps="20") for S in (350, 400, 450)]),
+        (("--samplers", "ddim,dpmpp_2m"), (0, 1000), [name(400, sampler, "20") for sampler in ("ddim", "dpmpp_2m")]),
+        (("--guidance_scale", "1,1.5"), (0, 1000), [name(400, steps=n) for n in ("20", "20_w1.5")]),
+        (("--steps", "0,400", "--num_steps", "4,5"), (350, 450), [name(S, steps=n) for S in (0, 400) for n in "45"]),
     ],
 )
-def test_cells_come_from_the_flags(flags: tuple, names: list[str]) -> None:
+def test_cells_come_from_the_flags(flags: tuple, possible: tuple, names: list[str]) -> None:
     parser = ArgumentParser()
     compare.add_arguments(parser)
-    assert [cell.name for cell in compare.make_cells(parser.parse_args(["--real", "data", *flags]))] == names
+    args, (first, last) = parser.parse_args(["--real", "data", *flags]), possible
+    assert [cell.name for cell in compare.make_cells(args, {"": (None, None)}, range(first, last + 1))] == names
 
 
 def test_figures_are_as_defined(compared: Path, demo_data: Path) -> None:
@@ -106,6 +109,7 @@ def test_checkpoints_of_a_training(demo_data: Path, trained_pair: TrainedPair, t
         (["--steps", "0,x"], "steps 0,x: must be whole numbers"),
         (["--steps", "0,400,0"], "name the cell s0_.* twice"),
         (["--samplers", "ddim,ddim"], "name the cell s400_ddim.* twice"),
+        (["--guidance_scale", "1,2"], "guidance_scale: .* without model.class_cond"),
         (["--samplers", "ddim,dppm"], "unknown sampler 'dppm'"),
         (["--num_steps", "2,many"], "num_steps .many"),
         (["--num_samples", 2], "num_samples 2: must be from 4 to"),

@@ -18,7 +18,7 @@ from guided_diffusion.evaluation.lift import _shares, judge, resampled_scores
 from guided_diffusion.evaluation.segmenter import Outcome, count_pixels, scores
 from guided_diffusion.file_io import lock_folder
 
-SIZE = {"seeds": 3, "steps": 20, "ratios": 2}
+SIZE = {"seeds": 3, "steps": 20, "ratios": 2, "segmenter": "deeplab"}
 
 
 def sets(folder: Path) -> dict:
@@ -60,7 +60,7 @@ def result(folder: Path) -> dict:
 def test_repeating_is_no_lift_and_figures_are_those_of_the_trainings(result: dict, folder: Path) -> None:
     arms, out = result["arms"], folder / "out"
     assert list(arms) == ["real", "repeat_x1", "synthetic_x2"] and len(list((out / "runs").iterdir())) == 3 * 3
-    assert [arm["extra"] for arm in arms.values()] == [0, 4, 8]
+    assert [arm["extra"] for arm in arms.values()] == [0, 4, 8] and result["others"] == []
     low, high = arms["repeat_x1"]["difference_to_real"]["miou"]["interval"]
     assert low <= 0 <= high
     for arm in arms.values():
@@ -87,6 +87,20 @@ def test_a_run_that_was_cut_off_goes_on(result: dict, folder: Path) -> None:
         run(folder / "out", **sets(folder), **SIZE)
     assert run(folder / "out", **sets(folder), **SIZE) == result
     assert [path for path in runs.iterdir() if path.stat().st_mtime_ns != before[path]] == [lost]
+
+
+def test_two_segmenters_give_two_verdicts(folder: Path, tmp_path: Path) -> None:
+    """Each what it gives alone; their files stand beside each other."""
+    small = sets(folder) | {"seeds": 1, "steps": 2, "quick": True}
+    both = run(tmp_path, **small, segmenter="both")
+    runs = set((tmp_path / "runs").iterdir())
+    text = (tmp_path / "lift.md").read_text()
+    unet, deeplab = (run(tmp_path, **small, segmenter=kind) for kind in ("unet", "deeplab"))
+    assert len(runs) == 2 * 3 and runs == set((tmp_path / "runs").iterdir())
+    assert deeplab == both | {"others": [], "settings": deeplab["settings"]} and unet["arms"] != deeplab["arms"]
+    assert both["others"] == [{key: unet[key] for key in ("segmenter", "provenance", "arms", "verdict")}]
+    for of, name in ((deeplab, "DeepLabV3+"), (unet, "U-Net")):
+        assert f"**{of['verdict']['sentence']}**" in text and f"mIoU of {name}, " in of["verdict"]["sentence"]
 
 
 def test_several_processes_and_generator_runs(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,8 +164,8 @@ def test_the_verdict_says_what_the_interval_says() -> None:
     ):
         difference = {"miou": {"value": 7.3, "interval": [low, high]}}
         arm = {"ratio": 2.0, "difference_to_real": difference, "difference_to_copy_paste": pasted}
-        sentence = judge({"ours_x2": arm}, "ours_x2")["sentence"]
-        assert sentence.startswith(f"{start}+7.3 mIoU, 95% interval {low} to {high}, at ratio 2")
+        sentence = judge({"ours_x2": arm}, "ours_x2", "U-Net")["sentence"]
+        assert sentence.startswith(f"{start}+7.3 mIoU of U-Net, 95% interval {low} to {high}, at ratio 2")
         assert sentence.endswith("Against copy-paste: +1.0, -2.0 to 4.0.")
 
 

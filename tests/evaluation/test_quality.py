@@ -91,16 +91,18 @@ def run(folders: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 def test_from_files_to_files(run: Callable[..., dict], capsys, tmp_path: Path) -> None:
     result, out = run(groups="groups"), tmp_path / "out"
-    assert (
-        sorted(path.name for path in out.iterdir()) == "closest_pairs.png quality.json quality.md samples.jsonl".split()
-    )
+    written = ["closest_pairs.png", "quality.json", "quality.md", "samples.jsonl", "spectrum.png"]
+    assert sorted(path.name for path in out.iterdir()) == written
     assert result["counts"] == {
         **{"samples": 16, "real_images": 20, "real_groups": 10, "train_images": 12, "good_images": 0},
     }
     assert result["provenance"]["extractor"] == "random" and result["provenance"]["samples"]["seed"] == 0
     assert set(result["per_type"]) == set(TYPES)
     for part in (result, result["reference"]["real"], result["reference"]["train"]):
-        assert part["overall"]["kid"]["interval"][0] <= part["overall"]["kid"]["value"]
+        for measure in ("kid", "spectrum"):
+            low, high = part["overall"][measure]["interval"]
+            assert low <= part["overall"][measure]["value"] <= high
+    assert any("KID x 1000 of the samples is" in note for note in result["notes"])
     assert result["overall"]["counts"] == {"samples": 16, "real": 20, "real_groups": 10}
     assert result["overall"]["diversity"]["interval"] and result["per_type"]["dent"]["too_few"] == "0 against 0"
     assert result["labels"]["empty"]["samples"]["value"] == 1 / 16 and result["labels"]["missing"] == []

@@ -15,6 +15,7 @@ from guided_diffusion.evaluation.segmenter import (
     Outcome,
     Pool,
     Segmenter,
+    UNet,
     agreement,
     calibrate,
     class_weights,
@@ -25,12 +26,20 @@ from guided_diffusion.evaluation.segmenter import (
 )
 
 
-@pytest.fixture(scope="module")
-def trained() -> Segmenter:
+@pytest.fixture(scope="module", params=["deeplab", "unet"])
+def trained(request: pytest.FixtureRequest) -> Segmenter:
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"CHANNELS": 16, "BATCH_SIZE": 4, "NUM_GOOD": 0, "LEARNING_RATE": 0.01}.items():
+        rates = dict.fromkeys(segmenter.SEGMENTERS, 0.01)
+        for name, value in {"CHANNELS": 16, "BATCH_SIZE": 4, "NUM_GOOD": 0, "LEARNING_RATES": rates}.items():
             patch.setattr(segmenter, name, value)
-        return train_segmenter(Pool(image_set(*draw(8, 0)), None, None, (32, 32)), 80, 0)
+        return train_segmenter(Pool(image_set(*draw(8, 0)), None, None, (32, 32)), 80, 0, kind=request.param)
+
+
+def test_the_unet_has_half_a_million_parameters_and_repeats_itself() -> None:
+    pool = Pool(image_set(*draw(4, 0)), None, None, (32, 32))
+    one, again, other = (train_segmenter(pool, 2, seed, kind="unet").head.weight for seed in (0, 0, 1))
+    assert torch.equal(one, again) and not torch.equal(one, other)
+    assert sum(part.numel() for part in UNet(3, "cpu").parameters()) == 488_052
 
 
 def test_it_learns_and_shuffled_masks_agree_less(trained: Segmenter) -> None:

@@ -1,5 +1,7 @@
 """The generator in Python: keyed samples, settings, batches that do not fit, released checkpoints."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -84,11 +86,44 @@ def test_one_network_suffices_where_the_other_has_no_step(trained_pair):
     assert len(small.generate(1, step_inference=1000, num_steps=3).images) == 1
 
 
+def ranged(generator, large, small):
+    """The pair, as if its networks had been trained at these timesteps only, (first, end)."""
+    one, other = (
+        network and replace(network, config=replace(network.config, train=replace(network.config.train, t_range=own)))
+        for network, own in ((generator.networks["large"], large), (generator.networks["small"], small))
+    )
+    return DefectGen(one, other, generator.device, "fp32", "ema")
+
+
+@pytest.mark.parametrize(
+    ("large", "small", "allowed", "refused", "words"),
+    [
+        ((0, 1000), (0, 1000), range(1001), (), ""),
+        ((350, 1000), (0, 450), range(350, 451), (0, 349, 451, 1000), "give from 350 to 450"),
+        ((400, 1000), (0, 400), range(400, 401), (380, 401), "give from 400 to 400"),
+        ((600, 1000), (0, 400), range(0), (0, 500, 600, 1000), "no other will do"),
+        ((0, 500), (0, 1000), range(1000, 1001), (0, 500), "give from 1000 to 1000"),
+        ((0, 1000), (50, 1000), range(1), (1, 1000), "give from 0 to 0"),
+    ],
+)
+def test_a_hand_off_outside_the_trained_timesteps_is_refused(generator, large, small, allowed, refused, words):
+    pair = ranged(generator, large, small)
+    assert pair.hand_offs == allowed
+    for S in allowed[:: max(1, len(allowed) - 1)]:
+        pair.settings(step_inference=S, num_steps=1000, spacing="uniform")
+    for S in refused:
+        with pytest.raises(InputError, match=rf"^step_inference {S}: the (large|small) network, .*\.pt, .* {words}$"):
+            pair.settings(step_inference=S, num_steps=1000, spacing="uniform")
+    if large[0]:  # which the released hand-off walks down to 0
+        with pytest.raises(InputError, match=f"was trained at timesteps {large[0]} to 999 only; {words}"):
+            pair.settings(handoff="released")
+
+
 def test_ema_weights_are_sampled_unless_told_otherwise(trained_pair, generator):
     raw = load(*trained_pair, weights="model")
     assert (raw.generate(1, num_steps=4).images != generator.generate(1, num_steps=4).images).any()
-    ema = load_checkpoint(generator.large.path, "large").ema
-    assert all(torch.equal(p, ema[name]) for name, p in generator.large.model.state_dict().items())
+    ema = load_checkpoint(generator.networks["large"].path, "large").ema
+    assert all(torch.equal(p, ema[name]) for name, p in generator.networks["large"].model.state_dict().items())
 
 
 def test_released_checkpoints_sample_with_their_yaml(trained_pair, generator, tmp_path):

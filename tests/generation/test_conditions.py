@@ -92,7 +92,7 @@ def test_sample_i_takes_what_is_given_in_turn_whatever_the_batch(generator, size
         ("told", {"defects": ["crack", "holes"]}, "did you mean 'hole'"),
         ("told", {"defects": []}, "names no type"),
         ("told", {"defects": "hole", "masks": NO_DEFECTS}, "the masks tell the types already"),
-        ("told", {"guidance_scale": 2.0}, "nothing to guide to"),
+        ("told", {"guidance_scale": 2.0}, "nothing to guide by"),
         ("told", {"guidance_scale": float("nan"), "defects": "hole"}, "must be a number from -1000"),
     ],
 )
@@ -105,13 +105,13 @@ def watch(generator):
     """The inputs (x, types or None) of each network's calls from now on: {"large": [...], "small": [...]}."""
     seen = {"large": [], "small": []}
     for name, rows in seen.items():
-        network = getattr(generator, name)
+        network = generator.networks[name]
 
         def noting(x, t, *types, rows=rows, forward=network.forward):
             rows.append((x.clone(), *(types or (None,))))
             return forward(x, t, *types)
 
-        setattr(generator, name, replace(network, forward=noting))
+        generator.networks[name] = replace(network, forward=noting)
     return seen
 
 

@@ -222,3 +222,59 @@ def test_preview_shows_the_same_noise_each_time(make_loop, tmp_path):
     assert np.array_equal(*pictures)
     assert pictures[0].shape == (2 * 128, 3 * 128, 3)  # three images over their overlays, 16 px enlarged to 128
     assert np.abs(pictures[0][:128].astype(int) - 128).max() <= 1  # a fresh network predicts 0: mid-grey in RGB
+
+
+def test_a_range_of_timesteps_is_trained_measured_and_shown(make_loop, tmp_path, monkeypatch):
+    loop = make_loop({"train.t_range": [440, 450], "train.max_images": 2}, val_data=tiny_data())
+    seen, predict = [], loop.diffusion.training_losses
+    monkeypatch.setattr(loop.diffusion, "training_losses", lambda m, x, t, *a: seen.append(t) or predict(m, x, t, *a))
+    for _ in range(30):
+        loop.train_step()
+    assert set(torch.cat(seen).tolist()) == set(range(440, 450))
+    seen.clear()
+    values = loop.validation_loss()
+    assert set(values) == {"val", "val_q2"} and torch.cat(seen).aminmax() == (440, 449)
+    assert values["val"] == pytest.approx(values["val_q2"])
+    # A network that returns what it is given shows its start: training images at timestep 449.
+    monkeypatch.setattr(train_util, "make_predict_x0", lambda *_: lambda x_t, t: x_t if t == 449 else pictures[0])
+    pictures = [torch.zeros(2, 6, 16, 16)]
+    monkeypatch.setattr(train_util, "ddim", lambda x, plan, *_: pictures.append(x) or pictures.append(plan) or x)
+    loop.preview()
+    _, x, plan = pictures
+    images, masks = loop.data.batch(np.arange(2), np.random.default_rng(0))
+    x_start = loop.config.layout.encode(images, masks)
+    a = loop.diffusion.alpha_bar(449)
+    assert ((x - a**0.5 * x_start) / (1 - a) ** 0.5).std().item() == pytest.approx(1, abs=0.05)
+    assert plan[0][0] == 449 and plan[-1] == (440, -1) and len(plan) == 10
+
+
+def test_held_out_loss_weighs_the_trained_part_of_each_quartile(make_loop):
+    values = make_loop({"train.t_range": [200, 600]}, val_data=tiny_data()).validation_loss()
+    parts = [values[f"val_q{q}"] for q in (1, 2, 3)]
+    assert values["val"] == pytest.approx(np.dot(parts, [50, 250, 100]) / 400) and len(values) == 4
+
+
+def test_an_augmented_training_tells_its_network(make_loop, monkeypatch):
+    loop, told = make_loop({"model.augment": 0.5}), []
+    forward = loop.model.forward
+    loop.model.forward = lambda x, t, types, augmented: told.append(augmented) or forward(x, t, types, augmented)
+    before = loop.model.augment_emb.weight.clone()
+    for _ in range(3):
+        loop.train_step()
+    assert not before.any() and loop.model.augment_emb.weight.any()
+    assert torch.cat(told).shape == (9, 9) and (torch.cat(told) != 0).float().mean() > 0.2
+    x, t = torch.randn(2, 6, 16, 16), torch.tensor([3, 700])
+    with torch.no_grad():
+        assert torch.equal(forward(x, t), forward(x, t, None, torch.zeros(2, 9)))
+        assert not torch.equal(forward(x, t), forward(x, t, None, torch.ones(2, 9)))
+
+
+def test_minutes_of_the_processor_add_up(make_loop, tmp_path, monkeypatch):
+    clock = iter([10.0, 70.0, 100.0, 130.0])
+    monkeypatch.setattr(train_util.time, "process_time", lambda: next(clock))
+    loop = make_loop()
+    loop._write_config()
+    loop.save()
+    saved = load_checkpoint(str(tmp_path), "-")
+    assert saved.cpu_minutes == 1.0
+    assert make_loop(resume=saved).cpu_minutes == 1.5
