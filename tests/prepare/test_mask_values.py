@@ -53,7 +53,7 @@ SETS = {  # name: masks, flags, what dataset.json tells of them
 
 
 def prepare(root, masks, flags, typed):
-    """Index masks by number that prepare_data.py makes of masks, in type folders or not, and its source in dataset.json."""
+    """Index masks by number that prepare_data.py makes of masks, in type folders or not, and dataset.json's source."""
     images, drawn, own = ("test", "ground_truth", "crack/") if typed else ("images", "masks", "")
     for k, mask in enumerate(masks):
         save(root / f"in/{images}/{own}{k}.png", np.random.default_rng(k).integers(0, 256, (12, 12, 3), dtype=np.uint8))
