@@ -42,10 +42,6 @@ def refusal(function, *arguments):
                 ("test/hole/10.png", f"{GT}/hole/10_mask.png", "hole/10"),
             ],
         ),
-        (  # samples are read from index masks only
-            ("images/1.png", "masks/1.png", "masks_converted_dir/1.png", "masks_converted_dir/1_rgb_mask.png"),
-            [("images/1.png", "masks_converted_dir/1.png", "1")],
-        ),
         (  # of parts the one that trains
             [f"{folder}/{part}/1.png" for folder in ("test", GT) for part in ("train", "val")],
             [("test/train/1.png", f"{GT}/train/1.png", "train_1")],

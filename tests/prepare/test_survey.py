@@ -25,13 +25,13 @@ def test_record_of_a_sample(tmp_path):
     Image.fromarray(smooth(0)).save(tmp_path / "a.png")
     Image.fromarray(mask).save(tmp_path / "m.png")
     sample = Sample(str(tmp_path / "a.png"), IndexMask(str(tmp_path / "m.png")))
-    record, good = look([sample, Sample(sample.image, None)], 3, DrawingRule(), workers=1, description="")
+    record, good = look([sample, Sample(sample.image, None)], 3, DrawingRule(), workers=1, why="")
     assert {index: found.pixels for index, found in record.types.items()} == {1: 12, 3: 7}
     assert (record.size, record.problem) == ((60, 80), None)
     assert record.border == (4 + 2 + 1) / 276
     assert record.sha256 == hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest()
     assert good.good and good.types == {} and good.mask == sample.image
-    assert "m.png" in look([sample], 2, DrawingRule(), workers=1, description="")[0].problem
+    assert "m.png" in look([sample], 2, DrawingRule(), workers=1, why="")[0].problem
 
 
 def test_what_nearest_resizing_keeps():

@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import blobfile as bf
@@ -10,7 +9,7 @@ import blobfile as bf
 from ...data.files import list_folder, part_folders, part_in, stem_of, walk, words_of
 from ...data.prepared import Sample
 from ...errors import InputError
-from ...file_io import read_bytes, read_json
+from ...file_io import mentions, read_json
 from .model import Dataset, Options, Shape, Shapes, is_coordinate, size_told
 
 KEY = (int, str)
@@ -59,14 +58,8 @@ def _candidates(folder: str) -> list[str]:
     """The annotation files in a folder; damaged ones count, so that the reader can say what is wrong."""
     paths = [bf.join(folder, name) for name in list_folder(folder, (".json",))[0]]
     sure = [path for path in paths if path.lower().endswith(".coco.json")]
-    return sure or (list(filter(_is_coco, paths)) if any(map(_is_coco, paths[:LOOKED_INTO])) else [])
-
-
-def _is_coco(path: str) -> bool:
-    with suppress(OSError):
-        data = read_bytes(path)
-        return all(f'"{key}"'.encode() in data for key in ROWS)
-    return False
+    some = any(mentions(path, *ROWS) for path in paths[:LOOKED_INTO])
+    return sure or [path for path in paths if some and mentions(path, *ROWS)]
 
 
 def _open(path: str) -> dict[str, list[dict[str, Any]]]:

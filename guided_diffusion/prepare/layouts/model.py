@@ -85,12 +85,7 @@ class DrawingRule:
 
     def told(self) -> dict[str, Any]:
         """What dataset.json tells of it, but for what goes without saying: sets of older versions do not say it."""
-        usual = {
-            "mask_values": ("binary", "index", "colour"),
-            "palette": ("index",),
-            "void": (None,),
-            "bits": (None, 16),
-        }
+        usual = {"mask_values": "binary index colour".split(), "palette": ["index"], "void": [None], "bits": [None, 16]}
         return {name: value for name, value in vars(self).items() if value not in usual.get(name, ())}
 
 
