@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from drawn_boxes import TYPES, draw, write_samples
+from drawn_formats import refusal
 from runs import tree
 
 from guided_diffusion.data.manifest import files_of, read_manifest, recorded_settings
@@ -47,13 +48,6 @@ def change(folder: Path, edit: Callable[[list[dict[str, Any]]], object]) -> None
     rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
     edit(rows)
     (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def refusal(function: Callable, *arguments: object) -> str:
-    with pytest.raises(InputError) as caught:
-        function(*arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_rows_come_by_index_with_their_files(folder: Path) -> None:

@@ -4,12 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from drawn_formats import CASES
+from drawn_formats import CASES, refusal
 
 from guided_diffusion.data.files import natural_key, read_groups
 from guided_diffusion.data.prepared import find_good, find_samples, read_label_map
 from guided_diffusion.data.regions import regions
-from guided_diffusion.errors import InputError
 from guided_diffusion.prepare.layouts import read_layout
 
 GT = "converted_ground_truth"
@@ -21,13 +20,6 @@ def touch(root, *names):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
-
-
-def refusal(function, *arguments):
-    with pytest.raises(InputError) as caught:
-        function(*arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize(

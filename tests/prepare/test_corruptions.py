@@ -14,8 +14,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
-from drawn_at_random import coded
-from drawn_formats import CASES, COLOURMAP, PHOTOGRAPHS
+from drawn_formats import CASES, COLOURMAP, PHOTOGRAPHS, coded
 from PIL import Image
 
 from guided_diffusion.cli.prepare import main

@@ -12,6 +12,7 @@ from ...errors import InputError
 from ...file_io import mentions, read_json
 from .model import Dataset, Options, Shape, Shapes, is_coordinate, size_told
 
+Content = dict[str, list[dict[str, Any]]]
 KEY = (int, str)
 ROWS = {  # of COCO's lists: what they need, and of what kinds
     "images": {"id": KEY, "file_name": str},
@@ -62,7 +63,7 @@ def _candidates(folder: str) -> list[str]:
     return sure or [path for path in paths if some and mentions(path, *ROWS)]
 
 
-def _open(path: str) -> dict[str, list[dict[str, Any]]]:
+def _open(path: str) -> Content:
     """The lists of a COCO file, checked for what is needed. Raises InputError."""
     content = read_json(path)
     for key, fields in ROWS.items():
@@ -75,9 +76,7 @@ def _open(path: str) -> dict[str, list[dict[str, Any]]]:
     return content
 
 
-def _shapes_by_image(
-    path: str, content: Mapping[str, list[dict[str, Any]]], data: Dataset, boxes: str
-) -> dict[Any, list[Shape]]:
+def _shapes_by_image(path: str, content: Content, data: Dataset, boxes: str) -> dict[Any, list[Shape]]:
     """The shapes of each image by its id; `data` is told their types, in the order of the ids. boxes: see Options."""
     images = [(image["id"], image["file_name"]) for image in content["images"]]
     categories = list(dict.fromkeys((category["id"], category["name"]) for category in content["categories"]))

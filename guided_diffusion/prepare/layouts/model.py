@@ -61,6 +61,7 @@ class Shapes:
     upright: bool = False
 
 
+Pairs = Iterable[tuple[str, str]]  # of the paths of an image and its mask
 Mask = IndexMask | TypeMasks | ColourMask | Shapes
 
 
@@ -136,9 +137,7 @@ class Dataset:
     doubts: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def add(
-        self, name: str | None, pairs: Iterable[tuple[str, str]], folder: str | None = None, part: str | None = None
-    ) -> None:
+    def add(self, name: str | None, pairs: Pairs, folder: str | None = None, part: str | None = None) -> None:
         """Samples of one type, from pairs of an image and its mask file."""
         self.samples += [Sample(image, TypeMasks(((name, mask),)), folder, part=part) for image, mask in pairs]
 
