@@ -82,8 +82,8 @@ class Cell(NamedTuple):
 def main(args: argparse.Namespace) -> None:
     """Make and measure all cells; write the results and print the table. Raises InputError."""
     check_range(args, num_samples=(4, 10**6), seed=(0, 10**18))
-    how = {"device": dist_util.setup(args.device), "precision": "fp32", "guides": args.guide}
-    load = lru_cache(1)(partial(DefectGen.load, **how))
+    load = partial(DefectGen.load, device=dist_util.setup(args.device), precision="fp32", guides=args.guide)
+    load = lru_cache(1)(load)
     pairs = checkpoint_pairs(args) if args.checkpoints else {"": (args.large, args.small)}
     generator = load(*next(iter(pairs.values())))
     cells = make_cells(args, pairs, generator.hand_offs)

@@ -230,10 +230,8 @@ class DefectGen:
                 if not is_out_of_memory(error):
                     raise
             if len(part) == 1:
-                raise InputError(
-                    f"`image_size` {size[0]} {size[1]}: not even one image at a time fits into the memory of "
-                    f"{self.device}; {SMALLER}"
-                )
+                fault = f"not even one image at a time fits into the memory of {self.device}"
+                raise InputError(f"`image_size` {size[0]} {size[1]}: {fault}; {SMALLER}")
             free_memory()  # not in the except block, whose error still holds the tensors
             batch_size = len(part) // 2
             on_out_of_memory(batch_size, len(indices) - done)
@@ -309,14 +307,9 @@ class DefectGen:
 
     def _about(self, settings: Settings, conditions: Conditions, seed: int) -> dict[str, Any]:
         """Everything that decides the samples, for the manifest. settings: complete ones."""
-        data = self.config.data
-        about = {
-            "seed": seed,
-            **settings.row(),
-            "weights": self.weights,
-            "precision": self.precision,
-            "checkpoints": {name: network and network.sha256 for name, network in self.networks.items()},
-        }
+        data, about = self.config.data, {"seed": seed, **settings.row()}
+        about |= {"weights": self.weights, "precision": self.precision}
+        about["checkpoints"] = {name: network and network.sha256 for name, network in self.networks.items()}
         if data.fit == "random_crop":  # samples show windows of images: evaluate.py cuts the same
             about["crops"] = {"crop_from": list(data.crop_from), "crop_defect": data.crop_defect}
         return {**about, "conditions": conditions.about} if conditions.about else about

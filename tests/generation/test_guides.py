@@ -1,7 +1,5 @@
 """Autoguidance: networks led away from worse ones, which may be of another width and parameterization."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -74,45 +72,22 @@ def test_the_guides_that_are_used_are_recorded(nets):
     gen = load(nets, "early_large", "early_small", large="untold")
     sha256 = {name: guide.sha256 for name, guide in gen.guides.items()}
     assert sha256.keys() == {"large", "small"}
-    for options, used in (
-        ({"guidance_scale": 1.0}, None),
-        ({"guidance_scale": 2.0}, sha256),
-        ({"guidance_scale": 2.0, "step_inference": 0}, {"large": sha256["large"]}),
-    ):
-        assert gen.settings(**options).guides == gen.settings(**options).row().get("guides") == used
+    for w, S, used in ((1.0, 400, None), (2.0, 400, sha256), (2.0, 0, {"large": sha256["large"]})):
+        row = gen.settings(guidance_scale=w, step_inference=S).row()
+        assert row.get("guides") == used
 
 
 @pytest.mark.parametrize(
-    ("guides", "options", "words"),
+    ("guides", "networks", "settings", "words"),
     [
-        (["linear"], {}, "disagree in diffusion.schedule: linear against cosine"),
-        (["types"], {}, "disagree in data.label_map: crack, hole, burn against crack, hole, dent"),
-        (
-            ["early_large", "large"],
-            {},
-            r"^guides .*/large/.*: goes with large, which has a guide already; leave it out",
-        ),
-        (["early_small"], {"small": None}, "goes with small, which is missing"),
-        (["early_small"], {"step_inference": 600}, r"early_small.*timesteps 0 to 499 only; give from 0 to 500$"),
-        ([], {"large": "untold", "guidance_scale": 2.0, "step_inference": 0}, "train with it, give guides, or leave"),
+        (["linear"], {}, {}, "disagree in diffusion.schedule: linear against cosine"),
+        (["types"], {}, {}, "disagree in data.label_map: crack, hole, burn against crack, hole, dent"),
+        (["early_large", "large"], {}, {}, "^guides .*/large/.*: goes with large, which has a guide already; leave"),
+        (["early_small"], {"small": None}, {}, "goes with small, which is missing"),
+        (["early_small"], {}, {"step_inference": 600}, "early_small.* timesteps 0 to 499 only; give from 0 to 500$"),
+        ([], {"large": "untold"}, {"guidance_scale": 2.0, "step_inference": 0}, "train with it, give guides, or leave"),
     ],
 )
-def test_guides_that_cannot_be(nets, guides, options, words):
-    networks = {name: options.pop(name) for name in ("large", "small") if name in options}
-    with pytest.raises(InputError, match=words) as error:
-        load(nets, *guides, **networks).settings(**options)
-    assert "\n" not in str(error.value)
-
-
-def test_on_the_command_line(nets, run_script, tmp_path):
-    flags = ["--large_recep", nets / "large", "--small_recep", nets / "small", "--sample_dir", tmp_path, "--num_steps"]
-    flags += [4, "--num_samples", 2, "--precision", "bf16", "--guide", nets / "early_small", nets / "early_large"]
-    result = run_script("inference.py", *flags)
-    assert result.returncode == 2 and "--guide: have no effect at --guidance_scale 1; give another" in result.stderr
-    compiled = "import torch\ntorch.compile = lambda network: lambda *x: print('compiled', len(x[0])) or network(*x)"
-    result = run_script("inference.py", *flags, "--guidance_scale", 1.5, "--compile", "on", prelude=compiled)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("compiled 2") == 4 + 2 * 4  # trials; steps, each of two networks
-    settings = json.loads((tmp_path / "manifest.jsonl").open().readline())["settings"]
-    assert set(settings["guides"]) == {"large", "small"} and settings["guidance_scale"] == 1.5
-    assert "made with guidance_scale 1.5" in run_script("inference.py", *flags, "--guidance_scale", 2).stderr
+def test_guides_that_cannot_be(nets, guides, networks, settings, words):
+    with pytest.raises(InputError, match=words):
+        load(nets, *guides, **networks).settings(**settings)
