@@ -342,12 +342,12 @@ class DefectGen:
     ) -> PredictX0:
         """A network as samplers call it: told the types, those of a window in a window, and kept to what is known."""
         config, size, window = network.config, settings.image_size, self._window(network, settings)
-        diffusion, scale = GaussianDiffusion(config), settings.guidance_scale if settings.untold_guides else 1
+        scale = settings.guidance_scale if settings.untold_guides else 1
 
         @cache
         def at(place: tuple[int, int]) -> PredictX0:
             types = conditions.told(indices, place, window).to(self.device) if config.model.class_cond else None
-            return make_predict_x0(network.forward, config, diffusion, types, scale)
+            return make_predict_x0(network.forward, config, self.diffusion, types, scale)
 
         predict_x0 = at((0, 0))
         if window != size:
