@@ -68,14 +68,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--num_samples", type=int, default=64, help="in every cell (64)")
 
 
-Pair = tuple[str | None, str | None]  # checkpoints of a large and a small network
-
-
 class Cell(NamedTuple):
     """One set of samples: its networks' checkpoints and its settings of DefectGen.generate."""
 
     name: str
-    networks: Pair
+    networks: tuple[str | None, str | None]
     settings: dict[str, Any]
 
 
@@ -157,7 +154,7 @@ def measure(
     return rows, margin
 
 
-def make_cells(args: argparse.Namespace, pairs: dict[str, Pair], possible: range) -> list[Cell]:
+def make_cells(args: argparse.Namespace, pairs: dict[str, tuple], possible: range) -> list[Cell]:
     """The cells in the order of the flags, at least two. possible: hand-offs to choose from. Raises InputError."""
     samplers, num_steps = args.samplers.split(","), [parse_num_steps(text) for text in args.num_steps.split(",")]
     scales = _numbers("guidance_scale", args.guidance_scale, float)
@@ -187,7 +184,7 @@ def _numbers(name: str, text: str, kind: type) -> list:
         raise InputError(f"`{name}` {text}: must be {'whole ' * (kind is int)}numbers with commas between") from None
 
 
-def checkpoint_pairs(args: argparse.Namespace) -> dict[str, Pair]:
+def checkpoint_pairs(args: argparse.Namespace) -> dict[str, tuple]:
     """By the beginning of its cells' names, a pair for each checkpoint of a training, beside the other network."""
     folder = bf.join(args.checkpoints, FOLDER)
     files = sorted((n for n in bf.listdir(folder) if n.endswith(".pt")), key=natural_key) if bf.isdir(folder) else []

@@ -69,22 +69,16 @@ class DefectGen:
     """The two-stage generator. Either network may be None where step_inference leaves it no step."""
 
     def __init__(
-        self,
-        large: Network | None,
-        small: Network | None,
-        device: torch.device,
-        precision: str,
-        weights: str,
-        guides: Sequence[Network] = (),
+        self, networks: Sequence[Network], guides: Sequence[Network], device: torch.device, precision: str, weights: str
     ) -> None:
-        if large is None and small is None:
+        if not networks:
             raise InputError("`large` and `small` are both missing; name at least one checkpoint")
-        if large and small:
-            check_agreement(large.config, large.path, small.config, small.path)
+        first, last = networks[0], networks[-1]
+        check_agreement(first.config, first.path, last.config, last.path)
         exact_float32()
-        self.networks = {"large": large, "small": small}
+        self.networks: dict[str, Network | None] = {"large": None, "small": None} | {one.kind: one for one in networks}
         self.device, self.precision, self.weights = device, precision, weights
-        self.config = (large or small).config
+        self.config = first.config
         self.layout = self.config.layout
         self.diffusion = GaussianDiffusion(self.config)
         self.guides: dict[str, Network] = {}
@@ -124,12 +118,13 @@ class DefectGen:
                 raise InputError(unknown_name(f"`{name}`", value, known))
         device = dist_util.choose_device(device) if isinstance(device, str) else device
         networks = [
-            load_network(name, path, config, num_defect, separate_channel_loss, weights) if path else None
+            load_network(name, path, config, num_defect, separate_channel_loss, weights)
             for name, path, config in (("large", large, large_config), ("small", small, small_config))
+            if path
         ]
-        paths = [guides] if isinstance(guides, str) else guides
-        worse = [load_network("guides", path, None, None, None, weights) for path in paths]
-        generator = cls(*networks, device, resolve_precision(precision, device), weights, worse)
+        guides = [guides] if isinstance(guides, str) else guides
+        guides = [load_network("guides", path, None, None, None, weights) for path in guides]
+        generator = cls(networks, guides, device, resolve_precision(precision, device), weights)
         for network in generator._loaded:
             network.model.to(device, memory_format=torch.channels_last)
             if generator.precision == "bf16":
