@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--checkpoints", metavar="WORK_DIR", help="compare the checkpoints of this training, in place of that network")
     add_flags(parser, ("real",), ("train", "groups", "device", "seed"))
     add("--out", default="work/compare", help="folder for the results (work/compare)")
-    about = "(0,50,200,400,600,1000 as far as the networks' train.t_range allow; 400 where something else differs)"
+    about = "(0,50,200,400,600,1000 within the networks' train.t_range, and its ends; 400 where something else differs)"
     add("--steps", help=f"hand-offs, comma-separated {about}")
     add("--samplers", default=Settings.sampler, help=f"comma-separated ({Settings.sampler})")
     add("--num_steps", default=str(DEFAULT_STEPS), help=f"denoising steps, N or A+B, comma-separated ({DEFAULT_STEPS})")
