@@ -112,7 +112,7 @@ def test_what_has_another_shape_is_made_anew():
     [
         ({"model.model_channels": 64}, r"parameters fit new.yml \(model.model_channels: 32 against 64\)"),
         ({"diffusion.schedule": "linear"}, "diffusion.schedule: cosine against linear"),
-        ({"diffusion.parameterization": "v"}, "diffusion.parameterization: x0 against v"),
+        ({"diffusion.parameterization": "eps"}, "diffusion.parameterization: x0 against eps"),
         ({"train.separate_channel_loss": True}, "train.separate_channel_loss: False against True"),
     ],
 )
