@@ -80,7 +80,10 @@ class Pool:
             torch.manual_seed(key_to_seed("augmentation", seed, step))
             windows = [self._window(image, mask, rng) for image, mask in self.draw(step, seed)]
             images, masks = map(torch.stack, zip(*windows, strict=True))
-            return gamma_and_noise(images), masks
+            exponent = GAMMA ** torch.empty(len(images), 1, 1, 1).uniform_(-1, 1)
+            strength = torch.empty(len(images), 1, 1, 1).uniform_(0, NOISE)
+            noisy = (images.float() / 255) ** exponent + strength * torch.randn(images.shape)
+            return (noisy.clamp(0, 1) * 255).round().to(torch.uint8), masks
 
     def _window(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """One window of `size` from an image [H, W, 3] and its mask [H, W]: uint8 [3, h, w] and [h, w]."""
@@ -118,14 +121,6 @@ def cut_window(
     return image[window], mask[window]
 
 
-def gamma_and_noise(images: Tensor) -> Tensor:
-    """uint8 images [B, 3, H, W], each with its own gamma up to GAMMA and grain up to NOISE, from torch's generator."""
-    exponent = GAMMA ** torch.empty(len(images), 1, 1, 1).uniform_(-1, 1)
-    strength = torch.empty(len(images), 1, 1, 1).uniform_(0, NOISE)
-    noisy = (images.float() / 255) ** exponent + strength * torch.randn(images.shape)
-    return (noisy.clamp(0, 1) * 255).round().to(torch.uint8)
-
-
 class Segmenter(nn.Module):
     """uint8 images [N, 3, H, W] -> logits [N, K + 1, H, W], of any size.
 
@@ -133,7 +128,13 @@ class Segmenter(nn.Module):
     """
 
     title: str
+    cell: int  # pixels: sides are made whole multiples of it
     provenance: dict[str, str | None]
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        x = F.pad(images.float(), (0, -width % self.cell, 0, -height % self.cell), mode="replicate")
+        return self.logits((x / 255 - 0.5) / 0.5)[..., :height, :width]
 
     @torch.no_grad()
     def predict(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -146,7 +147,7 @@ class Segmenter(nn.Module):
 class DeepLab(Segmenter):
     """Untrained but for its encoder, which stays as it is."""
 
-    title = "DeepLabV3+"
+    title, cell = "DeepLabV3+", STRIDE // ENLARGE  # so that the enlarged sides are whole strides
 
     def __init__(self, num_types: int, device: torch.device | str) -> None:
         super().__init__()
@@ -177,22 +178,19 @@ class DeepLab(Segmenter):
         self.net.encoder.eval()  # its batch normalisation keeps its statistics: batches here are too small
         return self
 
-    def forward(self, images: Tensor) -> Tensor:
-        height, width = images.shape[-2:]
-        cell = STRIDE // ENLARGE  # so that the enlarged sides are whole strides
-        x = F.pad(images.float(), (0, -width % cell, 0, -height % cell), mode="replicate")
-        x = F.interpolate((x / 255 - 0.5) / 0.5, scale_factor=ENLARGE, mode="bilinear")
+    def logits(self, x: Tensor) -> Tensor:
+        x = F.interpolate(x, scale_factor=ENLARGE, mode="bilinear")
         with autocast(x.device, self.precision):
             features = self.net.encoder(x.contiguous(memory_format=torch.channels_last))
         # The decoder in fp32: on a CPU its backward pass is slower in bf16.
         logits = self.net.segmentation_head(self.net.decoder([part.float() for part in features]))  # a quarter of x
-        return F.interpolate(logits, scale_factor=4 / ENLARGE, mode="bilinear")[..., :height, :width]
+        return F.interpolate(logits, scale_factor=4 / ENLARGE, mode="bilinear")
 
 
 class UNet(Segmenter):
     """0.5 M parameters, untrained."""
 
-    title = "U-Net"
+    title, cell = "U-Net", 2 ** (len(WIDTHS) - 1)
 
     def __init__(self, num_types: int, device: torch.device | str) -> None:
         super().__init__()
@@ -207,17 +205,14 @@ class UNet(Segmenter):
         self.provenance = {"encoder": None, "weights_sha256": None}
         self.to(device, memory_format=torch.channels_last)
 
-    def forward(self, images: Tensor) -> Tensor:
-        height, width = images.shape[-2:]
-        cell = 2 ** len(self.up)
-        x = F.pad(images.float() / 127.5 - 1, (0, -width % cell, 0, -height % cell), mode="replicate")
+    def logits(self, x: Tensor) -> Tensor:
         x, seen = x.contiguous(memory_format=torch.channels_last), []
         for block in self.down:
             x = block(F.max_pool2d(x, 2) if seen else x)  # [N, WIDTHS[k], H / 2^k, W / 2^k]
             seen.append(x)
         for block, skip in zip(reversed(self.up), seen[-2::-1], strict=True):
             x = block(torch.cat([F.interpolate(x, scale_factor=2), skip], dim=1))
-        return self.head(x)[..., :height, :width]
+        return self.head(x)
 
 
 SEGMENTERS: dict[str, type[Segmenter]] = {"deeplab": DeepLab, "unet": UNet}
