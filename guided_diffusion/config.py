@@ -44,7 +44,7 @@ class Section:
 @dataclass(frozen=True)
 class DiffusionConfig(Section):
     target: str = option(COLD, "as released files have it", "", (COLD,))
-    parameterization: str = option("x0", "what the network predicts; separate losses: x0", "", ("x0", "eps", "v"))
+    parameterization: str = option("x0", "what the network predicts; eps excludes separate losses", "", ("x0", "eps"))
     schedule: str = option("cosine", "of the noise", "", SCHEDULES)
     num_timestep: int = option(1000, "T, the number of noise levels", "[2, 100000]")
 

@@ -25,8 +25,6 @@ from .file_io import read_bytes
 
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", tuple: "a list"}
 WORDS[Mapping] = "name: number pairs"
-
-
 MAX_BYTES, MAX_DEPTH, MAX_VALUES = 10**6, 20, 10_000  # of a file
 
 
@@ -115,11 +113,10 @@ def _errors_name(source: str | Mapping[str, Any], lines: Mapping[str, int] | Non
 def load_config(
     source: str | Mapping[str, Any], num_defect: int | None = None, overrides: Mapping[str, Any] | None = None
 ) -> Config:
-    """Read, check and resolve a configuration. Looks at no other file.
+    """Read, check and resolve a configuration. Looks at no other file. Raises InputError naming the key.
 
-    source: path of a YAML file, or the dict it would hold. num_defect: number of defect types; needed
-    where neither data.label_map nor model.in_channels tells it. overrides: {"section.key": value}, as from
-    `--set`. Raises InputError with one line that names the key.
+    source: path of a YAML file, or the dict it would hold. num_defect: number of defect types; needed where neither
+    data.label_map nor model.in_channels tells it. overrides: {"section.key": value}, as from `--set`.
     """
     flat, lines = _read(source, overrides)
     with _errors_name(source, lines):
@@ -234,35 +231,26 @@ def _resolve(config: Config, num_defect: int | None) -> Config:
     elif num_defect is None and in_channels:
         num_defect = in_channels - 3 - (data.background is not False)
     if num_defect is None:
-        raise InputError(
-            "number of defect types unknown; give --num_defect, or data.label_map (name: index) in the YAML"
-        )
+        raise InputError("number of defect types unknown; give --num_defect, or data.label_map in the YAML")
     if not 1 <= num_defect <= MAX_TYPES:
         raise InputError(f"num_defect: {num_defect} must be from 1 to {MAX_TYPES}")
     label_map = data.label_map or {f"defect_{k}": k for k in range(1, num_defect + 1)}
     if len(label_map) != num_defect:
-        raise InputError(
-            f"num_defect is {num_defect}, but data.label_map names {len(label_map)} types: {', '.join(label_map)}"
-        )
+        text = f"names {len(label_map)} types: {', '.join(label_map)}"
+        raise InputError(f"num_defect is {num_defect}, but data.label_map {text}")
     background = in_channels != 3 + num_defect if data.background is None else data.background
     total = 3 + background + num_defect
     for key in ("in_channels", "out_channels"):
         if getattr(model, key) not in (0, total):
-            raise InputError(
-                f"model.{key} is {getattr(model, key)}, but 3 (RGB) + {int(background)} (background) + {num_defect} "
-                f"(num_defect) = {total}; remove {key} or change num_defect"
-            )
+            total_shown = f"3 (RGB) + {int(background)} (background) + {num_defect} (num_defect) = {total}"
+            raise InputError(f"model.{key} is {getattr(model, key)}, but {total_shown}; remove {key}")
     height, width = size = data.resolution or (model.image_size,) * 2
     if height % model.size_multiple or width % model.size_multiple:
-        raise InputError(
-            f"data.resolution: {height} x {width} must be a multiple of {model.size_multiple} "
-            f"({len(model.channel_mult)} levels in model.channel_mult)"
-        )
+        levels = f"{len(model.channel_mult)} levels in model.channel_mult"
+        raise InputError(f"data.resolution: {height} x {width} must be a multiple of {model.size_multiple} ({levels})")
     if data.crop_from and (data.crop_from[0] < height or data.crop_from[1] < width):
-        raise InputError(
-            f"data.crop_from: {data.crop_from[0]} x {data.crop_from[1]} is smaller than data.resolution, "
-            f"{height} x {width}, the size of the windows"
-        )
+        text = f"{data.crop_from[0]} x {data.crop_from[1]} is smaller than data.resolution, {height} x {width}"
+        raise InputError(f"data.crop_from: {text}, the size of the windows")
     batch, micro_batch = data.bs_per_gpu, config.train.micro_batch
     if micro_batch and batch % micro_batch:
         raise InputError(f"train.micro_batch: {micro_batch} must divide data.bs_per_gpu, which is {batch}")

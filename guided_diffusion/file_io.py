@@ -29,7 +29,6 @@ try:
     import fcntl
 except ImportError:  # not on Windows
     fcntl = None
-
 TEMPORARY_PREFIX = ".tmp-"
 LOCK_FILE = ".lock"
 JSON_DEPTH = 100
@@ -70,10 +69,8 @@ def _check_regular(path: str, fault: str) -> None:
 
 
 def write_atomic(path: str, data: bytes, flag: str = "", remedy: str = SPACE) -> None:
-    """Write `data` to `path`, making its folders, so that readers see the old content or the new one.
-
-    Locally a temporary file is synced and renamed; a cloud store does so itself. Raises InputError as writing() does.
-    """
+    """Write `data` to `path`, making its folders, so that readers see the old content or the new one: locally a
+    temporary file is synced and renamed; a cloud store does so itself. Raises InputError as writing() does."""
     with writing(path, flag, remedy):
         _write(path, data)
 
@@ -166,9 +163,8 @@ def ensure_writable(folder: str, flag: str) -> None:
 def lock_folder(folder: str, flag: str) -> Iterator[None]:
     """Keep other processes of this program out of `folder`, which is made and proven writable, while the context lasts.
 
-    A folder that was made for it and is still empty at the end is removed. The system frees the lock of a process that
-    dies. Raises InputError where another holds it. No lock in a cloud store, nor, with a warning, where the file system
-    knows none.
+    One that was made for it and is still empty at the end is removed. The lock ends with its process. Raises InputError
+    where another holds it. No lock in a cloud store, nor, with a warning, where the file system knows none.
     """
     if is_cloud(folder):
         ensure_writable(folder, flag)
@@ -230,11 +226,9 @@ def lies_in(path: str, folder: str) -> bool:
 
 
 def inside(folder: str, name: Any, what: str, *, links: bool = False) -> str:
-    """The path of `name` in `folder`, where a file says `name`: only a relative path that stays there will do.
-
-    what: where it stands, for the error, such as "data/manifest.jsonl: line 3: image". links: whether links in the
-    folder may lead out of it, as they do where its owner keeps images elsewhere; for reading only.
-    """
+    """The path of `name` in `folder`, where a file says `name`: only a relative path that stays there will do. what:
+    where it stands, for the error, as "data/manifest.jsonl: line 3: image". links: whether links in the folder may lead
+    out of it, to where its owner keeps images; for reading only."""
     fault = "leads out of its folder"
     try:
         if not isinstance(name, str) or not name or b"\0" in os.fsencode(name):
@@ -249,10 +243,7 @@ def inside(folder: str, name: Any, what: str, *, links: bool = False) -> str:
 
 
 def remove_inside(folder: str, name: Any, what: str) -> bool:
-    """Delete the file that a file or a listing names in `folder`, as in inside(). Of a link the link itself.
-
-    Returns whether there was one. Raises InputError.
-    """
+    """Delete the file, or link, that a file or a listing names in `folder`, as in inside(); whether there was one."""
     path = inside(folder, name, what, links=True)
     if not lies_in(os.path.dirname(path), folder):
         raise InputError(f"{what} {brief(name)} leads out of its folder; nothing is deleted there")
@@ -277,10 +268,7 @@ def read_json(path: str) -> Any:
 
 
 def parse_json(data: bytes | str, name: str) -> Any:
-    """The value of a JSON text: numbers are finite, keys stand once, nothing is deeper than JSON_DEPTH.
-
-    name: of the file, or the line, for the error. Raises InputError.
-    """
+    """The value of the JSON text `name`: numbers are finite, keys stand once, nothing is deeper than JSON_DEPTH."""
     try:
         data = data.encode() if isinstance(data, str) else data
         if data.count(b"[") + data.count(b"{") > JSON_DEPTH:

@@ -31,6 +31,7 @@ STEMS = "{:03}|IMG {}|Stück é {}|部品{}|a.b.{}|0{}-x|Ärger_{}|{}(1)".split(
 TYPES = "crack|hole|Thick-Place|CUT|bent_wire|裂纹|Öl fleck|0.5mm|a.b|2nd é".split("|")
 WORDS = 6  # of TYPES, that a file name tells without a regular expression
 OWN_TYPES = {"dagm": ["Class1", "class2"], "severstal": ["class1", "class2", "class3"]}
+JUNK = "._0.jpg Thumbs.db .DS_Store desktop.ini @eaDir/x.png __MACOSX/x.png #recycle/x.png lost+found/x.png .x/x.png"
 ENDINGS = ("", "_mask", "_label", "_gt", "_seg")
 WHITE, BLACK, MAROON = (255, 255, 255), (0, 0, 0), (128, 0, 0)
 BINARY = {  # how a mask uint8 [H, W] of 0 and 1 is saved, and as what
@@ -184,7 +185,7 @@ class Draw:
             self.excuses.add("masks that look inverted")
         for part, rows in tables.items() if hasattr(self, f"write_{layout}") else ():
             getattr(self, f"write_{layout}")(rows, part)
-        for junk in ("Thumbs.db", ".DS_Store", "@eaDir/x.png", "__MACOSX/._x.png") * self.maybe(0.1):
+        for junk in JUNK.split() * self.maybe(0.1):
             save(root / junk, b"junk")
 
     def maybe(self, share: float) -> bool:

@@ -11,15 +11,13 @@ from collections.abc import Iterable, Iterator, Sequence
 import blobfile as bf
 
 from .. import GOOD
-from ..errors import InputError
+from ..errors import InputError, reason
 from ..file_io import inside, is_cloud, read_bytes, read_json
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm", ".jp2")
 IMAGE_SUFFIXES += (".heic", ".heif", ".avif")  # no such file is read, but said to be none
-PARTS = {  # what folders and lists of them are called
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
-    "testing": "test",
-}  # fmt: skip
+# What folders and lists of parts are called.
+PARTS = dict(train="train", training="train", val="val", valid="val", validation="val", test="test", testing="test")
 ALSO_GOOD = ("ok", "normal", "free", "defect_free", "defect-free", "no_defect", "nodefect")
 SYSTEM = {  # what systems, NAS boxes and tools leave in folders, beside hidden files
     "@eadir", "@recycle", "@recently-snapshot", "@sharebin", "@tmp", "@__thumb", "#recycle", "#snapshot", "~snapshot",
@@ -30,14 +28,12 @@ SYSTEM = {  # what systems, NAS boxes and tools leave in folders, beside hidden 
 
 def list_folder(folder: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> tuple[list[str], list[str]]:
     """Names of the files with these suffixes and of the folders in `folder`, hidden and SYSTEM ones left out, in
-    natural order; none where there is no such folder. Raises InputError where it cannot be listed, or a name in it is
-    not UTF-8: it could be neither printed nor noted."""
+    natural order; none where there is no such folder. Raises InputError where it cannot be listed, or as check_text."""
     check_text(folder)
     try:  # a broken link in it raises FileNotFoundError too
         entries = list(bf.scandir(folder)) if bf.isdir(folder) else []
     except OSError as error:
-        place = error.filename or folder  # a link that leads nowhere, too
-        raise InputError(f"{place}: cannot be read ({error.strerror or error}); mend or remove it") from error
+        raise InputError(f"{error.filename or folder}: cannot be read ({reason(error)}); mend or remove it") from error
     entries = [one for one in entries if not one.name.startswith(".") and one.name.lower() not in SYSTEM]
     files = [entry.name for entry in entries if entry.is_file and entry.name.lower().endswith(suffixes)]
     folders = [entry.name for entry in entries if entry.is_dir]
@@ -47,7 +43,7 @@ def list_folder(folder: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> tupl
 
 
 def check_text(name: str, folder: str = "") -> None:
-    """Raise InputError where the name of a file is not UTF-8."""
+    """Raise InputError where the name of a file is not UTF-8: it could be neither printed nor noted."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -72,8 +68,7 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
 
 
 def is_good(folder: str, masks: str | None = None) -> bool:
-    """Whether a type folder of this name holds defect-free images. masks: where its masks would lie; where there are
-    none, names such as ok and normal say so too."""
+    """Whether a type folder is called good; or ok, normal and such, and there are no masks in the folder `masks`."""
     name = folder.lower()
     return name == GOOD or (masks is not None and name in ALSO_GOOD and not list_folder(masks)[0])
 
@@ -113,8 +108,7 @@ def words_of(path: str) -> list[str]:
 
 
 def by_stem(folder: str, problems: list[str], files: Iterable[str] | None = None) -> dict[str, str]:
-    """{stem: path} of `files` in a folder, of all images by default. Of two of a stem the first is kept, and a problem
-    noted."""
+    """{stem: path} of `files` in a folder, by default its images. Of two of a stem the second becomes a problem."""
     paths: dict[str, str] = {}
     for name in list_folder(folder)[0] if files is None else files:
         path = bf.join(folder, name)
@@ -142,11 +136,10 @@ def read_rows(path: str) -> list[list[str]]:
 
 
 def read_groups(path: str, names: Sequence[str], flag: str) -> list[str]:
-    """The group of each image (of one object, say), `names` being "<type>/<stem>" or "<stem>" as in DefectDataset.
+    """The group of each image, `names` being "<type>/<stem>" or "<stem>" as in DefectDataset. Raises InputError.
 
     The file is CSV with rows `file,group`; or JSON {file: group}; or a split file, {"files": {file: {"group": group}}}.
-    Type and stem of a file count, the stem alone where it tells. flag: how the user named it. Raises InputError where
-    the file is none of these or leaves an image without a group.
+    Type and stem of a file count, the stem alone where it tells. flag: how the user named it.
     """
     try:
         rows = read_json(path) if path.endswith(".json") else read_rows(path)

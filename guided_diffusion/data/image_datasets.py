@@ -30,10 +30,8 @@ Flip = Literal["none", "horizontal", "vertical", "both"]
 
 @dataclass
 class DefectDataset:
-    """Images uint8 [3, H, W] and their index masks uint8 [H, W], all on one device, with their names.
-
-    All are of the view's size; where it shows windows, of their own size, at least that, or of `crop_from`.
-    """
+    """Images uint8 [3, H, W] and their index masks uint8 [H, W], all on one device, with their names. All are of the
+    view's size; where it shows windows, of their own size, at least that, or of `crop_from`."""
 
     images: list[Tensor]
     masks: list[Tensor]
@@ -91,8 +89,8 @@ class DefectDataset:
             dataset.names.append(sample.name)
         for folder, kinds in shown.items():
             if kinds and (index := names.index(folder) + 1) not in kinds:
-                text = f"no mask of its folder {folder} holds {index}, which the label map calls {folder}, but {kinds}"
-                raise InputError(f"{root}: {text}; correct the label map, or the name")
+                text = f"no mask of its folder {folder} holds {index}, its number in the label map, but {kinds}"
+                raise InputError(f"{root}: {text}; correct either")
         dataset.left_out = found + dataset.num_good - len(dataset)
         if not any(mask.any() for mask in dataset.masks):
             raise InputError(f"{root}: all index masks are empty, so there is nothing to learn; check them")
@@ -110,11 +108,8 @@ class DefectDataset:
     def draw_by_type(
         self, rates: Sequence[float], batch_size: int, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Samples and the type that each was drawn for (0: as defect-free), both int64 [batch_size].
-
-        rates: of being drawn as defect-free, or for type 1, 2, ...; relative. What no image shows is not drawn; raises
-        InputError if that leaves nothing.
-        """
+        """Samples and the type that each was drawn for (0: as defect-free), both int64 [batch_size]. rates: of being
+        drawn as defect-free, or for type 1, 2, ...; relative. Raises InputError where no image shows what is drawn."""
         kinds = [kind for kind in self._having if rates[kind]]
         if not kinds:
             raise InputError("data.type_rates: 0 for all that the training images show; raise one")
@@ -168,11 +163,8 @@ class DefectDataset:
 
 
 def epoch_indices(num_samples: int, batch_size: int, step: int, rank: int, world_size: int, seed: int) -> np.ndarray:
-    """Which samples this rank sees at this step, int64 [batch_size]; a function of its arguments alone.
-
-    All ranks together walk through one permutation of the samples after another, batch by batch: within an epoch no
-    sample occurs twice, on whatever rank.
-    """
+    """Which samples this rank sees at this step, int64 [batch_size]; a function of its arguments alone. All ranks
+    together walk through one permutation of the samples after another: within an epoch no sample occurs twice."""
     positions = (step * world_size + rank) * batch_size + np.arange(batch_size)
     epochs, places = np.divmod(positions, num_samples)
     walk = zip(epochs.tolist(), places.tolist(), strict=True)

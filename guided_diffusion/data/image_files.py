@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..config import DataConfig
-from ..errors import InputError
+from ..errors import InputError, reason
 from ..file_io import read_bytes
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit; MAX_PIXELS is ours
@@ -43,29 +43,33 @@ class Picture:
         """(height, width), not turned."""
         return self.pixels.height, self.pixels.width
 
+    @property
+    def lossy(self) -> bool:
+        return self.format in ("JPEG", "MPO")
+
+    def check_lossless(self, path: str) -> None:
+        """Raise InputError for a mask file that does not hold what was drawn."""
+        if self.lossy:
+            raise InputError(f"{path}: is a JPEG, whose compression alters indices and colours; save masks as PNG")
+
 
 def open_image(path: str, read: Callable[[str], bytes] = read_bytes) -> Picture:
-    """The image file at `path`; every image that this program reads is opened here.
-
-    read: what gives the content. Raises InputError where that cannot be read or decoded, holds several pages, or more
-    than MAX_PIXELS.
-    """
+    """The image file at `path`, whose content `read` gives; every image that this program reads is opened here. Raises
+    InputError where that cannot be read or decoded, holds several pages, or more than MAX_PIXELS."""
     try:
         content = read(path)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: does not exist; put it back, or remove what names it") from error
-    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd metadata; what matters is checked here
             Image.open(io.BytesIO(content), formats=FORMATS).verify()  # PNG's checksums, which load() leaves out
             return _decode(path, content, Image.open(io.BytesIO(content), formats=FORMATS))
     except InputError:
         raise
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: does not exist; put it back, or remove what names it") from error
     except UnidentifiedImageError as error:
         raise InputError(f"{path}: is not an image that can be read; save it as PNG or JPEG, or remove it") from error
     except Exception as error:  # what a decoder raises on damaged data is not limited to OSError
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: unreadable or truncated image ({reason}); replace or remove it") from error
+        raise InputError(f"{path}: unreadable or truncated image ({reason(error)}); replace or remove it") from error
 
 
 def _decode(path: str, content: bytes, image: Image.Image) -> Picture:
@@ -119,9 +123,13 @@ def turned(array: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def histogram(array: np.ndarray) -> list[int]:
-    """Pixels of each of the 256 levels of uint8 [H, W]; of [H, W, 3], those of each channel. np.bincount takes 20 times
-    as long."""
+    """Pixels of each level of uint8 [H, W], or of each channel of [H, W, 3]; np.bincount takes 20 times as long."""
     return Image.fromarray(array.astype(np.uint8, copy=False)).histogram()
+
+
+def border_of(array: np.ndarray) -> np.ndarray:
+    """The outermost pixels of an array [H, W]."""
+    return np.concatenate([array[0], array[-1], array[1:-1, 0], array[1:-1, -1]])
 
 
 def bits_of(top: int) -> int:
@@ -130,30 +138,22 @@ def bits_of(top: int) -> int:
 
 
 def to_rgb(picture: Picture, path: str, *, bits: int | None = None) -> np.ndarray:
-    """uint8 [H, W, 3] of an image file of any usual mode, not turned; transparency is dropped.
-
-    bits: what the levels of 16-bit files are levels of, so that 2**bits - 1, and more, is white. Raises InputError for
-    levels of a range that cannot be told.
-    """
+    """uint8 [H, W, 3] of an image file of any usual mode, not turned; transparency is dropped. bits: of the levels in
+    16-bit files, of which 2**bits - 1, and more, is white. Raises InputError where these are needed, but not given."""
     if (values := picture.levels) is None:
         return np.array(picture.pixels.convert("RGB"))
     low, top = int(values.min()), int(values.max())
     if low < 0 or top > 65535:
         raise InputError(f"{path}: holds grey levels outside 0..65535; save it as 8-bit")
     if bits is None and 0 < top < 2**14:  # it would come out in a quarter of the range or less
-        remedy = "save it as 8-bit, or prepare all with scripts/prepare_data.py, which can tell"
-        raise InputError(
-            f"{path}: is 16-bit, but its levels reach {top} only: a camera of {bits_of(top)} bits? {remedy}"
-        )
+        text = f"is 16-bit, but its levels reach {top} only: a camera of {bits_of(top)} bits"
+        raise InputError(f"{path}: {text}? Prepare all with scripts/prepare_data.py, or save them as 8-bit")
     grey = np.round(values.astype(np.float32) * (255 / (2 ** (bits or 16) - 1))).clip(0, 255).astype(np.uint8)
     return grey if grey.ndim == 3 else grey[..., None].repeat(3, axis=2)
 
 
 def read_image(path: str, size: Sequence[int] = ()) -> np.ndarray:
-    """uint8 [H, W, 3] of an image file without a mask, the way up that EXIF says, stretched to `size` (H, W) if given.
-
-    Raises InputError as open_image does.
-    """
+    """uint8 [H, W, 3] of an image file without a mask, the way up that EXIF says; at `size` (H, W) if given."""
     picture = open_image(path)
     image = turned(to_rgb(picture, path), picture.orientation)
     return resize_image(image, size) if size else image
@@ -170,10 +170,7 @@ def resize_mask(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:
 
 
 def read_index_mask(path: str, num_defect: int) -> np.ndarray:
-    """Index mask uint8 [H, W], values 0..num_defect, of a file without an image, the way up that EXIF says.
-
-    Raises InputError as index_values.
-    """
+    """index_values of a file without an image, the way up that EXIF says."""
     picture = open_image(path)
     return turned(index_values(picture, path, num_defect), picture.orientation)
 
@@ -183,25 +180,20 @@ def index_values(picture: Picture, path: str, num_defect: int, void: int | None 
 
     void: a value that becomes background. Raises InputError for any other kind of file and for values above num_defect.
     """
-    if picture.format in ("JPEG", "MPO"):
-        raise InputError(f"{path}: is a JPEG, whose compression alters the indices; save masks as PNG")
+    picture.check_lossless(path)
     mask = np.asarray(picture.pixels) if picture.levels is None else picture.levels
     if picture.levels is None and picture.pixels.mode in ("RGB", "RGBA", "LA") and not _hides(picture):
         colours = np.asarray(picture.pixels.convert("RGB"))  # grey, as some libraries write it
         mask = colours[..., 0] if (colours == colours[..., :1]).all() else colours
     if mask.ndim > 2:
-        raise InputError(
-            f"{path}: has mode {picture.pixels.mode}, but an index mask has one channel with values 0..{num_defect}: "
-            "an RGB mask? Convert colours to indices first (scripts/prepare_data.py --colormap)"
-        )
+        remedy = "an RGB mask? Convert colours to indices first (scripts/prepare_data.py --colormap)"
+        raise InputError(f"{path}: has mode {picture.pixels.mode}, but an index mask has one channel: {remedy}")
     mask = mask if void is None else np.where(mask == void, 0, mask)
     values = np.flatnonzero(histogram(mask)) if mask.dtype == np.uint8 else np.unique(mask).astype(np.int64)
     wrong = values[(values < 0) | (values > num_defect)]
     if len(wrong):
-        if set(values.tolist()) <= {0, 255}:
-            guess = "a 0/255 mask? scripts/prepare_data.py --mask_values binary turns these into index masks"
-        elif wrong.tolist() == [255]:
-            guess = "void, as in Pascal VOC? scripts/prepare_data.py --void 255 draws it as background"
+        if wrong.tolist() == [255]:
+            guess = "a 0/255 mask, or void? scripts/prepare_data.py has --mask_values binary and --void 255"
         elif len(values) <= 32 and values[0] >= 0 and values[-1] <= MAX_PLAUSIBLE_INDEX:
             guess = f"more types than said? Set num_defect to {values[-1]} or more, or correct the mask"
         else:
@@ -265,9 +257,8 @@ def orientations(
     """How to turn an image and its mask of `size` (height, width; None: unknown) and orientation `tag`, for one to lie
     on the other.
 
-    Programs differ in whether they follow EXIF, and the mask does not say. Its size does, for quarter turns of images
-    that are not square; `upright`: the labelling program is known to. Raises InputError where it cannot be told or the
-    sizes differ.
+    Programs differ in whether they follow EXIF (`upright`: this one does); the mask's size tells, unless the image is
+    square. Raises InputError where it cannot be told or the sizes differ.
     """
     fitting = [
         (one, other)
@@ -278,15 +269,12 @@ def orientations(
     if (1, 1) in fitting and image.orientation == tag:
         return tag, tag
     if not fitting:
-        raise InputError(
-            f"{mask_path}: mask is {size[1]} x {size[0]} pixels, but its image {path} is {image.size[1]} x "
-            f"{image.size[0]}; redraw the mask at the size of the image"
-        )
+        text = f"mask is {size[1]} x {size[0]} pixels, but its image {path} is {image.size[1]} x {image.size[0]}"
+        raise InputError(f"{mask_path}: {text}; redraw the mask at the size of the image")
     if len(fitting) > 1 and not upright:
-        raise InputError(
-            f"{path if image.orientation > 1 else mask_path}: carries an EXIF orientation, and {mask_path} does not "
-            "tell whether it follows it; save the image the way up that the mask has, both without EXIF"
-        )
+        turned_one = path if image.orientation > 1 else mask_path
+        text = f"carries an EXIF orientation, and {mask_path} does not tell whether it follows it"
+        raise InputError(f"{turned_one}: {text}; save both the same way up, without EXIF")
     return fitting[-1]
 
 

@@ -23,11 +23,9 @@ _DEFECT = re.compile(r"defects/(?!\.+/)[\w.-]+/(\d+\.png)")
 
 
 def read_manifest(folder: str) -> dict[int, dict[str, Any]] | None:
-    """The rows of the samples in `folder`, by index in ascending order; None where there is no manifest.
-
-    Each has index, image, index_mask, types and settings as generation/sample_io.py writes them, and all the same
-    settings; do not change them. Raises InputError naming the first line that has not, or whose files lie outside.
-    """
+    """The rows of the samples in `folder`, by index in ascending order; None where there is no manifest. Each is as
+    generation/sample_io.py writes it, and all have the same settings; do not change them. Raises InputError naming the
+    first line of which that is not so, or whose files lie outside."""
     path = bf.join(folder, MANIFEST)
     return dict(_read(folder, path, read_bytes(path))) if bf.exists(path) else None
 

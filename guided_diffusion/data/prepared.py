@@ -87,11 +87,8 @@ class FirstShots:
 
 
 def find_samples(root: str) -> list[Sample]:
-    """The images with masks of the prepared set or sample folder at `root`, by type folder and name in natural order.
-
-    Of a set with parts, the ones that train. Raises InputError where `root` is no such folder, there is no sample, or
-    a file has no partner.
-    """
+    """The images with masks of the prepared set or sample folder at `root`, of parts those that train, by type folder
+    and name in natural order. Raises InputError where there is none, or a file has no partner."""
     samples, _ = _read(root)
     if not samples:
         raise InputError(f"{root}: holds no images with defects; add some")
@@ -105,9 +102,7 @@ def find_good(root: str) -> list[Sample]:
 
 def read_pair(sample: Sample, num_defect: int) -> tuple[np.ndarray, np.ndarray]:
     """Image uint8 [H, W, 3] and index mask uint8 [H, W] with values 0..num_defect, all 0 for a defect-free image.
-
-    Raises InputError where a file cannot be read, is no index mask, or the two differ in size.
-    """
+    Raises InputError where a file cannot be read, is no index mask, or the two differ in size."""
     if sample.mask is None:
         image = read_image(sample.image)
         return image, np.zeros(image.shape[:2], np.uint8)
@@ -128,10 +123,8 @@ def read_label_map(root: str) -> dict[str, int] | None:
 
 def match_types(own: Mapping[str, int] | None, class_names: Sequence[str], root: str) -> tuple[tuple[int, ...], str]:
     """By name: which of `class_names` (0: background) each value in the masks of `root` is, whose label map is `own`;
-    empty where values stay. And a line for the user where they do not, or where one side only numbers its types.
-
-    Raises InputError where `own` names a type that is none of class_names.
-    """
+    empty where values stay. And a line for the user where they do not, or one side only numbers its types. Raises
+    InputError where `own` names a type that is none of class_names."""
     if not own or list(class_names) == sorted(own, key=own.get):
         return (), ""
     alone = len(own) == len(class_names) == 1 and "defect" in (*own, *class_names)
@@ -140,11 +133,9 @@ def match_types(own: Mapping[str, int] | None, class_names: Sequence[str], root:
         return (), f"label map of {root}: types are matched by number, as one side names none: {pairs}"
     for name in own:
         if name not in class_names:
-            raise InputError(
-                f"{root}: its label map has an {unknown_name('type', name, class_names)}, but that of the training "
-                f"(data.label_map, or its data set's) is {', '.join(class_names)}; leave data.label_map out of the "
-                f"YAML, or name the types alike with scripts/prepare_data.py --rename {name}=NEW"
-            )
+            text = f"its label map has an {unknown_name('type', name, class_names)}, but the training's names others"
+            remedy = f"leave data.label_map out of the YAML, or scripts/prepare_data.py --rename {name}=NEW"
+            raise InputError(f"{root}: {text}; {remedy}")
     numbers = (0, *(class_names.index(name) + 1 for name in sorted(own, key=own.get)))
     changed = ", ".join(f"{name} {k} is {numbers[k]}" for name, k in own.items() if numbers[k] != k)
     return (numbers, f"label map of {root}: types are matched by name: {changed} here") if changed else ((), "")
@@ -152,20 +143,16 @@ def match_types(own: Mapping[str, int] | None, class_names: Sequence[str], root:
 
 def renumbered(samples: Sequence[Sample], numbers: tuple[int, ...]) -> list[Sample]:
     """The samples, with index masks whose values mean numbers[value]."""
-    return [
-        replace(one, mask=replace(one.mask, numbers=numbers)) if isinstance(one.mask, IndexMask) else one
-        for one in samples
-    ]
+    own = (replace(one.mask, numbers=numbers) if isinstance(one.mask, IndexMask) else one.mask for one in samples)
+    return [replace(one, mask=mask) for one, mask in zip(samples, own, strict=True)]
 
 
 def _read(root: str) -> tuple[list[Sample], list[Sample]]:
     """Samples with masks, and defect-free ones, each in natural order."""
     pairs = _pairs(root)
     if not pairs:
-        raise InputError(
-            f"{root}: holds no prepared data set ({listed([RELEASED])}) and no samples ({listed([SAMPLES])}); prepare "
-            f"it first: python scripts/prepare_data.py {shlex.quote(root)} OUT"
-        )
+        text = f"holds no prepared data set ({listed([RELEASED])}) and no samples ({listed([SAMPLES])})"
+        raise InputError(f"{root}: {text}; prepare it first: python scripts/prepare_data.py {shlex.quote(root)} OUT")
     samples = listed_samples(root) if pairs[0] == SAMPLES else None
     if samples is not None:
         return samples, []
@@ -177,17 +164,14 @@ def _read(root: str) -> tuple[list[Sample], list[Sample]]:
 
 
 def listed_samples(root: str) -> list[Sample] | None:
-    """Those that the manifest of a sample folder lists: others are the rest of a run that was cut off. None without a
-    manifest. Raises InputError."""
-    rows = read_manifest(root)
-    if rows is None:
+    """Those that the manifest of a sample folder lists: others are of a killed run. None without a manifest."""
+    if (rows := read_manifest(root)) is None:
         return None
     return [Sample(bf.join(root, row["image"]), IndexMask(bf.join(root, row["index_mask"]))) for row in rows.values()]
 
 
 def is_prepared(root: str) -> bool:
-    """Whether the folder `root` is a prepared set or holds samples. Raises InputError where it is no folder, or a
-    folder in it is one, such as train/."""
+    """Whether the folder `root` is a prepared set or holds samples. Raises InputError where a folder in it is one."""
     return bool(_pairs(root))
 
 
@@ -196,8 +180,7 @@ def _pairs(root: str) -> list[tuple[str, str]]:
     check_folder(root)
     folders = list_folder(root)[1]
     pairs = complete(folders, (RELEASED, SAMPLES))
-    if len(pairs) > 1:
-        raise InputError(f"{root}: holds more than one data set ({listed(pairs)}); give each its own folder")
+    check_single(root, pairs)
     for name in () if pairs else sorted(folders, key=lambda name: name != TRAIN):
         if complete(list_folder(bf.join(root, name))[1], [RELEASED]):
             raise InputError(f"{root}: holds no data set itself; did you mean {bf.join(root, name)}?")
@@ -212,6 +195,12 @@ def complete(folders: Collection[str], pairs: Iterable[tuple[str, str]]) -> list
 def listed(pairs: Iterable[tuple[str, str]]) -> str:
     """Pairs for a message."""
     return ", ".join(f"{images}/ + {masks}/" for images, masks in pairs)
+
+
+def check_single(root: str, pairs: Sequence[tuple[str, str]]) -> None:
+    """Raise InputError where `root` holds several such pairs."""
+    if len(pairs) > 1:
+        raise InputError(f"{root}: holds more than one data set ({listed(pairs)}); give each its own folder")
 
 
 def check_folder(root: str) -> None:
@@ -291,11 +280,9 @@ def pair_by_name(
     problems: list[str],
     alone: list[str] | None = None,
 ) -> list[tuple[str, str]]:
-    """(image, mask) for each image; images, masks: {stem: path}, in `folders`.
-
-    Mask x or x + ending belongs to image x, unless an image is itself called that. What has no partner, or two, is
-    noted as a problem; images without a mask go to `alone` where it is given.
-    """
+    """(image, mask) for each image; images, masks: {stem: path}, in `folders`. Mask x or x + ending belongs to image x,
+    unless an image is itself called that. What has no partner, or two, is noted as a problem; images without a mask go
+    to `alone` where it is given."""
     left = {stem: path for stem, path in masks.items() if not stem.lower().endswith(COLOUR_MASKS)}
     pairs = []
     for stem, image in images.items():
@@ -310,17 +297,15 @@ def pair_by_name(
         else:
             problems.append(f"{image}: no mask for this image ({stem}.png or {stem}_mask.png) in {folders[1]}; add it")
     known = f"a mask is called as its image, or with {', '.join(filter(None, endings))} behind"
-    problems += [
-        f"{mask}: no image for this mask in {folders[0]} ({known}); add or rename it" for mask in left.values()
-    ]
+    text = f"no image for this mask in {folders[0]} ({known}); add or rename it"
+    problems += [f"{mask}: {text}" for mask in left.values()]
     return pairs
 
 
 def write_pair(
     root: str, name: str, image: np.ndarray, mask: np.ndarray | None, label_map: Mapping[str, int]
 ) -> tuple[dict[str, Any], int]:
-    """Write one sample's files unless they are there with the same content: its record for dataset.json, and how many
-    were written."""
+    """Write one sample's files where their content changes: its record for dataset.json, and how many were written."""
     record: dict[str, Any] = {"image": f"{IMAGES}/{name}.png", "size": list(image.shape[:2])}
     written = 0
     for key, folder, picture in (("image", IMAGES, image), ("mask", MASKS, mask)):
@@ -351,7 +336,5 @@ def check_no_strangers(root: str, expected: set[str]) -> None:
         files, folders = list_folder(top)
         below = [f"{folder}/{name}" for folder in folders for name in list_folder(bf.join(top, folder))[0]]
         if strangers := [name for name in files + below if name not in expected]:
-            raise InputError(
-                f"{root}: already holds files of another data set, {len(strangers)} in {part}/ such as "
-                f"{strangers[0]}; name another folder or remove this one"
-            )
+            text = f"already holds files of another data set, {len(strangers)} in {part}/ such as {strangers[0]}"
+            raise InputError(f"{root}: {text}; name another folder or remove this one")

@@ -1,4 +1,4 @@
-"""The Gaussian diffusion: schedules, q(x_t | x_0), what outputs say of x_start, training losses. It knows no loop.
+"""The Gaussian diffusion: schedules, q(x_t | x_0), x_start <-> eps, training losses. It knows no loop.
 
 Notation of Ho et al. 2020 (DDPM) and Nichol & Dhariwal 2021. All tables are float64.
 """
@@ -40,8 +40,7 @@ class GaussianDiffusion:
     """Forward process and training losses of a configuration, for x_start of shape [N, C, H, W].
 
     train.loss_weight: per timestep, "uniform" or "min_snr" (Hang et al. 2023): min(SNR, gamma) on the x_start error,
-    divided by SNR for eps; v is measured by the x_start it says. train.mask_loss_weight: of the cross-entropy among
-    separate losses.
+    divided by SNR for eps. train.mask_loss_weight: of the cross-entropy among separate losses.
     """
 
     def __init__(self, config: Config) -> None:
@@ -72,15 +71,10 @@ class GaussianDiffusion:
         a, b, _ = self._coefficients(t, x_start.ndim)
         return a * x_start + b * noise
 
-    def x_start(self, x_t: Tensor, t: int, output: Tensor) -> Tensor:
-        """The x_start that a network's output says, at one timestep.
-
-        eps: solves q_sample's equation. v: sqrt(alpha_bar) x_t - sqrt(1 - alpha_bar) v (Salimans & Ho 2022).
-        """
-        a, b = self.alpha_bar(t) ** 0.5, (1 - self.alpha_bar(t)) ** 0.5
-        if self.parameterization == "eps":
-            return (x_t - b * output) / a
-        return a * x_t - b * output if self.parameterization == "v" else output
+    def x_start_from_eps(self, x_t: Tensor, t: int, eps: Tensor) -> Tensor:
+        """Solve x_t = sqrt(alpha_bar) x_start + sqrt(1 - alpha_bar) eps for x_start, at one timestep."""
+        alpha_bar = self.alpha_bar(t)
+        return (x_t - (1 - alpha_bar) ** 0.5 * eps) / alpha_bar**0.5
 
     def training_losses(
         self,
@@ -102,12 +96,9 @@ class GaussianDiffusion:
         all channels.
         """
         x_t = self.q_sample(x_start, t, noise)
-        output = model(x_t if known is None else torch.where(known, x_start, x_t), t).float()
-        if self.parameterization == "v":
-            a, b, _ = self._coefficients(t, x_t.ndim)
-            output = a * x_t - b * output
-        target = noise if self.parameterization == "eps" else x_start
-        squared = (output - target).square()
+        output = model(x_t if known is None else torch.where(known, x_start, x_t), t)
+        target = x_start if self.parameterization == "x0" else noise
+        squared = (output.float() - target).square()
         if known is not None:
             squared = squared.masked_fill(known, 0)
         rgb = squared[:, RGB].mean(dim=(1, 2, 3))  # [N]

@@ -47,7 +47,7 @@ def make_predict_x0(
     def x_start(x_t: Tensor, t: int, types: Tensor | None) -> Tensor:
         steps = torch.full((len(x_t),), t, device=x_t.device)
         output = model(x_t, steps) if types is None else model(x_t, steps, types)
-        return diffusion.x_start(x_t, t, output)
+        return diffusion.x_start_from_eps(x_t, t, output) if config.diffusion.parameterization == "eps" else output
 
     def predict_x0(x_t: Tensor, t: int) -> Tensor:
         if guided:

@@ -49,11 +49,9 @@ def edge_polygon(walk: np.ndarray) -> np.ndarray:
 
 
 def inset_polygon(walk: np.ndarray) -> np.ndarray:
-    """float64 [N, 2], (x, y): the closed polygon 1/50 pixel further in, for programs that paint the outline.
-
-    Rounded down, its corners and all points between them name pixels of the region: the way from pixel to pixel across
-    a common corner leads from the centre of one to just beyond the corner, so no added point lies at the corner.
-    """
+    """float64 [N, 2], (x, y): the closed polygon 1/50 pixel further in, for programs that paint the outline. Rounded
+    down, its corners and all points between them name pixels of the region: the way across a common corner leads from
+    the centre of one pixel to just beyond the corner."""
     pixel, step = walk // 2, np.roll(walk, -1, axis=0) - walk
     side = pixel + np.where(walk % 2, 1 - INSET, INSET)
     diagonal = (np.abs(step) == 1).all(axis=1)

@@ -77,10 +77,10 @@ class Export:
 
 
 def read_export(samples: str, real: str | None, val: str | None, *, keep_good: bool, **options: str) -> Export:
-    """Read every image and mask once, so that whatever is wrong shows before anything is written.
+    """Read every image and mask once, so that whatever is wrong shows before anything is written. Raises InputError.
 
     samples: a sample folder; or a prepared set, whose images are real ones. keep_good: take the defect-free images of
-    real sets too. options: further fields of Export. Raises InputError.
+    real sets too. options: further fields of Export.
     """
     folders = {flag: path for flag, path in (("SAMPLES", samples), ("--real", real), ("--val", val)) if path}
     class_names, generated = common_class_names(folders), bf.isdir(bf.join(samples, SAMPLES[1]))
@@ -122,11 +122,11 @@ def safe_names(names: Iterable[str]) -> list[str]:
 
 
 def write_export(out: str, name: str, layout: Layout, export: Export, about: dict[str, Any]) -> int:
-    """Write `export` into the folder `out`; returns how many files had to be written.
+    """Write `export` into the folder `out`; returns how many files had to be written: those that are there with the
+    same content are left alone, so a run that was cut off goes on. What leads to other files is written last.
 
-    name: of the format. about: where the export came from, for export.json. What leads to other files is written last.
-    What is there already with the same content is left alone, so a run that was cut off goes on. Raises InputError,
-    before anything is written, where `out` holds what does not belong to this export.
+    name: of the format. about: where the export came from, for export.json. Raises InputError, before anything is
+    written, where `out` holds what does not belong to this export.
     """
     records = [(record, files) for record in export.records if (files := layout.files(record))]
     paths = {*(path for _, files in records for path in files), *layout.index_files, EXPORT_FILE}

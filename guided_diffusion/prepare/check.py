@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..data.image_files import histogram
+from ..data.image_files import border_of, histogram
 from ..data.prepared import TRAIN
 
 if TYPE_CHECKING:
@@ -92,6 +92,9 @@ class Record:
         return pixels / (self.size[0] * self.size[1])
 
 
+Pair = tuple[Record, Record]
+
+
 @dataclass(frozen=True)
 class Finding:
     """`text` says what is wrong with files[0] and what to do; without files it names what is wrong itself.
@@ -119,11 +122,8 @@ def _find(rule: str, files: Iterable[str], severity: str = WARNING, **words: obj
 def check(
     records: Sequence[Record], held_out: Sequence[Record], names: Mapping[int, str], seen_at: str, where: str
 ) -> list[Finding]:
-    """Findings on a data set, and on held-out images that should share nothing with it.
-
-    names: of the types, by index. seen_at: the size at which training sees the masks, in words. where: what to name
-    where no file is to blame.
-    """
+    """Findings on a data set, and on held-out images that should share nothing with it. names: of the types, by index.
+    seen_at: the size at which training sees the masks, in words. where: what to name where no file is to blame."""
     every = [*records, *held_out]
     broken = [record for record in every if record.problem]
     # Training does not read defect-free images, so these are warnings.
@@ -160,8 +160,7 @@ def plain_types(mask: np.ndarray) -> dict[int, TypeFacts]:
 
 def border_share(mask: np.ndarray) -> float:
     """Share of the outermost pixels of an index mask [H, W] that are not background."""
-    border = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
-    return float((border > 0).mean())
+    return float((border_of(mask) > 0).mean())
 
 
 def by_type(records: Sequence[Record]) -> dict[int, list[Record]]:
@@ -223,13 +222,9 @@ def _find_copies(records: Sequence[Record], where: str) -> list[Finding]:
     return found
 
 
-def alike(
-    parts: Mapping[str, Sequence[Record]], limit: int = ALIKE
-) -> Iterator[tuple[str, str, list[tuple[Record, Record]]]]:
+def alike(parts: Mapping[str, Sequence[Record]], limit: int = ALIKE) -> Iterator[tuple[str, str, list[Pair]]]:
     """Two parts, and the pairs of their images that differ in at most `limit` bits of the hash, the nearest first.
-
-    Pictures without any structure hash to zeros, like all their kind, and count for nothing.
-    """
+    Pictures without structure hash to zeros, and count for nothing."""
     for (part, ours), (other, theirs) in combinations(parts.items(), 2):
         bits, pairs = near_pairs(ours, theirs, limit)
         if len(pairs):

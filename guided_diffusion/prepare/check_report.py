@@ -68,8 +68,7 @@ def _figures(own: Sequence[Record], index: int) -> dict[str, float]:
 
 
 def suggest_resolution(records: Sequence[Record], multiple: int) -> list[int] | None:
-    """The least [height, width] that keeps all regions, in the median image's proportions and not above it; None: none
-    does. multiple: of what both must be multiples."""
+    """The least [height, width], multiples of `multiple`, that keeps all regions, up to the median image's; or None."""
     samples = [record for record in records if record.types]
     middle = np.median([record.size for record in samples] or [(1, 1)], axis=0)
     for side in (*(side for side in SHORT_SIDES if side < middle.min()), middle.min()):
@@ -134,16 +133,9 @@ def draw_sheets(
             pair = (ImageOps.pad(Image.fromarray(picture), box, color="white") for picture in both)
             types = ", ".join(dict.fromkeys(names[own] for own in (index, *record.types)))
             tiles.append(Tile(*pair, f"{100 * record.share(index):.2g}%  {types}", stem_of(record.image)))
-        sheet = draw_sheet(
-            title=f"{names[index]}: {len(own):,} images, {sum(r.types[index].regions for r in own):,} regions",
-            notes=[
-                f"{len(chosen)} of them, the largest first",
-                "areas in % of the image",
-                "small regions have a frame",
-            ],
-            legend=legend,
-            tiles=tiles,
-        )
+        title = f"{names[index]}: {len(own):,} images, {sum(r.types[index].regions for r in own):,} regions"
+        notes = f"{len(chosen)} of them, the largest first", "areas in % of the image", "small regions have a frame"
+        sheet = draw_sheet(title, notes, legend, tiles)
         safe = re.sub(r"[^\w.-]", "_", names[index])
         write_atomic(bf.join(out, f"{index}_{safe}.png"), encode_png(np.asarray(sheet)))
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +18,6 @@ from ..errors import InputError, brief
 from ..file_io import ensure_writable, read_bytes, remove_inside, write_json
 from ..parallel import parallel_map
 from . import shaping
-from .check import Record
 from .layouts.drawing import decide_bits, read_labelled
 from .layouts.model import DrawingRule
 from .splits import Item
@@ -27,11 +26,9 @@ from .survey import look
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides, beside its files, what becomes of a sample.
-
-    fit: one of shaping.FITS, with size (H, W). tile: side of square tiles, with overlap in pixels and the share
-    `keep_empty` of tiles without a defect. Neither: images keep their size.
-    """
+    """What decides, beside its files, what becomes of a sample. fit: one of shaping.FITS, with size (H, W). tile: side
+    of square tiles, with overlap in pixels and the share `keep_empty` of tiles without a defect. Neither: images keep
+    their size."""
 
     label_map: Mapping[str, int]
     rule: DrawingRule
@@ -47,32 +44,24 @@ def look_first(
     items: Sequence[Item], label_map: Mapping[str, int] | None, rule: DrawingRule, *, workers: int
 ) -> tuple[dict[str, int], DrawingRule]:
     """Read every item once and set its record: the label map, made up where the data set does not name its types, and
-    the rule with the bits of the images.
-
-    Raises InputError where anything is wrong, so that it shows before anything is written.
-    """
+    the rule with the bits of the images. Raises InputError where anything is wrong, before anything is written."""
     num_defect = len(label_map) if label_map else MAX_PLAUSIBLE_INDEX
     records = look([item.sample for item in items], num_defect, rule, workers=workers, description="checking")
     check_problems([record.problem for record in records if record.problem])
     rule = replace(rule, bits=decide_bits({record.image: record.top for record in records}, rule.bits))
-    folders: dict[str | None, list[Record]] = defaultdict(list)
     for item, record in zip(items, records, strict=True):
         item.record = record
-        if not record.good:
-            folders[record.folder].append(record)
-    for folder, own in folders.items():
-        if not any(record.types for record in own):
-            which = f"{own[0].mask}: like all masks {f'of {folder}' if folder else 'here'}"
-            raise InputError(f"{which}, shows no defect; check them, or give 0/1 masks a `mask_threshold` of 0")
+    shown = {record.folder for record in records if record.types}
+    if blank := [record for record in records if not record.good and record.folder not in shown]:
+        which = f"{blank[0].mask}: like all masks {f'of {blank[0].folder}' if blank[0].folder else 'here'}"
+        raise InputError(f"{which}, shows no defect; check them, or give 0/1 masks a `mask_threshold` of 0")
     if label_map:
         return dict(label_map), rule
     first = {index: record for record in reversed(records) for index in record.types}  # to show each type
     for index in sorted(first):
         if index > 1 and index - 1 not in first:
-            raise InputError(
-                f"{first[index].mask}: holds value {index}, but no mask holds {index - 1}: a stray value, or a type "
-                "that does not occur? Correct it, or name all types with `label_map`"
-            )
+            text = f"{first[index].mask}: holds value {index}, but no mask holds {index - 1}"
+            raise InputError(f"{text}: a stray value? Correct it, or name all types with `label_map`")
     return {f"defect_{index}": index for index in sorted(first)}, rule
 
 
@@ -80,11 +69,8 @@ def plan_set(
     root: str, items: Sequence[Item], recipe: Recipe, about: Mapping[str, Any], *, workers: int
 ) -> Callable[[], str]:
     """Look at what `root` holds, and write nothing yet. Returns what writes the set and then says in a line what it
-    holds; meanwhile UNFINISHED_FILE stands there, so that nothing trains.
-
-    about: what stands in dataset.json beside label_map and images; another run must say the same to go on in `root`.
-    Raises InputError where `root` holds something else, or a file in it was changed by hand.
-    """
+    holds; meanwhile UNFINISHED_FILE stands there, so that nothing trains. about: what stands in dataset.json beside
+    label_map and images. Raises InputError where `root` holds another set, or a file in it was changed by hand."""
     content = json.loads(json.dumps({"label_map": dict(recipe.label_map), **about}))
     check_no_links(root, (DATASET_FILE, UNFINISHED_FILE))
     unfinished = read_records(root, UNFINISHED_FILE)
@@ -92,9 +78,8 @@ def plan_set(
     for section, value in content.items() if found else ():
         there = found.get(section) or {}
         if key := next((key for key in (*value, *there) if there.get(key) != value.get(key)), None):
-            told = f"tells {section} {key} {brief(there.get(key))}, but this run {brief(value.get(key))}"
-            remedy = f"its {DATASET_FILE} {told}; name another OUT or remove this one"
-            raise InputError(f"{root}: already holds files of another data set: {remedy}")
+            told = f"it tells {section} {key} {brief(there.get(key))}, but this run {brief(value.get(key))}"
+            raise InputError(f"{root}: already holds files of another data set: {told}; name another OUT")
     records = found.get("images", [])
     before, names = _files(records), [item.sample.name for item in items]
     check_no_links(root, [*before, *(f"{part}/{name}.png" for part in RELEASED for name in names)])
@@ -137,21 +122,17 @@ def _check_unchanged(root: str, file: tuple[str, str | None]) -> None:
     """Raise InputError where a file of a finished set holds another thing than was written: somebody edited it."""
     path = bf.join(root, file[0])
     if bf.exists(path) and hashlib.sha256(read_bytes(path)).hexdigest() != file[1]:
-        text = "was changed after it was prepared; move it away to have it made anew, or name another OUT"
-        raise InputError(f"{path}: {text}")
+        raise InputError(f"{path}: was changed after it was prepared; move it away, or name another OUT")
 
 
 def convert(root: str, recipe: Recipe, item: Item) -> tuple[list[dict[str, Any]], int]:
     """Write what becomes of one item unless it is there: its records, and how many files were written."""
     sample = item.sample
     found = read_labelled(sample, len(recipe.label_map), recipe.rule)
-    image, mask = found.image, found.pair()[1]
-    pieces = [("", image, mask)]
-    if recipe.fit:
-        pieces = [("", *shaping.fit(image, mask, recipe.size, recipe.fit))]
-    elif recipe.tile:
-        draw = f"{recipe.seed} {sample.name}"
-        pieces = shaping.tiles(image, mask, recipe.tile, recipe.overlap, recipe.keep_empty, draw)
+    pair = found.image, found.pair()[1]
+    pieces = [("", *(shaping.fit(*pair, recipe.size, recipe.fit) if recipe.fit else pair))]
+    if recipe.tile:
+        pieces = shaping.tiles(*pair, recipe.tile, recipe.overlap, recipe.keep_empty, f"{recipe.seed} {sample.name}")
     extra = {"source": item.source} | ({} if item.group is None else {"group": item.group})
     records, written = [], 0
     for ending, piece, drawn in pieces:

@@ -15,11 +15,9 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 
 def fit(image: np.ndarray, mask: np.ndarray, size: tuple[int, int], how: str) -> Pair:
-    """An image and its mask at `size` = (height, width).
-
-    stretch: whatever the proportions. crop: scaled to cover `size`, then the window with the most defect pixels, the
-    middle one among equals. pad: scaled to lie in `size`, centred, borders repeated outwards and called background.
-    """
+    """An image and its mask at `size` = (height, width). stretch: whatever the proportions. crop: scaled to cover
+    `size`, then the window with the most defect pixels, the middle one among equals. pad: scaled to lie in `size`,
+    centred, borders repeated outwards and called background."""
     scaled = size
     if how != "stretch":
         factors = [target / side for target, side in zip(size, mask.shape, strict=True)]
@@ -32,11 +30,9 @@ def fit(image: np.ndarray, mask: np.ndarray, size: tuple[int, int], how: str) ->
 def tiles(
     image: np.ndarray, mask: np.ndarray, side: int, overlap: int, keep_empty: float, key: str
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """("_y<top>_x<left>", image, mask) of square tiles: all with a defect, and a share `keep_empty` of the others.
-
-    Neighbours overlap by at least `overlap` pixels; the last ones end at the border; smaller images are padded. Which
-    tiles without a defect are kept depends on `key` alone.
-    """
+    """("_y<top>_x<left>", image, mask) of square tiles: all with a defect, and a share `keep_empty` of the others,
+    which ones `key` alone tells. Neighbours overlap by at least `overlap` pixels; the last ones end at the border;
+    smaller images are padded."""
     image, mask = _padded(image, mask, tuple(max(side, length) for length in mask.shape))
     rng = numpy_generator("tiles", key)
     rows, columns = (sorted({*range(0, length - side, side - overlap), length - side}) for length in mask.shape)

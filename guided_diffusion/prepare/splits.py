@@ -47,10 +47,8 @@ class Item:
 
 
 def read_split(path: str) -> tuple[dict[str, dict[str, Any]], dict[str, int] | None]:
-    """{image path below SOURCE: {"part": ...}}, maybe with `type` and `group` or `tile`; and the label map, if told.
-
-    The file is JSON {"label_map": ..., "files": ...}, or CSV with rows image,part. Raises InputError where it is not.
-    """
+    """{image path below SOURCE: {"part": ...}}, maybe with `type` and `group` or `tile`; and the label map, if told. Of
+    JSON {"label_map": ..., "files": ...}, or CSV with rows image,part. Raises InputError where the file is neither."""
     if path.lower().endswith(".csv"):
         rows, content = read_rows(path), {}
         files = {row[0]: {"part": row[1]} for row in rows if len(row) == 2}
@@ -73,24 +71,18 @@ def read_split(path: str) -> tuple[dict[str, dict[str, Any]], dict[str, int] | N
 
 
 def apply_split(path: str, files: Mapping[str, Mapping[str, Any]], items: Sequence[Item]) -> None:
-    """Set the part of each item, None for those that the split file `path` does not list, and its group.
-
-    Raises InputError where it lists what is not there, or a type other than that of the item's folder.
-    """
-    by_path = {item.source: item for item in items}
+    """Set the part of each item, None for those that the split file `path` does not list, and its group. Raises
+    InputError where it lists what is not there, or a type other than that of the item's folder."""
+    sources = {item.source for item in items}
+    if missing := [file for file in files if file not in sources]:
+        raise InputError(f"{path}: lists {missing[0]}, which SOURCE does not hold; correct either")
     for item in items:
-        item.part = None
-    for file, entry in files.items():
-        item, named = by_path.get(file), entry.get("type")
-        if item is None:
-            raise InputError(f"{path}: lists {file}, which SOURCE does not hold; correct either")
-        folder = item.sample.folder
+        entry, folder = files.get(item.source, {}), item.sample.folder
+        named, group = entry.get("type"), entry.get("group", entry.get("tile"))
         if None not in (named, folder) and named != folder:
-            raise InputError(f"{path}: calls {file} a {named}, its folder {folder}; correct either")
-        item.part = str(entry["part"])
-        group = entry.get("group", entry.get("tile"))
-        if item.group is None and group is not None:
-            item.group = str(group)
+            raise InputError(f"{path}: calls {item.source} a {named}, its folder {folder}; correct either")
+        item.part = str(entry["part"]) if entry else None
+        item.group = str(group) if item.group is None and group is not None else item.group
 
 
 def take_parts(items: Sequence[Item], wanted: Sequence[str]) -> None:
@@ -112,18 +104,15 @@ def find_groups(items: Sequence[Item], regex: str | None, groups_file: str | Non
             item.group = group
     elif regex:
         for item in items:
-            match = re.search(regex, item.source)
-            if not match:
+            if not (match := re.search(regex, item.source)):
                 raise InputError(f"`group_regex`: {regex!r} finds nothing in {item.source}; correct it")
             item.group = match[1]
 
 
 def group_alike(items: Sequence[Item]) -> int:
-    """Group the images that look alike, whoever stands between them; returns how many are in a group with others.
-
-    The limit of the hash falls until no group holds most images: those of parts in one pose are alike for it, and all
-    would be one. At last only copies of a file are alike.
-    """
+    """Group the images that look alike, whoever stands between them; returns how many are in a group with others. The
+    limit of the hash falls until no group holds most images, as where parts stand in one pose; at last only copies of a
+    file are alike."""
     records = [item.record for item in items]
     bits, pairs = near_pairs(records, records, ALIKE)
     files = np.unique([record.sha256 for record in records], return_inverse=True)[1]
@@ -143,10 +132,7 @@ def group_alike(items: Sequence[Item]) -> int:
 
 
 def split_by_shots(items: Sequence[Item], count: int) -> None:
-    """TRAIN for the first `count` images per type and for defect-free ones, VAL for the rest; None: left out.
-
-    Left out is what would straddle: an image that is not among the first but shows an object that is.
-    """
+    """TRAIN for the first `count` images per type and defect-free ones; VAL for others, None if their object trains."""
     shots = FirstShots(count)
     defective = [item for item in items if not item.record.good]
     for item in defective:
@@ -161,11 +147,9 @@ def split_by_shots(items: Sequence[Item], count: int) -> None:
 
 
 def split_by_fraction(items: Sequence[Item], fraction: float, seed: int) -> None:
-    """VAL for about `fraction` of each type's images, whole groups at a time, TRAIN for the rest; none is left out.
-
-    The rarest type chooses first, among its groups in an order that depends on `seed` alone; a type of several groups
-    keeps one on either side. Images with an empty mask and defect-free ones are spread like types.
-    """
+    """VAL for about `fraction` of each type's images, whole groups at a time, TRAIN for the rest. The rarest type
+    chooses first, among its groups in an order that depends on `seed` alone; one of several groups keeps one on either
+    side. Images with an empty mask and defect-free ones are spread like types."""
     kinds: dict[str, Counter[object]] = defaultdict(Counter)  # of each group
     for item in items:
         kinds[item.object].update(item.record.types.keys() or (("good",) if item.record.good else ("empty",)))
@@ -202,8 +186,6 @@ def report_split(items: Sequence[Item]) -> None:
     for (part, other), count in straddling.items():
         print(f"warning: {count} groups stand both in {part} and in {other}: train on one and validate elsewhere")
     for part, other, pairs in alike(parts):
-        one, another = pairs[0]
-        print(
-            f"warning: {len(pairs)} pairs of images of {part} and {other} look alike, the nearest {one.image} and "
-            f"{another.image}; keep what shows one part together: --group_regex, --group_csv or the split file"
-        )
+        text = f"{len(pairs)} pairs of images of {part} and {other} look alike, the nearest {pairs[0][0].image} and"
+        remedy = "keep what shows one part together: --group_regex, --group_csv or the split file"
+        print(f"warning: {text} {pairs[0][1].image}; {remedy}")

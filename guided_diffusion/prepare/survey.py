@@ -31,10 +31,7 @@ def look(
     workers: int,
     description: str,
 ) -> list[Record]:
-    """Records of samples, in their order. view: how training sees them; None: regions are not looked for.
-
-    Raises nothing that is due to the files: that is in Record.problem.
-    """
+    """Records of samples, in their order. view: how training sees them; None: regions are not looked for."""
     look_at = partial(_look_at, num_defect=num_defect, rule=rule, view=view)
     return list(parallel_map(look_at, samples, workers=workers, description=description))
 
@@ -80,11 +77,8 @@ def keeps_regions(record: Record, size: Sequence[int]) -> bool:
 
 
 def perceptual_hash(image: np.ndarray) -> str:
-    """128 bits, hexadecimal: whether brightness rises to the right and downwards on a coarse grid.
-
-    The difference hash (N. Krawetz, "Kind of like that", 2013) along both axes; exposure does not change it much.
-    image: uint8 [H, W] or [H, W, 3].
-    """
+    """128 bits, hexadecimal, of an image uint8 [H, W] or [H, W, 3]: whether brightness rises to the right and downwards
+    on a coarse grid (difference hash, N. Krawetz, "Kind of like that", 2013); exposure does not change it much."""
     side = HASH_SIDE + 1
     small = Image.fromarray(image).convert("L").resize((side, side), Image.Resampling.BILINEAR)
     grey = np.asarray(small).astype(np.int16)

@@ -34,7 +34,7 @@ def load(root, num_defect=3, size=(8, 8), windows=False, crop_from=(), crop_defe
 @pytest.mark.parametrize(
     ("mask", "words"),
     [
-        (some_mask(top=1) * 255, ["255", "num_defect is 3", "0/255 mask?", "prepare_data.py"]),
+        (some_mask(top=1) * 255, ["255", "num_defect is 3", "0/255 mask", "--mask_values binary"]),
         (some_mask(top=5), ["value 4", "num_defect is 3", "Set num_defect to 5"]),
         (some_mask(top=60) * 4, ["num_defect is 3", "soft or coloured"]),
         (GREY * np.array([1, 2, 1], np.uint8), ["RGB mask?"]),

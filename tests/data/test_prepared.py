@@ -64,7 +64,7 @@ def test_what_is_found(tmp_path, files, expected):
     assert [(sample.name, sample.mask) for sample in find_good(str(tmp_path))] == good
 
 
-@pytest.mark.parametrize("name", ["DS-DAGM", "images_masks index", "mvtec", "flat, marked", "coco in part folders"])
+@pytest.mark.parametrize("name", ["indices", "mvtec", "flat", "coco"])
 def test_any_other_layout_is_told_how_to_prepare_it(tmp_path, name):
     root = tmp_path / "own data"
     CASES[name](root)

@@ -15,12 +15,11 @@ from pathlib import Path
 
 import numpy as np
 from drawn_at_random import coded
-from drawn_formats import CASES, PHOTOGRAPHS
+from drawn_formats import CASES, COLOURMAP, PHOTOGRAPHS
 from PIL import Image
 
 from guided_diffusion.cli.prepare import main
 from guided_diffusion.errors import InputError
-from guided_diffusion.prepare.layouts import read_layout
 
 LUMA = (0.299, 0.587, 0.114)
 
@@ -30,18 +29,15 @@ class Layout:
 
     def __init__(self, name: str):
         with tempfile.TemporaryDirectory() as folder:
-            expected = CASES[name](Path(folder))
-            found = read_layout(folder, expected.options).samples
+            rows = CASES[name](Path(folder))
             self.files = {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*.*")}
-        self.name, self.drawn = name, [expected.samples[sample.name][:2] for sample in found]
-        self.images = [os.path.relpath(sample.image, folder) for sample in found]
-        self.masks = [os.path.relpath(sample.mask.path, folder) for sample in found]
-        colours = (expected.options.colormap or {}).items()
-        self.flags = ["--colormap", *(f"{own}={','.join(map(str, c))}" for own, c in colours)] if colours else []
+        self.name, self.images, self.masks = name, [row[0] for row in rows], [row[1] for row in rows]
+        self.drawn = [row[2:] for row in rows]
+        named = [f"{own}={','.join(map(str, colour))}" for own, colour in COLOURMAP.items()]
+        self.flags = ["--colormap", *named] if name == "colours" else []
 
 
-TYPED, OPEN = "released|mvtec|type folders, marked|flat, marked", "images_masks colour|images_masks index"
-LAYOUTS = [Layout(name) for name in f"{TYPED}|{OPEN}|coco in part folders|labelme beside".split("|")]
+LAYOUTS = [Layout(name) for name in CASES]
 
 
 class Skip(Exception):

@@ -10,7 +10,6 @@ from drawn_textures import photograph
 
 from guided_diffusion.cli.check import main as check_data
 from guided_diffusion.cli.prepare import main
-from guided_diffusion.data.files import list_folder
 from guided_diffusion.data.prepared import find_good, find_samples, read_label_map
 from guided_diffusion.errors import InputError
 from guided_diffusion.prepare.layouts import Options, read_layout
@@ -55,6 +54,7 @@ def mvtec(*names):
 
 
 DOUBTED = {  # what is drawn, and words of the line
+    "one folder": (folders("dataset"), "holds one folder, which would be the only type; did you mean"),
     "parts": (folders("trainval", "Test_2", "val_a"), "'test_2', 'trainval', 'val_a' would|parts of a data|'*=defect'"),
     "parts in other words": (folders("traincrop", "valcrop", "my_train"), "'my_train', 'traincrop', 'valcrop' would"),
     "one part": (folders("crack", "test_mark", "dev_1"), "set: 'dev_1' would be types, but are called like parts"),
@@ -122,17 +122,6 @@ def test_spaces_and_accents_make_no_types_and_control_characters_none_at_all(tmp
     labelme(tmp_path / "b", "cra\u200bck", "hole", "x" * 300)
     problem, other = read_layout(str(tmp_path / "b")).problems
     assert "b/0.json: 'cra\\u200bck' is no name of a type" in problem and "2.json" in other
-
-
-def test_what_systems_leave_is_not_there(tmp_path):
-    type_folders(tmp_path, crack=2, hole=2)
-    before = read_layout(str(tmp_path))
-    for place in (tmp_path, tmp_path / "crack"):
-        for name in ("@eaDir", "__MACOSX", "#recycle", "lost+found", "$RECYCLE.BIN", ".ipynb_checkpoints"):
-            type_folders(place, **{name: 1, f"{name}/x.jpg": 1})
-        for name in ("._0.jpg", "Thumbs.db", ".DS_Store", "desktop.ini"):
-            save(place / name, b"junk")
-    assert read_layout(str(tmp_path)) == before and list_folder(str(tmp_path)) == ([], ["crack", "hole"])
 
 
 def test_folders_that_are_data_sets_themselves_are_named(tmp_path):

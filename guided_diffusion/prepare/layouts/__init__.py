@@ -12,19 +12,9 @@ from functools import partial
 
 import blobfile as bf
 
+from ...data import prepared
 from ...data.files import list_folder
-from ...data.prepared import (
-    TRAIN,
-    IndexMask,
-    arrange,
-    check_folder,
-    complete,
-    listed,
-    match_types,
-    name_apart,
-    read_label_map,
-    renumbered,
-)
+from ...data.prepared import TRAIN, IndexMask, complete, listed, read_label_map
 from ...data.records import DATASET_FILE
 from ...errors import InputError, unknown_name
 from .coco import read_coco
@@ -59,17 +49,16 @@ OTHERS = [format for format in FORMATS if format not in INDEX_PAIRS]
 
 
 def read_layout(root: str, options: Options | None = None, *, format: str = "auto", workers: int = 1) -> Dataset:
-    """What the data set at `root` holds, in type folders' and names' natural order. Reads names, annotations
-    and what values mask files hold.
+    """What the data set at `root` holds, in natural order, by names, annotations and the values of mask files. Files
+    that do not fit are in the result's `problems`.
 
     options: what the user says; the label map that `root` itself tells counts where they give none. format: one of
-    FORMATS, or "auto". Files that do not fit are in the result's `problems`. Raises InputError where `root` is missing,
-    holds no layout or several, or its annotations cannot be read.
+    FORMATS, or "auto". Raises InputError where `root` holds no layout or several, or annotations cannot be read.
     """
     options = options or Options()
     if format not in (*FORMATS, "auto"):
         raise InputError(f"--format: {unknown_name('format', format, FORMATS)}")
-    check_folder(root)
+    prepared.check_folder(root)
     root = root.rstrip("/") or root
     given, own = options.label_map, read_label_map(root) or exported_label_map(root)
     options = replace(options, label_map=given or own)
@@ -78,16 +67,16 @@ def read_layout(root: str, options: Options | None = None, *, format: str = "aut
     data = _detect(root, options) if format == "auto" else READERS[format](root, named)
     if data is None:
         raise InputError(f"{root}: holds nothing of format {format}, see docs/data.md; choose another --format")
-    data.samples = name_apart(root, data.samples)
+    data.samples = prepared.name_apart(root, data.samples)
     tell_values(data, options, workers=workers)
     tidy(data, options)
     data.number_types(options.label_map)
     if given and any(isinstance(sample.mask, IndexMask) for sample in data.samples):
-        numbers, note = match_types(own, sorted(given, key=given.get), root)
-        data.samples = renumbered(data.samples, numbers)
+        numbers, note = prepared.match_types(own, sorted(given, key=given.get), root)
+        data.samples = prepared.renumbered(data.samples, numbers)
         data.notes += [note] if note else []
     check_names(data, options)
-    arrange(root, data.samples, data.good, data.problems)
+    prepared.arrange(root, data.samples, data.good, data.problems)
     if not (data.samples or data.problems) and data.unlabelled:
         data.problems.append(f"{data.unlabelled[0]}: has no mask or label, as none here has; see docs/data.md")
     elif not (data.samples or data.good or data.problems):
@@ -101,13 +90,11 @@ def _detect(root: str, options: Options) -> Dataset:
     pairs = complete(folders, sum(INDEX_PAIRS.values(), ()))
     taken = [images for images, _ in pairs]
     pairs += [pair for pair in open_pairs(root) if pair[0] not in taken]
-    if len(pairs) > 1:
-        raise InputError(f"{root}: holds more than one data set ({listed(pairs)}); give each its own folder")
+    prepared.check_single(root, pairs)
     if data := next(filter(None, (read(root, options) for read in NAMED.values())), None):
-        known = (data.format, *INDEX_PAIRS)
-        for format in (one for one in NAMED if one not in known and data.format not in INDEX_PAIRS):
+        for format in NAMED if data.format not in INDEX_PAIRS else ():
             with suppress(InputError):
-                if NAMED[format](root, options):
+                if format not in (data.format, *INDEX_PAIRS) and NAMED[format](root, options):
                     data.notes.append(f"{root}: read as {data.format}; it could be {format}, too: --format {format}")
         return data
     for inner in (bf.join(root, name) for name in sorted(folders, key=lambda name: not name.startswith(TRAIN))):
@@ -122,16 +109,13 @@ def _detect(root: str, options: Options) -> Dataset:
     inner = bf.join(root, folders[0]) if len(folders) == 1 else ""
     if len(loose) == 1:
         if inner and loose[0].format == "type_folders" and not options.label_map and not options.rename:
-            text = f"{root}: holds one folder, which would be the only type; did you mean {inner}?"
-            loose[0].doubts.append(f"{text} --types_as_found takes it as it is")
+            text = f"holds one folder, which would be the only type; did you mean {inner}?"
+            loose[0].doubts.append(f"{root}: {text} --types_as_found takes it as it is")
         return loose[0]
     if loose:
         raise InputError(f"{root}: holds images beside their masks, and folders of such; give each its own folder")
-    known = f"{listed(sum(INDEX_PAIRS.values(), ()))} and the formats {', '.join(OTHERS)}"
-    raise InputError(
-        f"{root}: holds no data set{_unread(root, folders)} (looked for {known}); docs/data.md shows them, "
-        "scripts/prepare_data.py --format names one"
-    )
+    known = f"{listed(sum(INDEX_PAIRS.values(), ()))} and {', '.join(OTHERS)}"
+    raise InputError(f"{root}: holds no data set{_unread(root, folders)} (looked for {known}; see docs/data.md)")
 
 
 def _unread(root: str, folders: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from ...data.files import list_folder, part_folders, part_in, stem_of, walk, wor
 from ...data.prepared import Sample
 from ...errors import InputError
 from ...file_io import read_bytes, read_json
-from .model import Dataset, Options, Shape, Shapes, is_coordinate
+from .model import Dataset, Options, Shape, Shapes, is_coordinate, size_told
 
 KEY = (int, str)
 ROWS = {  # of COCO's lists: what they need, and of what kinds
@@ -29,7 +29,7 @@ def read_coco(root: str, options: Options) -> Dataset | None:
     files = [(path, part or part_in(bf.basename(path))) for home, part in homes.items() for path in _candidates(home)]
     if not files:
         return None
-    data, taken = Dataset(root, "coco", types={}), {}
+    data, taken = Dataset(root, "coco", types={}), {}  # the file, and the id, that an image is of
     images, by_name = list(walk(root)), defaultdict(list)
     for path in images:
         by_name[words_of(path)[-1]].append(path)
@@ -45,14 +45,10 @@ def read_coco(root: str, options: Options) -> Dataset | None:
                 data.problems.append(f"{problem}, which is not there{where}; add it or correct the list")
             elif len(found) > 1:
                 data.problems.append(f"{problem}, which may be {found[0]} or {found[1]}; name its folder there")
-            elif found[0] in taken:
-                where = "" if taken[found[0]] == file else f" and in {taken[found[0]]}"
-                data.problems.append(f"{problem} twice{where}; list it once")
+            elif (first := taken.setdefault(found[0], (file, image["id"]))) != (file, image["id"]):
+                data.problems.append(f"{problem} twice, first in {first[0]}; list it once")
             else:
-                taken[found[0]] = file
-                size = image.get("height"), image.get("width")
-                size = size if all(isinstance(side, int) for side in size) else None
-                drawn = Shapes(file, tuple(shapes[image["id"]]), size)
+                drawn = Shapes(file, tuple(shapes[image["id"]]), size_told(image, "height", "width"))
                 data.samples.append(Sample(found[0], drawn, part=part))
     homes = set(map(bf.dirname, taken))
     data.unlabelled += (path for path in images if bf.dirname(path) in homes and path not in taken)
@@ -89,8 +85,7 @@ def _open(path: str) -> dict[str, list[dict[str, Any]]]:
 def _shapes_by_image(
     path: str, content: Mapping[str, list[dict[str, Any]]], data: Dataset, boxes: str
 ) -> dict[Any, list[Shape]]:
-    """The shapes of each image by its id; `data` is told the types that they show, in the order of the ids. boxes: what
-    becomes of those without outline, see Options."""
+    """The shapes of each image by its id; `data` is told their types, in the order of the ids. boxes: see Options."""
     images = [(image["id"], image["file_name"]) for image in content["images"]]
     categories = list(dict.fromkeys((category["id"], category["name"]) for category in content["categories"]))
     for kind, rows in (("images", images), ("categories", categories)):
@@ -138,12 +133,9 @@ def _shape(annotation: Mapping[str, Any], name: str) -> Shape | None:
 
 
 def _find(words: Sequence[str], file: str, part: str | None, paths: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Those of `paths` that a file_name (`words`) in an annotation file means, several where it does not tell which;
-    and those in folders that neither it nor the file is called after, which are never taken.
-
-    The more of its folders a path ends in, the better (the first may be another machine's); then, in a folder called as
-    the file's subset (instances_default.json means images/default/) or part; then beside the file.
-    """
+    """Those of `paths` that a file_name (`words`) in an annotation file may mean; and those in folders that neither
+    is called after, which are never taken. The more of its folders a path ends in, the better (the first may be another
+    machine's); then, in one called as the file's subset (instances_default.json) or part; then beside the file."""
     home, stem = bf.dirname(file), stem_of(file).lower()
     base = bf.dirname(home) if bf.basename(home) == "annotations" else home
     ranked, others = defaultdict(list), []

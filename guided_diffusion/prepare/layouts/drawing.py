@@ -12,16 +12,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_rle
 
-from ...data.image_files import (
-    Picture,
-    bits_of,
-    check_transparency,
-    histogram,
-    open_image,
-    orientations,
-    to_rgb,
-    turned,
-)
+from ...data.image_files import Picture, bits_of, check_transparency, histogram, open_image, orientations, to_rgb
+from ...data.image_files import turned as turn
 from ...data.prepared import Sample
 from ...errors import InputError
 from ...file_io import parse_json, read_bytes
@@ -51,36 +43,33 @@ class Labelled:
 
 def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule) -> Labelled:
     """A sample's image and index mask, values 0..num_defect, the way up that both were drawn, or that EXIF says. Raises
-    InputError where a file cannot be read, the mask is of another size or not what it should be, or the two look
-    swapped."""
+    InputError where a file cannot be read, or the two do not fit or look swapped."""
     drawn, mask, overlaps = sample.mask, None, Counter()
     image = open_image(sample.image, image_bytes)
     top = 0 if image.levels is None else int(image.levels.max())
     grey = image.pixels.mode == "L"
     pixels = np.array(image.pixels) if grey else to_rgb(image, sample.image, bits=rule.bits or bits_of(top))
     if drawn is None:
-        pixels = turned(pixels, image.orientation)
+        pixels = turn(pixels, image.orientation)
     elif isinstance(drawn, Shapes):  # drawn on the image; all other masks are files, of a size of their own
-        turn, _ = orientations(image, sample.image, drawn.size, drawn.path, upright=drawn.upright)
-        pixels = turned(pixels, turn)
-        where = f"{drawn.path}: on {sample.image}"
-        size = pixels.shape[:2]
-        layers = ((shape.index, draw_shape(shape, size, rule.line_width, where)) for shape in drawn.shapes)
+        way, _ = orientations(image, sample.image, drawn.size, drawn.path, upright=drawn.upright)
+        pixels = turn(pixels, way)
+        fixed = pixels.shape[:2], rule.line_width, f"{drawn.path}: on {sample.image}"
+        layers = ((shape.index, draw_shape(shape, *fixed)) for shape in drawn.shapes)
         mask, overlaps = _compose(layers, rule.priority, drawn.path)
     else:
-        paths = [path for _, path in drawn.files] if isinstance(drawn, TypeMasks) else [drawn.path]
-        first, *others = opened = [open_image(path) for path in paths]
-        if any(one.orientation != first.orientation for one in others):
+        files = drawn.files if isinstance(drawn, TypeMasks) else [(0, drawn.path)]
+        opened = [(open_image(path), index, path) for index, path in files]
+        first = opened[0][0]
+        if any(one.orientation != first.orientation for one, _, _ in opened):
             raise InputError(f"{drawn.path}: has another EXIF orientation than its image's other masks; save all alike")
         if isinstance(drawn, TypeMasks):
-            layers = (
-                (index, binary_values(one, path, rule)) for (index, path), one in zip(drawn.files, opened, strict=True)
-            )
+            layers = ((index, binary_values(one, path, rule)) for one, index, path in opened)
             mask, overlaps = _compose(layers, rule.priority, drawn.path)
         else:
             mask = colour_values(first, drawn) if isinstance(drawn, ColourMask) else drawn.values(first, num_defect)
-        turn, turn_mask = orientations(image, sample.image, mask.shape, drawn.path, tag=first.orientation)
-        pixels, mask = turned(pixels, turn), turned(mask, turn_mask)
+        way, mask_way = orientations(image, sample.image, mask.shape, drawn.path, tag=first.orientation)
+        pixels, mask = turn(pixels, way), turn(mask, mask_way)
     if isinstance(drawn, TypeMasks) and set(np.flatnonzero(histogram(pixels)) % 256) == {0, 255}:
         raise InputError(f"{sample.image}: is black and white only; is it swapped with its mask {drawn.path}?")
     return Labelled(pixels, mask, overlaps, top)
@@ -95,12 +84,12 @@ def decide_bits(tops: Mapping[str, int], given: int | None) -> int | None:
     brightest, middle = (sorted(tops, key=tops.get)[place] for place in (-1, len(tops) // 2))
     bits, usual = bits_of(tops[brightest]), bits_of(tops[middle])
     if bits == 8:
-        text = f"is 16-bit, but its levels reach {tops[brightest]} only, other images' no more"
+        text = f"is 16-bit, but its levels reach {tops[brightest]} only"
         raise InputError(f"{brightest}: {text}; save all as 8-bit, or say --bits 8")
     few = 4 * sum(bits_of(top) == bits for top in tops.values()) < len(tops)  # a hot pixel or two
     if few or usual <= bits - 4:
-        text = f"has levels up to {tops[middle]}, as of {usual} bits, like half of all, but {brightest} reaches"
-        raise InputError(f"{middle}: {text} {tops[brightest]}, as of {bits}; say which counts with --bits")
+        text = f"has levels up to {tops[middle]}, as of {usual} bits, but {brightest} reaches {tops[brightest]}"
+        raise InputError(f"{middle}: {text}, as of {bits}; say which counts with --bits")
     return bits
 
 
@@ -111,15 +100,13 @@ def image_bytes(path: str) -> bytes:
         return data
     try:
         return base64.b64decode(parse_json(as_utf8(data, path)[0], path)["imageData"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise InputError(f"{path}: embeds no image and none lies beside it; add the image") from error
 
 
 def colour_values(picture: Picture, mask: ColourMask) -> np.ndarray:
-    """Index mask uint8 [H, W] of a file whose colours are types; black is background unless it names a type. Raises
-    InputError for a colour that has no type."""
-    if picture.format in ("JPEG", "MPO"):
-        raise InputError(f"{mask.path}: is a JPEG, whose compression alters the colours; save masks as PNG")
+    """Index mask uint8 [H, W] of a file whose colours are types; black is background unless it names a type."""
+    picture.check_lossless(mask.path)
     table = {(0, 0, 0): BACKGROUND} | dict(mask.colours)
     codes = np.asarray(picture.pixels.convert("RGB")).astype(np.int64) @ (1 << 16, 1 << 8, 1)
     check_transparency(picture, mask.path, codes)
@@ -127,10 +114,8 @@ def colour_values(picture: Picture, mask: ColourMask) -> np.ndarray:
     colours = [(code >> 16, code >> 8 & 255, code & 255) for code in found.tolist()]
     for colour, count in zip(colours, counts.tolist(), strict=True):
         if colour not in table:
-            raise InputError(
-                f"{mask.path}: {count} pixels have the colour {','.join(map(str, colour))}, which --colormap does not "
-                "name; name it, or draw without soft edges"
-            )
+            text = f"{count} pixels have the colour {','.join(map(str, colour))}, which --colormap does not name"
+            raise InputError(f"{mask.path}: {text}; name it, or draw without soft edges")
     return np.array([table[colour] for colour in colours], np.uint8)[inverse].reshape(codes.shape)
 
 
@@ -165,17 +150,15 @@ def draw_shape(shape: Shape, size: tuple[int, int], line_width: int, path: str) 
     if shape.kind == "rle":
         return _decode_rle(shape.data, size, path)
     canvas = Image.new("1", (size[1], size[0]))
-    draw = ImageDraw.Draw(canvas)
+    draw, points = ImageDraw.Draw(canvas), list(shape.data)
     if shape.kind == "bitmap":
-        x, y, text = shape.data
+        x, y, text = points
         try:
             bitmap = open_image(path, lambda _: base64.b64decode(text)).pixels.convert("L")
         except InputError as error:
             raise InputError(f"{path}: holds a mask shape whose bitmap is broken; draw that shape again") from error
         canvas.paste(bitmap.point(lambda level: 255 * (level > 0)).convert("1"), (round(x), round(y)))
-        return np.array(canvas)
-    points = list(shape.data)
-    if shape.kind == "polygon":
+    elif shape.kind == "polygon":
         draw.polygon(points, outline=1, fill=1)
     elif shape.kind == "rectangle":  # two corners, or all four
         draw.rectangle((*np.min(points, axis=0), *np.max(points, axis=0)), outline=1, fill=1)
@@ -189,8 +172,7 @@ def draw_shape(shape: Shape, size: tuple[int, int], line_width: int, path: str) 
 
 
 def _decode_rle(data: dict, size: tuple[int, int], path: str) -> np.ndarray:
-    """COCO's run lengths: counts by columns, background first, as a list or compressed to text. Without a size, as in
-    Severstal's table, the background at the end is not counted."""
+    """COCO's run lengths, by columns, background first. Without a size (Severstal) the last ones are not counted."""
     if data["size"] and tuple(data["size"]) != size:
         raise InputError(f"{path}: holds an RLE of size {list(data['size'])} for an image of {list(size)}; correct it")
     counts = data["counts"]
@@ -203,11 +185,8 @@ def _decode_rle(data: dict, size: tuple[int, int], path: str) -> np.ndarray:
 
 
 def _decompress(text: str) -> list[int]:
-    """Run lengths from COCO's text; none where it is broken (pycocotools would read and write beyond its memory).
-
-    Groups of five bits, the lowest first, and a sixth that says whether more follow; signed; from the third run on the
-    difference to the last but one.
-    """
+    """Run lengths from COCO's text: signed groups of five bits, the lowest first, from the third run on the difference
+    to the last but one. None where it is broken (pycocotools would read and write beyond its memory)."""
     groups = re.findall("[P-o]{0,12}[0-O]", text)
     counts: list[int] = []
     for group in groups if sum(map(len, groups)) == len(text) else ():

@@ -12,20 +12,18 @@ from ...data.files import by_stem, list_folder, part_of, stem_of, words_of
 from ...data.prepared import Sample
 from ...errors import InputError
 from ...file_io import parse_json, read_bytes
-from .model import BACKGROUND, Dataset, Options, Shape, Shapes, is_coordinate
+from .model import BACKGROUND, Dataset, Options, Shape, Shapes, is_coordinate, size_told
 from .pairs import OPEN_ENDINGS
 
-POINTS = {  # at least; `rotation` is X-AnyLabeling's turned box, by its corners
-    "polygon": 3, "rectangle": 2, "circle": 2, "point": 1, "line": 2, "linestrip": 2, "mask": 2, "rotation": 4,
-}  # fmt: skip
+# At least; `rotation` is X-AnyLabeling's turned box, by its corners.
+POINTS = dict(polygon=3, rectangle=2, circle=2, point=1, line=2, linestrip=2, mask=2, rotation=4)
 ERASER, IGNORED = "_background_", "__ignore__"  # labelme's own labels
 COMMON = range(0xA1, 0xD8)  # first bytes in GB 2312 of frequent signs
 LOOKED_AT = 3  # files in each folder
 
 
 def read_labelme(root: str, options: Options) -> Dataset | None:
-    """The annotated images in `root` and in the folders in it; a file without shapes is a defect-free image. Images
-    without a JSON file are unlabelled."""
+    """The annotated images in `root` and in the folders in it; a file without shapes is of a defect-free image."""
     folders = [root, *(bf.join(root, name) for name in list_folder(root)[1])]
     paths = {folder: [bf.join(folder, name) for name in list_folder(folder, (".json",))[0]] for folder in folders}
     if not any(_is_labelme(path) for own in paths.values() for path in own[:LOOKED_AT]):
@@ -101,9 +99,8 @@ def _image(content: Mapping[str, Any], path: str, images: Mapping[str, Mapping[s
 
 def _shapes(content: Mapping[str, Any], path: str) -> Shapes:
     """Raises InputError."""
-    shapes = [_shape(shape, f"{path}: shapes[{number}]") for number, shape in enumerate(content["shapes"])]
-    size = content.get("imageHeight"), content.get("imageWidth")
-    size = size if all(isinstance(side, int) for side in size) else None
+    shapes = (_shape(shape, f"{path}: shapes[{number}]") for number, shape in enumerate(content["shapes"]))
+    size = size_told(content, "imageHeight", "imageWidth")
     return Shapes(path, tuple(one for one in shapes if one.index != IGNORED), size, upright=True)
 
 
@@ -118,8 +115,7 @@ def _shape(shape: Any, where: str) -> Shape:
     if not sound or (kind == "mask" and not isinstance(shape.get("mask"), str)):
         text = f"a label and {POINTS[kind]} points [x, y] or more{', and a bitmap' * (kind == 'mask')}"
         raise InputError(f"{where} is no {kind} with {text}; correct it in labelme")
-    points = tuple((float(x), float(y)) for x, y in points)
-    kind = "polygon" if kind == "rotation" else kind
+    index, points = BACKGROUND if label == ERASER else label, tuple((float(x), float(y)) for x, y in points)
     if kind == "mask":
-        kind, points = "bitmap", (*points[0], shape["mask"])
-    return Shape(BACKGROUND if label == ERASER else label, kind, points)
+        return Shape(index, "bitmap", (*points[0], shape["mask"]))
+    return Shape(index, "polygon" if kind == "rotation" else kind, points)

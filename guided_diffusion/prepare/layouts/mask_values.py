@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from PIL import Image
 
 from ... import GOOD
 from ...data.files import ALSO_GOOD, natural_key
-from ...data.image_files import MAX_PLAUSIBLE_INDEX, Picture, check_transparency, histogram, open_image
+from ...data.image_files import MAX_PLAUSIBLE_INDEX, Picture, border_of, check_transparency, histogram, open_image
 from ...data.prepared import IndexMask
 from ...errors import InputError, unknown_name
 from ...parallel import parallel_map
@@ -43,8 +44,7 @@ class Values:
 
 
 def tell_values(data: Dataset, options: Options, *, workers: int = 1) -> None:
-    """Decide what the values of the mask files in `data` are, and set masks of that kind, data.rule and a note. Raises
-    InputError where it cannot be told, or colours have no names."""
+    """Decide what the values of mask files are, and set masks of that kind, data.rule and a note. Raises InputError."""
     void = data.rule.void if options.void is None else options.void
     files = [file for one in data.samples if isinstance(one.mask, TypeMasks) for file in one.mask.files]
     single = len(files) == len(data.samples)  # a file for each image
@@ -52,8 +52,8 @@ def tell_values(data: Dataset, options: Options, *, workers: int = 1) -> None:
     if kind == "auto" and open_values and options.colormap:
         kind = "colour"
     look = [] if open_values and kind in ("index", "colour") else files
-    found = parallel_map(_look_at, look, workers=workers, description="looking at masks", unit="mask")
-    seen = [one for one in found if one]
+    seen = parallel_map(_look_at, look, workers=workers, description="looking at masks", unit="mask")
+    seen = list(filter(None, seen))
     data.rule = replace(data.rule, void=void, palette=_palette(seen, void))
     if data.rule.palette == "looks":
         seen = [_as_it_looks(one) if one.kind == "palette" else one for one in seen]
@@ -65,11 +65,13 @@ def tell_values(data: Dataset, options: Options, *, workers: int = 1) -> None:
     table = _colour_table([path for _, path in files], options, data) if kind == "colour" else {}
     if files:
         data.rule = replace(data.rule, mask_values=kind)
-    if files and not table and kind != "index":
-        threshold = _threshold(seen, void) if options.mask_threshold is None else options.mask_threshold
-        data.rule = replace(data.rule, mask_threshold=threshold)
-        if data.format == "defect_spectrum":  # only lies like one
-            data.format, data.label_map = "images_masks", None
+        if kind in ("binary", "inverted"):
+            threshold = _threshold(seen, void) if options.mask_threshold is None else options.mask_threshold
+            data.rule = replace(data.rule, mask_threshold=threshold)
+            if data.format == "defect_spectrum":  # only lies like one
+                data.format, data.label_map = "images_masks", None
+        if not table:
+            _note(seen, data, sure=options.mask_values != "auto")
     black = {one.path for one in seen if not one.above_zero(void)} if single else ()
     only = list(options.label_map or ())
     samples, data.samples = data.samples, []
@@ -85,13 +87,10 @@ def tell_values(data: Dataset, options: Options, *, workers: int = 1) -> None:
         elif isinstance(made, TypeMasks) and len(only) == 1:
             made = mapped(made, lambda name: only[0] if name == DEFAULT else name)
         data.samples.append(replace(one, mask=made))
-    if files and not table:
-        _note(seen, data, sure=options.mask_values != "auto")
 
 
 def are_binary(data: Dataset) -> bool:
-    """Whether masks lie as Defect Spectrum's or in images/ + masks/, but are black and white, by a few of them, and in
-    no parts: then their folder may be a type."""
+    """Whether masks in image/ + mask/ or images/ + masks/ are black and white, by a few: their folder may be a type."""
     known = data.label_map is not None or any(one.part for one in data.samples)
     if known or data.format not in ("defect_spectrum", "images_masks"):
         return False
@@ -130,27 +129,21 @@ def _kind(seen: Sequence[Values], void: int | None, open_values: bool, named: bo
             return "index"
     elif top <= MAX_PLAUSIBLE_INDEX and not lossy:
         if odd:
-            raise InputError(
-                f"{mixed or odd.path}: {shown}: types? Say --mask_values index, or --mask_threshold 0 if all are "
-                f"{odd.name!r}"
-            )
+            remedy = f"--mask_values index, or --mask_threshold 0 if all are {odd.name!r}"
+            raise InputError(f"{mixed or odd.path}: {shown}: types? Say {remedy}")
         return "binary"
     low = levels - {255}
     if 255 in levels and max(low) <= MAX_PLAUSIBLE_INDEX and not lossy:
         if not mixed and (low == {1} or not open_values):  # 0/1 in some files, 0/255 in others
             return "binary"
-        raise InputError(
-            f"{mixed or seen[0].path}: {shown}: is 255 void, which is to become background? Say --void 255; or "
-            "--mask_values binary if all levels are defective, with their --mask_threshold"
-        )
+        remedy = "--void 255, or --mask_values binary if all levels are defective, with their --mask_threshold"
+        raise InputError(f"{mixed or seen[0].path}: {shown}: is 255 void? Say {remedy}")
     near_ends = all(level <= NEAR or level >= 255 - NEAR for level in levels)
     both_ends = 255 in levels and any(255 - NEAR <= level < 255 for level in levels)
     if lossy or (near_ends and both_ends) or len(levels) >= FEW_LEVELS or not open_values:
         return "binary"
-    raise InputError(
-        f"{mixed or seen[0].path}: {shown}: types, or soft edges? Say --mask_values binary, or name them as in "
-        "--colormap crack=128 hole=255 (scripts/prepare_data.py)"
-    )
+    remedy = "--mask_values binary, or name them as in --colormap crack=128 hole=255 (scripts/prepare_data.py)"
+    raise InputError(f"{mixed or seen[0].path}: {shown}: types, or soft edges? Say {remedy}")
 
 
 def _threshold(seen: Sequence[Values], void: int | None) -> int:
@@ -162,11 +155,8 @@ def _threshold(seen: Sequence[Values], void: int | None) -> int:
         return THRESHOLD
     if not any(one.lossy or len(one.above_zero(void)) > 1 for one in seen if one.path in tops):
         return 0
-    raise InputError(
-        f"{dark[0]}: its brightest level is {tops[dark[0]]}, so that it would come out empty, but other masks have "
-        f"soft edges or more levels; say above which level is defective: a `mask_threshold` of 0, or {THRESHOLD} if it "
-        "is empty"
-    )
+    text = f"its brightest level is {tops[dark[0]]}, so it would come out empty, but others have soft edges"
+    raise InputError(f"{dark[0]}: {text}; say a `mask_threshold` of 0, or {THRESHOLD} if it is empty")
 
 
 def _note(seen: Sequence[Values], data: Dataset, *, sure: bool) -> None:
@@ -179,17 +169,12 @@ def _note(seen: Sequence[Values], data: Dataset, *, sure: bool) -> None:
             inverted.append(one.path)
     text = f"most of the image and its border defective, like {len(inverted)} of {drawn} masks"
     if inverted and 2 * len(inverted) >= drawn + (len(inverted) == 1) and not sure:
-        raise InputError(
-            f"{inverted[0]}: calls {text}: is what is dark the defect? Say --mask_values inverted, or "
-            f"{rule.mask_values} if they are right"
-        )
-    told = []
-    if inverted and not sure:
-        told.append(f"{inverted[0]} calls {text}, as if inverted")
+        remedy = f"--mask_values inverted, or {rule.mask_values} if they are right"
+        raise InputError(f"{inverted[0]}: calls {text}: is what is dark the defect? Say {remedy}")
+    told = [f"{inverted[0]} calls {text}, as if inverted"] if inverted and not sure else []
     if rule.mask_values == "index":
         if seen and not sure and not any(0 in one.counts for one in seen):
-            text = "no mask here has the value 0, which is background; subtract one, or say --mask_values index"
-            raise InputError(f"{seen[0].path}: {text}")
+            raise InputError(f"{seen[0].path}: no mask has the value 0, background; or say --mask_values index")
         told.append("the values of the masks are type indices")
     elif rule.mask_threshold != THRESHOLD:
         pairs = Counter(tuple(one.above_zero(rule.void)) for one in seen)
@@ -219,26 +204,22 @@ def _look_at(file: tuple[str | int, str]) -> Values | None:
     except InputError:
         return None
     image = picture.pixels
-    lossy, palette = picture.format in ("JPEG", "MPO"), has_palette(picture)
-    levels = np.asarray(image) if palette else grey_levels(picture)
-    border = np.concatenate([levels[0], levels[-1], levels[1:-1, 0], levels[1:-1, -1]])
-    pixels = histogram(levels), np.bincount(border).tolist()
+    levels, colours = mask_levels(picture), {}
+    pixels = histogram(levels), np.bincount(border_of(levels)).tolist()
     counts, border = ({k: n for k, n in enumerate(some) if n} for some in pixels)
-    colours: dict[int, tuple[int, int, int]] = {}
-    if palette:
-        kind, table = "palette", np.array(image.getpalette("RGB") + [0] * 768).reshape(-1, 3)
+    if has_palette(picture):
+        kind, table = "palette", palette_of(image)
         colours = {k: tuple(table[k].tolist()) for k in counts}
     elif looks_like_photograph(levels):
         kind = "photograph"
     else:
         colour = image.mode.startswith("RGB") and np.ptp(np.asarray(image.convert("RGB")), axis=2).max() > NEAR
         kind = "colour" if colour else "grey"
-    return Values(name, path, kind, lossy, counts, border, colours)
+    return Values(name, path, kind, picture.lossy, counts, border, colours)
 
 
 def _palette(seen: Sequence[Values], void: int | None) -> str:
-    """Whether palette indices count, or, where these or other files tell otherwise, the looks of two colours, black and
-    one other or white."""
+    """Whether palette indices count, or, where files tell otherwise, the looks of two colours, one black or white."""
     used = [(k, colour) for one in seen if one.kind == "palette" for k, colour in one.colours.items()]
     bright = {colour for _, colour in used if max(colour) > NEAR}
     two = len(bright) == 1 or all(min(colour) >= 255 - NEAR for colour in bright)
@@ -264,25 +245,19 @@ def _check_palettes(seen: Sequence[Values]) -> None:
         for k, colour in one.colours.items():
             known, where = first.setdefault(k, (colour, one.path))
             if known != colour:
-                here, there = (",".join(map(str, one)) for one in (colour, known))
-                raise InputError(
-                    f"{one.path}: the index {k} has the colour {here}, but {there} in {where}; say --mask_values index "
-                    "if indices are the types, or name the colours with --colormap"
-                )
+                remedy = "say --mask_values index if indices are the types, or name the colours with --colormap"
+                raise InputError(f"{one.path}: the index {k} has another colour than in {where}; {remedy}")
 
 
 def binary_values(picture: Picture, path: str, rule: DrawingRule) -> np.ndarray:
-    """Where a mask file is defective, bool [H, W], under a rule. Raises InputError where it is a photograph, or carries
-    the mask in its transparency."""
+    """Where a mask file is defective, bool [H, W], under a rule. Raises InputError where it does not look like one."""
     image = picture.pixels
     if image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "F"):
         raise InputError(f"{path}: has mode {image.mode}, but a mask is black and white; save it as 8-bit grey")
+    levels = mask_levels(picture)
     if has_palette(picture):
-        levels = np.asarray(image)
-        looks = np.array(image.getpalette("RGB") + [0] * 768)[:768].reshape(256, 3).max(axis=1) > NEAR
-        where = looks[levels] if rule.palette == "looks" else levels > 0
+        where = (palette_of(image).max(axis=1) > NEAR)[levels] if rule.palette == "looks" else levels > 0
     else:
-        levels = grey_levels(picture)
         if looks_like_photograph(levels):
             raise InputError(f"{path}: looks like a photograph rather than a mask; is it swapped with its image?")
         check_transparency(picture, path, levels)
@@ -291,9 +266,11 @@ def binary_values(picture: Picture, path: str, rule: DrawingRule) -> np.ndarray:
     return where if rule.void is None else where & (levels != rule.void)
 
 
-def grey_levels(picture: Picture) -> np.ndarray:
-    """The brightest channel of a mask file, uint8 [H, W]; 16-bit levels up to 255 stay, larger ones are scaled."""
+def mask_levels(picture: Picture) -> np.ndarray:
+    """uint8 [H, W] of a mask file: its palette indices, or its brightest channel, of 16-bit levels above 255 scaled."""
     image = picture.pixels
+    if has_palette(picture):
+        return np.asarray(image)
     if picture.levels is not None:
         values = picture.levels if picture.levels.ndim == 2 else picture.levels.max(axis=2)
         return (values if values.max() <= 255 else np.round(values / 257)).clip(0, 255).astype(np.uint8)
@@ -313,12 +290,16 @@ def has_palette(picture: Picture) -> bool:
     return image.mode == "P" and image.getpalette() != [level for level in range(256) for _ in range(3)]
 
 
+def palette_of(image: Image.Image) -> np.ndarray:
+    """Colours [256, 3] of a palette file; those that it lacks are black."""
+    return np.array((image.getpalette("RGB") + [0] * 768)[:768]).reshape(256, 3)
+
+
 def _colour_table(paths: Sequence[str], options: Options, data: Dataset) -> dict[tuple[int, int, int], int]:
     """{(r, g, b): type index} of the colour map, in whose order types are numbered unless a label map does; else that
     of the layout. Raises InputError where nobody names the colours, or one is none of the types."""
     if options.void is not None:
-        text = "is a level or index, but these masks are colours; --colormap background=R,G,B"
-        raise InputError(f"`void` {options.void}: {text}")
+        raise InputError(f"`void` {options.void}: these masks are colours; name it as --colormap background=R,G,B")
     if not options.colormap and not data.colours:
         raise InputError(_say_colours(paths))
     if not options.colormap:
@@ -335,13 +316,11 @@ def _say_colours(paths: Sequence[str]) -> str:
     """What to say of masks whose colours nobody names."""
     seen: dict[tuple[int, ...], str] = {}
     for path in sorted(set(paths), key=natural_key)[:LOOKED_AT]:
-        if (picture := open_image(path)).format in ("JPEG", "MPO"):
-            return f"{path}: is a JPEG, whose compression alters the colours; save masks as PNG"
+        (picture := open_image(path)).check_lossless(path)
         for colour in np.unique(np.asarray(picture.pixels.convert("RGB")).reshape(-1, 3), axis=0)[:32].tolist():
             seen.setdefault(tuple(colour), path)
     colours = sorted(colour for colour in seen if any(colour))
     shown = " ".join(f"NAME{k}=" + ",".join(map(str, one)) for k, one in enumerate(colours[:COLOURS_SHOWN], 1))
-    return (
-        f"{seen[colours[0]] if colours else paths[0]}: is an RGB mask, whose colours mean nothing by themselves; name "
-        f"them, as in scripts/prepare_data.py --colormap {shown}{' ...' if len(colours) > COLOURS_SHOWN else ''}"
-    )
+    text = "is an RGB mask, whose colours mean nothing by themselves; name them: scripts/prepare_data.py --colormap"
+    more = " ..." * (len(colours) > COLOURS_SHOWN)
+    return f"{seen[colours[0]] if colours else paths[0]}: {text} {shown}{more}"

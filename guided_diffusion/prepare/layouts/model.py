@@ -3,7 +3,7 @@
 Readers put the names of the types where a mask has their indices; `number_types` puts in these, for all layouts.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -39,9 +39,9 @@ class ColourMask:
 
 @dataclass(frozen=True)
 class Shape:
-    """One annotation; `data` by kind, x and y in pixels from the upper left corner: for labelme's kinds its points,
-    ((x, y), ...); bitmap: (x, y, base64 PNG); rings: COCO's polygons, ((x, y, x, y, ...), ...); shares: the same in
-    shares of width and height; rle: COCO's {"size": (h, w) or (), "counts": list or text}."""
+    """One annotation; `data` by kind, in pixels from the upper left corner: for labelme's kinds ((x, y), ...); bitmap:
+    (x, y, base64 PNG); rings: COCO's polygons, ((x, y, x, y, ...), ...); shares: the same in shares of width and
+    height; rle: COCO's {"size": (h, w) or (), "counts": list or text}."""
 
     index: int | str
     kind: str
@@ -141,6 +141,12 @@ class Dataset:
     doubts: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def add(
+        self, name: str | None, pairs: Iterable[tuple[str, str]], folder: str | None = None, part: str | None = None
+    ) -> None:
+        """Samples of one type, from pairs of an image and its mask file."""
+        self.samples += [Sample(image, TypeMasks(((name, mask),)), folder, part=part) for image, mask in pairs]
+
     def judge_boxes(self, boxed: Sequence[str], where: str, boxes: str) -> None:
         """Note that annotations in `where`, each named in `boxed`, have no outline; boxes: what Options says."""
         if boxed and boxes == "fill":
@@ -172,14 +178,9 @@ class Dataset:
                 self.good.append(replace(sample, mask=None))
             elif not isinstance(mask, TypeMasks) or mask.files:
                 self.samples.append(replace(sample, mask=mask))
-        self.good = [_in_good(sample) for sample in self.good]
-
-
-def _in_good(sample: Sample) -> Sample:
-    """A defect-free sample in a folder that says so: elsewhere a prepared set must have a mask for each image."""
-    if "/" in sample.name and is_good(sample.name.partition("/")[0]):
-        return sample
-    return replace(sample, folder=GOOD, name=f"{GOOD}/{sample.name.replace('/', '_')}")
+        for k, one in enumerate(self.good):  # into a folder that says so: elsewhere an image must have a mask
+            if not ("/" in one.name and is_good(one.name.partition("/")[0])):
+                self.good[k] = replace(one, folder=GOOD, name=f"{GOOD}/{one.name.replace('/', '_')}")
 
 
 def mapped(mask: Mask, new: Callable[[str], int | str | None]) -> Mask:
@@ -197,6 +198,12 @@ def mapped(mask: Mask, new: Callable[[str], int | str | None]) -> Mask:
     if isinstance(mask, ColourMask):
         return replace(mask, colours={colour: told(one) or BACKGROUND for colour, one in mask.colours.items()})
     return mask
+
+
+def size_told(content: Mapping[str, Any], height: str, width: str) -> tuple[int, int] | None:
+    """(H, W) that a JSON object tells under these keys, if both are numbers."""
+    size = content.get(height), content.get(width)
+    return size if all(isinstance(side, int) for side in size) else None
 
 
 def is_coordinate(value: Any) -> bool:

@@ -26,8 +26,8 @@ LONGEST = 200  # bytes; types become folders
 
 
 def tidy(data: Dataset, options: Options) -> None:
-    """Give types the names of options.rename; else their own, accents composed and without spaces at the ends, unless
-    the label map has it otherwise. Raises InputError where a name to be changed does not occur."""
+    """Give types the names of options.rename; else their own, accents composed and spaces single, unless the label map
+    has it otherwise. Raises InputError where a name to be changed does not occur."""
     asked, met = dict(options.rename or {}), {ANY}
 
     def new(name: str) -> str:
@@ -35,14 +35,13 @@ def tidy(data: Dataset, options: Options) -> None:
         plain = " ".join(unicodedata.normalize("NFC", name).split())
         return asked.get(name) or asked.get(ANY) or (name if name in (options.label_map or {}) else plain or name)
 
-    samples, data.samples = data.samples, []
-    parts = _parts({one.folder for one in samples if one.folder})
-    for one in samples:
+    parts = _parts({one.folder for one in data.samples if one.folder})
+    for k, one in enumerate(data.samples):
         one, old = replace(one, mask=mapped(one.mask, new)), one.folder
         if isinstance(one.mask, TypeMasks) and old in met and new(old) != old:
             part = one.part or (part_of(old) or old.lower() if old in parts else None)
             one = replace(one, folder=new(old), name=f"{new(old)}/{one.name.removeprefix(f'{old}/')}", part=part)
-        data.samples.append(one)
+        data.samples[k] = one
     if data.types is not None:
         free = {one.folder for one in data.good} - {one.folder for one in data.samples}
         places, data.types = data.types, {}
@@ -56,17 +55,16 @@ def tidy(data: Dataset, options: Options) -> None:
 
 
 def check_names(data: Dataset, options: Options) -> None:
-    """Note as problems names that no type can have, and as doubts names that are hardly those of types. A label map, or
-    options.type_regex for names of files, says that they are."""
+    """Note as problems names that no type can have, and as doubts, without a label map, names that are hardly types."""
     for name, where in data.types.items():
         if not name.isprintable() or not name.strip() or len(name.encode()) > LONGEST:
             data.problems.append(f"{where}: {brief(name)} is no name of a type; correct it or --rename it")
     if len(data.label_map or ()) > MAX_TYPES:
         data.problems.append(f"{data.root}: has {len(data.label_map)} types, but {MAX_TYPES} are the most")
-    for names, doubt, remedy in _doubts(data, options) if options.label_map is None else ():
-        if names:
-            flags = f"scripts/prepare_data.py {remedy}; --types_as_found takes it as it is"
-            data.doubts.append(f"{data.root}: {_list(names)} {doubt}; {flags}")
+    doubts = _doubts(data, options) if options.label_map is None else ()
+    for names, doubt, remedy in (one for one in doubts if one[0]):
+        flags = f"scripts/prepare_data.py {remedy}; --types_as_found takes it as it is"
+        data.doubts.append(f"{data.root}: {_list(names)} {doubt}; {flags}")
 
 
 def _doubts(data: Dataset, options: Options) -> Iterator[tuple[list[str], str, str]]:

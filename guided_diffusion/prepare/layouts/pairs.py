@@ -8,18 +8,9 @@ from itertools import product
 
 import blobfile as bf
 
+from ...data import prepared
 from ...data.files import by_stem, is_good, list_folder, part_folders, stem_of
-from ...data.prepared import (
-    INDEX_ENDINGS,
-    SAMPLES,
-    IndexMask,
-    Sample,
-    complete,
-    listed,
-    listed_samples,
-    pair_by_name,
-    pair_folders,
-)
+from ...data.prepared import INDEX_ENDINGS, SAMPLES, IndexMask, Sample, complete, pair_by_name
 from ...data.records import RELEASED
 from ...errors import InputError
 from ...file_io import is_cloud
@@ -79,30 +70,31 @@ def _holds_images(folder: str) -> bool:
 
 
 def read_pairs(format: str, root: str, options: Options) -> Dataset | None:
-    """Images and masks: flat, in type folders, in parts (train, val), or flat images and a mask folder per type. Where
-    masks are of any kind, all may lie in <part>/images/ + <part>/masks/."""
-    folders = list_folder(root)[1]
-    of_indices = format in INDEX_PAIRS
+    """Images and masks: flat, in type folders, in parts (train, val; of masks of any kind, <part>/images/ too), or flat
+    images and a mask folder per type."""
+    folders, of_indices = list_folder(root)[1], format in INDEX_PAIRS
     homes = [(None, root, complete(folders, PAIRS[format]) if of_indices else open_pairs(root))]
     if not of_indices and not homes[0][2]:
         homes = [(part, home, open_pairs(home)) for home, part in parts_alone(root).items()]
-    data = Dataset(root, format)
+    data, unread = Dataset(root, format), []
     for part, home, pairs in homes:
         if len(pairs) > 1:
-            raise InputError(f"{home}: holds more than one data set ({listed(pairs)}); give each its own folder")
+            raise InputError(
+                f"{home}: holds more than one data set ({prepared.listed(pairs)}); give each its own folder"
+            )
         for image_root, mask_root in ((bf.join(home, name) for name in pair) for pair in pairs):
             mask_files, types = list_folder(mask_root)
             if not of_indices and types and not mask_files and not list_folder(image_root)[1]:
                 found = _read_folder_per_type(image_root, mask_root, types, data)
-            elif format == "synthetic" and (samples := listed_samples(root)) is not None:
+            elif format == "synthetic" and (samples := prepared.listed_samples(root)) is not None:
                 found = samples, []
             else:
                 endings = INDEX_ENDINGS if of_indices else OPEN_ENDINGS
-                found = pair_folders(image_root, mask_root, endings, data.problems, data.unlabelled)
+                found = prepared.pair_folders(image_root, mask_root, endings, data.problems, data.unlabelled)
             for known, own in zip((data.samples, data.good), found, strict=True):
                 known += [replace(sample, part=part or sample.part) for sample in own]
-        unread = [] if of_indices or not pairs else [name for name in _labels(home) if name not in pairs[0]]
-        data.notes += [f"{bf.join(home, name)}: is not read, but {pairs[0][1]}/ beside it" for name in unread]
+            unread = [] if of_indices else [name for name in _labels(home) if name not in pairs[0]]
+            data.notes += [f"{bf.join(home, name)}: is not read, but {pairs[0][1]}/ beside it" for name in unread]
     if not any(pairs for *_, pairs in homes):
         return None
     if of_indices and not options.colormap and options.mask_values in ("auto", "index"):
@@ -120,8 +112,7 @@ def read_pairs(format: str, root: str, options: Options) -> Dataset | None:
 
 
 def _published(root: str, folders: Collection[str]) -> dict[str, int] | None:
-    """The label map of a Defect Spectrum object by its name: in DS-* or synthetic_*, DS-* itself, or with colour masks
-    among its `folders`."""
+    """The label map of a Defect Spectrum object: in DS-* or synthetic_*, DS-* itself, or with colour masks beside."""
     *_, home, name = ("/" + (root if is_cloud(root) else os.path.abspath(root))).split("/")
     if home.startswith(("DS-", "synthetic_")) or name.startswith("DS-") or COLOUR_FOLDERS & set(folders):
         return {name: index for index, name in enumerate(PUBLISHED.get(name, "").split(), 1)}

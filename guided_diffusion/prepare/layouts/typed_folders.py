@@ -7,6 +7,7 @@ import blobfile as bf
 from ... import GOOD
 from ...data.files import ALSO_GOOD, by_stem, is_good, list_folder, natural_key, stem_of
 from ...data.prepared import Sample, pair_by_name, pair_files
+from .mask_values import DEFAULT
 from .model import Dataset, Options, TypeMasks
 from .pairs import IMAGE_FOLDERS, OPEN_ENDINGS, open_pairs, parts_alone, type_in_name
 
@@ -27,8 +28,7 @@ def read_mvtec(root: str, options: Options) -> Dataset | None:
     data.types = {name: bf.join(images, name) for name in sorted(names, key=natural_key)}
     for name in data.types:
         folders = bf.join(images, name), bf.join(masks, name)
-        pairs = pair_files(*folders, OPEN_ENDINGS, data.problems, data.unlabelled)
-        data.samples += [Sample(image, TypeMasks(((name, mask),)), name) for image, mask in pairs]
+        data.add(name, pair_files(*folders, OPEN_ENDINGS, data.problems, data.unlabelled), name)
     for part in ("train", "test"):
         home = bf.join(root, part)
         for name in (name for name in list_folder(home)[1] if is_good(name, bf.join(masks, name))):
@@ -38,10 +38,7 @@ def read_mvtec(root: str, options: Options) -> Dataset | None:
 
 
 def read_dagm(root: str, options: Options) -> Dataset | None:
-    """DAGM 2007: one Class<k> folder, or the folder of several; each class has one type of defect, called like it.
-
-    Images without a mask in Label/ are defect-free.
-    """
+    """DAGM 2007: one Class<k> folder, or several; each is a type. Images without a mask in Label/ are defect-free."""
     classes = {name.lower(): bf.join(root, name) for name in list_folder(root)[1] if DAGM_CLASS.fullmatch(name)}
     if not classes:
         own = bf.basename(root).lower()
@@ -53,9 +50,8 @@ def read_dagm(root: str, options: Options) -> Dataset | None:
     for name, part, home in homes:
         part, alone = part.lower(), []
         for image, mask in pair_files(home, bf.join(home, "Label"), ("_label",), data.problems, alone):
-            data.samples.append(
-                Sample(image, TypeMasks(((name, mask),)), name, f"{name}/{part}_{stem_of(image)}", part)
-            )
+            drawn = TypeMasks(((name, mask),))
+            data.samples.append(Sample(image, drawn, name, f"{name}/{part}_{stem_of(image)}", part))
         data.good += [Sample(path, None, GOOD, f"{GOOD}/{name}_{part}_{stem_of(path)}", part) for path in alone]
     return data
 
@@ -69,8 +65,8 @@ def read_kolektor(root: str, options: Options) -> Dataset | None:
     homes = dict.fromkeys(bf.join(root, name) for name in items) if of_items else parts_alone(root)
     for home, part in homes.items():
         for image, mask in _beside(home, data.problems, data.unlabelled):
-            type_ = type_in_name(image, options.type_regex, data.problems) if options.type_regex else "defect"
-            data.samples.append(Sample(image, TypeMasks(((type_, mask),)), part=part))
+            name = type_in_name(image, options.type_regex, data.problems) if options.type_regex else DEFAULT
+            data.add(name, [(image, mask)], part=part)
     return data if data.samples else None
 
 
@@ -83,17 +79,16 @@ def read_type_folders(root: str, options: Options) -> Dataset | None:
         home = bf.join(root, folder)
         if "Imgs" in list_folder(home)[1]:
             home = bf.join(home, "Imgs")
-        inside = list_folder(home)[1]
-        if name in DEFECT_FREE_FOLDERS or (name in ALSO_GOOD and not open_pairs(home) and not _apart(home, [])[1]):
-            images = next((bf.join(home, images) for images in IMAGE_FOLDERS if images in inside), home)
-            data.good += [Sample(path, None, GOOD) for path in _apart(images, data.problems)[0].values()]
-            continue
-        if found := open_pairs(home):
+        found = open_pairs(home)
+        if name in DEFECT_FREE_FOLDERS or (name in ALSO_GOOD and not found and not _apart(home, [])[1]):
+            inside = [bf.join(home, images) for images in IMAGE_FOLDERS if images in list_folder(home)[1]]
+            images = _apart([*inside, home][0], data.problems)[0]
+            data.good += [Sample(path, None, GOOD) for path in images.values()]
+        elif found:
             folders = (bf.join(home, part) for part in found[0])
-            pairs = pair_files(*folders, OPEN_ENDINGS, data.problems, data.unlabelled)
+            data.add(name, pair_files(*folders, OPEN_ENDINGS, data.problems, data.unlabelled), name)
         else:
-            pairs = _beside(home, data.problems, data.unlabelled)
-        data.samples += [Sample(image, TypeMasks(((name, mask),)), name) for image, mask in pairs]
+            data.add(name, _beside(home, data.problems, data.unlabelled), name)
     return data if data.samples else None
 
 
@@ -112,7 +107,7 @@ def read_flat(root: str, options: Options) -> Dataset | None:
         elif mask is None:
             data.unlabelled.append(image)
         elif name:
-            data.samples.append(Sample(image, TypeMasks(((name, mask),))))
+            data.add(name, [(image, mask)])
     return data
 
 
@@ -122,13 +117,10 @@ def _beside(folder: str, problems: list[str], alone: list[str]) -> list[tuple[st
 
 
 def _apart(folder: str, problems: list[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Images and masks that lie in one folder, {stem: path} each: x_mask.png is the mask of x.*, and x.png of x.jpg or
-    any other suffix."""
-    files = list_folder(folder)[0]
-    stems = {stem_of(name) for name in files}
-    marked_stems = {stem + end for stem in stems for end in OPEN_ENDINGS[1:]}
-    marked = {name for name in files if stem_of(name) in marked_stems}
-    photographs = {stem_of(name) for name in files if name not in marked and not name.lower().endswith(".png")}
-    masks = marked | {name for name in files if name.lower().endswith(".png") and stem_of(name) in photographs}
-    images = [name for name in files if name not in masks]
-    return by_stem(folder, problems, images), by_stem(folder, problems, [name for name in files if name in masks])
+    """Images and masks in one folder, {stem: path} each: x_mask.png is the mask of x.*, and x.png of x.jpg or so."""
+    stems = {name: stem_of(name) for name in list_folder(folder)[0]}
+    marked = {stem + end for stem in stems.values() for end in OPEN_ENDINGS[1:]}
+    others = {stem for name, stem in stems.items() if stem not in marked and not name.lower().endswith(".png")}
+    masks = {name: stem in marked or (name.lower().endswith(".png") and stem in others) for name, stem in stems.items()}
+    images, drawn = ([name for name in stems if masks[name] == kind] for kind in (False, True))
+    return by_stem(folder, problems, images), by_stem(folder, problems, drawn)

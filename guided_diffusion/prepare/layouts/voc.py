@@ -6,9 +6,10 @@ import blobfile as bf
 
 from ...data.files import list_folder, part_of, read_lines, stem_of
 from ...data.image_files import MAX_PLAUSIBLE_INDEX
-from ...data.prepared import Sample, pair_files
+from ...data.prepared import pair_files
 from ...errors import InputError
-from .model import ColourMask, Dataset, Options, TypeMasks
+from .mask_values import DEFAULT
+from .model import ColourMask, Dataset, Options
 
 MASK_FOLDERS = ("SegmentationClass", "SegmentationClassPNG")
 LABELS = ("labelmap.txt", "class_names.txt")  # of CVAT, with colours; of labelme, in the order of indices
@@ -18,14 +19,12 @@ PALETTE = [tuple(sum((k >> 3 * j + c & 1) << 7 - j for j in range(3)) for c in r
 
 
 def read_voc(root: str, options: Options) -> Dataset | None:
-    """Types and colours are those of LABELS, else VOC's; parts those of ImageSets/Segmentation/. Value 255, or its
-    colour, is void, drawn as background."""
+    """Types and colours are those of LABELS, else VOC's; parts those of ImageSets/Segmentation/; VOID is background."""
     home = next((name for name in MASK_FOLDERS if list_folder(bf.join(root, name))[0]), None)
     if not home or not bf.isdir(bf.join(root, "JPEGImages")):
         return None
     data, folders = Dataset(root, "voc"), (bf.join(root, "JPEGImages"), bf.join(root, home))
-    pairs = pair_files(*folders, ("",), data.problems, data.unlabelled)
-    data.samples = [Sample(image, TypeMasks((("defect", mask),))) for image, mask in pairs]
+    data.add(DEFAULT, pair_files(*folders, ("",), data.problems, data.unlabelled))
     _tell_parts(bf.join(root, "ImageSets", "Segmentation"), data)
     if options.colormap or options.mask_values in ("binary", "inverted"):
         data.open_values = True
@@ -65,8 +64,9 @@ def _tell_parts(folder: str, data: Dataset) -> None:
     """Set the samples' parts by the lists that are called like one."""
     parts: dict[str, str] = {}
     known = {*(one.name for one in data.samples), *map(stem_of, data.unlabelled)}
-    for path, part in ((bf.join(folder, name), part_of(stem_of(name))) for name in list_folder(folder, (".txt",))[0]):
-        for stem in map(stem_of, filter(None, read_lines(path)) if part else ()):
+    lists = [name for name in list_folder(folder, (".txt",))[0] if part_of(stem_of(name))]
+    for path, part in ((bf.join(folder, name), part_of(stem_of(name))) for name in lists):
+        for stem in map(stem_of, filter(None, read_lines(path))):
             if parts.setdefault(stem, part) != part:
                 data.problems.append(f"{path}: lists {stem}, as the list of {parts[stem]} does; list it once")
             elif stem not in known:

@@ -1,5 +1,4 @@
-"""YOLO's text files, as ultralytics, labelImg, CVAT and our own export write them: outlines or boxes in shares of width
-and height."""
+"""YOLO's text files (ultralytics, labelImg, CVAT, our own export): outlines or boxes in shares of width and height."""
 
 import re
 from collections.abc import Iterator, Mapping
