@@ -39,7 +39,7 @@ from .tables import number, plot_intervals, table, write_results
 
 HELP = "what samples add to a segmenter: against real images alone, repeated, and copy-paste"
 # Of what trainings do: change it when that changes, so that older runs are not taken for new ones.
-VERSIONS = {"deeplab": 4, "unet": "unet 1"}
+VERSIONS = {"deeplab": 4, "unet": "unet 2"}
 MOST_RATIO = 1e6
 FROZEN = "net.encoder."  # what the files of segmenters leave out
 FULL = {"ratios": [0.5, 1, 2, 4], "seeds": 5, "steps": 600, "segmenter": "both"}
@@ -112,12 +112,11 @@ def main(args: argparse.Namespace) -> None:
     bar = {"description": "trainings", "unit": "training", "chunk": 1, "least": 2}
     with lock_folder(args.out, "--out"):
         tested = list(parallel_map(partial(run_job, setup=setup), jobs, workers=workers, **bar))
-    outcomes, judged, val = dict(zip(jobs, tested, strict=True)), [], setup.val
-    for kind in kinds:
-        own = {
-            arm: [[outcomes[kind, arm, run, seed] for seed in range(args.seeds)] for run in range(arm.runs)]
-            for arm in arms
-        }
+    outcomes = {kind: {arm: [[] for _ in range(arm.runs)] for arm in arms} for kind in kinds}
+    for (kind, arm, run, _), outcome in zip(jobs, tested, strict=True):
+        outcomes[kind][arm][run].append(outcome)
+    val, judged = setup.val, []
+    for kind, own in outcomes.items():
         found = summarize(own, [*val.groups, *setup.val_good.groups], val.class_names)
         about = {"segmenter": kind, "provenance": SEGMENTERS[kind](1, "cpu").provenance}
         judged.append({**about, "arms": found, "verdict": judge(found, verdict_arm, SEGMENTERS[kind].title)})

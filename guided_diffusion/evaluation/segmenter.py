@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..data.image_datasets import epoch_indices
+from ..data.image_datasets import epoch_indices, place_window
 from ..keyed_random import key_to_seed, numpy_generator
 from ..precision import autocast, resolve_precision
 from .bootstrap import Resampling, mean_interval, with_interval
@@ -33,7 +33,6 @@ ENLARGE = 2
 DILATION = (2, 4, 6)  # in cells of 16 enlarged pixels
 CHANNELS = 96  # of the decoder
 WIDTHS = (16, 32, 64, 128)  # of the U-Net, at strides 1, 2, 4, 8
-GROUPS = 8  # of its normalisation
 LEARNING_RATES = {"deeplab": 3e-3, "unet": 1e-3}  # at their peak
 WEIGHT_DECAY = 1e-2
 
@@ -109,15 +108,9 @@ def cut_window(
 
     DEFECT_SHARE of the windows lie anywhere around a random defect pixel, if there is one; the others anywhere.
     """
-    size = np.array(size)
-    pad = [(m // 2, m - m // 2) for m in np.maximum(0, size - mask.shape)]
+    pad = [(m // 2, m - m // 2) for m in np.maximum(0, np.subtract(size, mask.shape))]
     image, mask = np.pad(image, [*pad, (0, 0)], mode="symmetric"), np.pad(mask, pad, mode="symmetric")
-    low, high = np.zeros(2, np.int64), mask.shape - size
-    places = np.argwhere(mask) if rng.random() < DEFECT_SHARE else ()
-    if len(places):
-        at = places[rng.integers(len(places))]
-        low, high = np.maximum(low, at - size + 1), np.minimum(high, at)
-    window = tuple(slice(start, start + side) for start, side in zip(rng.integers(low, high + 1), size, strict=True))
+    window = place_window(torch.from_numpy(mask), size, DEFECT_SHARE, rng)
     return image[window], mask[window]
 
 
@@ -129,7 +122,7 @@ class Segmenter(nn.Module):
 
     title: str
     cell: int  # pixels: sides are made whole multiples of it
-    provenance: dict[str, str | None]
+    provenance: dict[str, str | None] = {"encoder": None, "weights_sha256": None}
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
@@ -188,7 +181,7 @@ class DeepLab(Segmenter):
 
 
 class UNet(Segmenter):
-    """0.5 M parameters, untrained."""
+    """0.5 M parameters, untrained. With batch normalisation: of 24 steel images it learned 59 mIoU, with groups' 54."""
 
     title, cell = "U-Net", 2 ** (len(WIDTHS) - 1)
 
@@ -196,13 +189,12 @@ class UNet(Segmenter):
         super().__init__()
 
         def block(inside: int, out: int) -> nn.Sequential:
-            layers = [(nn.Conv2d(n, out, 3, padding=1, bias=False), nn.GroupNorm(GROUPS, out)) for n in (inside, out)]
+            layers = [(nn.Conv2d(n, out, 3, padding=1, bias=False), nn.BatchNorm2d(out)) for n in (inside, out)]
             return nn.Sequential(*(part for conv, norm in layers for part in (conv, norm, nn.ReLU())))
 
         self.down = nn.ModuleList(map(block, (3, *WIDTHS), WIDTHS))
         self.up = nn.ModuleList(block(low + high, high) for high, low in pairwise(WIDTHS))
         self.head = nn.Conv2d(WIDTHS[0], num_types + 1, 1)
-        self.provenance = {"encoder": None, "weights_sha256": None}
         self.to(device, memory_format=torch.channels_last)
 
     def logits(self, x: Tensor) -> Tensor:
