@@ -42,8 +42,8 @@ HELP = "what samples add to a segmenter: against real images alone, repeated, an
 VERSIONS = {"deeplab": 4, "unet": "unet 2"}
 MOST_RATIO = 1e6
 FROZEN = "net.encoder."  # what the files of segmenters leave out
-FULL = {"ratios": [0.5, 1, 2, 4], "seeds": 5, "steps": 600, "segmenter": "both"}
-QUICK = {"ratios": [1], "seeds": 3, "steps": 150, "segmenter": "deeplab"}
+FULL = {"ratios": [0.5, 1, 2, 4], "seeds": 5, "steps": 600}
+QUICK = {"ratios": [1], "seeds": 3, "steps": 150}
 METRICS = {
     "miou": "mIoU",
     "f1": "F1, defect pixels",
@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--ratios", type=ratios, help="samples over real images, comma-separated (0.5,1,2,4; with --quick 1)")
     add("--seeds", type=int, help="trainings of each arm (5; with --quick 3)")
     add("--steps", type=int, help="optimiser steps of each training (600; with --quick 150)")
-    add("--segmenter", choices=[*SEGMENTERS, "both"], help="what is trained (both; with --quick deeplab)")
+    add("--segmenter", choices=[*SEGMENTERS, "both"], default="deeplab", help="what is trained (deeplab)")
     add("--verdict_arm", help="the arm that the verdict is on (ratio 1 of the first samples)")
 
 
