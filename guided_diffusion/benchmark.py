@@ -276,9 +276,8 @@ def generation_variants(
         save_checkpoint(bf.join(folder, size), 0, {"model": model.state_dict(), "config": config.to_dict()})
 
     def flops(walks: Sequence[Sequence]) -> float:
-        return sum(
-            estimate(config).flops_per_image * len(walk) for config, walk in zip(pair.values(), walks, strict=True)
-        )
+        steps = zip(pair.values(), map(len, walks), strict=True)
+        return sum(estimate(config).flops_per_image * count for config, count in steps)
 
     def released(batch: int) -> Callable[[], None]:
         models = [random_model(config, device).eval().requires_grad_(False) for config in pair.values()]

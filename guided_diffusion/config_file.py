@@ -23,6 +23,8 @@ from .config import GLOBAL, PATCH, SECTIONS, Config
 from .errors import InputError, brief, unknown_name
 from .file_io import read_bytes
 
+Source = str | Mapping[str, Any]  # the path of a YAML file, or what it would hold
+Sections = dict[str, dict[str, Any]]
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", tuple: "a list"}
 WORDS[Mapping] = "name: number pairs"
 MAX_BYTES, MAX_DEPTH, MAX_VALUES = 10**6, 20, 10_000  # of a file
@@ -100,7 +102,7 @@ def _lines_of(node: yaml.Node | None, path: str = "") -> Iterator[tuple[str, int
 
 
 @contextmanager
-def _errors_name(source: str | Mapping[str, Any], lines: Mapping[str, int] | None = None) -> Iterator[None]:
+def _errors_name(source: Source, lines: Mapping[str, int] | None = None) -> Iterator[None]:
     """Put the file, and the line of the first key that it names, before the text of an InputError from inside."""
     try:
         yield
@@ -110,13 +112,11 @@ def _errors_name(source: str | Mapping[str, Any], lines: Mapping[str, int] | Non
         raise InputError(f"{'config' if isinstance(source, Mapping) else source}{line}: {error}") from None
 
 
-def load_config(
-    source: str | Mapping[str, Any], num_defect: int | None = None, overrides: Mapping[str, Any] | None = None
-) -> Config:
+def load_config(source: Source, num_defect: int | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
     """Read, check and resolve a configuration. Looks at no other file. Raises InputError naming the key.
 
-    source: path of a YAML file, or the dict it would hold. num_defect: number of defect types; needed where neither
-    data.label_map nor model.in_channels tells it. overrides: {"section.key": value}, as from `--set`.
+    num_defect: number of defect types; needed where neither data.label_map nor model.in_channels tells it. overrides:
+    {"section.key": value}, as from `--set`.
     """
     flat, lines = _read(source, overrides)
     with _errors_name(source, lines):
@@ -125,16 +125,12 @@ def load_config(
         return _resolve(Config(**{name: _build(name, cls, flat[name]) for name, cls in SECTIONS.items()}), num_defect)
 
 
-def read_sections(
-    source: str | Mapping[str, Any], overrides: Mapping[str, Any] | None = None
-) -> dict[str, dict[str, Any]]:
+def read_sections(source: Source, overrides: Mapping[str, Any] | None = None) -> Sections:
     """{section: {key: value}} as written and overridden; arguments as for load_config. Values are not checked."""
     return _read(source, overrides)[0]
 
 
-def _read(
-    source: str | Mapping[str, Any], overrides: Mapping[str, Any] | None
-) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
+def _read(source: Source, overrides: Mapping[str, Any] | None) -> tuple[Sections, dict[str, int]]:
     """read_sections, and the lines of the keys that the file gives."""
     raw, lines = (source, {}) if isinstance(source, Mapping) else _read_file(source)
     with _errors_name(source, lines):

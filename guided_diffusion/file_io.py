@@ -68,6 +68,14 @@ def _check_regular(path: str, fault: str) -> None:
         raise InputError(f"{path}: {fault}, it is a {kind}; name a regular file")
 
 
+def mentions(path: str, *keys: str) -> bool:
+    """Whether a file holds these JSON keys, be it damaged or in UTF-16."""
+    with suppress(OSError):
+        data = read_bytes(path).replace(b"\0", b"")
+        return all(f'"{key}"'.encode() in data for key in keys)
+    return False
+
+
 def write_atomic(path: str, data: bytes, flag: str = "", remedy: str = SPACE) -> None:
     """Write `data` to `path`, making its folders, so that readers see the old content or the new one: locally a
     temporary file is synced and renamed; a cloud store does so itself. Raises InputError as writing() does."""

@@ -4,7 +4,6 @@
 {type: bool [H, W]}, None of a defect-free image, and the part, if any. excuses: what of it may be refused, if anything.
 """
 
-import base64
 import io
 import json
 import unicodedata
@@ -13,7 +12,7 @@ from collections import defaultdict
 
 import numpy as np
 import yaml
-from drawn_formats import row_runs, save, segmentation
+from drawn_formats import coded, png_text, row_runs, save, segmentation
 from PIL import Image, ImageFilter
 
 from guided_diffusion.export.polygons import inset_polygon, outlines
@@ -26,7 +25,6 @@ MODES = {
     "webp": "RGB RGBA",
 }
 SIDES = (("train", "Train", "training"), ("val", "Test", "validation"))  # how layouts call the parts
-WRITERS = {"jpg": "JPEG", "tif": "TIFF"}
 STEMS = "{:03}|IMG {}|Stück é {}|部品{}|a.b.{}|0{}-x|Ärger_{}|{}(1)".split("|")
 TYPES = "crack|hole|Thick-Place|CUT|bent_wire|裂纹|Öl fleck|0.5mm|a.b|2nd é".split("|")
 WORDS = 6  # of TYPES, that a file name tells without a regular expression
@@ -92,14 +90,6 @@ yolo            images/{stem}         labels/{stem}.txt                         
 severstal       train_images/{stem}   train.csv                                  train_images/{stem} shapes
 severstal       {stem}                train.csv                                  {stem}              shapes
 """  # where images, masks and defect-free images lie, and what the masks are
-
-
-def coded(image: Image.Image, suffix: str, orientation: int = 1) -> bytes:
-    buffer, exif = io.BytesIO(), Image.Exif()
-    exif[0x0112] = orientation
-    more = {"exif": exif} if orientation > 1 else {}
-    image.save(buffer, WRITERS.get(suffix, suffix), quality=95, lossless=True, exact=True, **more)
-    return buffer.getvalue()
 
 
 def decoded(data: bytes, mode: str) -> np.ndarray:
@@ -321,18 +311,17 @@ class Draw:
         self.style, flagged = self.pick(SHAPES.get(self.layout, "runs").split()), self.maybe(0.7)
         self.args += ["--boxes", "fill"] * (self.style == "box" and flagged)
         self.excuses |= {"boxes without a flag"} if self.style == "box" and not flagged else set()
-        self.ids = self.rng.permutation(20).tolist()
 
     def write_coco(self, rows, part):
-        images, annotations = [], []
+        images, annotations, ids = [], [], self.rng.permutation(20).tolist()
         for key, (source, pixels, mask, _) in enumerate(rows, 90):
             name = self.pick(["", "images/", "..\\images\\"]) + self.formed(source.rpartition("/")[2])
             images.append({"id": key, "file_name": name, "height": pixels.shape[0], "width": pixels.shape[1]})
             for name, region in self.regions(mask):
-                row = {"image_id": key, "category_id": self.ids[self.types.index(name)]}
+                row = {"image_id": key, "category_id": ids[self.types.index(name)]}
                 drawn = [] if self.style == "box" else segmentation(region, self.style)
                 annotations.append(row | {"bbox": box(region), "segmentation": drawn})
-        categories = [{"id": key, "name": name} for key, name in zip(self.ids, self.types, strict=False)]
+        categories = [{"id": key, "name": name} for key, name in zip(ids, self.types, strict=False)]
         content = {"images": images, "annotations": annotations, "categories": categories}
         save(self.root / self.mask_at.format(part=part), content)
 
@@ -344,8 +333,7 @@ class Draw:
             for name, region in self.regions(mask):
                 shape = {"label": name, "shape_type": self.style, "points": [[0, 0], [width - 1, height - 1]]}
                 if self.style == "mask":
-                    text = base64.b64encode(coded(Image.fromarray(region), "png")).decode()
-                    drawn.append(shape | {"mask": text})
+                    drawn.append(shape | {"mask": png_text(region)})
                 for y, left, right in row_runs(region) if self.style != "mask" else ():
                     points = [[left, y], [right - 1, y], [right - 1, y]][: 2 + (self.style == "polygon")]
                     drawn.append(shape | {"points": points})

@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 from pycocotools import mask as coco_rle
 
+from guided_diffusion.errors import InputError
+
+WRITERS = {"jpg": "JPEG", "tif": "TIFF"}
 SIZE = (40, 48)
 NAMES = ("crack", "hole", "scratch")
 COLOURS = ((0, 0, 0), (200, 30, 30), (30, 200, 30), (30, 30, 200))
@@ -71,10 +75,25 @@ def segmentation(region: np.ndarray, kind: str) -> Any:
     return {"size": list(region.shape), "counts": counts}
 
 
+def coded(image: Image.Image, suffix: str, orientation: int = 1) -> bytes:
+    """The file of a picture; orientation: of its EXIF tag."""
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    more = {"exif": exif} if orientation > 1 else {}
+    image.save(buffer, WRITERS.get(suffix, suffix), quality=95, lossless=True, exact=True, **more)
+    return buffer.getvalue()
+
+
 def png_text(picture: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
+    return base64.b64encode(coded(Image.fromarray(picture), "png")).decode()
+
+
+def refusal(function: Callable, *arguments: Any) -> str:
+    """The one line of the InputError that a call raises."""
+    with pytest.raises(InputError) as caught:
+        function(*arguments)
+    assert "\n" not in str(caught.value)
+    return caught.value.with_flags({})
 
 
 def draw(root: Path, image: str, mask: str, kind: str = "black_and_white") -> list[Row]:

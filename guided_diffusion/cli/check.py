@@ -58,12 +58,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.json and bf.isdir(args.json):
         raise InputError(f"--json {args.json}: is a folder; name a file")
 
+    num_defect, workers = len(data.label_map or ()) or args.num_defect, args.workers or default_workers()
     # Where the number of types is unknown, any plausible index is one.
-    num_defect = len(data.label_map or ()) or args.num_defect
-    plausible = num_defect or MAX_PLAUSIBLE_INDEX
-    workers = args.workers or default_workers()
-    look_at = partial(look, num_defect=plausible, view=view, workers=workers)
-    records = look_at([*data.samples, *data.good], rule=data.rule, description="reading")
+    look_at = partial(look, num_defect=num_defect or MAX_PLAUSIBLE_INDEX, view=view, workers=workers)
+    records = look_at([*data.samples, *data.good], rule=data.rule, why="reading")
     rule = replace(data.rule, bits=decide_bits({record.image: record.top for record in records}, None))
     if first:  # those that training takes, and all that cannot be read or are defect-free
         shots = FirstShots(first)
@@ -73,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     names = dict(sorted((index, name) for name, index in label_map.items()))
     val = read_layout(val_dir, Options(data.label_map), workers=workers) if val_dir else Dataset(data.root, data.format)
     held = "reading held-out images"
-    held_out = [replace(record, part=val_dir) for record in look_at(val.samples, rule=val.rule, description=held)]
+    held_out = [replace(record, part=val_dir) for record in look_at(val.samples, rule=val.rule, why=held)]
 
     findings = [Finding(ERROR, "layout", [], problem) for problem in (*data.problems, *val.problems)]
     findings += check(records, held_out, names, size_text(view.whole_size), data.root)
@@ -93,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.json:
         write_json(args.json, {**figures, "findings": [vars(finding) for finding in findings], "status": status})
     if figures["images"]:
-        draw_sheets(out, data.samples, records, names, plausible, rule)
+        draw_sheets(out, data.samples, records, names, rule)
         print(f"\nlook at {out}")
     return status
 
@@ -107,9 +105,8 @@ def read_plan(args: argparse.Namespace) -> tuple[Dataset, DataConfig, ModelConfi
         label_map = load_config(args.config, args.num_defect, overrides).data.label_map
     dataset = read_layout(args.data.rstrip("/") or "/", Options(label_map), format=args.format, workers=workers)
     if dataset.label_map and args.num_defect not in (None, len(dataset.label_map)):
-        raise InputError(
-            f"--num_defect {args.num_defect}: the label map names {len(dataset.label_map)} types; leave the flag out"
-        )
+        text = f"the label map names {len(dataset.label_map)} types; leave the flag out"
+        raise InputError(f"--num_defect {args.num_defect}: {text}")
     if not args.config:
         return dataset, DataConfig(resolution=overrides.get("data.resolution", ModelConfig.image_size)), ModelConfig()
     overrides |= {"data.label_map": dataset.label_map} if dataset.label_map else {}

@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--checkpoints", metavar="WORK_DIR", help="compare the checkpoints of this training, in place of that network")
     add_flags(parser, ("real",), ("train", "groups", "device", "seed"))
     add("--out", default="work/compare", help="folder for the results (work/compare)")
-    about = "(0,50,200,400,600,1000 as far as the networks' train.t_range allow; 400 where something else differs)"
+    about = "(0,50,200,400,600,1000 within the networks' train.t_range, and its ends; 400 where something else differs)"
     add("--steps", help=f"hand-offs, comma-separated {about}")
     add("--samplers", default=Settings.sampler, help=f"comma-separated ({Settings.sampler})")
     add("--num_steps", default=str(DEFAULT_STEPS), help=f"denoising steps, N or A+B, comma-separated ({DEFAULT_STEPS})")
@@ -68,22 +68,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--num_samples", type=int, default=64, help="in every cell (64)")
 
 
-Pair = tuple[str | None, str | None]  # checkpoints of a large and a small network
-
-
 class Cell(NamedTuple):
     """One set of samples: its networks' checkpoints and its settings of DefectGen.generate."""
 
     name: str
-    networks: Pair
+    networks: tuple[str | None, str | None]
     settings: dict[str, Any]
 
 
 def main(args: argparse.Namespace) -> None:
     """Make and measure all cells; write the results and print the table. Raises InputError."""
     check_range(args, num_samples=(4, 10**6), seed=(0, 10**18))
-    how = {"device": dist_util.setup(args.device), "precision": "fp32", "guides": args.guide}
-    load = lru_cache(1)(partial(DefectGen.load, **how))
+    load = partial(DefectGen.load, device=dist_util.setup(args.device), precision="fp32", guides=args.guide)
+    load = lru_cache(1)(load)
     pairs = checkpoint_pairs(args) if args.checkpoints else {"": (args.large, args.small)}
     generator = load(*next(iter(pairs.values())))
     cells = make_cells(args, pairs, generator.hand_offs)
@@ -157,7 +154,7 @@ def measure(
     return rows, margin
 
 
-def make_cells(args: argparse.Namespace, pairs: dict[str, Pair], possible: range) -> list[Cell]:
+def make_cells(args: argparse.Namespace, pairs: dict[str, tuple], possible: range) -> list[Cell]:
     """The cells in the order of the flags, at least two. possible: hand-offs to choose from. Raises InputError."""
     samplers, num_steps = args.samplers.split(","), [parse_num_steps(text) for text in args.num_steps.split(",")]
     scales = _numbers("guidance_scale", args.guidance_scale, float)
@@ -187,7 +184,7 @@ def _numbers(name: str, text: str, kind: type) -> list:
         raise InputError(f"`{name}` {text}: must be {'whole ' * (kind is int)}numbers with commas between") from None
 
 
-def checkpoint_pairs(args: argparse.Namespace) -> dict[str, Pair]:
+def checkpoint_pairs(args: argparse.Namespace) -> dict[str, tuple]:
     """By the beginning of its cells' names, a pair for each checkpoint of a training, beside the other network."""
     folder = bf.join(args.checkpoints, FOLDER)
     files = sorted((n for n in bf.listdir(folder) if n.endswith(".pt")), key=natural_key) if bf.isdir(folder) else []

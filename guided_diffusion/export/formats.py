@@ -17,7 +17,7 @@ from ..data.prepared import read_pair
 from ..file_io import as_json, encode_png
 from ..pictures import colorize, palette
 from .polygons import edge_polygon, inset_polygon, outlines
-from .records import Export, Layout, Record, safe_names
+from .records import Export, Layout, Record, by_name, safe_names
 
 
 def coco(export: Export) -> Layout:
@@ -39,13 +39,11 @@ def coco(export: Export) -> Layout:
                 annotation["area"] = int(coco_mask.area(code))
                 annotation["bbox"] = coco_mask.toBbox(code).astype(int).tolist()
                 annotations.append(annotation)
-        categories = [
-            {"id": index, "name": name, "supercategory": "defect"} for name, index in export.label_map.items()
-        ]
+        categories = [{"id": k, "name": name, "supercategory": "defect"} for name, k in export.label_map.items()]
         content = {"info": {"description": "images of defects; the field source says which are generated"}}
         content |= {"licenses": [], "categories": categories, "images": images, "annotations": annotations}
         index_files[f"annotations/instances_{part}.json"] = json.dumps(content, ensure_ascii=False).encode()
-    return Layout(lambda record: {f"images/{record.name}.png": None}, index_files)
+    return Layout(by_name({"images/{name}.png": None}), index_files)
 
 
 def _regions(mask: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -62,14 +60,9 @@ def yolo(export: Export) -> Layout:
     content["names"] = dict(enumerate(export.label_map))
     text = "# Paths count from this file's folder, which can be moved: there is no `path` key.\n"
     text += yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    return Layout(
-        lambda record: {
-            f"images/{record.part}/{record.name}.png": None,
-            f"labels/{record.part}/{record.name}.txt": _labels,
-        },
-        {"data.yaml": text.encode()},
-        [] if has_val else ["without --val, data.yaml names the training part as val: scores on it mean nothing"],
-    )
+    files = by_name({"images/{part}/{name}.png": None, "labels/{part}/{name}.txt": _labels})
+    note = "without --val, data.yaml names the training part as val: scores on it mean nothing"
+    return Layout(files, {"data.yaml": text.encode()}, [] if has_val else [note])
 
 
 def _labels(mask: np.ndarray) -> bytes:
@@ -100,14 +93,9 @@ def mmseg(export: Export) -> Layout:
     text = '"""A data set for mmsegmentation: name this file in `_base_` and add the rest, such as pipelines."""\n\n'
     text += f"METAINFO = {pformat(metainfo, sort_dicts=False, width=110)}\n"
     text += "".join(_DATALOADER.format(part=part) for part in export.parts)
-    return Layout(
-        lambda record: {
-            f"img_dir/{record.part}/{record.name}.png": None,
-            f"ann_dir/{record.part}/{record.name}.png": _palette_mask,
-        },
-        {"dataset.py": text.encode()},
-        [] if "val" in export.parts else ["without --val, dataset.py has no val_dataloader"],
-    )
+    files = by_name({"img_dir/{part}/{name}.png": None, "ann_dir/{part}/{name}.png": _palette_mask})
+    notes = [] if "val" in export.parts else ["without --val, dataset.py has no val_dataloader"]
+    return Layout(files, {"dataset.py": text.encode()}, notes)
 
 
 def mvtec(export: Export) -> Layout:
@@ -140,39 +128,28 @@ def hf(export: Export) -> Layout:
     folders = {"train": "train", "val": "validation"}  # as `datasets` knows parts by their folders
     index_files = {}
     for part, records in export.parts.items():
-        # `datasets` wants the same columns, of the same types, in all parts: none may be null.
-        rows = [
-            {
-                "file_name": f"{record.name}.png",
-                "mask_file_name": f"masks/{record.name}.png",
-                "types": list(record.types),
-                "source": record.source,
-                "seed": "" if record.seed is None else str(record.seed),
-            }
-            for record in records
-        ]
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        text = ""
+        for record in records:
+            row = {"file_name": f"{record.name}.png", "mask_file_name": f"masks/{record.name}.png"}
+            # `datasets` wants the same columns, of the same types, in all parts: none may be null.
+            seed = "" if record.seed is None else str(record.seed)
+            row |= {"types": list(record.types), "source": record.source, "seed": seed}
+            text += json.dumps(row, ensure_ascii=False) + "\n"
         index_files[f"{folders[part]}/metadata.jsonl"] = text.encode()
     index_files["README.md"] = _card(export, [folders[part] for part in export.parts])
-    return Layout(
-        lambda record: {
-            f"{folders[record.part]}/{record.name}.png": None,
-            f"{folders[record.part]}/masks/{record.name}.png": _palette_mask,
-        },
-        index_files,
-    )
+    files = by_name({"{part}/{name}.png": None, "{part}/masks/{name}.png": _palette_mask}, folders)
+    return Layout(files, index_files)
 
 
 def _card(export: Export, folders: list[str]) -> bytes:
     """The dataset card, README.md."""
     sources = Counter(record.source for record in export.records)
+    files = [{"split": name, "path": f"{name}/**"} for name in folders]
     head = {
         "license": "unknown",
         "task_categories": ["image-segmentation"],
         "tags": ["synthetic"] * bool(sources["generated"]) + ["defects", "industrial-inspection"],
-        "configs": [
-            {"config_name": "default", "data_files": [{"split": name, "path": f"{name}/**"} for name in folders]}
-        ],
+        "configs": [{"config_name": "default", "data_files": files}],
     }
     labels = ", ".join(f"{index} for {name}" for name, index in export.label_map.items())
     text = (
@@ -192,14 +169,9 @@ def _card(export: Export, folders: list[str]) -> bytes:
 def defect_spectrum(export: Export) -> Layout:
     """The layout of Defect Spectrum's synthetic parts, which this project trains on too."""
     rows = [{"image": f"images/{r.name}.png", "source": r.source, "types": r.types} for r in export.records]
-    return Layout(
-        lambda record: {
-            f"images/{record.name}.png": None,
-            f"masks/{record.name}.png": lambda mask: encode_png(colorize(mask)),
-            f"masks_converted_dir/{record.name}.png": encode_png,
-        },
-        {"dataset.json": as_json({"label_map": export.label_map, "images": rows})},
-    )
+    masks = {"masks/{name}.png": lambda mask: encode_png(colorize(mask)), "masks_converted_dir/{name}.png": encode_png}
+    content = {"dataset.json": as_json({"label_map": export.label_map, "images": rows})}
+    return Layout(by_name({"images/{name}.png": None} | masks), content)
 
 
 FORMATS = {form.__name__: form for form in (coco, yolo, mmseg, mvtec, hf, defect_spectrum)}

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -47,16 +47,26 @@ class Record:
         return "generated" if self.origin == "gen" else "real"
 
 
+Files = dict[str, Callable[[np.ndarray], bytes] | None]  # by path: what makes it of the index mask; None: the image
+
+
 class Layout(NamedTuple):
-    """What a format makes of an export, by paths below OUT.
+    """What a format makes of an export, by paths below OUT. files: of a record; {} leaves it out. index_files: those
+    that lead to the others. notes: lines for the user."""
 
-    files: of a record, what makes the content of each from the index mask, or None for the image; {} leaves the record
-    out. index_files: those that lead to the others. notes: lines for the user.
-    """
-
-    files: Callable[[Record], dict[str, Callable[[np.ndarray], bytes] | None]]
+    files: Callable[[Record], Files]
     index_files: dict[str, bytes]
     notes: Sequence[str] = ()
+
+
+def by_name(templates: Files, parts: Mapping[str, str] | None = None) -> Callable[[Record], Files]:
+    """Layout.files by templates of paths with {name} and {part}; parts: what these are called."""
+
+    def files(record: Record) -> Files:
+        words = {"name": record.name, "part": (parts or {}).get(record.part, record.part)}
+        return {template.format(**words): make for template, make in templates.items()}
+
+    return files
 
 
 @dataclass(frozen=True)
@@ -134,7 +144,7 @@ def write_export(out: str, name: str, layout: Layout, export: Export, about: dic
     def write(path: str, data: bytes) -> bool:
         return file_io.write_if_changed(bf.join(out, path), data, "OUT", "the same command goes on from there")
 
-    def write_record(record: Record, files: dict[str, Callable[[np.ndarray], bytes] | None]) -> int:
+    def write_record(record: Record, files: Files) -> int:
         image, mask = read_pair(record.sample, MAX_TYPES)
         data = file_io.read_bytes(record.sample.image)
         # Copied: PNG files of 8-bit grey or RGB, unless EXIF rotates them.

@@ -69,22 +69,16 @@ class DefectGen:
     """The two-stage generator. Either network may be None where step_inference leaves it no step."""
 
     def __init__(
-        self,
-        large: Network | None,
-        small: Network | None,
-        device: torch.device,
-        precision: str,
-        weights: str,
-        guides: Sequence[Network] = (),
+        self, networks: Sequence[Network], guides: Sequence[Network], device: torch.device, precision: str, weights: str
     ) -> None:
-        if large is None and small is None:
+        if not networks:
             raise InputError("`large` and `small` are both missing; name at least one checkpoint")
-        if large and small:
-            check_agreement(large.config, large.path, small.config, small.path)
+        first, last = networks[0], networks[-1]
+        check_agreement(first.config, first.path, last.config, last.path)
         exact_float32()
-        self.networks = {"large": large, "small": small}
+        self.networks: dict[str, Network | None] = {"large": None, "small": None} | {one.kind: one for one in networks}
         self.device, self.precision, self.weights = device, precision, weights
-        self.config = (large or small).config
+        self.config = first.config
         self.layout = self.config.layout
         self.diffusion = GaussianDiffusion(self.config)
         self.guides: dict[str, Network] = {}
@@ -124,12 +118,13 @@ class DefectGen:
                 raise InputError(unknown_name(f"`{name}`", value, known))
         device = dist_util.choose_device(device) if isinstance(device, str) else device
         networks = [
-            load_network(name, path, config, num_defect, separate_channel_loss, weights) if path else None
+            load_network(name, path, config, num_defect, separate_channel_loss, weights)
             for name, path, config in (("large", large, large_config), ("small", small, small_config))
+            if path
         ]
-        paths = [guides] if isinstance(guides, str) else guides
-        worse = [load_network("guides", path, None, None, None, weights) for path in paths]
-        generator = cls(*networks, device, resolve_precision(precision, device), weights, worse)
+        guides = [guides] if isinstance(guides, str) else guides
+        guides = [load_network("guides", path, None, None, None, weights) for path in guides]
+        generator = cls(networks, guides, device, resolve_precision(precision, device), weights)
         for network in generator._loaded:
             network.model.to(device, memory_format=torch.channels_last)
             if generator.precision == "bf16":
@@ -230,10 +225,8 @@ class DefectGen:
                 if not is_out_of_memory(error):
                     raise
             if len(part) == 1:
-                raise InputError(
-                    f"`image_size` {size[0]} {size[1]}: not even one image at a time fits into the memory of "
-                    f"{self.device}; {SMALLER}"
-                )
+                fault = f"not even one image at a time fits into the memory of {self.device}"
+                raise InputError(f"`image_size` {size[0]} {size[1]}: {fault}; {SMALLER}")
             free_memory()  # not in the except block, whose error still holds the tensors
             batch_size = len(part) // 2
             on_out_of_memory(batch_size, len(indices) - done)
@@ -309,14 +302,9 @@ class DefectGen:
 
     def _about(self, settings: Settings, conditions: Conditions, seed: int) -> dict[str, Any]:
         """Everything that decides the samples, for the manifest. settings: complete ones."""
-        data = self.config.data
-        about = {
-            "seed": seed,
-            **settings.row(),
-            "weights": self.weights,
-            "precision": self.precision,
-            "checkpoints": {name: network and network.sha256 for name, network in self.networks.items()},
-        }
+        data, about = self.config.data, {"seed": seed, **settings.row()}
+        about |= {"weights": self.weights, "precision": self.precision}
+        about["checkpoints"] = {name: network and network.sha256 for name, network in self.networks.items()}
         if data.fit == "random_crop":  # samples show windows of images: evaluate.py cuts the same
             about["crops"] = {"crop_from": list(data.crop_from), "crop_defect": data.crop_defect}
         return {**about, "conditions": conditions.about} if conditions.about else about
@@ -349,12 +337,12 @@ class DefectGen:
     ) -> PredictX0:
         """A network as samplers call it: told the types, those of a window in a window, and kept to what is known."""
         config, size, window = network.config, settings.image_size, self._window(network, settings)
-        diffusion, scale = GaussianDiffusion(config), settings.guidance_scale if settings.untold_guides else 1
+        scale = settings.guidance_scale if settings.untold_guides else 1
 
         @cache
         def at(place: tuple[int, int]) -> PredictX0:
             types = conditions.told(indices, place, window).to(self.device) if config.model.class_cond else None
-            return make_predict_x0(network.forward, config, diffusion, types, scale)
+            return make_predict_x0(network.forward, config, self.diffusion, types, scale)
 
         predict_x0 = at((0, 0))
         if window != size:

@@ -150,9 +150,8 @@ def read_conditions(
         above = (masks, bf.dirname(masks), bf.dirname(bf.dirname(masks)))  # masks of a data set, or of its type folder
         own = next(filter(None, map(read_label_map, above)), None)
         numbers, note = match_types(own, layout.class_names, masks)
-        read = [read_index_mask(path, len(own) if numbers else layout.num_defect) for path in files]
-        if numbers:
-            read = [np.array(numbers, np.uint8)[mask] for mask in read]
+        table = np.array(numbers or range(layout.num_defect + 1), np.uint8)
+        read = [table[read_index_mask(path, len(table) - 1)] for path in files]
         if note and dist_util.rank() == 0:
             print(note, flush=True)
         for path, mask in zip(files, read, strict=True):

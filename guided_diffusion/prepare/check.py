@@ -28,16 +28,13 @@ RULES = {  # what is wrong, and what to do
     "inverted": "its mask calls most of the image defective: background and defect exchanged? Invert it if so",
     "few_pixels": "{type} keeps {pixels:g} px in its median image at {size}, too few to learn; {remedy}",
     "vanishes": "{type} vanishes at {size} from {extent} {count} images that show it; {remedy}",
-    "speck": "{type} is a speck of at most {most:.0f} px here, against {pixels:,.0f} in the median image: a slip of "
-    "the pen? Draw or erase it",
-    "overlap": "{pixels:,} pixels are called {types} at once, and the one drawn last counts; say which is to win with "
-    "scripts/prepare_data.py --priority",
+    "speck": "{type} is a speck of at most {most:.0f} px here, against {pixels:,.0f} in the median; draw or erase it",
+    "overlap": "{pixels:,} pixels are called {types} at once; say which wins with scripts/prepare_data.py --priority",
     "equal_files": "is the same file as {first}{leak}; merge their masks, or remove one",
-    "leak": "shows the same as {first} in part {part}: a leak, figures on {other} come out too good; keep photographs "
-    "of one part on one side (scripts/prepare_data.py --val_fraction, --group_regex)",
-    "all_alike": "most images of {part} and {other} look alike on a coarse grid, as parts in one pose do: near-copies "
-    "cannot be told from others; say what belongs together (scripts/prepare_data.py --group_regex)",
+    "leak": "shows the same as {first} in part {part}, so figures on {other} come out too good; {together}",
+    "all_alike": "most images of {part} and {other} look alike, so near-copies cannot be told from others; {together}",
 }
+TOGETHER = "keep what shows one part on one side (scripts/prepare_data.py --val_fraction, --group_regex)"
 REMEDY = "train at a higher resolution or on windows (data.fit random_crop)"
 FEW_PIXELS = 4  # a type whose median image holds fewer is hardly learned
 INVERTED, INVERTED_BORDER = 0.5, 0.75  # shares of an image, and of its outermost pixels
@@ -215,10 +212,10 @@ def _find_copies(records: Sequence[Record], where: str) -> list[Finding]:
         found = _find("equal_files", (r.image for own in copies for r in own[1:]), first=first.image, leak=leak)
     for part, other, pairs in alike(parts, NEARLY_EQUAL):
         if len(pairs) > max(MANY, MOST * len(parts[part]) * len(parts[other])):
-            found += _find("all_alike", [where], NOTE, part=part, other=other)
+            found += _find("all_alike", [where], NOTE, part=part, other=other, together=TOGETHER)
         else:
             theirs = dict.fromkeys(record.image for _, record in pairs)
-            found += _find("leak", theirs, first=pairs[0][0].image, part=part, other=other)
+            found += _find("leak", theirs, first=pairs[0][0].image, part=part, other=other, together=TOGETHER)
     return found
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from .. import MAX_TYPES
 from ..data.files import stem_of
 from ..data.image_files import View
 from ..data.prepared import Sample
@@ -110,12 +111,7 @@ def _table(types: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 
 def draw_sheets(
-    out: str,
-    samples: Sequence[Sample],
-    records: Sequence[Record],
-    names: Mapping[int, str],
-    num_defect: int,
-    rule: DrawingRule,
+    out: str, samples: Sequence[Sample], records: Sequence[Record], names: Mapping[int, str], rule: DrawingRule
 ) -> None:
     """Write <index>_<type>.png for each type that occurs into `out`: images beside their overlays, the largest share
     of the image first. The few images that are shown are read again. names: of the types, by index."""
@@ -128,7 +124,7 @@ def draw_sheets(
         box = tuple(max(round(TILE * record.size[axis] / max(record.size)) for record in chosen) for axis in (1, 0))
         tiles = []
         for record in chosen:
-            image, mask = read_labelled(by_name[record.name], num_defect, rule).pair()
+            image, mask = read_labelled(by_name[record.name], MAX_TYPES, rule).pair()
             both = image, _framed(image, mask, index)
             pair = (ImageOps.pad(Image.fromarray(picture), box, color="white") for picture in both)
             types = ", ".join(dict.fromkeys(names[own] for own in (index, *record.types)))

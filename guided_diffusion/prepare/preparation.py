@@ -46,7 +46,7 @@ def look_first(
     """Read every item once and set its record: the label map, made up where the data set does not name its types, and
     the rule with the bits of the images. Raises InputError where anything is wrong, before anything is written."""
     num_defect = len(label_map) if label_map else MAX_PLAUSIBLE_INDEX
-    records = look([item.sample for item in items], num_defect, rule, workers=workers, description="checking")
+    records = look([item.sample for item in items], num_defect, rule, workers=workers, why="checking")
     check_problems([record.problem for record in records if record.problem])
     rule = replace(rule, bits=decide_bits({record.image: record.top for record in records}, rule.bits))
     for item, record in zip(items, records, strict=True):

@@ -23,17 +23,12 @@ HASH_SIDE = 8
 
 
 def look(
-    samples: Sequence[Sample],
-    num_defect: int,
-    rule: DrawingRule,
-    view: View | None = None,
-    *,
-    workers: int,
-    description: str,
+    samples: Sequence[Sample], num_defect: int, rule: DrawingRule, view: View | None = None, *, workers: int, why: str
 ) -> list[Record]:
-    """Records of samples, in their order. view: how training sees them; None: regions are not looked for."""
+    """Records of samples, in their order. view: how training sees them; None: regions are not looked for. why: for the
+    progress bar."""
     look_at = partial(_look_at, num_defect=num_defect, rule=rule, view=view)
-    return list(parallel_map(look_at, samples, workers=workers, description=description))
+    return list(parallel_map(look_at, samples, workers=workers, description=why))
 
 
 def _look_at(sample: Sample, num_defect: int, rule: DrawingRule, view: View | None) -> Record:

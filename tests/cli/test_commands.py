@@ -26,9 +26,7 @@ def test_help_names_every_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "evaluate quality", "evaluate lift", "evaluate compare"])
-def test_every_command_has_help_under_its_own_name(
-    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_every_command_has_help_under_its_own_name(command, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["defect-gen", *command.split(), "--help"])
     with pytest.raises(SystemExit) as end:
         main()

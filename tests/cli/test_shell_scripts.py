@@ -81,9 +81,7 @@ def test_every_script_is_sound_shell(shell: str) -> None:
 
 @pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize("script", DEFAULTS)
-def test_what_is_called_by_default_from_any_directory(
-    called_with: Callable, script: str, shell: str, tmp_path: Path
-) -> None:
+def test_what_is_called_by_default_from_any_directory(called_with, script, shell, tmp_path):
     for cwd in (ROOT, tmp_path):
         assert called_with(script, shell=shell, cwd=cwd) == [part.format(ROOT) for part in DEFAULTS[script]]
 
@@ -100,9 +98,7 @@ GENERATING |= {"LARGE_RECEP_CONFIG": "l.yml", "SMALL_RECEP_CONFIG": "s.yml", "NU
         ("inference.sh", "inference.py", GENERATING),
     ],
 )
-def test_environment_wins_and_further_flags_come_last(
-    called_with: Callable, tmp_path: Path, script: str, program: str, variables: dict[str, str]
-) -> None:
+def test_environment_wins_and_further_flags_come_last(called_with, tmp_path, script, program, variables):
     further = ("--seed", "1", "--set", "data.fit=random_crop", "--image_size", "64", "96", "")
     passed = [part for name, value in variables.items() for part in (f"--{name.lower()}", value)]
     expected = [f"{ROOT}/scripts/{program}", *passed, *further]

@@ -83,9 +83,7 @@ def test_types_are_matched_by_name(run: Run, demo_data: Path, tmp_path: Path) ->
         ({"scratch": 1, "stain": 2, "dent": 3}, True, "unknown type 'dent' (known: pit, scratch, stain)"),
     ],
 )
-def test_types_that_the_other_side_lacks_are_refused(
-    run: Run, demo_data: Path, tmp_path: Path, label_map: dict[str, int], held_out: bool, said: str
-) -> None:
+def test_types_that_the_other_side_lacks_are_refused(run, demo_data, tmp_path, label_map, held_out, said):
     keys = {"data__label_map": label_map}
     if held_out:
         shutil.copytree(demo_data, tmp_path / "val")
@@ -119,9 +117,7 @@ def test_a_raw_folder_is_prepared_first(run: Run, demo_data: Path, tmp_path: Pat
     assert "complete: trained to step 1" in run("--data_dir", raw).stdout and tree(raw) == before
 
 
-def test_a_layout_that_is_a_guess_or_lies_further_down_is_not_prepared(
-    run: Run, demo_data: Path, tmp_path: Path
-) -> None:
+def test_a_layout_that_is_a_guess_or_lies_further_down_is_not_prepared(run, demo_data, tmp_path):
     shutil.copytree(demo_data, tmp_path / "above/train")
     shutil.copytree(demo_data, tmp_path / "above/a")
     for path in sorted((demo_data / "test/pit").iterdir()):  # images beside their masks
@@ -146,9 +142,7 @@ def test_a_dry_run_reads_the_data_and_says_what_is_left_out(run: Run, demo_data:
     assert missing.returncode == 2 and "nowhere: does not exist" in missing.stderr
 
 
-def test_what_does_not_fit_into_the_memory_is_refused_before_anything_is_written(
-    run: Run, demo_data: Path, tmp_path: Path
-) -> None:
+def test_what_does_not_fit_into_the_memory_is_refused_before_anything_is_written(run, demo_data, tmp_path):
     for key, said in (
         ({"data__resolution": 512}, "a training step takes about"),
         ({"data__fit": "random_crop", "data__crop_from": 8192}, "all of it, held in memory, takes about 3.0 GiB"),

@@ -4,12 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from drawn_formats import CASES
+from drawn_formats import CASES, refusal
 
 from guided_diffusion.data.files import natural_key, read_groups
 from guided_diffusion.data.prepared import find_good, find_samples, read_label_map
 from guided_diffusion.data.regions import regions
-from guided_diffusion.errors import InputError
 from guided_diffusion.prepare.layouts import read_layout
 
 GT = "converted_ground_truth"
@@ -23,13 +22,6 @@ def touch(root, *names):
         path.write_bytes(b"")
 
 
-def refusal(function, *arguments):
-    with pytest.raises(InputError) as caught:
-        function(*arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
 @pytest.mark.parametrize(
     ("files", "expected"),  # (image, mask, name) of what trains
     [
@@ -41,10 +33,6 @@ def refusal(function, *arguments):
                 ("test/hole/9.png", f"{GT}/hole/9.png", "hole/9"),
                 ("test/hole/10.png", f"{GT}/hole/10_mask.png", "hole/10"),
             ],
-        ),
-        (  # samples are read from index masks only
-            ("images/1.png", "masks/1.png", "masks_converted_dir/1.png", "masks_converted_dir/1_rgb_mask.png"),
-            [("images/1.png", "masks_converted_dir/1.png", "1")],
         ),
         (  # of parts the one that trains
             [f"{folder}/{part}/1.png" for folder in ("test", GT) for part in ("train", "val")],

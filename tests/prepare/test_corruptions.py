@@ -14,8 +14,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
-from drawn_at_random import coded
-from drawn_formats import CASES, COLOURMAP, PHOTOGRAPHS
+from drawn_formats import CASES, COLOURMAP, PHOTOGRAPHS, coded
 from PIL import Image
 
 from guided_diffusion.cli.prepare import main
@@ -73,15 +72,17 @@ class Draw:
         return path
 
 
+GARBAGE = [b"", b"not an image", b"<html></html>", bytes(200), b"{}", b"[]", b"null", b"\xff\xd8\xff", b"\x89PNG\r\n"]
+
+
 # What is done: returns the files that change, {path: content, None: the file is gone}.
-def truncated(draw):
-    path = draw.file()
-    return {path: draw.files[path][: draw.below(len(draw.files[path]))]}
-
-
 def damaged(draw):
-    """One to four bytes overwritten; where there is no checksum another level or corner is as good as the true one."""
-    path = draw.pick([path for path in sorted(draw.files) if not path.endswith((".bmp", ".json"))])
+    """Cut off, one to four bytes of a picture overwritten, or other content altogether."""
+    path, kind = draw.file(), draw.below(3)
+    if kind == 0:
+        return {path: draw.pick(GARBAGE)}
+    if kind == 1 or path.endswith(".json"):  # in which another level or corner is as good as the true one
+        return {path: draw.files[path][: draw.below(len(draw.files[path]))]}
     data = bytearray(draw.files[path])
     for _ in range(1 + draw.below(4)):
         data[draw.below(len(data))] = draw.below(256)
@@ -107,21 +108,12 @@ def wrong_size(draw):
 
 
 def renamed(draw):
+    """A file under another name, in another folder of the set, or hidden."""
     path = draw.file()
     stem, suffix = os.path.splitext(os.path.basename(path))
     forms = ["{0}x{1}", "x{0}{1}", "{0} {1}", "{0}.bak", "{0}_{1}", "0{0}{1}", "{0}.old{1}", ".{0}{1}", "{0}.PNG"]
-    return {path: None, os.path.join(os.path.dirname(path), draw.pick(forms).format(stem, suffix)): draw.files[path]}
-
-
-def moved(draw):
-    """A file put into another folder of the set."""
-    path = draw.file()
-    target = draw.new(os.path.join(os.path.dirname(draw.file()), os.path.basename(path)))
-    return {path: None, target: draw.files[path]}
-
-
-def removed(draw):
-    return {draw.file(): None}
+    folder, form = (draw.file(), "{0}{1}") if draw.below(2) else (path, draw.pick(forms))
+    return {path: None, draw.new(os.path.join(os.path.dirname(folder), form.format(stem, suffix))): draw.files[path]}
 
 
 def swapped(draw):
@@ -131,11 +123,6 @@ def swapped(draw):
     pairs = list(zip(draw.layout.images, draw.layout.masks, strict=True))
     chosen = pairs if draw.below(3) == 0 else [draw.pick(pairs)]
     return {one: draw.files[other] for pair in chosen for one, other in (pair, pair[::-1])}
-
-
-def garbage(draw):
-    texts = [b"", b"not an image", b"<html></html>", bytes(200), b"\xff\xd8\xff", b"{}", b"[]", b"null"]
-    return {draw.file(): draw.pick([*texts, b"\x89PNG\r\n\x1a\n"])}
 
 
 def equal_stems(draw):
@@ -163,11 +150,8 @@ def link(draw):
     return {path: b"LINK:" + draw.pick(["..", ".", "../..", "loop", "nowhere"]).encode()}
 
 
-CORRUPTIONS = [
-    truncated, damaged, another_mode, wrong_size, renamed, moved, removed, swapped, garbage, equal_stems, second_mask,
-    link,
-]  # fmt: skip
-COUNT = 60 * len(CORRUPTIONS)
+CORRUPTIONS = [damaged, another_mode, wrong_size, renamed, swapped, equal_stems, second_mask, link]
+COUNT = 90 * len(CORRUPTIONS)
 
 
 def write(root: Path, files: dict[str, bytes | None]) -> None:

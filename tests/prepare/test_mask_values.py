@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from drawn_formats import save
+from drawn_at_random import with_palette
+from drawn_formats import refusal, save
 from PIL import Image
 
 from guided_diffusion.cli.prepare import main
@@ -24,12 +25,7 @@ def levels(*kinds):
 
 def palette(*colours, swapped=False):
     """Masks of palette files with two colours, the second defective; swapped: which has index 0."""
-    found = []
-    for region in REGIONS:
-        image = Image.frombytes("P", region.shape[::-1], (region != swapped).astype(np.uint8).tobytes())
-        image.putpalette(sum(colours[::-1] if swapped else colours, ()))
-        found.append(image)
-    return found
+    return [with_palette(region != swapped, *colours[:: -1 if swapped else 1]) for region in REGIONS]
 
 
 def dotted(masks, value, where=(0, slice(None))):
@@ -90,10 +86,9 @@ REFUSED = {  # masks, in type folders, words of the line
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_ambiguous_is_refused_with_the_flag_to_use(tmp_path, name):
     masks, typed, words = REFUSED[name]
-    with pytest.raises(InputError) as caught:
-        prepare(tmp_path, masks, "--colormap crack=255,0,0 hole=255,255,255" * (name == "transparent colours"), typed)
-    line = caught.value.with_flags({})
-    assert "\n" not in line and all(word in line for word in words.split("|")), line
+    flags = "--colormap crack=255,0,0 hole=255,255,255" * (name == "transparent colours")
+    line = refusal(prepare, tmp_path, masks, flags, typed)
+    assert all(word in line for word in words.split("|")), line
     assert not (tmp_path / "out").exists()
 
 

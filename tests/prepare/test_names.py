@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 import pytest
-from drawn_formats import save
+from drawn_formats import refusal, save
 from drawn_textures import photograph
 
 from guided_diffusion.cli.check import main as check_data
@@ -87,9 +87,7 @@ def test_names_that_are_hardly_types_are_asked_about(tmp_path, capsys, case):
     doubts = read_layout(str(source)).doubts
     assert bool(doubts) == (case in DOUBTED) and all(word in doubts[0] for word in words.split("|") if words)
     if doubts:
-        with pytest.raises(InputError, match="--types_as_found") as caught:
-            main([str(source), str(out)])
-        assert "\n" not in str(caught.value) and not out.exists()
+        assert "--types_as_found" in refusal(main, [str(source), str(out)]) and not out.exists()
         assert check_data([str(source), "--resolution", "32"]) == 0
         assert f"warning: {doubts[0]}" in capsys.readouterr().out
         types = ",".join(label_map := read_layout(str(source)).label_map)
@@ -144,9 +142,8 @@ def test_names_that_are_not_utf8_are_one_line(tmp_path, name):
     type_folders(tmp_path / "set", crack=1, hole=1)
     os.makedirs(os.fsencode(tmp_path / "set/crack") + b"/" + name)
     for call, *arguments in ((main, "set", "out"), (check_data, "set")):
-        with pytest.raises(InputError) as caught:
-            call([str(tmp_path / one) for one in arguments])
-        assert str(caught.value).isprintable() and ascii(name)[2:-1] in str(caught.value)
+        line = refusal(call, [str(tmp_path / one) for one in arguments])
+        assert line.isprintable() and ascii(name)[2:-1] in line
     source = os.fsdecode(os.fsencode(tmp_path / "x") + name)
     type_folders(tmp_path / "y", crack=1)
     for given in ([source, str(tmp_path / "out")], [str(tmp_path / "y"), source]):

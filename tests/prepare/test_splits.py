@@ -7,7 +7,7 @@ import pytest
 
 from guided_diffusion.data.image_datasets import DefectDataset
 from guided_diffusion.data.image_files import View
-from guided_diffusion.data.prepared import TRAIN, FirstShots, Sample
+from guided_diffusion.data.prepared import TRAIN, Sample
 from guided_diffusion.prepare.check import Record, TypeFacts
 from guided_diffusion.prepare.splits import VAL, Item, group_alike, split_by_fraction, split_by_shots
 from scripts.draw_demo_data import write_released
@@ -30,12 +30,6 @@ def test_shots_take_the_first_of_each_folder_and_leave_out_what_would_straddle()
     rows += [("hole", {2}, "b"), ("good", (), "a"), ("good", (), "b"), ("good", (), "z")]
     # The second image of part a would be held out while its part trains; b and good images of b are held out.
     assert split(rows, split_by_shots, 1) == [TRAIN, None, None, VAL, TRAIN, VAL, TRAIN, None, TRAIN]
-
-
-def test_flat_shots_take_an_image_while_a_type_of_it_has_fewer():
-    shots = FirstShots(2)
-    types = [{1}, {1}, {1}, {1, 2}, {2}, {2}, set()]
-    assert [shots.takes(None, kinds) for kinds in types] == [True, True, False, True, True, False, False]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

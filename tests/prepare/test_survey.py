@@ -1,7 +1,5 @@
 """The look at the pixels: facts, what resizing keeps, and the perceptual hash."""
 
-import hashlib
-
 import numpy as np
 import pytest
 from drawn_textures import photograph
@@ -9,29 +7,12 @@ from PIL import Image, ImageEnhance
 from scipy import ndimage
 
 from guided_diffusion.data.image_files import View
-from guided_diffusion.data.prepared import IndexMask, Sample
 from guided_diffusion.prepare.check import Record, alike
-from guided_diffusion.prepare.layouts.model import DrawingRule
-from guided_diffusion.prepare.survey import keeps_regions, look, look_at_types, perceptual_hash
+from guided_diffusion.prepare.survey import keeps_regions, look_at_types, perceptual_hash
 
 
 def smooth(seed):
     return photograph(seed, (60, 80))[..., 0]
-
-
-def test_record_of_a_sample(tmp_path):
-    mask = np.zeros((60, 80), np.uint8)
-    mask[:3, :4], mask[10, :7] = 1, 3
-    Image.fromarray(smooth(0)).save(tmp_path / "a.png")
-    Image.fromarray(mask).save(tmp_path / "m.png")
-    sample = Sample(str(tmp_path / "a.png"), IndexMask(str(tmp_path / "m.png")))
-    record, good = look([sample, Sample(sample.image, None)], 3, DrawingRule(), workers=1, description="")
-    assert {index: found.pixels for index, found in record.types.items()} == {1: 12, 3: 7}
-    assert (record.size, record.problem) == ((60, 80), None)
-    assert record.border == (4 + 2 + 1) / 276
-    assert record.sha256 == hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest()
-    assert good.good and good.types == {} and good.mask == sample.image
-    assert "m.png" in look([sample], 2, DrawingRule(), workers=1, description="")[0].problem
 
 
 def test_what_nearest_resizing_keeps():

@@ -30,16 +30,10 @@ from .yolo import read_yolo
 
 __all__ = ["FORMATS", "ColourMask", "Dataset", "Options", "Shapes", "TypeMasks", "read_layout"]
 
-SURE: dict[str, Callable[[str, Options], Dataset | None]] = {
-    **{format: partial(read_pairs, format) for format in INDEX_PAIRS},
-    "mvtec": read_mvtec,
-    "coco": read_coco,
-    "dagm": read_dagm,
-    "severstal": read_severstal,
-    "hf": read_hf,
-    "voc": read_voc,
-    "kolektor": read_kolektor,
-}
+SURE: dict[str, Callable[[str, Options], Dataset | None]]
+SURE = {format: partial(read_pairs, format) for format in INDEX_PAIRS}
+SURE |= {"mvtec": read_mvtec, "coco": read_coco, "dagm": read_dagm, "severstal": read_severstal, "hf": read_hf}
+SURE |= {"voc": read_voc, "kolektor": read_kolektor}
 NAMED = SURE | {"images_masks": partial(read_pairs, "images_masks"), "yolo": read_yolo, "labelme": read_labelme}
 LOOSE = {"type_folders": read_type_folders, "flat": read_flat}  # which any folder of images may look like
 READERS = NAMED | LOOSE  # the first that fits counts

@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import blobfile as bf
@@ -10,9 +9,10 @@ import blobfile as bf
 from ...data.files import list_folder, part_folders, part_in, stem_of, walk, words_of
 from ...data.prepared import Sample
 from ...errors import InputError
-from ...file_io import read_bytes, read_json
+from ...file_io import mentions, read_json
 from .model import Dataset, Options, Shape, Shapes, is_coordinate, size_told
 
+Content = dict[str, list[dict[str, Any]]]
 KEY = (int, str)
 ROWS = {  # of COCO's lists: what they need, and of what kinds
     "images": {"id": KEY, "file_name": str},
@@ -59,17 +59,11 @@ def _candidates(folder: str) -> list[str]:
     """The annotation files in a folder; damaged ones count, so that the reader can say what is wrong."""
     paths = [bf.join(folder, name) for name in list_folder(folder, (".json",))[0]]
     sure = [path for path in paths if path.lower().endswith(".coco.json")]
-    return sure or (list(filter(_is_coco, paths)) if any(map(_is_coco, paths[:LOOKED_INTO])) else [])
+    some = any(mentions(path, *ROWS) for path in paths[:LOOKED_INTO])
+    return sure or [path for path in paths if some and mentions(path, *ROWS)]
 
 
-def _is_coco(path: str) -> bool:
-    with suppress(OSError):
-        data = read_bytes(path)
-        return all(f'"{key}"'.encode() in data for key in ROWS)
-    return False
-
-
-def _open(path: str) -> dict[str, list[dict[str, Any]]]:
+def _open(path: str) -> Content:
     """The lists of a COCO file, checked for what is needed. Raises InputError."""
     content = read_json(path)
     for key, fields in ROWS.items():
@@ -82,9 +76,7 @@ def _open(path: str) -> dict[str, list[dict[str, Any]]]:
     return content
 
 
-def _shapes_by_image(
-    path: str, content: Mapping[str, list[dict[str, Any]]], data: Dataset, boxes: str
-) -> dict[Any, list[Shape]]:
+def _shapes_by_image(path: str, content: Content, data: Dataset, boxes: str) -> dict[Any, list[Shape]]:
     """The shapes of each image by its id; `data` is told their types, in the order of the ids. boxes: see Options."""
     images = [(image["id"], image["file_name"]) for image in content["images"]]
     categories = list(dict.fromkeys((category["id"], category["name"]) for category in content["categories"]))

@@ -11,7 +11,7 @@ import blobfile as bf
 from ...data.files import by_stem, list_folder, part_of, stem_of, words_of
 from ...data.prepared import Sample
 from ...errors import InputError
-from ...file_io import parse_json, read_bytes
+from ...file_io import mentions, parse_json, read_bytes
 from .model import BACKGROUND, Dataset, Options, Shape, Shapes, is_coordinate, size_told
 from .pairs import OPEN_ENDINGS
 
@@ -54,10 +54,8 @@ def read_labelme(root: str, options: Options) -> Dataset | None:
 
 
 def _is_labelme(path: str) -> bool:
-    """Whether a file is labelme's; one that is damaged counts, so that the reader can say what is wrong."""
-    with suppress(OSError, InputError):
-        data = read_bytes(path).replace(b"\0", b"")  # of UTF-16
-        return b'"shapes"' in data and (b'"imagePath"' in data or bool(_read(path)))
+    with suppress(InputError):
+        return mentions(path, "shapes") and (mentions(path, "imagePath") or bool(_read(path)))
     return False
 
 

@@ -174,7 +174,7 @@ def _note(seen: Sequence[Values], data: Dataset, *, sure: bool) -> None:
     told = [f"{inverted[0]} calls {text}, as if inverted"] if inverted and not sure else []
     if rule.mask_values == "index":
         if seen and not sure and not any(0 in one.counts for one in seen):
-            raise InputError(f"{seen[0].path}: no mask has the value 0, background; or say --mask_values index")
+            raise InputError(f"{seen[0].path}: no mask has value 0, background; subtract 1, or say --mask_values index")
         told.append("the values of the masks are type indices")
     elif rule.mask_threshold != THRESHOLD:
         pairs = Counter(tuple(one.above_zero(rule.void)) for one in seen)

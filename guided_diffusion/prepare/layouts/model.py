@@ -61,6 +61,7 @@ class Shapes:
     upright: bool = False
 
 
+Pairs = Iterable[tuple[str, str]]  # of the paths of an image and its mask
 Mask = IndexMask | TypeMasks | ColourMask | Shapes
 
 
@@ -85,12 +86,7 @@ class DrawingRule:
 
     def told(self) -> dict[str, Any]:
         """What dataset.json tells of it, but for what goes without saying: sets of older versions do not say it."""
-        usual = {
-            "mask_values": ("binary", "index", "colour"),
-            "palette": ("index",),
-            "void": (None,),
-            "bits": (None, 16),
-        }
+        usual = {"mask_values": "binary index colour".split(), "palette": ["index"], "void": [None], "bits": [None, 16]}
         return {name: value for name, value in vars(self).items() if value not in usual.get(name, ())}
 
 
@@ -141,9 +137,7 @@ class Dataset:
     doubts: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def add(
-        self, name: str | None, pairs: Iterable[tuple[str, str]], folder: str | None = None, part: str | None = None
-    ) -> None:
+    def add(self, name: str | None, pairs: Pairs, folder: str | None = None, part: str | None = None) -> None:
         """Samples of one type, from pairs of an image and its mask file."""
         self.samples += [Sample(image, TypeMasks(((name, mask),)), folder, part=part) for image, mask in pairs]
 

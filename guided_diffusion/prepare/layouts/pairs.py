@@ -12,7 +12,6 @@ from ...data import prepared
 from ...data.files import by_stem, is_good, list_folder, part_folders, stem_of
 from ...data.prepared import INDEX_ENDINGS, SAMPLES, IndexMask, Sample, complete, pair_by_name
 from ...data.records import RELEASED
-from ...errors import InputError
 from ...file_io import is_cloud
 from .mask_values import DEFAULT
 from .model import Dataset, Options, TypeMasks
@@ -78,10 +77,7 @@ def read_pairs(format: str, root: str, options: Options) -> Dataset | None:
         homes = [(part, home, open_pairs(home)) for home, part in parts_alone(root).items()]
     data, unread = Dataset(root, format), []
     for part, home, pairs in homes:
-        if len(pairs) > 1:
-            raise InputError(
-                f"{home}: holds more than one data set ({prepared.listed(pairs)}); give each its own folder"
-            )
+        prepared.check_single(home, pairs)
         for image_root, mask_root in ((bf.join(home, name) for name in pair) for pair in pairs):
             mask_files, types = list_folder(mask_root)
             if not of_indices and types and not mask_files and not list_folder(image_root)[1]:
