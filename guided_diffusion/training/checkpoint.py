@@ -6,6 +6,7 @@ Keys: `model`, `ema`, `optimizer` (state dicts, as in released checkpoints), and
 
 import hashlib
 import io
+import math
 import operator
 import pickle
 import re
@@ -178,6 +179,8 @@ def load_checkpoint(path: str, flag: str) -> Checkpoint:
         minutes = float(raw.get("cpu_minutes", 0))
         if type(step or 0) is not int or not 0 <= (step or 0) < 2**53 or type(written) is not int:
             raise ValueError(f"step {brief(step)} of format {brief(written)}")
+        if not 0 <= minutes < math.inf:
+            raise ValueError(f"cpu_minutes {minutes}")
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RuntimeError) as error:
         raise InputError(f"{name}: its content is not that of a checkpoint ({error}); {_instead(path)}") from None
     return Checkpoint(path, sha256, model, ema, optimizer, step or 0, config, window, minutes)
