@@ -137,12 +137,11 @@ class DefectDataset:
         images = [self.images[index] for index in indices]
         masks = [self.masks[index] for index in indices]
         if self.view.windows:
-            height, width = self.view.size
             for i, mask in enumerate(masks):
                 wanted = mask if kinds is None else mask == kinds[i]
-                top, left = self._place_crop(wanted if wanted.any() else mask, rng)
-                images[i] = images[i][:, top : top + height, left : left + width]
-                masks[i] = mask[top : top + height, left : left + width]
+                shown = wanted if wanted.any() else mask
+                window = place_window(shown, self.view.size, self.view.crop_defect, rng)
+                images[i], masks[i] = images[i][:, window[0], window[1]], mask[window]
         image_batch, mask_batch = torch.stack(images), torch.stack(masks)
         for axis in {"none": (), "horizontal": (-1,), "vertical": (-2,), "both": (-1, -2)}[flip]:
             chosen = torch.from_numpy(rng.integers(0, 2, len(masks)).astype(bool)).to(mask_batch.device)
@@ -150,16 +149,17 @@ class DefectDataset:
             mask_batch = torch.where(chosen[:, None, None], mask_batch.flip(axis), mask_batch)
         return image_batch, mask_batch
 
-    def _place_crop(self, mask: Tensor, rng: np.random.Generator) -> tuple[int, int]:
-        """Top and left of a window in `mask` [H, W]: anywhere, or anywhere around one of the pixels that it marks."""
-        ranges = [[0, side - window] for side, window in zip(mask.shape, self.view.size, strict=True)]
-        if self.view.crop_defect and rng.random() < self.view.crop_defect and mask.any():
-            places = mask.nonzero()
-            place = places[int(rng.integers(len(places)))].tolist()
-            for i, (at, window) in enumerate(zip(place, self.view.size, strict=True)):
-                ranges[i] = [max(0, at - window + 1), min(ranges[i][1], at)]
-        top, left = (int(rng.integers(low, high + 1)) for low, high in ranges)
-        return top, left
+
+def place_window(mask: Tensor, size: Sequence[int], share: float, rng: np.random.Generator) -> tuple[slice, slice]:
+    """A window of `size` in `mask` [H, W]: a `share` lies anywhere around one of the pixels that it marks."""
+    ranges = [[0, side - window] for side, window in zip(mask.shape, size, strict=True)]
+    if share and rng.random() < share and mask.any():
+        places = mask.nonzero()
+        place = places[int(rng.integers(len(places)))].tolist()
+        for i, (at, window) in enumerate(zip(place, size, strict=True)):
+            ranges[i] = [max(0, at - window + 1), min(ranges[i][1], at)]
+    starts = [int(rng.integers(low, high + 1)) for low, high in ranges]
+    return tuple(slice(start, start + side) for start, side in zip(starts, size, strict=True))
 
 
 def epoch_indices(num_samples: int, batch_size: int, step: int, rank: int, world_size: int, seed: int) -> np.ndarray:

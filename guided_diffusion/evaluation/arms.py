@@ -20,7 +20,7 @@ SURROUNDINGS = 3  # pixels around the defects that are compared with the place, 
 class Arm:
     """One way to train. kind: real, repeat, copy_paste or synthetic. extra: images beside the real ones.
 
-    ratio: extra over real. samples: name of the set that a synthetic arm takes.
+    ratio: extra over real. samples: name of the set that a synthetic arm takes, of so many generator runs.
     """
 
     name: str
@@ -28,6 +28,7 @@ class Arm:
     extra: int = 0
     ratio: float = 0
     samples: str | None = None
+    runs: int = 1
 
 
 def plan_arms(
@@ -42,7 +43,7 @@ def plan_arms(
     for name, runs in samples.items():
         there = min(map(len, runs))
         for ratio in ratios:
-            arm = Arm(f"{name}_x{ratio:g}", "synthetic", max(1, round(ratio * num_real)), ratio, name)
+            arm = Arm(f"{name}_x{ratio:g}", "synthetic", max(1, round(ratio * num_real)), ratio, name, len(runs))
             if arm.extra <= there:
                 arms.append(arm)
             else:

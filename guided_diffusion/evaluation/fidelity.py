@@ -36,7 +36,7 @@ MEASURES = {  # key: title, factor, decimals
 PRECISION_NEIGHBOURS = 3  # Kynkaanniemi et al. 2019
 DENSITY_NEIGHBOURS = 5  # Naeem et al. 2020
 MOST_DIVERSE = 1_000  # images whose diversity is measured; of more, so many are drawn
-LEAST_POWER = 1e-9  # of images without any grain
+LEAST_POWER = 1e-9  # for a logarithm of images without any grain
 LEAST_IMAGES = 8  # of fewer, nothing is measured
 
 
@@ -124,7 +124,7 @@ def radial_power(images: np.ndarray) -> np.ndarray:
     found = []
     for image in images:
         grey = image @ np.array([0.299, 0.587, 0.114])
-        power = np.abs(np.fft.fft2((grey - grey.mean()) * window)) ** 2 / (window**2).sum()
+        power = np.abs(np.fft.fft2((grey - grey.mean()) * window)) ** 2 / (window**2).sum() + LEAST_POWER
         found.append(np.bincount(at, power.ravel())[:bins] / np.bincount(at)[:bins])
     return np.stack(found)
 
@@ -132,11 +132,9 @@ def radial_power(images: np.ndarray) -> np.ndarray:
 def spectrum(x: np.ndarray, y: np.ndarray, of_x: Resampling, of_y: Resampling) -> np.ndarray:
     """Power in the top octave of radial_power [N, B] over that of [M, B], in dB: float64 [1 + R]."""
     rows = min(len(of_x.counts), len(of_y.counts))
-    top, base = (
-        of.weights[:rows] @ power[:, power.shape[1] // 2 :].mean(axis=1) / of.weights[:rows].sum(axis=1)
-        for power, of in ((x, of_x), (y, of_y))
-    )
-    return 10 * np.log10(np.maximum(top, LEAST_POWER) / np.maximum(base, LEAST_POWER))
+    a, b = of_x.weights[:rows], of_y.weights[:rows]
+    top, base = (power[:, power.shape[1] // 2 :].mean(axis=1) for power in (x, y))
+    return 10 * np.log10(a @ top / a.sum(axis=1) / (b @ base / b.sum(axis=1)))
 
 
 @dataclass(frozen=True)

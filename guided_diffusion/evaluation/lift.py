@@ -39,11 +39,11 @@ from .tables import number, plot_intervals, table, write_results
 
 HELP = "what samples add to a segmenter: against real images alone, repeated, and copy-paste"
 # Of what trainings do: change it when that changes, so that older runs are not taken for new ones.
-VERSIONS = {"deeplab": 4, "unet": "unet 1"}
+VERSIONS = {"deeplab": 4, "unet": "unet 2"}
 MOST_RATIO = 1e6
 FROZEN = "net.encoder."  # what the files of segmenters leave out
-FULL = {"ratios": [0.5, 1, 2, 4], "seeds": 5, "steps": 600, "segmenter": "both"}
-QUICK = {"ratios": [1], "seeds": 3, "steps": 150, "segmenter": "deeplab"}
+FULL = {"ratios": [0.5, 1, 2, 4], "seeds": 5, "steps": 600}
+QUICK = {"ratios": [1], "seeds": 3, "steps": 150}
 METRICS = {
     "miou": "mIoU",
     "f1": "F1, defect pixels",
@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--ratios", type=ratios, help="samples over real images, comma-separated (0.5,1,2,4; with --quick 1)")
     add("--seeds", type=int, help="trainings of each arm (5; with --quick 3)")
     add("--steps", type=int, help="optimiser steps of each training (600; with --quick 150)")
-    add("--segmenter", choices=[*SEGMENTERS, "both"], help="what is trained (both; with --quick deeplab)")
+    add("--segmenter", choices=[*SEGMENTERS, "both"], default="deeplab", help="what is trained (deeplab)")
     add("--verdict_arm", help="the arm that the verdict is on (ratio 1 of the first samples)")
 
 
@@ -106,23 +106,20 @@ def main(args: argparse.Namespace) -> None:
     arms, notes = plan_arms(len(setup.train), setup.samples, args.ratios, baselines)
     verdict_arm = choose_verdict_arm(args.verdict_arm, arms)
     kinds = list(SEGMENTERS) if args.segmenter == "both" else [args.segmenter]
-    outcomes = {
-        kind: {arm.name: [[] for _ in setup.samples.get(arm.samples, [None])] for arm in arms} for kind in kinds
-    }
-    trainings = [(arm, run) for arm in arms for run in range(len(outcomes[kinds[0]][arm.name]))]
-    jobs = [(kind, *training, seed) for seed in range(args.seeds) for kind in kinds for training in trainings]
+    trainings = [(kind, arm, run) for kind in kinds for arm in arms for run in range(arm.runs)]
+    jobs = [(*training, seed) for seed in range(args.seeds) for training in trainings]
     workers = default_workers() if setup.device.type == "cpu" else 1
     bar = {"description": "trainings", "unit": "training", "chunk": 1, "least": 2}
     with lock_folder(args.out, "--out"):
         tested = list(parallel_map(partial(run_job, setup=setup), jobs, workers=workers, **bar))
-    provenance = {}
-    for (kind, arm, run, _), (outcome, provenance[kind]) in zip(jobs, tested, strict=True):
-        outcomes[kind][arm.name][run].append(outcome)
+    outcomes = {kind: {arm: [[] for _ in range(arm.runs)] for arm in arms} for kind in kinds}
+    for (kind, arm, run, _), outcome in zip(jobs, tested, strict=True):
+        outcomes[kind][arm][run].append(outcome)
     val, judged = setup.val, []
-    for kind in kinds:
-        found = summarize(arms, outcomes[kind], [*val.groups, *setup.val_good.groups], val.class_names)
-        verdict = judge(found, verdict_arm, SEGMENTERS[kind].title)
-        judged.append({"segmenter": kind, "provenance": provenance[kind], "arms": found, "verdict": verdict})
+    for kind, own in outcomes.items():
+        found = summarize(own, [*val.groups, *setup.val_good.groups], val.class_names)
+        about = {"segmenter": kind, "provenance": SEGMENTERS[kind](1, "cpu").provenance}
+        judged.append({**about, "arms": found, "verdict": judge(found, verdict_arm, SEGMENTERS[kind].title)})
     result = {
         "command": "lift",
         "settings": {**vars(args), "view": asdict(setup.view)},
@@ -176,8 +173,8 @@ def _types(images: ImageSet) -> list[str]:
     return sorted({name for mask in images.masks for name in present_types(mask, images.class_names)})
 
 
-def run_job(job: tuple[str, Arm, int, int], setup: Setup) -> tuple[Outcome, dict[str, str | None]]:
-    """Train a segmenter, unless it is there, and test it; also its provenance.
+def run_job(job: tuple[str, Arm, int, int], setup: Setup) -> Outcome:
+    """Train a segmenter, unless it is there, and test it.
 
     job: which of SEGMENTERS, arm, which generator run of its set (or 0), and seed.
     """
@@ -197,8 +194,7 @@ def run_job(job: tuple[str, Arm, int, int], setup: Setup) -> tuple[Outcome, dict
         np.array([np.count_nonzero(mask) for mask in segmenter.predict(good.images)], np.int64)
         for good in (setup.val_good, setup.train_good)
     )
-    outcome = Outcome(np.stack(pixels), on_val, calibrate(on_train, FALSE_ALARMS) if len(on_train) else MIN_PIXELS)
-    return outcome, segmenter.provenance
+    return Outcome(np.stack(pixels), on_val, calibrate(on_train, FALSE_ALARMS) if len(on_train) else MIN_PIXELS)
 
 
 def load_segmenter(path: str, segmenter: Segmenter) -> Segmenter | None:
@@ -262,20 +258,16 @@ def _shares(size: int, num_resamples: int, *key: str) -> np.ndarray:
 
 
 def summarize(
-    arms: Sequence[Arm],
-    outcomes: Mapping[str, Sequence[Sequence[Outcome]]],
-    groups: Sequence[str],
-    class_names: Sequence[str],
+    outcomes: Mapping[Arm, Sequence[Sequence[Outcome]]], groups: Sequence[str], class_names: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """The estimates of each arm. outcomes, by arm, and groups: as in resampled_scores."""
-    values = {arm.name: resampled_scores(outcomes[arm.name], groups, arm.samples or "") for arm in arms}
+    values = {arm.name: resampled_scores(own, groups, arm.samples or "") for arm, own in outcomes.items()}
     real, pasted, found = values["real"], values.get("copy_paste_x1"), {}
-    for arm in arms:
+    for arm in outcomes:
         own = values[arm.name]
         others = {"real": None if arm.kind == "real" else real, "copy_paste": pasted if arm.samples else None}
         found[arm.name] = {
             **asdict(arm),
-            "runs": len(outcomes[arm.name]),
             **{metric: with_interval(own[metric]) for metric in METRICS},
             **{
                 f"difference_to_{name}": other and {key: with_interval(own[key] - other[key]) for key in METRICS}

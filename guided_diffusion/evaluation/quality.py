@@ -102,7 +102,10 @@ def notes(result: dict[str, Any]) -> list[str]:
     settings, labels = result["settings"], result["labels"]
     blocks = (result["overall"], *result["per_type"].values())
     few = any(block["counts"]["real_groups"] < FEW_GROUPS for block in blocks if "kid" in block)
+    kids = [number(of and of["overall"].get("kid"), 1000, 1) for of in (result, result["reference"]["train"])]
     told = {
+        "KID x 1000 of the samples is {}; that of the training images against the same real images, which samples can "
+        "hardly undercut, {}.".format(*kids): "-" not in kids,
         "Without --train, --real stands for the training images: fidelity is to images that the generator has seen, "
         "and there are no others to tell a near-copy from a likeness.": not settings["train"],
         f"The samples show windows of images; they are compared with {WINDOWS} windows of each real image, cut as in "
@@ -112,12 +115,6 @@ def notes(result: dict[str, Any]) -> list[str]:
         "FID falls as counts grow: compare it at equal counts only. KID does not.": True,
     }
     lines = [line for line, applies in told.items() if applies]
-    if settings["train"] and (trained := result["reference"]["train"]["overall"].get("kid")):
-        ours = number(result["overall"]["kid"], 1000, 1)
-        lines.append(
-            f"KID x 1000 of the samples is {ours}; that of the training images against the same real images, which "
-            f"samples can hardly undercut, {number(trained, 1000, 1)}."
-        )
     ask = "Ask inference.py for more samples, or train on more of it."
     lines += [f"{name}: was trained, but no sample has it. {ask}" for name in labels["missing"]]
     return lines + [f"{name}: was trained, but no image of --real has it." for name in labels["missing_in_real"]]

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..data.image_datasets import epoch_indices
+from ..data.image_datasets import epoch_indices, place_window
 from ..keyed_random import key_to_seed, numpy_generator
 from ..precision import autocast, resolve_precision
 from .bootstrap import Resampling, mean_interval, with_interval
@@ -33,7 +33,6 @@ ENLARGE = 2
 DILATION = (2, 4, 6)  # in cells of 16 enlarged pixels
 CHANNELS = 96  # of the decoder
 WIDTHS = (16, 32, 64, 128)  # of the U-Net, at strides 1, 2, 4, 8
-GROUPS = 8  # of its normalisation
 LEARNING_RATES = {"deeplab": 3e-3, "unet": 1e-3}  # at their peak
 WEIGHT_DECAY = 1e-2
 
@@ -80,7 +79,10 @@ class Pool:
             torch.manual_seed(key_to_seed("augmentation", seed, step))
             windows = [self._window(image, mask, rng) for image, mask in self.draw(step, seed)]
             images, masks = map(torch.stack, zip(*windows, strict=True))
-            return gamma_and_noise(images), masks
+            exponent = GAMMA ** torch.empty(len(images), 1, 1, 1).uniform_(-1, 1)
+            strength = torch.empty(len(images), 1, 1, 1).uniform_(0, NOISE)
+            noisy = (images.float() / 255) ** exponent + strength * torch.randn(images.shape)
+            return (noisy.clamp(0, 1) * 255).round().to(torch.uint8), masks
 
     def _window(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """One window of `size` from an image [H, W, 3] and its mask [H, W]: uint8 [3, h, w] and [h, w]."""
@@ -106,24 +108,10 @@ def cut_window(
 
     DEFECT_SHARE of the windows lie anywhere around a random defect pixel, if there is one; the others anywhere.
     """
-    size = np.array(size)
-    pad = [(m // 2, m - m // 2) for m in np.maximum(0, size - mask.shape)]
+    pad = [(m // 2, m - m // 2) for m in np.maximum(0, np.subtract(size, mask.shape))]
     image, mask = np.pad(image, [*pad, (0, 0)], mode="symmetric"), np.pad(mask, pad, mode="symmetric")
-    low, high = np.zeros(2, np.int64), mask.shape - size
-    places = np.argwhere(mask) if rng.random() < DEFECT_SHARE else ()
-    if len(places):
-        at = places[rng.integers(len(places))]
-        low, high = np.maximum(low, at - size + 1), np.minimum(high, at)
-    window = tuple(slice(start, start + side) for start, side in zip(rng.integers(low, high + 1), size, strict=True))
+    window = place_window(torch.from_numpy(mask), size, DEFECT_SHARE, rng)
     return image[window], mask[window]
-
-
-def gamma_and_noise(images: Tensor) -> Tensor:
-    """uint8 images [B, 3, H, W], each with its own gamma up to GAMMA and grain up to NOISE, from torch's generator."""
-    exponent = GAMMA ** torch.empty(len(images), 1, 1, 1).uniform_(-1, 1)
-    strength = torch.empty(len(images), 1, 1, 1).uniform_(0, NOISE)
-    noisy = (images.float() / 255) ** exponent + strength * torch.randn(images.shape)
-    return (noisy.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 class Segmenter(nn.Module):
@@ -133,7 +121,13 @@ class Segmenter(nn.Module):
     """
 
     title: str
-    provenance: dict[str, str | None]
+    cell: int  # pixels: sides are made whole multiples of it
+    provenance: dict[str, str | None] = {"encoder": None, "weights_sha256": None}
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        x = F.pad(images.float(), (0, -width % self.cell, 0, -height % self.cell), mode="replicate")
+        return self.logits((x / 255 - 0.5) / 0.5)[..., :height, :width]
 
     @torch.no_grad()
     def predict(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -146,7 +140,7 @@ class Segmenter(nn.Module):
 class DeepLab(Segmenter):
     """Untrained but for its encoder, which stays as it is."""
 
-    title = "DeepLabV3+"
+    title, cell = "DeepLabV3+", STRIDE // ENLARGE  # so that the enlarged sides are whole strides
 
     def __init__(self, num_types: int, device: torch.device | str) -> None:
         super().__init__()
@@ -177,47 +171,40 @@ class DeepLab(Segmenter):
         self.net.encoder.eval()  # its batch normalisation keeps its statistics: batches here are too small
         return self
 
-    def forward(self, images: Tensor) -> Tensor:
-        height, width = images.shape[-2:]
-        cell = STRIDE // ENLARGE  # so that the enlarged sides are whole strides
-        x = F.pad(images.float(), (0, -width % cell, 0, -height % cell), mode="replicate")
-        x = F.interpolate((x / 255 - 0.5) / 0.5, scale_factor=ENLARGE, mode="bilinear")
+    def logits(self, x: Tensor) -> Tensor:
+        x = F.interpolate(x, scale_factor=ENLARGE, mode="bilinear")
         with autocast(x.device, self.precision):
             features = self.net.encoder(x.contiguous(memory_format=torch.channels_last))
         # The decoder in fp32: on a CPU its backward pass is slower in bf16.
         logits = self.net.segmentation_head(self.net.decoder([part.float() for part in features]))  # a quarter of x
-        return F.interpolate(logits, scale_factor=4 / ENLARGE, mode="bilinear")[..., :height, :width]
+        return F.interpolate(logits, scale_factor=4 / ENLARGE, mode="bilinear")
 
 
 class UNet(Segmenter):
-    """0.5 M parameters, untrained."""
+    """0.5 M parameters, untrained. With batch normalisation: of 24 steel images it learned 59 mIoU, with groups' 54."""
 
-    title = "U-Net"
+    title, cell = "U-Net", 2 ** (len(WIDTHS) - 1)
 
     def __init__(self, num_types: int, device: torch.device | str) -> None:
         super().__init__()
 
         def block(inside: int, out: int) -> nn.Sequential:
-            layers = [(nn.Conv2d(n, out, 3, padding=1, bias=False), nn.GroupNorm(GROUPS, out)) for n in (inside, out)]
+            layers = [(nn.Conv2d(n, out, 3, padding=1, bias=False), nn.BatchNorm2d(out)) for n in (inside, out)]
             return nn.Sequential(*(part for conv, norm in layers for part in (conv, norm, nn.ReLU())))
 
         self.down = nn.ModuleList(map(block, (3, *WIDTHS), WIDTHS))
         self.up = nn.ModuleList(block(low + high, high) for high, low in pairwise(WIDTHS))
         self.head = nn.Conv2d(WIDTHS[0], num_types + 1, 1)
-        self.provenance = {"encoder": None, "weights_sha256": None}
         self.to(device, memory_format=torch.channels_last)
 
-    def forward(self, images: Tensor) -> Tensor:
-        height, width = images.shape[-2:]
-        cell = 2 ** len(self.up)
-        x = F.pad(images.float() / 127.5 - 1, (0, -width % cell, 0, -height % cell), mode="replicate")
+    def logits(self, x: Tensor) -> Tensor:
         x, seen = x.contiguous(memory_format=torch.channels_last), []
         for block in self.down:
             x = block(F.max_pool2d(x, 2) if seen else x)  # [N, WIDTHS[k], H / 2^k, W / 2^k]
             seen.append(x)
         for block, skip in zip(reversed(self.up), seen[-2::-1], strict=True):
             x = block(torch.cat([F.interpolate(x, scale_factor=2), skip], dim=1))
-        return self.head(x)[..., :height, :width]
+        return self.head(x)
 
 
 SEGMENTERS: dict[str, type[Segmenter]] = {"deeplab": DeepLab, "unet": UNet}

@@ -1,16 +1,14 @@
 """How figures and tables are written, for terminals and Markdown files, and drawn."""
 
+import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import blobfile as bf
 import numpy as np
 from PIL import Image
 
 from ..file_io import encode_png, write_atomic, write_json, write_or_warn
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def number(ci: dict[str, Any] | None, factor: float = 1, digits: int = 2, sign: str = "") -> str:
@@ -63,7 +61,8 @@ def plot_intervals(
         axes.grid(axis="x", alpha=0.25)
         axes.set_yticks(range(len(names)), names, fontsize=8)
         axes.set_ylim(len(names) - 0.5, -0.5)
-    return _paint(figure)
+    figure.savefig(buffer := io.BytesIO())
+    return Image.open(buffer).convert("RGB")
 
 
 def plot_spectra(spectra: Mapping[str, np.ndarray]) -> Image.Image:
@@ -77,12 +76,5 @@ def plot_spectra(spectra: Mapping[str, np.ndarray]) -> Image.Image:
     axes.axvspan(0.25, 0.5, color="#eeeeee", zorder=0)
     axes.set(xlabel="cycles per pixel; shaded: the top octave", ylabel="power, grey levels squared")
     axes.legend(frameon=False)
-    return _paint(figure)
-
-
-def _paint(figure: "Figure") -> Image.Image:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return Image.fromarray(np.array(canvas.buffer_rgba())).convert("RGB")
+    figure.savefig(buffer := io.BytesIO())
+    return Image.open(buffer).convert("RGB")

@@ -18,7 +18,7 @@ from guided_diffusion.evaluation.lift import _shares, judge, resampled_scores
 from guided_diffusion.evaluation.segmenter import Outcome, count_pixels, scores
 from guided_diffusion.file_io import lock_folder
 
-SIZE = {"seeds": 3, "steps": 20, "ratios": 2, "segmenter": "deeplab"}
+SIZE = {"seeds": 3, "steps": 20, "ratios": 2}
 
 
 def sets(folder: Path) -> dict:

@@ -78,15 +78,8 @@ def test_the_page_holds_every_row_picture_and_figure(samples: Path, page: Page) 
         assert np.array_equal(coloured[..., 3] > 0, index > 0)
         assert np.array_equal(coloured[..., :3][index > 0], palette(3)[index][index > 0])
     for shown in (
-        *(
-            "Made up.",
-            "Also made up.",
-            "training images: 100.0 [50.0, 150.0]",
-            "-3.0 [-3.5, -2.5]",
-            "4.9 [+2.7, +7.1]",
-            "over copy-paste: +2.8 [-0.2, +5.8]",
-            "400.0 [350.0, 450.0]",
-        ),
+        *("Made up.", "4.9 [+2.7, +7.1]", "over copy-paste: +2.8 [-0.2, +5.8]", "400.0 [350.0, 450.0]"),
+        *("Also made up.", "training images: 100.0 [50.0, 150.0]", "-3.0 [-3.5, -2.5]"),
         *("0.61 [0.56, 0.66]", "real images: 25.0 [20.0, 30.0]", "made-up lift", "made-up quality", "Of compare"),
         f"measure crack {EVIL} compare 12.5 [2.5, 22.5] too few",
     ):
