@@ -3,9 +3,8 @@
 import signal
 
 import pytest
-import torch
 from conftest import tiny_config
-from runs import QUICK, assert_equal, assert_same_training, before_replacing, interrupt, tree
+from runs import QUICK, assert_equal, assert_same_training, before_replacing, interrupt, load_timeless, tree
 
 from guided_diffusion.file_io import lock_folder
 
@@ -109,5 +108,6 @@ def test_a_complete_training_is_left_as_it_is(training, uninterrupted):
 def test_a_chosen_checkpoint_resumes_elsewhere(training, uninterrupted, tmp_path):
     training(tmp_path / "work", "--set", "train.keep_last=0")
     training(tmp_path / "other", "--resume", tmp_path / "work" / "checkpoint" / "diffusion_000002.pt")
-    ours, theirs = (torch.load(f / "checkpoint" / "diffusion_000006.pt") for f in (tmp_path / "other", uninterrupted))
+    works = (tmp_path / "other", uninterrupted)
+    ours, theirs = (load_timeless(work / "checkpoint" / "diffusion_000006.pt") for work in works)
     assert_equal(ours, theirs)
