@@ -6,6 +6,7 @@ its own mask. (test_layouts.py damages JSON files; test_properties.py draws soun
 
 import io
 import os
+import random
 import shutil
 import tempfile
 import warnings
@@ -34,123 +35,91 @@ class Layout:
         self.drawn = [row[2:] for row in rows]
         named = [f"{own}={','.join(map(str, colour))}" for own, colour in COLOURMAP.items()]
         self.flags = ["--colormap", *named] if name == "colours" else []
+        self.paths = sorted(self.files)
+        self.pictures = [path for path in self.images + self.masks if not path.endswith(".json")]
+
+    def open(self, path: str) -> Image.Image:
+        return Image.open(io.BytesIO(self.files[path]))
 
 
 LAYOUTS = [Layout(name) for name in CASES]
-
-
-class Skip(Exception):
-    """What is drawn does not apply to this layout."""
-
-
-class Draw:
-    """A sound set to be damaged, and what chance decides."""
-
-    def __init__(self, rng: np.random.Generator):
-        self.rng = rng
-        self.layout = self.pick(LAYOUTS)
-        self.files = self.layout.files
-
-    def below(self, limit: int) -> int:
-        return int(self.rng.integers(limit))
-
-    def pick(self, items):
-        if not items:
-            raise Skip
-        return items[self.below(len(items))]
-
-    def file(self) -> str:
-        return self.pick(sorted(self.files))
-
-    def picture(self, paths: list[str]) -> tuple[str, Image.Image]:
-        path = self.pick([path for path in paths if not path.endswith(".json")])
-        return path, Image.open(io.BytesIO(self.files[path]))
-
-    def new(self, path: str) -> str:
-        if path in self.files:
-            raise Skip
-        return path
-
-
 GARBAGE = [b"", b"not an image", b"<html></html>", bytes(200), b"{}", b"[]", b"null", b"\xff\xd8\xff", b"\x89PNG\r\n"]
 
 
-# What is done: returns the files that change, {path: content, None: the file is gone}.
-def damaged(draw):
+# What is done to a layout, as chance decides: the files that change, {path: content, None: the file is gone}. None, or
+# a file that is there already: it does not apply.
+def damaged(layout, rng):
     """Cut off, one to four bytes of a picture overwritten, or other content altogether."""
-    path, kind = draw.file(), draw.below(3)
+    path, kind = rng.choice(layout.paths), rng.randrange(3)
+    content = layout.files[path]
     if kind == 0:
-        return {path: draw.pick(GARBAGE)}
+        return {path: rng.choice(GARBAGE)}
     if kind == 1 or path.endswith(".json"):  # in which another level or corner is as good as the true one
-        return {path: draw.files[path][: draw.below(len(draw.files[path]))]}
-    data = bytearray(draw.files[path])
-    for _ in range(1 + draw.below(4)):
-        data[draw.below(len(data))] = draw.below(256)
+        return {path: content[: rng.randrange(len(content))]}
+    data = bytearray(content)
+    for _ in range(rng.randint(1, 4)):
+        data[rng.randrange(len(data))] = rng.randrange(256)
     return {path: bytes(data)}
 
 
-def another_mode(draw):
-    path, picture = draw.picture(draw.layout.images + draw.layout.masks)
-    mode = draw.pick(["P", "RGBA", "LA", "L", "RGB", "I;16", "CMYK", "F"])
-    if picture.mode == "RGB" and path in draw.layout.masks and mode not in ("RGBA", "RGB", "CMYK"):
-        raise Skip  # would lose the colours
+def another_mode(layout, rng):
+    path, mode = rng.choice(layout.pictures), rng.choice(["P", "RGBA", "LA", "L", "RGB", "I;16", "CMYK", "F"])
+    picture = layout.open(path)
+    if picture.mode == "RGB" and path in layout.masks and mode not in ("RGBA", "RGB", "CMYK"):
+        return None  # would lose the colours
     picture = picture.convert("L") if mode in ("I;16", "F") else picture
     picture = Image.fromarray(np.asarray(picture).astype(np.uint16)) if mode == "I;16" else picture.convert(mode)
     return {path: coded(picture, "tif" if mode in ("CMYK", "F") else "png")}
 
 
-def wrong_size(draw):
-    path, picture = draw.picture(draw.layout.images + draw.layout.masks)
-    width, height = (max(1, side + draw.below(11) - 5) for side in picture.size)
-    if (width, height) == picture.size:
-        raise Skip
-    return {path: coded(picture.resize((width, height), Image.Resampling.NEAREST), picture.format)}
+def wrong_size(layout, rng):
+    picture = layout.open(path := rng.choice(layout.pictures))
+    size = tuple(side + rng.randint(-5, 5) for side in picture.size)
+    return {path: coded(picture.resize(size, Image.Resampling.NEAREST), "png")} if size != picture.size else None
 
 
-def renamed(draw):
+def renamed(layout, rng):
     """A file under another name, in another folder of the set, or hidden."""
-    path = draw.file()
+    path = rng.choice(layout.paths)
     stem, suffix = os.path.splitext(os.path.basename(path))
     forms = ["{0}x{1}", "x{0}{1}", "{0} {1}", "{0}.bak", "{0}_{1}", "0{0}{1}", "{0}.old{1}", ".{0}{1}", "{0}.PNG"]
-    folder, form = (draw.file(), "{0}{1}") if draw.below(2) else (path, draw.pick(forms))
-    return {path: None, draw.new(os.path.join(os.path.dirname(folder), form.format(stem, suffix))): draw.files[path]}
+    folder, form = rng.choice([(rng.choice(layout.paths), "{0}{1}"), (path, rng.choice(forms))])
+    return {os.path.join(os.path.dirname(folder), form.format(stem, suffix)): layout.files[path], path: None}
 
 
-def swapped(draw):
+def swapped(layout, rng):
     """Image and mask exchanged, of one photograph or of all."""
-    if draw.layout.masks[0].endswith(".json"):
-        raise Skip
-    pairs = list(zip(draw.layout.images, draw.layout.masks, strict=True))
-    chosen = pairs if draw.below(3) == 0 else [draw.pick(pairs)]
-    return {one: draw.files[other] for pair in chosen for one, other in (pair, pair[::-1])}
+    pairs = list(zip(layout.images, layout.masks, strict=True))
+    chosen = rng.choice([pairs, [rng.choice(pairs)], [rng.choice(pairs)]])
+    changes = {one: layout.files[other] for pair in chosen for one, other in (pair, pair[::-1])}
+    return None if layout.masks[0].endswith(".json") else changes
 
 
-def equal_stems(draw):
+def equal_stems(layout, rng):
     """Another picture under the same stem with another suffix."""
-    path, _ = draw.picture(draw.layout.images + draw.layout.masks)
-    suffix = draw.pick(["jpg", "bmp", "tif", "webp", "PNG"])
-    return {draw.new(f"{os.path.splitext(path)[0]}.{suffix}"): coded(Image.fromarray(draw.pick(PHOTOGRAPHS)), suffix)}
+    stem, suffix = os.path.splitext(rng.choice(layout.pictures))[0], rng.choice(["jpg", "bmp", "tif", "webp", "PNG"])
+    return {f"{stem}.{suffix}": coded(Image.fromarray(rng.choice(PHOTOGRAPHS)), suffix)}
 
 
-def second_mask(draw):
+def second_mask(layout, rng):
     """Another file that could be the mask."""
-    stem, suffix = os.path.splitext(draw.pick(draw.layout.masks))
-    ending = draw.pick(["_mask", "_gt", "_label", "", "_rgb_mask"])
-    return {draw.new(f"{stem.removesuffix('_mask')}{ending}{suffix}"): draw.files[draw.pick(draw.layout.masks)]}
+    stem, suffix = os.path.splitext(rng.choice(layout.masks))
+    ending = rng.choice(["_mask", "_gt", "_label", "", "_rgb_mask"])
+    return {f"{stem.removesuffix('_mask')}{ending}{suffix}": layout.files[rng.choice(layout.masks)]}
 
 
-def link(draw):
+def link(layout, rng):
     """A link to itself, to nothing or to a folder, in place of a file or beside one."""
-    path = draw.file()
-    if draw.below(2):
-        return {path: b"LINK:" + draw.pick([os.path.basename(path), "nowhere.png", "."]).encode()}
-    path = os.path.join(os.path.dirname(path), draw.pick(["loop", "loop.png", "zzz", "crack"]))
-    if any(other.startswith(path) for other in draw.files):
-        raise Skip
-    return {path: b"LINK:" + draw.pick(["..", ".", "../..", "loop", "nowhere"]).encode()}
+    path = rng.choice(layout.paths)
+    if rng.random() < 0.5:
+        return {path: b"LINK:" + rng.choice([os.path.basename(path), "nowhere.png", "."]).encode()}
+    path = os.path.join(os.path.dirname(path), rng.choice(["loop", "loop.png", "zzz", "crack"]))
+    taken = any(other.startswith(path) for other in layout.files)
+    return None if taken else {path: b"LINK:" + rng.choice(["..", ".", "../..", "loop", "nowhere"]).encode()}
 
 
 CORRUPTIONS = [damaged, another_mode, wrong_size, renamed, swapped, equal_stems, second_mask, link]
+ADDING = (renamed, equal_stems, second_mask)  # which must take no name that is there
 COUNT = 90 * len(CORRUPTIONS)
 
 
@@ -183,20 +152,18 @@ def judge(out: Path, layout: Layout) -> str:
 
 def verdict(number: int, root: Path) -> tuple[str, str]:
     """Outcome of one case, "right", "line" or what is wrong; and which case it is."""
-    rng = np.random.default_rng(number)
-    corrupt, changes = CORRUPTIONS[number % len(CORRUPTIONS)], None
-    while changes is None:  # until it applies
-        try:
-            draw = Draw(rng)
-            changes = corrupt(draw)
-        except Skip:
-            continue
+    rng, corrupt, changes = random.Random(number), CORRUPTIONS[number % len(CORRUPTIONS)], None
+    while not changes:  # until it applies
+        layout = rng.choice(LAYOUTS)
+        changes = corrupt(layout, rng)
+        if corrupt in ADDING and next(iter(changes)) in layout.files:
+            changes = None
     source, out = root / str(number) / "source", root / str(number) / "out"
     source.mkdir(parents=True)
-    write(source, draw.files | changes)
+    write(source, layout.files | changes)
     try:
-        main([str(source), str(out), *draw.layout.flags, "--workers", "1"])
-        outcome = judge(out, draw.layout)
+        main([str(source), str(out), *layout.flags, "--workers", "1"])
+        outcome = judge(out, layout)
     except InputError as error:
         text = str(error)
         named = any(name in text for name in (str(source), "--colormap", "SOURCE"))
@@ -205,7 +172,7 @@ def verdict(number: int, root: Path) -> tuple[str, str]:
         outcome = f"{type(error).__name__}: {error}"
     if outcome in ("right", "line"):
         shutil.rmtree(source.parent)
-    return outcome, f"{corrupt.__name__} of {draw.layout.name}, case {number}"
+    return outcome, f"{corrupt.__name__} of {layout.name}, case {number}"
 
 
 def test_no_corruption_gives_a_traceback_or_a_wrong_pair(tmp_path, monkeypatch):
