@@ -9,19 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from drawn_formats import COLOURMAP as COLOURS_OF
-from drawn_formats import (
-    COLOURS,
-    MASKS,
-    NAMES,
-    PHOTOGRAPHS,
-    SIZE,
-    black_and_white,
-    coded,
-    png_text,
-    refusal,
-    save,
-    segmentation,
-)
+from drawn_formats import COLOURS, MASK, PHOTOGRAPH, SIZE, coded, png_text, refusal, save, segmentation
 from PIL import Image
 
 from guided_diffusion.data.prepared import check_problems
@@ -29,8 +17,8 @@ from guided_diffusion.errors import InputError
 from guided_diffusion.prepare.layouts import Options, read_layout
 from guided_diffusion.prepare.layouts.drawing import DrawingRule, read_labelled
 
-PHOTOGRAPH, MASK = PHOTOGRAPHS[2], MASKS[2]  # of three types
-BINARY = black_and_white(MASK)
+NAMES = tuple(COLOURS_OF)
+BINARY = np.where(MASK > 0, 255, 0).astype(np.uint8)
 POLYGON = [[4, 4, 20, 4, 20, 20, 4, 20]]
 TRIANGULAR = b"0 0.1 0.1 0.9 0.1 0.9 0.9"
 TRIANGLE = {"points": [[4, 4], [30, 4], [20, 30]]}
