@@ -168,7 +168,7 @@ class TrainConfig(Section):
     eval_interval: int = option(10, "steps between log lines; with data.val_dir each costs a validation", "[1, 1e9]")
     keep_last: int = option(0, "checkpoints kept on disk; 0: all", "[0, 1e9]")
     seed: int = option(0, "of weights, order of images, flips, timesteps and noise", "[0, 1e18]")
-    precision: str = option("auto", "auto: bf16 where the hardware multiplies in it", "", ("fp32", "bf16", "auto"))
+    precision: str = option("auto", "auto: bf16 where hardware has it, else fp32", "", ("fp32", "tf32", "bf16", "auto"))
     compile: str = option("off", "torch.compile: faster steps on a GPU after minutes of compiling", "", ("on", "off"))
     micro_batch: int = option(0, "images at a time, a divisor of data.bs_per_gpu: less memory; 0: all", "[0, 65536]")
     activation_checkpointing: bool = option(False, "compute activations again: less memory, slower")
