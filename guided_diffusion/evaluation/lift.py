@@ -51,6 +51,7 @@ METRICS = {
     "false_positive_rate": "false alarms",
 }
 FALSE_ALARMS = 0.05  # share of the defect-free training images that may be taken for defective
+GPU_WORKERS = 4  # a training's host is busier than the GPU
 MIN_PIXELS = 5  # predicted defect pixels from which an image is, where there are no defect-free training images
 
 
@@ -108,7 +109,7 @@ def main(args: argparse.Namespace) -> None:
     kinds = list(SEGMENTERS) if args.segmenter == "both" else [args.segmenter]
     trainings = [(kind, arm, run) for kind in kinds for arm in arms for run in range(arm.runs)]
     jobs = [(*training, seed) for seed in range(args.seeds) for training in trainings]
-    workers = default_workers() if setup.device.type == "cpu" else 1
+    workers = min(default_workers(), 10**6 if setup.device.type == "cpu" else GPU_WORKERS)
     bar = {"description": "trainings", "unit": "training", "chunk": 1, "least": 2}
     with lock_folder(args.out, "--out"):
         tested = list(parallel_map(partial(run_job, setup=setup), jobs, workers=workers, **bar))
