@@ -109,7 +109,7 @@ def main(args: argparse.Namespace) -> None:
     kinds = list(SEGMENTERS) if args.segmenter == "both" else [args.segmenter]
     trainings = [(kind, arm, run) for kind in kinds for arm in arms for run in range(arm.runs)]
     jobs = [(*training, seed) for seed in range(args.seeds) for training in trainings]
-    workers = min(default_workers(), 10**6 if setup.device.type == "cpu" else GPU_WORKERS)
+    workers = default_workers() if setup.device.type == "cpu" else GPU_WORKERS
     bar = {"description": "trainings", "unit": "training", "chunk": 1, "least": 2}
     with lock_folder(args.out, "--out"):
         tested = list(parallel_map(partial(run_job, setup=setup), jobs, workers=workers, **bar))
