@@ -18,28 +18,22 @@ SURROUNDINGS = 3  # pixels around the defects that are compared with the place, 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train. kind: real, repeat, copy_paste or synthetic. extra: images beside the real ones.
-
-    ratio: extra over real. samples: name of the set that a synthetic arm takes, of so many generator runs.
-    """
+    """One way to train."""
 
     name: str
-    kind: str
-    extra: int = 0
-    ratio: float = 0
-    samples: str | None = None
-    runs: int = 1
+    kind: str  # real, repeat, copy_paste or synthetic
+    extra: int = 0  # images beside the real ones
+    ratio: float = 0  # extra over real
+    samples: str | None = None  # name of the set that a synthetic arm takes
+    runs: int = 1  # of its generator
 
 
 def plan_arms(
     num_real: int, samples: dict[str, list[ImageSet]], ratios: Sequence[float], baselines: Sequence[str]
 ) -> tuple[list[Arm], list[str]]:
-    """The arms, `real` first, and notes on those left out for want of samples; raises InputError if all are.
-
-    samples: the generator runs of each set, of which the smallest counts.
-    """
-    arms = [Arm("real", "real"), *(Arm(f"{kind}_x1", kind, num_real, 1) for kind in baselines)]
-    notes = []
+    """The arms, `real` first, and notes on those left out for want of samples; raises InputError if all are. samples:
+    the generator runs of each set, of which the smallest counts."""
+    arms, notes = [Arm("real", "real"), *(Arm(f"{kind}_x1", kind, num_real, 1) for kind in baselines)], []
     for name, runs in samples.items():
         there = min(map(len, runs))
         for ratio in ratios:

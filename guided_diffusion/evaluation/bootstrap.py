@@ -28,22 +28,18 @@ def number_groups(groups: Sequence[Hashable]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Resampling:
-    """The units of N images, and draws of them: unit int64 [N] of each image, counts float64 [1 + R, units].
+    """The units of N images, and draws of them; the first has each unit once, for the value, and is the only one of
+    fewer than two units, which have no interval."""
 
-    Row 0 has each unit once, for the value; it is the only one for fewer than two units, which have no interval.
-    """
-
-    unit: np.ndarray
-    counts: np.ndarray
+    unit: np.ndarray  # int64 [N], of each image
+    counts: np.ndarray  # float64 [1 + R, units]
 
     @classmethod
     def draw(
         cls, groups: Sequence[Hashable], *key: Key, least: int = 2, num_resamples: int = NUM_RESAMPLES
     ) -> Resampling:
-        """Resample the units of images, at least one, `groups` naming the unit of each.
-
-        least: different units in every resample; 2 for what is computed from pairs.
-        """
+        """Resample the units of images, at least one, `groups` naming the unit of each. least: different units in every
+        resample; 2 for what is computed from pairs."""
         unit, rng = number_groups(groups), numpy_generator(*key)
         size = int(unit.max()) + 1
         counts = rng.multinomial(size, np.full(size, 1 / size), num_resamples if size > 1 else 0)
@@ -59,10 +55,8 @@ class Resampling:
 
 def with_interval(values: np.ndarray | float) -> dict[str, Any]:
     """{"value", "interval"} as results hold them, of [1 + R] values of a Resampling: central percentiles, at LEVEL.
-
-    Resamples that are nan are left out. The interval is None without resamples; both are where the value is nan.
-    """
-    value, resampled = np.atleast_1d(values)[0], np.atleast_1d(values)[1:]
+    Resamples that are nan are left out. The interval is None without resamples; both are where the value is nan."""
+    value, *resampled = np.atleast_1d(values)
     if np.isnan(value):
         return {"value": None, "interval": None}
     ends = np.nanquantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist() if len(resampled) else None
@@ -72,10 +66,8 @@ def with_interval(values: np.ndarray | float) -> dict[str, Any]:
 def mean_interval(
     values: Sequence[float] | np.ndarray, groups: Sequence[Hashable], key: Sequence[Key] = ("mean",)
 ) -> dict[str, Any] | None:
-    """The mean of values [N] that are not nan and its interval over their groups; None where all are nan.
-
-    The interval is None for fewer than two groups. key: of the random draws.
-    """
+    """The mean of values [N] that are not nan and its interval over their groups; None where all are nan. key: of the
+    random draws."""
     values = np.asarray(values, dtype=np.float64)
     known = np.flatnonzero(~np.isnan(values))
     if not len(known):
@@ -85,11 +77,9 @@ def mean_interval(
 
 
 def share_interval(flags: Sequence[bool] | np.ndarray, groups: Sequence[Hashable]) -> dict[str, Any]:
-    """The share of true flags [N], as {"value", "interval"}: Wilson's (1927), None with fewer than two groups.
-
-    For the effective number of flags: what would give independent ones the variance between groups (Korn and Graubard
-    1998), N at most; where all are alike, and a bootstrap says nothing, the number of groups.
-    """
+    """The share of true flags [N], as {"value", "interval"}: Wilson's (1927), None with fewer than two groups. For the
+    effective number of flags: what would give independent ones the variance between groups (Korn and Graubard 1998), N
+    at most; where all are alike, and a bootstrap says nothing, the number of groups."""
     flags = np.asarray(flags, dtype=np.float64)
     share, units = flags.mean(), len(set(groups))
     if units < 2:
@@ -107,11 +97,8 @@ def share_interval(flags: Sequence[bool] | np.ndarray, groups: Sequence[Hashable
 
 
 def mean_of_pairs(k: np.ndarray, of: Resampling) -> np.ndarray:
-    """Mean of a symmetric matrix [N, N] without its diagonal, float64 [1 + R].
-
-    In a resample pairs of two units count c * c', pairs within a unit c.
-    Copies of a unit that was drawn more than once are not compared: a true new draw has no such pairs.
-    """
+    """Mean of a symmetric matrix [N, N] without its diagonal, float64 [1 + R]. In a resample pairs of two units count
+    c * c', pairs within a unit c: copies of one are not compared, as a true new draw has no such pairs."""
     member = np.eye(of.counts.shape[1])[of.unit]  # [N, units]
 
     def totals(matrix: np.ndarray) -> np.ndarray:

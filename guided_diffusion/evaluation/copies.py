@@ -45,8 +45,7 @@ def place(samples: np.ndarray, train: Sequence[np.ndarray]) -> tuple[np.ndarray,
     """The best place of each sample, uint8 [N, H, W, 3], in each training image, uint8 [H', W', 3], no smaller.
 
     Returns distance (float32), flip (counting through FLIPS), and top and left of the window in the training image that
-    the sample is like, below 0 where it hangs over; [N, M] each. Raises ValueError where an image is smaller.
-    """
+    the sample is like, below 0 where it hangs over; [N, M] each. Raises ValueError where an image is smaller."""
     height, width = samples.shape[1:3]
     if any(image.shape[0] < height or image.shape[1] < width for image in train):
         raise ValueError(f"an image is smaller than the samples of {height} x {width}")
@@ -74,10 +73,8 @@ def place(samples: np.ndarray, train: Sequence[np.ndarray]) -> tuple[np.ndarray,
 
 
 def _band(image: np.ndarray, factor: int, side: float, crop: int) -> np.ndarray:
-    """float32 [H / factor - 2 crop, W / factor - 2 crop]: the band of an image uint8 [H, W, 3] that is compared.
-
-    side: the shorter one of a reduced sample.
-    """
+    """float32 [H / factor - 2 crop, W / factor - 2 crop]: the band of an image uint8 [H, W, 3] that is compared. side:
+    the shorter one of a reduced sample."""
     height, width = (length // factor for length in image.shape[:2])
     grey = cv2.cvtColor(image[: height * factor, : width * factor].astype(np.float32), cv2.COLOR_RGB2GRAY)
     grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
@@ -106,9 +103,7 @@ def draw_closest_pairs(
     samples: ImageSet, train: ImageSet, rows: Sequence[dict[str, Any]], threshold: float
 ) -> Image.Image:
     """The MOST_PAIRS samples with the least distance beside the training images' windows; near-copies framed in red.
-
-    rows: of score_samples, in the order of the samples; train: the whole images given to it.
-    """
+    rows: of score_samples, in the order of the samples; train: the whole images given to it."""
     tiles = []
     for i in sorted(range(len(rows)), key=lambda i: rows[i]["nearest_train"]["distance"])[:MOST_PAIRS]:
         near = rows[i]["nearest_train"]
@@ -130,8 +125,7 @@ def calibrate(distances: np.ndarray, groups: Sequence[Hashable], names: Sequence
     """The limit from distances [N] of real images that are no copies, each group judged by the others.
 
     "value": a nearer one is a copy (0: fewer than two groups, nothing is). "far_out", "alarms": names of images that
-    set no limit, and that count as copies; "false_alarms": the share of these, None with fewer than three groups.
-    """
+    set no limit, and that count as copies; "false_alarms": the share of these, None with fewer than three groups."""
     own = np.array([str(group) for group in groups])
     value, far_out = near_limit(distances, own)
     known, under = set(own), np.zeros(len(own), bool)

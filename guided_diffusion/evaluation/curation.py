@@ -40,8 +40,7 @@ def curate(
 
     rows, among: of score_samples; limits: of measure_limits and "agreement", {type: IoU} or None. per_type: wished
     number of each type. keep, drop: names that a person listed. A kept one's score is its agreement, else the distance
-    to the nearest other sample; a dropped one's what its rule measured, None where it measures nothing.
-    """
+    to the nearest other sample; a dropped one's what its rule measured, None where it measures nothing."""
     values = []
     for row in rows:
         near = row["nearest_sample"]["distance"] if row["nearest_sample"] else 1.0
@@ -94,10 +93,8 @@ def _fault(row: Mapping[str, Any], limits: Mapping[str, Any]) -> tuple[str, str,
 
 
 def agreement_limits(values: np.ndarray, real: ImageSet) -> dict[str, float]:
-    """The least agreement to ask for, by type: what all but the worst LEAST_AGREEING of held-out real images reach.
-
-    values: agreement of these, float [N], nan where unknown. Types that few of them have get no limit.
-    """
+    """The least agreement to ask for, by type: what all but the worst LEAST_AGREEING of held-out real images reach, of
+    which these are the values, float [N]. Types that few of them have get no limit."""
     limits = {}
     for k, name in enumerate(real.class_names, start=1):
         own = [value for value, mask in zip(values, real.masks, strict=True) if (mask == k).any()]
@@ -134,8 +131,7 @@ def write_curated(
     """Copy the kept samples into `out`, and write kept.jsonl, dropped.jsonl and, last, the manifest.
 
     manifest: row of each sample by name, of read_manifest, so that no path leads out of either folder. about: what the
-    manifest's settings say as "curated", so that nobody adds to these samples unawares.
-    """
+    manifest's settings say as "curated", so that nobody adds to these samples unawares."""
     rows = [manifest[row["name"]] for row in kept]
     rows = [{**row, "settings": {**row["settings"], "curated": dict(about)}} for row in rows]
     paths = [path for row in rows for path in files_of(row)]

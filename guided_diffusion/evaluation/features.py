@@ -42,10 +42,8 @@ class Extractor:
         return _in_batches(images, 32, lambda batch: self.network(self.prepare(batch, self.size)))
 
     def embed(self, images: np.ndarray) -> np.ndarray:
-        """uint8 images [N, H, W, 3] as float32 [N, K], whose squared Euclidean distances are the perceptual ones.
-
-        Only those of images of one size compare. K is large: 6e4 at up to 96 px with efficientnet_lite0.
-        """
+        """uint8 images [N, H, W, 3] of one size as float32 [N, K], whose squared Euclidean distances are the perceptual
+        ones. K is large: 6e4 at up to 96 px with efficientnet_lite0."""
 
         def flat(batch: np.ndarray) -> Tensor:
             # Unit length at each of h * w places; over the root of h * w, the squares become the mean over places.
@@ -56,10 +54,8 @@ class Extractor:
 
     @torch.no_grad()
     def layers(self, images: np.ndarray) -> list[Tensor]:
-        """What the network sees in uint8 images [N, H, W, 3] at each stride: float32 [N, C, h, w], on its device.
-
-        The images keep their scale, but for those under LEAST_SIZE and over `size` pixels.
-        """
+        """What the network sees in uint8 images [N, H, W, 3] at each stride: float32 [N, C, h, w], on its device. The
+        images keep their scale, but for those under LEAST_SIZE and over `size` pixels."""
         x = self.prepare(images, min(self.size, max(LEAST_SIZE, *images.shape[1:3])))
         return self.network.forward_intermediates(x, intermediates_only=True)
 
@@ -99,8 +95,7 @@ def import_torchvision() -> ModuleType:
     """torchvision; where its compiled part is missing, with operators that are declared but cannot be called.
 
     The registries' torchvision is compiled for the CUDA build of torch and fails at import beside the CPU build, though
-    nothing that we and timm use calls a compiled operator. Call it before importing timm. Raises ImportError.
-    """
+    nothing that we and timm use calls a compiled operator. Call it before importing timm. Raises ImportError."""
     try:
         return importlib.import_module("torchvision")
     except RuntimeError as error:

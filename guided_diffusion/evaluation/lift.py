@@ -44,12 +44,7 @@ MOST_RATIO = 1e6
 FROZEN = "net.encoder."  # what the files of segmenters leave out
 FULL = {"ratios": [0.5, 1, 2, 4], "seeds": 5, "steps": 600}
 QUICK = {"ratios": [1], "seeds": 3, "steps": 150}
-METRICS = {
-    "miou": "mIoU",
-    "f1": "F1, defect pixels",
-    "image_recall": "images found",
-    "false_positive_rate": "false alarms",
-}
+METRICS = dict(miou="mIoU", f1="F1, defect pixels", image_recall="images found", false_positive_rate="false alarms")
 FALSE_ALARMS = 0.05  # share of the defect-free training images that may be taken for defective
 MIN_PIXELS = 5  # predicted defect pixels from which an image is, where there are no defect-free training images
 
@@ -83,17 +78,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Setup:
-    """What all trainings share. samples: the generator runs of each set, by its name. runs: folder of segmenters."""
+    """What all trainings share."""
 
     view: View
     train: ImageSet
     train_good: ImageSet
     val: ImageSet
     val_good: ImageSet
-    samples: dict[str, list[ImageSet]]
+    samples: dict[str, list[ImageSet]]  # the generator runs of each set, by its name
     steps: int
     device: torch.device
-    runs: str
+    runs: str  # folder of the segmenters
 
 
 def main(args: argparse.Namespace) -> None:
@@ -112,24 +107,23 @@ def main(args: argparse.Namespace) -> None:
     bar = {"description": "trainings", "unit": "training", "chunk": 1, "least": 2}
     with lock_folder(args.out, "--out"):
         tested = list(parallel_map(partial(run_job, setup=setup), jobs, workers=workers, **bar))
-    outcomes = {kind: {arm: [[] for _ in range(arm.runs)] for arm in arms} for kind in kinds}
-    for (kind, arm, run, _), outcome in zip(jobs, tested, strict=True):
-        outcomes[kind][arm][run].append(outcome)
     val, judged = setup.val, []
-    for kind, own in outcomes.items():
-        found = summarize(own, [*val.groups, *setup.val_good.groups], val.class_names)
+    for kind in kinds:
+        outcomes = {arm: [[] for _ in range(arm.runs)] for arm in arms}
+        for (of, arm, run, _), outcome in zip(jobs, tested, strict=True):
+            if of == kind:
+                outcomes[arm][run].append(outcome)
+        found = summarize(outcomes, [*val.groups, *setup.val_good.groups], val.class_names)
         about = {"segmenter": kind, "provenance": SEGMENTERS[kind](1, "cpu").provenance}
         judged.append({**about, "arms": found, "verdict": judge(found, verdict_arm, SEGMENTERS[kind].title)})
+    counts: dict[str, Any] = {name: len(getattr(setup, name)) for name in ("train", "train_good", "val", "val_good")}
+    counts |= {"val_groups": len(set(val.groups)), "seeds": args.seeds}
+    counts["samples"] = {name: [len(run) for run in runs] for name, runs in setup.samples.items()}
     result = {
         "command": "lift",
         "settings": {**vars(args), "view": asdict(setup.view)},
         "class_names": list(val.class_names),
-        "counts": {
-            **{name: len(getattr(setup, name)) for name in ("train", "train_good", "val", "val_good")},
-            "val_groups": len(set(val.groups)),
-            "samples": {name: [len(run) for run in runs] for name, runs in setup.samples.items()},
-            "seeds": args.seeds,
-        },
+        "counts": counts,
         "notes": ["A first look only: with fewer than 5 seeds intervals are rough."] * (args.seeds < 5) + notes,
         **judged[0],
         "others": judged[1:],
@@ -146,26 +140,23 @@ def read_setup(args: argparse.Namespace) -> Setup:
     names = common_class_names({"--train": args.train, "--val": args.val, **folders})
     samples = {name: [read_samples(folder, names) for folder in runs] for name, runs in sets.items()}
     generated = [run for runs in samples.values() for run in runs]
-    view, *others = [replace(view_of_samples(run.folder, run.masks.shape[1:]), crop_defect=0.0) for run in generated]
-    for run, other in zip(generated[1:], others, strict=True):
-        if other != view:
-            raise InputError(
-                f"--samples {run.folder}: are not of the size and view of {generated[0].folder}; compare what is alike"
-            )
-    train = read_real(args.train, names, view)
+    views = [replace(view_of_samples(run.folder, run.masks.shape[1:]), crop_defect=0.0) for run in generated]
+    for run, view in zip(generated, views, strict=True):
+        if view != views[0]:
+            first = f"the size and view of {generated[0].folder}"
+            raise InputError(f"--samples {run.folder}: are not of {first}; compare what is alike")
+    train, train_good = read_real(args.train, names, view), read_good(args.train, names, view)
     val = read_real(args.val, names, view, groups=args.groups).in_groups("--val")
+    val_good = read_good(args.val, names, view, groups=args.groups)
     known = {image.tobytes() for image in train.images}
     if both := [name for name, image in zip(val.names, val.images, strict=True) if image.tobytes() in known]:
-        raise InputError(
-            f"--val {args.val}: {both[0]} is also in --train {args.train}, as are {len(both) - 1} more; test on images "
-            "that no training has seen"
-        )
+        also = f"{both[0]} is also in --train {args.train}, as are {len(both) - 1} more"
+        raise InputError(f"--val {args.val}: {also}; test on images that no training has seen")
     trained = _types(train)
     for flag, images in [("--val", val), *(("--samples", run) for run in generated)]:
         if not set(trained) & set(own := _types(images)):
             shown = f"shows {', '.join(own) or 'no defects'}, but --train {args.train} {', '.join(trained)}"
             raise InputError(f"{flag} {images.folder}: {shown}; take images of types that are trained")
-    train_good, val_good = read_good(args.train, names, view), read_good(args.val, names, view, groups=args.groups)
     return Setup(view, train, train_good, val, val_good, samples, args.steps, device, bf.join(args.out, "runs"))
 
 
@@ -174,10 +165,7 @@ def _types(images: ImageSet) -> list[str]:
 
 
 def run_job(job: tuple[str, Arm, int, int], setup: Setup) -> Outcome:
-    """Train a segmenter, unless it is there, and test it.
-
-    job: which of SEGMENTERS, arm, which generator run of its set (or 0), and seed.
-    """
+    """Train a segmenter, unless it is there, and test it. job: which of SEGMENTERS, arm, generator run or 0, seed."""
     torch.set_num_threads(1)  # so that the results do not depend on how many trainings run at a time
     (kind, arm, run, seed), num_types = job, len(setup.train.class_names)
     pool = make_pool(arm, run, seed, setup)
@@ -237,8 +225,7 @@ def resampled_scores(
     """Each of `scores`, in percent, [1 + R, ...]: of an arm as it is, and of resamples of images, seeds and runs.
 
     outcomes: [runs][seeds]. groups: of the validation images, then of the defect-free ones. name: of the set whose runs
-    these are. All arms get the same draws of images and seeds, so that their differences are paired.
-    """
+    these are. All arms get the same draws of images and seeds, so that their differences are paired."""
     images = Resampling.draw(groups, "lift", "images", least=1, num_resamples=num_resamples).weights
     runs = _shares(len(outcomes), num_resamples, "runs", name)
     seeds = _shares(len(outcomes[0]), num_resamples, "seeds")
@@ -249,10 +236,8 @@ def resampled_scores(
 
 
 def _shares(size: int, num_resamples: int, *key: str) -> np.ndarray:
-    """Shares float64 [num_resamples + 1, size] of units in resamples of them; the first row is even.
-
-    A resample has one unit less than there are, for an unbiased variance of means (Hesterberg 2004).
-    """
+    """Shares float64 [num_resamples + 1, size] of units in resamples of them; the first row is even. A resample has one
+    unit less than there are, for an unbiased variance of means (Hesterberg 2004)."""
     drawn, even = max(size - 1, 1), np.full(size, 1 / size)
     return np.vstack([even, numpy_generator("lift", *key).multinomial(drawn, even, num_resamples) / drawn])
 
@@ -261,20 +246,16 @@ def summarize(
     outcomes: Mapping[Arm, Sequence[Sequence[Outcome]]], groups: Sequence[str], class_names: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """The estimates of each arm. outcomes, by arm, and groups: as in resampled_scores."""
-    values = {arm.name: resampled_scores(own, groups, arm.samples or "") for arm, own in outcomes.items()}
-    real, pasted, found = values["real"], values.get("copy_paste_x1"), {}
-    for arm in outcomes:
-        own = values[arm.name]
-        others = {"real": None if arm.kind == "real" else real, "copy_paste": pasted if arm.samples else None}
-        found[arm.name] = {
-            **asdict(arm),
-            **{metric: with_interval(own[metric]) for metric in METRICS},
-            **{
-                f"difference_to_{name}": other and {key: with_interval(own[key] - other[key]) for key in METRICS}
-                for name, other in others.items()
-            },
-            "per_type": {name: {"iou": with_interval(own["iou_types"][:, k])} for k, name in enumerate(class_names)},
-        }
+    values = {arm: resampled_scores(own, groups, arm.samples or "") for arm, own in outcomes.items()}
+    by_kind, found = {arm.kind: own for arm, own in values.items()}, {}
+    for arm, own in values.items():
+        found[arm.name] = asdict(arm) | {metric: with_interval(own[metric]) for metric in METRICS}
+        for kind, compared in (("real", arm.kind != "real"), ("copy_paste", arm.samples)):
+            other = by_kind.get(kind) if compared else None
+            differences = other and {key: with_interval(own[key] - other[key]) for key in METRICS}
+            found[arm.name][f"difference_to_{kind}"] = differences
+        per_type = {name: {"iou": with_interval(own["iou_types"][:, k])} for k, name in enumerate(class_names)}
+        found[arm.name]["per_type"] = per_type
     return found
 
 
@@ -333,8 +314,6 @@ def draw_arms(judged: Sequence[dict[str, Any]]) -> Image.Image:
     for of in judged:
         arms, title = of["arms"].values(), SEGMENTERS[of["segmenter"]].title
         gains = [arm["difference_to_real"] and arm["difference_to_real"]["miou"] for arm in arms]
-        panels.append(
-            (f"{title}, mIoU, %", 1, [arm["miou"] for arm in arms], {":": of["arms"]["real"]["miou"]["value"]})
-        )
-        panels.append(("difference to real", 1, gains, {":": 0}))
+        scores_, real = [arm["miou"] for arm in arms], of["arms"]["real"]["miou"]["value"]
+        panels += [(f"{title}, mIoU, %", 1, scores_, {":": real}), ("difference to real", 1, gains, {":": 0})]
     return plot_intervals(list(judged[0]["arms"]), panels)

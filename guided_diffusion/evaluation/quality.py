@@ -56,7 +56,7 @@ def main(args: argparse.Namespace) -> None:
     # In the samples' place: the training images, and one half of the real images against the other.
     overall = {side: compare(None if side == "real" else own, seen["real"], key) for side, own in seen.items()}
     per_type = [compare(seen["samples"], seen["real"], key, k + 1) for k in range(len(samples.class_names))]
-    segmenter, agreed, per_sample = None, None, None
+    segmenter = agreed = per_sample = None
     if not args.no_agreement:
         judged = reserve(sets, args.seed)
         segmenter = train_agreement_segmenter(judged, args.seed, extractor.device)
@@ -64,22 +64,15 @@ def main(args: argparse.Namespace) -> None:
         agreed = {**summary, "reference": agreement(segmenter, judged.held_out)[1] if len(judged.held_out) else None}
     limits = measure_limits(sets.train, sets.trained, sets.held_out)
     rows, _ = score_samples(samples, sets.train, limits, per_sample)
+    provenance = {"segmenter": segmenter and segmenter.provenance, "samples": recorded_settings(args.samples)}
+    counts = {"real_images": len(set(sources(real))), "real_groups": len(set(real.groups))}
+    counts |= {"samples": len(samples), "train_images": len(sets.train), "good_images": len(sets.good)}
     result = {
         "command": "quality",
         "settings": {**vars(args), "view": asdict(sets.view)},
         "class_names": list(samples.class_names),
-        "provenance": {
-            **extractor.provenance,
-            "segmenter": segmenter and segmenter.provenance,
-            "samples": recorded_settings(args.samples),
-        },
-        "counts": {
-            "samples": len(samples),
-            "real_images": len(set(sources(real))),
-            "real_groups": len(set(real.groups)),
-            "train_images": len(sets.train),
-            "good_images": len(sets.good),
-        },
+        "provenance": {**extractor.provenance, **provenance},
+        "counts": counts,
         "overall": overall["samples"],
         "per_type": dict(zip(samples.class_names, per_type, strict=True)),
         "reference": {side: {"overall": overall[side]} if side in overall else None for side in ("real", "train")},
@@ -90,11 +83,9 @@ def main(args: argparse.Namespace) -> None:
     }
     result["notes"] = [*notes(result), *notes_on_copies(limits)]
     write_atomic(bf.join(out, "samples.jsonl"), "".join(json.dumps(row) + "\n" for row in rows).encode())
-    pictures = {
-        "closest_pairs.png": draw_closest_pairs(samples, sets.train, rows, limits["copy"]["value"]),
-        "spectrum.png": plot_spectra({TITLES[side]: own.power for side, own in seen.items()}),
-    }
-    write_results(out, result, markdown(result), pictures)
+    pairs = draw_closest_pairs(samples, sets.train, rows, limits["copy"]["value"])
+    spectra = plot_spectra({TITLES[side]: own.power for side, own in seen.items()})
+    write_results(out, result, markdown(result), {"closest_pairs.png": pairs, "spectrum.png": spectra})
 
 
 def notes(result: dict[str, Any]) -> list[str]:
