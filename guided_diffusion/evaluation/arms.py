@@ -8,7 +8,7 @@ from PIL import Image, ImageFilter
 from scipy import ndimage
 
 from ..errors import InputError, unknown_name
-from .image_sets import ImageSet
+from .image_sets import ImageSet, Pair
 
 BASELINES = ("repeat", "copy_paste")
 PASTE_SCALE = 1.25  # pasted defects are enlarged by up to this factor, or its inverse
@@ -63,15 +63,14 @@ def copy_paste(real: ImageSet, good: ImageSet | None, count: int, rng: np.random
     """
     sources = real.take([i for i, mask in enumerate(real.masks) if mask.any()])
     pairs = zip(_walk(sources, count, rng), _walk(good or real, count, rng), strict=True)
-    images, masks = zip(*(_paste(*source, *target, rng) for source, target in pairs), strict=True)
+    images, masks = zip(*(_paste(source, target, rng) for source, target in pairs), strict=True)
     names = [f"copy_paste/{k}" for k in range(count)]
     return replace(real, images=list(images), masks=list(masks), names=names, groups=list(names))
 
 
-def _paste(
-    image: np.ndarray, mask: np.ndarray, onto: np.ndarray, onto_mask: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def _paste(source: Pair, target: Pair, rng: np.random.Generator) -> Pair:
     """One image and mask of copy_paste."""
+    (image, mask), (onto, onto_mask) = source, target
     (box,) = ndimage.find_objects((mask > 0).astype(np.uint8))
     box = tuple(slice(max(0, side.start - SURROUNDINGS), side.stop + SURROUNDINGS) for side in box)
     patch, label = image[box], mask[box]
@@ -102,7 +101,7 @@ def _paste(
     return image, mask
 
 
-def _walk(images: ImageSet, count: int, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
+def _walk(images: ImageSet, count: int, rng: np.random.Generator) -> list[Pair]:
     """`count` images with their masks, in one permutation after another."""
     rounds = [rng.permutation(len(images)) for _ in range(-(-count // len(images)))]
     return [(images.images[i], images.masks[i]) for i in np.concatenate(rounds)[:count]]

@@ -16,11 +16,13 @@ import numpy as np
 
 from ..keyed_random import Key, numpy_generator
 
+Groups = Sequence[Hashable]  # names the unit of each image
+Estimate = dict[str, Any]  # {"value": float or None, "interval": [low, high] or None}
 LEVEL = 0.95
 NUM_RESAMPLES = 2_000
 
 
-def number_groups(groups: Sequence[Hashable]) -> np.ndarray:
+def number_groups(groups: Groups) -> np.ndarray:
     """Numbers int64 [N] from 0, the same for equal groups, in the order of their first appearance."""
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     return np.array([numbers[group] for group in groups], np.int64)
@@ -35,11 +37,9 @@ class Resampling:
     counts: np.ndarray  # float64 [1 + R, units]
 
     @classmethod
-    def draw(
-        cls, groups: Sequence[Hashable], *key: Key, least: int = 2, num_resamples: int = NUM_RESAMPLES
-    ) -> Resampling:
-        """Resample the units of images, at least one, `groups` naming the unit of each. least: different units in every
-        resample; 2 for what is computed from pairs."""
+    def draw(cls, groups: Groups, *key: Key, least: int = 2, num_resamples: int = NUM_RESAMPLES) -> Resampling:
+        """Resample the units of images, at least one. least: different units in every resample; 2 for what is computed
+        from pairs."""
         unit, rng = number_groups(groups), numpy_generator(*key)
         size = int(unit.max()) + 1
         counts = rng.multinomial(size, np.full(size, 1 / size), num_resamples if size > 1 else 0)
@@ -53,9 +53,9 @@ class Resampling:
         return self.counts[:, self.unit]
 
 
-def with_interval(values: np.ndarray | float) -> dict[str, Any]:
-    """{"value", "interval"} as results hold them, of [1 + R] values of a Resampling: central percentiles, at LEVEL.
-    Resamples that are nan are left out. The interval is None without resamples; both are where the value is nan."""
+def with_interval(values: np.ndarray | float) -> Estimate:
+    """The estimate of [1 + R] values of a Resampling: central percentiles, at LEVEL. Resamples that are nan are left
+    out. The interval is None without resamples; both are where the value is nan."""
     value, *resampled = np.atleast_1d(values)
     if np.isnan(value):
         return {"value": None, "interval": None}
@@ -63,9 +63,7 @@ def with_interval(values: np.ndarray | float) -> dict[str, Any]:
     return {"value": float(value), "interval": ends}
 
 
-def mean_interval(
-    values: Sequence[float] | np.ndarray, groups: Sequence[Hashable], key: Sequence[Key] = ("mean",)
-) -> dict[str, Any] | None:
+def mean_interval(values: Sequence[float], groups: Groups, key: Sequence[Key] = ("mean",)) -> Estimate | None:
     """The mean of values [N] that are not nan and its interval over their groups; None where all are nan. key: of the
     random draws."""
     values = np.asarray(values, dtype=np.float64)
@@ -76,10 +74,10 @@ def mean_interval(
     return with_interval(weights @ values[known] / weights.sum(axis=1))
 
 
-def share_interval(flags: Sequence[bool] | np.ndarray, groups: Sequence[Hashable]) -> dict[str, Any]:
-    """The share of true flags [N], as {"value", "interval"}: Wilson's (1927), None with fewer than two groups. For the
-    effective number of flags: what would give independent ones the variance between groups (Korn and Graubard 1998), N
-    at most; where all are alike, and a bootstrap says nothing, the number of groups."""
+def share_interval(flags: Sequence[bool], groups: Groups) -> Estimate:
+    """The share of true flags [N], its interval Wilson's (1927), None with fewer than two groups. For the effective
+    number of flags: what would give independent ones the variance between groups (Korn and Graubard 1998), N at most;
+    where all are alike, and a bootstrap says nothing, the number of groups."""
     flags = np.asarray(flags, dtype=np.float64)
     share, units = flags.mean(), len(set(groups))
     if units < 2:
@@ -110,7 +108,7 @@ def mean_of_pairs(k: np.ndarray, of: Resampling) -> np.ndarray:
     return totals(k) / totals(np.ones_like(k))
 
 
-def halves(groups: Sequence[Hashable], *key: Key) -> tuple[np.ndarray, np.ndarray]:
+def halves(groups: Groups, *key: Key) -> tuple[np.ndarray, np.ndarray]:
     """Indices of two disjoint halves of N images, apart by group and as equal in number as the groups allow."""
     names, unit = np.unique(np.array(list(map(str, groups))), return_inverse=True)
     sizes = np.bincount(unit)

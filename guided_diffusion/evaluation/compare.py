@@ -35,7 +35,7 @@ from .bootstrap import Resampling, share_interval, with_interval
 from .copies import place
 from .features import Extractor, load_extractor
 from .fidelity import diversity, kid, radial_power, spectrum
-from .image_sets import ImageSet, RealSets, add_flags, read_samples
+from .image_sets import ImageSet, RealSets, Row, add_flags, read_samples
 from .sample_scores import measure_limits
 from .tables import number, plot_intervals, table, write_results
 
@@ -124,7 +124,7 @@ def main(args: argparse.Namespace) -> None:
 
 def measure(
     cells: Sequence[Cell], samples: Sequence[ImageSet], other: ImageSet, real: ImageSet, extractor: Extractor
-) -> tuple[list[dict[str, Any]], float]:
+) -> tuple[list[Row], float]:
     """The rows of cells, each of MEASURES as {"value", "interval"} or None; and the margin. other: samples of the first
     cell's settings and other seeds."""
     seeds, y, power = range(len(other)), extractor(real.images), radial_power(real.images)
@@ -197,7 +197,7 @@ def generate(args: argparse.Namespace, cell: Cell, generator: DefectGen, seed: i
     return read_samples(path, generator.layout.class_names).take(range(args.num_samples))
 
 
-def write(out: str, result: dict[str, Any], samples: Sequence[ImageSet]) -> None:
+def write(out: str, result: Row, samples: Sequence[ImageSet]) -> None:
     """Write table, plot and sheet, compare.json last; print the table. samples: of the cells, in their order. The plot
     has a panel for each measure; dotted: real images, dashed: the margin."""
     cells, real = result["cells"], result["real"]

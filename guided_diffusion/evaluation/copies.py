@@ -7,7 +7,7 @@ object. Without the margin 3 to 20% of unseen photographs count as copies; with 
 """
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from ..keyed_random import numpy_generator
 from ..pictures import Tile, draw_sheet, fit_tile
-from .bootstrap import share_interval
-from .image_sets import BAR_DELAY, ImageSet
+from .bootstrap import Groups, share_interval
+from .image_sets import BAR_DELAY, ImageSet, Row
 
 FLIPS = {"none": (), "h": (1,), "v": (0,), "hv": (0, 1)}  # name -> axes of [H, W, 3]
 MAX_SHIFT = 4  # pixels that a sample may hang over the border of a training image of its own size
@@ -99,9 +99,7 @@ def window_of(image: np.ndarray, flip: str, top: int, left: int, size: tuple[int
     return np.ascontiguousarray(np.flip(window, FLIPS[flip]))
 
 
-def draw_closest_pairs(
-    samples: ImageSet, train: ImageSet, rows: Sequence[dict[str, Any]], threshold: float
-) -> Image.Image:
+def draw_closest_pairs(samples: ImageSet, train: ImageSet, rows: Sequence[Row], threshold: float) -> Image.Image:
     """The MOST_PAIRS samples with the least distance beside the training images' windows; near-copies framed in red.
     rows: of score_samples, in the order of the samples; train: the whole images given to it."""
     tiles = []
@@ -121,7 +119,7 @@ def draw_closest_pairs(
     return draw_sheet(title, notes, (), tiles)
 
 
-def calibrate(distances: np.ndarray, groups: Sequence[Hashable], names: Sequence[str]) -> dict[str, Any]:
+def calibrate(distances: np.ndarray, groups: Groups, names: Sequence[str]) -> dict[str, Any]:
     """The limit from distances [N] of real images that are no copies, each group judged by the others.
 
     "value": a nearer one is a copy (0: fewer than two groups, nothing is). "far_out", "alarms": names of images that

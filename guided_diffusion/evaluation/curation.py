@@ -10,7 +10,6 @@ import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import blobfile as bf
 import numpy as np
@@ -20,22 +19,17 @@ from ..data.manifest import files_of
 from ..errors import InputError
 from ..file_io import read_bytes, read_json, write_atomic
 from ..generation.sample_io import WRITERS, SampleFolder
-from .image_sets import ImageSet
+from .image_sets import ImageSet, Row
 
+Names = Collection[str]
 CLIPPED = 0.05  # share of pixels; of held-out windows of magnetic tiles 2 in 256 exceed it, of whole tiles 0 in 64
 LEAST_AGREEING = 0.05  # share of real images
 LEAST_IMAGES = 8  # real images of a type that a limit of agreement needs
 
 
 def curate(
-    rows: Sequence[Mapping[str, Any]],
-    among: np.ndarray,
-    limits: Mapping[str, Any],
-    *,
-    per_type: int | None = None,
-    keep: Collection[str] = (),
-    drop: Collection[str] = (),
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    rows: Sequence[Row], among: np.ndarray, limits: Row, per_type: int | None = None, keep: Names = (), drop: Names = ()
+) -> tuple[list[Row], list[Row]]:
     """Rows {"name", "score"} of kept and {"name", "rule", "reason", "score", "limit"} of dropped samples, in order.
 
     rows, among: of score_samples; limits: of measure_limits and "agreement", {type: IoU} or None. per_type: wished
@@ -73,7 +67,7 @@ def curate(
     return kept, [{"name": names[i], **dict(zip(keys, faults[i], strict=True))} for i in sorted(faults)]
 
 
-def _fault(row: Mapping[str, Any], limits: Mapping[str, Any]) -> tuple[str, str, float | None, float | None] | None:
+def _fault(row: Row, limits: Row) -> tuple[str, str, float | None, float | None] | None:
     """The first rule that a sample breaks by itself, the reason, and what was measured against which limit."""
     near, agreement, clipped, types = row["nearest_train"], row["agreement"], row["clipped"], row["types"]
     if row["empty"]:
@@ -103,7 +97,7 @@ def agreement_limits(values: np.ndarray, real: ImageSet) -> dict[str, float]:
     return limits
 
 
-def read_list(path: str, names: Collection[str]) -> tuple[set[str], set[str]]:
+def read_list(path: str, names: Names) -> tuple[set[str], set[str]]:
     """The names to keep and to drop in a file {"keep": [...], "drop": [...]}, which may lack one. Raises InputError."""
     try:
         content = read_json(path)
@@ -121,12 +115,7 @@ def read_list(path: str, names: Collection[str]) -> tuple[set[str], set[str]]:
 
 
 def write_curated(
-    out: str,
-    samples: ImageSet,
-    manifest: Mapping[str, Mapping[str, Any]],
-    kept: Sequence[Mapping[str, Any]],
-    dropped: Sequence[Mapping[str, Any]],
-    about: Mapping[str, Any],
+    out: str, samples: ImageSet, manifest: Mapping[str, Row], kept: list[Row], dropped: list[Row], about: Row
 ) -> None:
     """Copy the kept samples into `out`, and write kept.jsonl, dropped.jsonl and, last, the manifest.
 

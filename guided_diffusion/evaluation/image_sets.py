@@ -21,6 +21,8 @@ from ..errors import InputError
 from ..generation.sample_io import common_class_names
 from ..keyed_random import numpy_generator
 
+Row = dict[str, Any]  # of a file of results
+Pair = tuple[np.ndarray, np.ndarray]  # an image [H, W, 3] and its mask [H, W]
 BAR_DELAY = 2  # seconds that work has to last to get a progress bar
 BAR = {"desc": "reading images", "unit": "image", "delay": BAR_DELAY}
 WINDOWS = 4  # of each real image, where samples show windows of images

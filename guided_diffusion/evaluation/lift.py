@@ -33,10 +33,11 @@ from ..parallel import default_workers, parallel_map
 from ..training.checkpoint import read_weights
 from .arms import BASELINES, Arm, choose_verdict_arm, copy_paste, plan_arms
 from .bootstrap import NUM_RESAMPLES, Resampling, with_interval
-from .image_sets import ImageSet, add_flags, read_good, read_real, read_samples, view_of_samples
+from .image_sets import ImageSet, Row, add_flags, read_good, read_real, read_samples, view_of_samples
 from .segmenter import SEGMENTERS, Outcome, Pool, Segmenter, calibrate, count_pixels, scores, train_segmenter
 from .tables import number, plot_intervals, table, write_results
 
+Runs = Sequence[Sequence[Outcome]]  # of an arm: by generator run, then seed
 HELP = "what samples add to a segmenter: against real images alone, repeated, and copy-paste"
 # Of what trainings do: change it when that changes, so that older runs are not taken for new ones.
 VERSIONS = {"deeplab": 4, "unet": "unet 2"}
@@ -220,12 +221,12 @@ def digest(pool: Pool, steps: int, kind: str) -> str:
 
 
 def resampled_scores(
-    outcomes: Sequence[Sequence[Outcome]], groups: Sequence[str], name: str = "", num_resamples: int = NUM_RESAMPLES
+    outcomes: Runs, groups: Sequence[str], name: str = "", num_resamples: int = NUM_RESAMPLES
 ) -> dict[str, np.ndarray]:
     """Each of `scores`, in percent, [1 + R, ...]: of an arm as it is, and of resamples of images, seeds and runs.
 
-    outcomes: [runs][seeds]. groups: of the validation images, then of the defect-free ones. name: of the set whose runs
-    these are. All arms get the same draws of images and seeds, so that their differences are paired."""
+    groups: of the validation images, then of the defect-free ones. name: of the set whose runs these are. All arms get
+    the same draws of images and seeds, so that their differences are paired."""
     images = Resampling.draw(groups, "lift", "images", least=1, num_resamples=num_resamples).weights
     runs = _shares(len(outcomes), num_resamples, "runs", name)
     seeds = _shares(len(outcomes[0]), num_resamples, "seeds")
@@ -242,9 +243,7 @@ def _shares(size: int, num_resamples: int, *key: str) -> np.ndarray:
     return np.vstack([even, numpy_generator("lift", *key).multinomial(drawn, even, num_resamples) / drawn])
 
 
-def summarize(
-    outcomes: Mapping[Arm, Sequence[Sequence[Outcome]]], groups: Sequence[str], class_names: Sequence[str]
-) -> dict[str, dict[str, Any]]:
+def summarize(outcomes: Mapping[Arm, Runs], groups: Sequence[str], class_names: Sequence[str]) -> dict[str, Row]:
     """The estimates of each arm. outcomes, by arm, and groups: as in resampled_scores."""
     values = {arm: resampled_scores(own, groups, arm.samples or "") for arm, own in outcomes.items()}
     by_kind, found = {arm.kind: own for arm, own in values.items()}, {}
@@ -259,7 +258,7 @@ def summarize(
     return found
 
 
-def judge(arms: Mapping[str, dict[str, Any]], name: str, segmenter: str) -> dict[str, Any]:
+def judge(arms: Mapping[str, Row], name: str, segmenter: str) -> Row:
     """The verdict on the arm `name`: whether its interval of the difference to `real` in mIoU leaves out 0."""
     arm = arms[name]
     difference, pasted = (arm[key] and arm[key]["miou"] for key in ("difference_to_real", "difference_to_copy_paste"))
@@ -275,7 +274,7 @@ def judge(arms: Mapping[str, dict[str, Any]], name: str, segmenter: str) -> dict
     return {"arm": name, "sentence": f"{sentence}.", "difference": difference, "copy_paste": pasted}
 
 
-def markdown(result: dict[str, Any]) -> str:
+def markdown(result: Row) -> str:
     """lift.md."""
     counts, types, judged = result["counts"], result["class_names"], [result, *result["others"]]
     sizes = "; ".join(f"{name}: {', '.join(map(str, runs))}" for name, runs in counts["samples"].items())
@@ -308,7 +307,7 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw_arms(judged: Sequence[dict[str, Any]]) -> Image.Image:
+def draw_arms(judged: Sequence[Row]) -> Image.Image:
     """mIoU of each arm, and its difference to `real`, of each segmenter."""
     panels = []
     for of in judged:

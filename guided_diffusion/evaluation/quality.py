@@ -21,7 +21,7 @@ from ..file_io import ensure_writable, write_atomic
 from .copies import draw_closest_pairs
 from .features import load_extractor
 from .fidelity import LEAST_IMAGES, MEASURES, Seen, compare
-from .image_sets import WINDOWS, add_flags, read_sets, sources
+from .image_sets import WINDOWS, Row, add_flags, read_sets, sources
 from .sample_scores import measure_asked, measure_labels, measure_limits, memorization, score_samples
 from .sample_scores import notes as notes_on_copies
 from .segmenter import agreement, reserve, train_agreement_segmenter
@@ -88,7 +88,7 @@ def main(args: argparse.Namespace) -> None:
     write_results(out, result, markdown(result), {"closest_pairs.png": pairs, "spectrum.png": spectra})
 
 
-def notes(result: dict[str, Any]) -> list[str]:
+def notes(result: Row) -> list[str]:
     """What a person has to know to read the figures."""
     settings, labels = result["settings"], result["labels"]
     blocks = (result["overall"], *result["per_type"].values())
@@ -111,7 +111,7 @@ def notes(result: dict[str, Any]) -> list[str]:
     return lines + [f"{name}: was trained, but no image of --real has it." for name in labels["missing_in_real"]]
 
 
-def markdown(result: dict[str, Any]) -> str:
+def markdown(result: Row) -> str:
     """quality.md: measures in rows; sets, or types, in columns."""
     counts, settings, provenance = (result[part] for part in ("counts", "settings", "provenance"))
     labels, agreed, asked, copies = (result[part] for part in ("labels", "agreement", "asked", "memorization"))
@@ -163,11 +163,11 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def _row(title: str, found: Iterable[dict[str, Any] | None], *how: Any) -> list[str]:
+def _row(title: str, found: Iterable[Row | None], *how: Any) -> list[str]:
     return [title, *(number(ci, *how) for ci in found)]
 
 
-def _measures(blocks: dict[str, dict[str, Any]], measures: Sequence[str]) -> str:
+def _measures(blocks: dict[str, Row], measures: Sequence[str]) -> str:
     """Measures of blocks by their titles."""
     counts = ["{samples} / {real} in {real_groups} groups".format(**block["counts"]) for block in blocks.values()]
     rows = []

@@ -6,7 +6,6 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from ..data.regions import regions
 from ..keyed_random import Key, numpy_generator
 from .bootstrap import mean_interval, share_interval, with_interval
 from .copies import FLIPS, PLANTED, calibrate, distances_among, place, plant
-from .image_sets import ImageSet, sources
+from .image_sets import ImageSet, Row, sources
 
 SPECK = 0.5  # of the smallest real region of its type: what is smaller is a speck
 MOST_PAIRED = 300  # real images compared with one another
@@ -24,7 +23,7 @@ LEAST_FOUND = 0.9  # of planted copies, or there is a note
 TRAINING_IMAGES = "training images, each against those of other groups"
 
 
-def measure_limits(train: ImageSet, seen: ImageSet, held_out: ImageSet | None) -> dict[str, Any]:
+def measure_limits(train: ImageSet, seen: ImageSet, held_out: ImageSet | None) -> Row:
     """What samples are held against: {"copy", "duplicate": of calibrate, "speck": {type: pixels}, "clipped": largest
     shares as of _clipped}. train: whole images. seen: these as samples show them; held_out: others, likewise. Without
     held_out, or where all of it is of training groups, from the training images."""
@@ -52,8 +51,8 @@ def measure_limits(train: ImageSet, seen: ImageSet, held_out: ImageSet | None) -
 
 
 def score_samples(
-    samples: ImageSet, train: ImageSet, limits: dict[str, Any], agreement: np.ndarray | None = None
-) -> tuple[list[dict[str, Any]], np.ndarray]:
+    samples: ImageSet, train: ImageSet, limits: Row, agreement: np.ndarray | None = None
+) -> tuple[list[Row], np.ndarray]:
     """A row for each sample, against the whole images they were trained from; and their distances_among [N, N].
     agreement: float [N], nan where there is none. In a row, "share" is of the image, "largest" the pixels of the
     largest region; "clipped" is the share of pixels at 0 or 255 in a channel, beyond the largest of real images."""
@@ -61,7 +60,7 @@ def score_samples(
     clipped = (_clipped(samples.images) - np.array(limits["clipped"])).clip(min=0).max(axis=(1, 2))
     distance, *found = place(samples.images, train.images)
 
-    def like(name: str, far: float, kind: str) -> dict[str, Any]:
+    def like(name: str, far: float, kind: str) -> Row:
         return {"name": name, "distance": far, kind: far < limits[kind]["value"]}
 
     rows = []
@@ -98,9 +97,7 @@ def _only_specks(found: Mapping[str, Sequence[int]], thresholds: Mapping[str, fl
     return bool(found) and all(sizes[0] < thresholds[name] for name, sizes in found.items())
 
 
-def measure_labels(
-    sides: dict[str, ImageSet], thresholds: Mapping[str, float], key: Sequence[Key] = ()
-) -> dict[str, Any]:
+def measure_labels(sides: dict[str, ImageSet], thresholds: Mapping[str, float], key: Sequence[Key] = ()) -> Row:
     """What quality.json holds as "labels", of each of `sides` ("samples", "real" and others), as the samples show them.
     thresholds: of speck_thresholds. "regions" is the mean number in images that have the type, "area" the median share
     of the image; None where no image has it."""
@@ -126,7 +123,7 @@ def measure_labels(
     }
 
 
-def measure_asked(samples: ImageSet) -> dict[str, Any] | None:
+def measure_asked(samples: ImageSet) -> Row | None:
     """{type: {"asked", "present": numbers of samples, "obeyed": the share of those asked for it that show it}}, of the
     samples that their manifest says types were asked of; None without any."""
     rows = read_manifest(samples.folder) or {}
@@ -141,7 +138,7 @@ def measure_asked(samples: ImageSet) -> dict[str, Any] | None:
     return result or None
 
 
-def memorization(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def memorization(rows: Sequence[Row]) -> Row:
     """The shares of near-copies and of duplicates among rows of score_samples, with their intervals."""
     flags = {
         "copies": [row["nearest_train"]["copy"] for row in rows],
@@ -150,7 +147,7 @@ def memorization(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {name: share_interval(own, range(len(rows))) for name, own in flags.items()}
 
 
-def notes(limits: dict[str, Any]) -> list[str]:
+def notes(limits: Row) -> list[str]:
     """What a person should know of the limits: images that stand out, and copies that they miss."""
     lines, copy = [], limits["copy"]
     if far_out := copy["far_out"]:

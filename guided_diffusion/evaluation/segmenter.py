@@ -26,7 +26,7 @@ from ..keyed_random import key_to_seed, numpy_generator
 from ..precision import autocast, resolve_precision
 from .bootstrap import Resampling, mean_interval, with_interval
 from .features import EXTRACTOR, import_torchvision, load_extractor
-from .image_sets import ImageSet, RealSets
+from .image_sets import ImageSet, Pair, RealSets
 
 STRIDE = 16  # of the encoder's output
 ENLARGE = 2
@@ -60,7 +60,7 @@ class Pool:
     good: ImageSet | None  # defect-free
     size: tuple[int, int]
 
-    def draw(self, step: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    def draw(self, step: int, seed: int) -> list[Pair]:
         """The whole images and masks of a batch, of its arguments alone; over time all of a kind equally often."""
         good, drawn = NUM_GOOD if self.good else 0, []
         for sets, count in (([self.good], good), ([self.real, self.extra], BATCH_SIZE - good)):
@@ -97,9 +97,7 @@ class Pool:
         return v2.ColorJitter(brightness=COLOUR, contrast=COLOUR, saturation=COLOUR)(both[:3]), both[3]
 
 
-def cut_window(
-    image: np.ndarray, mask: np.ndarray, size: Sequence[int], rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def cut_window(image: np.ndarray, mask: np.ndarray, size: Sequence[int], rng: np.random.Generator) -> Pair:
     """A window of `size` (height, width) from an image [H, W, 3] and its mask [H, W], mirrored where they are smaller:
     DEFECT_SHARE of them around a random defect pixel, if there is one, the others anywhere."""
     pad = [(m // 2, m - m // 2) for m in np.maximum(0, np.subtract(size, mask.shape))]

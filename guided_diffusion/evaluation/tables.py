@@ -10,10 +10,11 @@ from matplotlib.figure import Figure  # no pyplot: no global state, no display
 from PIL import Image
 
 from ..file_io import encode_png, write_atomic, write_json, write_or_warn
+from .bootstrap import Estimate
 
 
-def number(ci: dict[str, Any] | None, factor: float = 1, digits: int = 2, sign: str = "") -> str:
-    """{"value", "interval"} as text: 1.2 [0.9, 1.6]; - where it or its value is None. sign: "+" or ""."""
+def number(ci: Estimate | None, factor: float = 1, digits: int = 2, sign: str = "") -> str:
+    """An estimate as text: 1.2 [0.9, 1.6]; - where it or its value is None. sign: "+" or ""."""
     if ci is None or ci["value"] is None:
         return "-"
     shown = [f"{factor * value:{sign}.{digits}f}" for value in (ci["value"], *(ci["interval"] or ()))]
@@ -38,13 +39,12 @@ def write_results(out: str, result: dict[str, Any], text: str, pictures: Mapping
     print(f"{text}\nlook at {' and '.join(bf.join(out, file) for file in pictures)}")
 
 
-def plot_intervals(
-    names: Sequence[str], panels: Sequence[tuple[str, float, Sequence[dict[str, Any] | None], dict[str, float]]]
-) -> Image.Image:
-    """A row for each name, the first, which is the reference, in red.
+# Title, factor, estimate of each name or None, {style of matplotlib: place} of vertical lines.
+Panel = tuple[str, float, Sequence[Estimate | None], dict[str, float]]
 
-    panels: title, factor, {"value", "interval"} or None of each name, {style of matplotlib: place} of vertical lines.
-    """
+
+def plot_intervals(names: Sequence[str], panels: Sequence[Panel]) -> Image.Image:
+    """A row for each name, the first, which is the reference, in red."""
     figure = Figure(figsize=(3 + 2.6 * len(panels), 1.5 + 0.3 * len(names)), dpi=100, layout="constrained")
     columns = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (title, factor, found, lines) in zip(columns, panels, strict=True):
