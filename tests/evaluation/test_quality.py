@@ -93,9 +93,8 @@ def test_from_files_to_files(run: Callable[..., dict], capsys, tmp_path: Path) -
     result, out = run(groups="groups"), tmp_path / "out"
     written = ["closest_pairs.png", "quality.json", "quality.md", "samples.jsonl", "spectrum.png"]
     assert sorted(path.name for path in out.iterdir()) == written
-    assert result["counts"] == {
-        **{"samples": 16, "real_images": 20, "real_groups": 10, "train_images": 12, "good_images": 0},
-    }
+    counts = {"samples": 16, "real_images": 20, "real_groups": 10, "train_images": 12, "good_images": 0}
+    assert result["counts"] == counts
     assert result["provenance"]["extractor"] == "random" and result["provenance"]["samples"]["seed"] == 0
     assert set(result["per_type"]) == set(TYPES)
     for part in (result, result["reference"]["real"], result["reference"]["train"]):
@@ -110,12 +109,10 @@ def test_from_files_to_files(run: Callable[..., dict], capsys, tmp_path: Path) -
     assert result["agreement"]["reference"]["mean"]["value"] == result["agreement"]["per_type"]["dark"]["value"] == 1
     bright = [(mask > 0).sum() for mask in draw(16, 30)[1][1::2]]
     assert result["agreement"]["per_type"]["bright"]["value"] == pytest.approx(sum(bright[:-1]) / sum(bright))
-
     rows = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
     assert len(rows) == 16 and rows[-1]["empty"] and rows[-1]["agreement"] == 0
     assert rows[0]["nearest_train"]["name"] == "dark/train000" and rows[0]["nearest_train"]["copy"]
     assert (out / "quality.md").read_text() in capsys.readouterr().out
-
     assert run(groups="groups") == result
     other = run("--no_agreement", groups="groups", seed="1")
     assert other["overall"]["kid"]["value"] == result["overall"]["kid"]["value"]

@@ -48,10 +48,8 @@ def test_ultralytics(sets: Sets, exported: dict[str, Path], monkeypatch: pytest.
     top = (SIZE[1] - SIZE[0]) // 2  # what is added above, to make the image square
     masks = {}
     for part in ("train", "val"):
-        dataset = YOLODataset(
-            img_path=data[part], imgsz=SIZE[1], augment=False, hyp=settings, data=data, task="segment"
-        )
-        for item in dataset:
+        how = {"imgsz": SIZE[1], "augment": False, "hyp": settings, "data": data, "task": "segment"}
+        for item in YOLODataset(img_path=data[part], **how):
             mask = np.zeros(SIZE, np.uint8)
             found = item["masks"].numpy()[:, top : top + SIZE[0]]
             for number, label in enumerate(item["cls"].ravel().tolist()):
