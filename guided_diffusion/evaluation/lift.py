@@ -20,7 +20,6 @@ from typing import Any
 import blobfile as bf
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from .. import dist_util
@@ -102,18 +101,15 @@ def main(args: argparse.Namespace) -> None:
     arms, notes = plan_arms(len(setup.train), setup.samples, args.ratios, baselines)
     verdict_arm = choose_verdict_arm(args.verdict_arm, arms)
     kinds = list(SEGMENTERS) if args.segmenter == "both" else [args.segmenter]
-    trainings = [(kind, arm, run) for kind in kinds for arm in arms for run in range(arm.runs)]
-    jobs = [(*training, seed) for seed in range(args.seeds) for training in trainings]
+    seeds = range(args.seeds)
+    jobs = [(kind, arm, run, seed) for kind in kinds for arm in arms for run in range(arm.runs) for seed in seeds]
     workers = default_workers() if setup.device.type == "cpu" else 1
     bar = {"description": "trainings", "unit": "training", "chunk": 1, "least": 2}
     with lock_folder(args.out, "--out"):
-        tested = list(parallel_map(partial(run_job, setup=setup), jobs, workers=workers, **bar))
+        tested = iter(list(parallel_map(partial(run_job, setup=setup), jobs, workers=workers, **bar)))
     val, judged = setup.val, []
     for kind in kinds:
-        outcomes = {arm: [[] for _ in range(arm.runs)] for arm in arms}
-        for (of, arm, run, _), outcome in zip(jobs, tested, strict=True):
-            if of == kind:
-                outcomes[arm][run].append(outcome)
+        outcomes = {arm: [[next(tested) for _ in seeds] for _ in range(arm.runs)] for arm in arms}
         found = summarize(outcomes, [*val.groups, *setup.val_good.groups], val.class_names)
         about = {"segmenter": kind, "provenance": SEGMENTERS[kind](1, "cpu").provenance}
         judged.append({**about, "arms": found, "verdict": judge(found, verdict_arm, SEGMENTERS[kind].title)})
@@ -129,7 +125,13 @@ def main(args: argparse.Namespace) -> None:
         **judged[0],
         "others": judged[1:],
     }
-    write_results(args.out, result, markdown(result), {"lift.png": draw_arms(judged)})
+    panels = []
+    for of in judged:
+        own, real, title = of["arms"].values(), of["arms"]["real"]["miou"], SEGMENTERS[of["segmenter"]].title
+        gains = [arm["difference_to_real"] and arm["difference_to_real"]["miou"] for arm in own]
+        panels.append((f"{title}, mIoU, %", 1, [arm["miou"] for arm in own], {":": real["value"]}))
+        panels.append(("difference to real", 1, gains, {":": 0}))
+    write_results(args.out, result, markdown(result), {"lift.png": plot_intervals([arm.name for arm in arms], panels)})
 
 
 def read_setup(args: argparse.Namespace) -> Setup:
@@ -263,8 +265,8 @@ def judge(arms: Mapping[str, Row], name: str, segmenter: str) -> Row:
     arm = arms[name]
     difference, pasted = (arm[key] and arm[key]["miou"] for key in ("difference_to_real", "difference_to_copy_paste"))
     low, high = difference["interval"]
-    sentence = f"{difference['value']:+.1f} mIoU of {segmenter}, 95% interval {low:.1f} to {high:.1f}, "
-    sentence += f"at ratio {arm['ratio']:g}"
+    gain = f"{difference['value']:+.1f} mIoU of {segmenter}"
+    sentence = f"{gain}, 95% interval {low:.1f} to {high:.1f}, at ratio {arm['ratio']:g}"
     if high < 0:
         sentence = f"The samples do harm: {sentence}"
     elif low <= 0:
@@ -282,8 +284,7 @@ def markdown(result: Row) -> str:
     encoders = [f"with {name}, frozen" if (name := of["provenance"]["encoder"]) else "from scratch" for of in judged]
     trained = " and ".join(map(" ".join, zip(titles, encoders, strict=True)))
     lines = [
-        "# What the samples add to a segmenter",
-        "",
+        "# What the samples add to a segmenter\n",
         *(f"**{of['verdict']['sentence']}** (arm {of['verdict']['arm']}, named before the run)\n" for of in judged),
         f"- {counts['train']} real training images and {counts['train_good']} defect-free ones; samples: {sizes}",
         f"- tested on {counts['val']} images of {counts['val_groups']} groups, {counts['val_good']} defect-free ones",
@@ -305,14 +306,3 @@ def markdown(result: Row) -> str:
         lines += [f"## {title}\n", table(head, rows)]
         lines += ["IoU by type:\n", table(["arm", *types], by_type)]
     return "\n".join(lines)
-
-
-def draw_arms(judged: Sequence[Row]) -> Image.Image:
-    """mIoU of each arm, and its difference to `real`, of each segmenter."""
-    panels = []
-    for of in judged:
-        arms, title = of["arms"].values(), SEGMENTERS[of["segmenter"]].title
-        gains = [arm["difference_to_real"] and arm["difference_to_real"]["miou"] for arm in arms]
-        scores_, real = [arm["miou"] for arm in arms], of["arms"]["real"]["miou"]["value"]
-        panels += [(f"{title}, mIoU, %", 1, scores_, {":": real}), ("difference to real", 1, gains, {":": 0})]
-    return plot_intervals(list(judged[0]["arms"]), panels)
