@@ -4,8 +4,6 @@ A resample draws units with replacement: a row of counts, which weights what was
 resamples are compared by paired differences.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -37,7 +35,7 @@ class Resampling:
     counts: np.ndarray  # float64 [1 + R, units]
 
     @classmethod
-    def draw(cls, groups: Groups, *key: Key, least: int = 2, num_resamples: int = NUM_RESAMPLES) -> Resampling:
+    def draw(cls, groups: Groups, *key: Key, least: int = 2, num_resamples: int = NUM_RESAMPLES) -> "Resampling":
         """Resample the units of images, at least one. least: different units in every resample; 2 for what is computed
         from pairs."""
         unit, rng = number_groups(groups), numpy_generator(*key)

@@ -39,7 +39,6 @@ from .image_sets import ImageSet, RealSets, Row, add_flags, read_samples
 from .sample_scores import measure_limits
 from .tables import number, plot_intervals, table, write_results
 
-HELP = "hand-offs, samplers, numbers of steps or checkpoints, from the same seeds"
 STEPS = (0, 50, 200, 400, 600, 1000)
 SHEET_SEEDS = 10  # columns of the sheet
 MEASURES = {  # key: title, factor, decimals, sign

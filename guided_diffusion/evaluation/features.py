@@ -5,7 +5,6 @@ import importlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -91,13 +90,14 @@ def load_extractor(device: torch.device | str = "cpu") -> Extractor:
     return Extractor(EXTRACTOR, hashlib.sha256(read_bytes(file)).hexdigest(), network, 224, torch.device(device))
 
 
-def import_torchvision() -> ModuleType:
-    """torchvision; where its compiled part is missing, with operators that are declared but cannot be called.
+def import_torchvision() -> None:
+    """Import torchvision; where its compiled part is missing, with operators that are declared but cannot be called.
 
     The registries' torchvision is compiled for the CUDA build of torch and fails at import beside the CPU build, though
     nothing that we and timm use calls a compiled operator. Call it before importing timm. Raises ImportError."""
     try:
-        return importlib.import_module("torchvision")
+        importlib.import_module("torchvision")
+        return
     except RuntimeError as error:
         if f"operator {_MISSING[0]} does not exist" not in str(error):
             raise
@@ -105,4 +105,4 @@ def import_torchvision() -> ModuleType:
         torch.library.define(name, "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]  # what the failed import has left
-    return importlib.import_module("torchvision")
+    importlib.import_module("torchvision")

@@ -7,8 +7,6 @@ not LPIPS. Spectrum: power in the top octave, in dB of that of real images; belo
 Intervals of precision and density are over samples, of recall and coverage over real images; FID has none.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -140,7 +138,7 @@ class Seen:
     power: np.ndarray  # float64 [N, B], of radial_power
 
     @classmethod
-    def look(cls, images: ImageSet, extractor: Extractor, *key: Key) -> Seen:
+    def look(cls, images: ImageSet, extractor: Extractor, *key: Key) -> "Seen":
         """images: of one size, as arrays. key: of random draws."""
         types = [np.bincount(mask.ravel(), minlength=len(images.class_names) + 1) > 0 for mask in images.masks]
         pixels, groups = images.images, np.array(images.groups)

@@ -1,7 +1,5 @@
 """Sets of labelled images as the measures take them: samples, and real images seen as samples show them (`View`)."""
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections.abc import Sequence
@@ -55,7 +53,7 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.names)
 
-    def take(self, indices: Sequence[int]) -> ImageSet:
+    def take(self, indices: Sequence[int]) -> "ImageSet":
         """The images at these places, in this order; an array stays one."""
 
         def pick(values: Sequence) -> Sequence:
@@ -64,7 +62,7 @@ class ImageSet:
 
         return replace(self, **{field: pick(getattr(self, field)) for field in ("images", "masks", "names", "groups")})
 
-    def in_groups(self, flag: str) -> ImageSet:
+    def in_groups(self, flag: str) -> "ImageSet":
         """Itself; raises InputError where it is of fewer than two groups, over which there are no intervals."""
         if len(set(self.groups)) < 2:
             raise InputError(f"{flag} {self.folder}: intervals need images of at least 2 groups; add some")
@@ -139,7 +137,7 @@ class RealSets:
     held_out: ImageSet | None  # the real images that no training has seen
 
     @classmethod
-    def read(cls, args: argparse.Namespace, class_names: tuple[str, ...], view: View) -> RealSets:
+    def read(cls, args: argparse.Namespace, class_names: tuple[str, ...], view: View) -> "RealSets":
         """Raises InputError."""
         folders, seen = {name: root for name in ("real", "train") if (root := getattr(args, name))}, {}
         for name, root in folders.items():  # the last one trains

@@ -37,7 +37,6 @@ from .segmenter import SEGMENTERS, Outcome, Pool, Segmenter, calibrate, count_pi
 from .tables import number, plot_intervals, table, write_results
 
 Runs = Sequence[Sequence[Outcome]]  # of an arm: by generator run, then seed
-HELP = "what samples add to a segmenter: against real images alone, repeated, and copy-paste"
 # Of what trainings do: change it when that changes, so that older runs are not taken for new ones.
 VERSIONS = {"deeplab": 4, "unet": "unet 2"}
 MOST_RATIO = 1e6

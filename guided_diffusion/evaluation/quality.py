@@ -27,7 +27,6 @@ from .sample_scores import notes as notes_on_copies
 from .segmenter import agreement, reserve, train_agreement_segmenter
 from .tables import number, plot_spectra, table, write_results
 
-HELP = "fidelity, diversity, memorisation and labels of samples against real images"
 TITLES = {"samples": "samples", "train": "training images", "real": "real"}
 FEW_GROUPS = 10  # resampling fewer shows too little of how much groups differ
 

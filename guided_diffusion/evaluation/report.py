@@ -32,8 +32,6 @@ from ..pictures import palette
 from .image_sets import read_samples
 from .tables import number
 
-HELP = "write one HTML page of all results, with a gallery"
-
 COMMANDS = {"lift": "lift.png", "quality": "closest_pairs.png", "compare": "compare.png"}  # and their pictures
 UNKNOWN = ("clipped", "nearest_train", "nearest_sample", "agreement", "kept", "reason")  # what a mask does not tell
 # What results raise that are not as the commands write them.
