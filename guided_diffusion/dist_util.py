@@ -10,7 +10,7 @@ import socket
 import stat
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
@@ -30,7 +30,8 @@ TIMEOUT = timedelta(hours=2)
 def setup(device: str = "auto") -> torch.device:
     """Join the other processes, if there are any, and return the device of this one. Call it first, and once.
 
-    Raises InputError as choose_device does, and where MPI started the process but cannot be used.
+    Raises InputError as choose_device does, where two processes have one GPU, and where MPI started the process but
+    cannot be used.
     """
     if "RANK" not in os.environ:
         _meet_by_mpi()
@@ -41,7 +42,18 @@ def setup(device: str = "auto") -> torch.device:
         torch.set_num_threads(max(1, default_workers() // local_size))
     if _started() > 1 and not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", timeout=TIMEOUT)
+        if chosen.type == "cuda":
+            gpus = gather_to_zero(str(torch.cuda.get_device_properties(chosen).uuid))
+            on_zero(lambda: check_own(gpus))
     return chosen
+
+
+def check_own(gpus: Sequence[str]) -> None:
+    """Raise InputError where two ranks have the GPU of one UUID: numbers alone do not tell, as each may see its own."""
+    for rank, gpu in enumerate(gpus):
+        if (first := gpus.index(gpu)) < rank:
+            text = f"processes {first} and {rank} have the same GPU, {gpu}"
+            raise InputError(f"{text}; start one for each GPU, each of which sees all, or one of its own")
 
 
 def leave(status: int) -> NoReturn:
@@ -153,7 +165,8 @@ def average_(tensor: torch.Tensor) -> None:
 def choose_device(device: str) -> torch.device:
     """The device of this process that --device names: auto (CUDA where there is one, else the CPU), cpu, cuda, cuda:N.
 
-    With several processes each takes the GPU of its local rank. Raises InputError.
+    With several processes each takes the GPU of its local rank, or the only one that it sees, as Slurm may bind them.
+    Raises InputError.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -162,7 +175,8 @@ def choose_device(device: str) -> torch.device:
         raise InputError(f"--device {device}: unknown device; use auto, cpu, cuda or cuda:N")
     if kind == "cpu":
         return torch.device("cpu")
-    index, count = int(number or os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    count = torch.cuda.device_count()
+    index = int(number or (os.environ.get("LOCAL_RANK", 0) if count > 1 else 0))
     if not torch.cuda.is_available():
         fault = "no CUDA GPU can be used here; use --device cpu"
     elif number and _started() > 1:

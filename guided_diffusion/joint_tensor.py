@@ -44,12 +44,13 @@ class JointLayout:
         With a background channel a pixel takes the largest channel; without one it takes the largest type
         if that exceeds DECODE_THRESHOLD, else background.
         """
-        x = x.detach().float().cpu()
-        images = ((x[:, RGB].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+        x = x.detach().float()
+        images = ((x[:, RGB].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         best, index = x[:, MASK].max(dim=1)  # [N, H, W]
         if not self.background:
             index = torch.where(best > DECODE_THRESHOLD, index + 1, 0)
-        return images.contiguous().numpy(), index.to(torch.uint8).numpy()
+        pixels = torch.cat([images, index[:, None].to(torch.uint8)], dim=1).permute(0, 2, 3, 1).cpu().numpy()
+        return np.ascontiguousarray(pixels[..., :3]), np.ascontiguousarray(pixels[..., 3])
 
     def types_in(self, masks: Tensor) -> Tensor:
         """What a network with class_cond is told of index masks uint8 [N, H, W]: float32 [N, 1 + num_defect].

@@ -1,21 +1,24 @@
-"""In which precision networks compute, torch.compile, and running out of memory."""
+"""How networks compute on a device: precision, copies, torch.compile, and running out of memory."""
 
 import gc
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from . import dist_util
 from .errors import InputError
 
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "tf32", "bf16")
 # In a RuntimeError's text: of CUDA, cuDNN and cuBLAS, torch's CPU allocator, C++, oneDNN.
 _MESSAGES = ("out of memory", "ALLOC_FAILED", "can't allocate memory", "std::bad_alloc", "could not create a primitive")
 
 
 def resolve_precision(asked: str, device: torch.device) -> str:
-    """fp32 or bf16; "auto" is bf16 where the hardware multiplies in it, emulation excluded. Ranks follow rank 0."""
+    """One of PRECISIONS; "auto" is bf16 where the hardware multiplies in it, emulation excluded, else fp32. Ranks
+    follow rank 0. Raises InputError."""
+    if asked == "tf32" and device.type != "cuda":
+        raise InputError(f"precision tf32: only GPUs multiply so, and this is {device}; give fp32")
     if asked != "auto":
         return asked
     if device.type == "cuda":
@@ -27,14 +30,25 @@ def resolve_precision(asked: str, device: torch.device) -> str:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context in which networks run. precision: "fp32", or "bf16": products in bfloat16, sums in float32."""
+    """The context in which networks run. precision: "bf16": products in bfloat16, sums in float32; else float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def exact_float32() -> None:
-    """Make fp32 mean IEEE float32 on GPUs as well: by default PyTorch lets convolutions round to TF32's 10 bits."""
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
+def exact_float32(precision: str = "fp32") -> None:
+    """Make fp32 mean IEEE float32 on GPUs as well: by default PyTorch lets convolutions round to TF32's 10 bits.
+
+    precision: "tf32" lets all products do so. It holds for the whole process, until it is called again.
+    """
+    rounded = precision == "tf32"
+    torch.set_float32_matmul_precision("high" if rounded else "highest")  # where a user set it, it must not contradict
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = rounded
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """tensor.to(device), but the host does not wait for a GPU: it copies from pinned memory in its own time."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def cast_weights(model: nn.Module) -> None:
@@ -52,7 +66,7 @@ def try_compile(network: nn.Module, run: Callable[[nn.Module], object]) -> nn.Mo
 
     Raises InputError if something is lacking or fails; running out of memory is passed on.
     """
-    fast = torch.compile(network)
+    fast = torch.compile(network, dynamic=False)  # else a second size is compiled for all sizes, and slower
     try:
         run(fast)
     except Exception as error:  # what a compiler raises has no common type

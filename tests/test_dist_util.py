@@ -87,6 +87,8 @@ def test_several_processes_of_mpi_need_mpi4py(size, monkeypatch):
         ("auto", 2, (0, 1, 0), "cuda:0"),
         ("cuda:1", 2, (0, 1, 0), "cuda:1"),
         ("cuda", 2, (3, 4, 1), "cuda:1"),  # second host of two
+        ("cuda", 1, (3, 4, 1), "cuda:0"),  # bound to it
+        ("cuda", 2, (2, 3, 2), "GPU number 2 is needed, but this host shows 2"),
         ("cuda", 0, (0, 1, 0), "no CUDA GPU can be used here"),
         ("cuda:2", 2, (0, 1, 0), "GPU number 2 is needed, but this host shows 2"),
         ("cuda:0", 2, (0, 2, 0), "each takes a GPU of its own"),
@@ -103,3 +105,9 @@ def test_choice_of_device(device, gpus, place, expected, monkeypatch):
             dist_util.choose_device(device)
     else:
         assert str(dist_util.choose_device(device)) == expected
+
+
+def test_two_processes_on_one_gpu_are_refused():
+    dist_util.check_own(["GPU-a", "GPU-b"])
+    with pytest.raises(InputError, match="processes 1 and 2 have the same GPU, GPU-b; start one for each GPU"):
+        dist_util.check_own(["GPU-a", "GPU-b", "GPU-b"])

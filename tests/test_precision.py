@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from guided_diffusion.errors import InputError
-from guided_diffusion.precision import is_out_of_memory, resolve_precision, try_compile
+from guided_diffusion.precision import exact_float32, is_out_of_memory, resolve_precision, try_compile
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -28,11 +28,23 @@ def test_auto_is_bf16_where_the_hardware_multiplies_in_it(device, avx512, amx, g
     assert resolve_precision("fp32", device) == "fp32" and resolve_precision("bf16", device) == "bf16"
 
 
+def test_float32_is_exact_whatever_was_set_unless_tf32_is_asked_for():
+    with pytest.raises(InputError, match="^precision tf32: only GPUs multiply so, and this is cpu; give fp32$"):
+        resolve_precision("tf32", CPU)
+    assert resolve_precision("tf32", GPU) == "tf32"
+    for precision, rounded in (("tf32", True), ("fp32", False)):
+        torch.set_float32_matmul_precision("medium")
+        exact_float32(precision)
+        backends = torch.backends
+        assert backends.cudnn.allow_tf32 == backends.cuda.matmul.allow_tf32 == rounded
+        assert torch.get_float32_matmul_precision() == ("high" if rounded else "highest")
+
+
 def test_a_failing_compiler_is_one_line(monkeypatch):
     def broken(network):
         raise RuntimeError("CppCompileError: no\nlong text")
 
-    monkeypatch.setattr(torch, "compile", lambda network: broken)
+    monkeypatch.setattr(torch, "compile", lambda network, dynamic: broken)
     with pytest.raises(InputError, match=r"^torch\.compile: failed \(CppCompileError: no\); turn it off \(train\.comp"):
         try_compile(torch.nn.Identity(), lambda network: network(1))
 

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..precision import to_device
+
 AUGMENTATIONS = 9  # numbers that tell them: mirrored, turned (2), scale, moved (2), brightness, contrast, gamma
 SCALE, SHIFT = 0.2, 0.125  # standard deviations: of log2, of the image's side
 BRIGHTNESS, CONTRAST, GAMMA = 0.2, 0.5, 0.2  # of what is added in [-1, 1], of log2, of the natural logarithm
@@ -33,13 +35,14 @@ def augment(images: Tensor, masks: Tensor, share: float, rng: np.random.Generato
     flip = 1 - 2.0 * mirrored
     inverse = np.stack([[flip * cos, sin, 2 * SHIFT * moved[:, 0]], [-flip * sin, cos, 2 * SHIFT * moved[:, 1]]])
     inverse[:, :2] /= 2 ** (SCALE * scale)  # [2, 3, B]: from places in the result to places in the image
-    rgb, marks = images.float(), masks[:, None].float()
+    numbers = torch.from_numpy(np.column_stack([told, *inverse.reshape(6, count)])).float()
+    numbers, rgb, marks = to_device(numbers, images.device), images.float(), masks[:, None].float()
     if told[:, :6].any():
-        theta = torch.from_numpy(inverse).permute(2, 0, 1).to(rgb)
+        theta = numbers[:, AUGMENTATIONS:].reshape(count, 2, 3)
         grid = F.affine_grid(theta, [count, 1, height, width], align_corners=False)
         how = {"padding_mode": "reflection", "align_corners": False}
         rgb, marks = F.grid_sample(rgb, grid, "bilinear", **how), F.grid_sample(marks, grid, "nearest", **how)
-    bright, contrast, gamma = (torch.from_numpy(v).to(rgb)[:, None, None, None] for v in (bright, contrast, gamma))
+    bright, contrast, gamma = numbers[:, 6:9, None, None, None].unbind(1)  # each [B, 1, 1, 1]
     rgb = 255 * (rgb / 255).clamp(0, 1) ** torch.exp(GAMMA * gamma)
     rgb = (rgb - 127.5) * 2 ** (CONTRAST * contrast) + 127.5 * (1 + BRIGHTNESS * bright)
-    return rgb.clamp(0, 255), marks[:, 0].to(torch.uint8), torch.from_numpy(told).float().to(rgb.device)
+    return rgb.clamp(0, 255), marks[:, 0].to(torch.uint8), numbers[:, :AUGMENTATIONS]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Literal
 
@@ -21,6 +21,7 @@ from .. import dist_util
 from ..errors import InputError
 from ..keyed_random import numpy_generator
 from ..parallel import check_memory
+from ..precision import to_device
 from .image_files import View, resize_image, resize_mask
 from .prepared import FirstShots, find_good, find_samples, match_types, read_label_map, read_pair, renumbered
 
@@ -40,6 +41,7 @@ class DefectDataset:
     num_good: int = 0  # so many, the last ones, are the set's defect-free images
     left_out: int = 0  # so many images with a defect num_image_train leaves out
     note: str = ""  # how its types were matched, where they are not numbered alike
+    _places: dict[tuple[int, int | None], np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def load(
@@ -137,25 +139,35 @@ class DefectDataset:
         images = [self.images[index] for index in indices]
         masks = [self.masks[index] for index in indices]
         if self.view.windows:
-            for i, mask in enumerate(masks):
-                wanted = mask if kinds is None else mask == kinds[i]
-                shown = wanted if wanted.any() else mask
-                window = place_window(shown, self.view.size, self.view.crop_defect, rng)
+            for i, (index, mask) in enumerate(zip(indices, masks, strict=True)):
+                wanted = self._marked(index, None if kinds is None else kinds[i]) if self.view.crop_defect else ()
+                window = place_window(mask.shape, wanted, self.view.size, self.view.crop_defect, rng)
                 images[i], masks[i] = images[i][:, window[0], window[1]], mask[window]
         image_batch, mask_batch = torch.stack(images), torch.stack(masks)
         for axis in {"none": (), "horizontal": (-1,), "vertical": (-2,), "both": (-1, -2)}[flip]:
-            chosen = torch.from_numpy(rng.integers(0, 2, len(masks)).astype(bool)).to(mask_batch.device)
+            chosen = to_device(torch.from_numpy(rng.integers(0, 2, len(masks)).astype(bool)), mask_batch.device)
             image_batch = torch.where(chosen[:, None, None, None], image_batch.flip(axis), image_batch)
             mask_batch = torch.where(chosen[:, None, None], mask_batch.flip(axis), mask_batch)
         return image_batch, mask_batch
 
+    def _marked(self, index: int, kind: int | None) -> np.ndarray:
+        """Numbers of the pixels of an image that show a type, or if none does, or of None, any defect: int32 [n]. Kept
+        on the host, which would else wait for a GPU to find them."""
+        if (index, kind) not in self._places:
+            mask = self.masks[index].cpu().numpy()
+            found = np.flatnonzero(mask if kind is None else mask == kind).astype(np.int32)
+            self._places[index, kind] = found if kind is None or len(found) else self._marked(index, None)
+        return self._places[index, kind]
 
-def place_window(mask: Tensor, size: Sequence[int], share: float, rng: np.random.Generator) -> tuple[slice, slice]:
-    """A window of `size` in `mask` [H, W]: a `share` lies anywhere around one of the pixels that it marks."""
-    ranges = [[0, side - window] for side, window in zip(mask.shape, size, strict=True)]
-    if share and rng.random() < share and mask.any():
-        places = mask.nonzero()
-        place = places[int(rng.integers(len(places)))].tolist()
+
+def place_window(
+    shape: Sequence[int], marked: np.ndarray, size: Sequence[int], share: float, rng: np.random.Generator
+) -> tuple[slice, slice]:
+    """A window of `size` in an image of `shape`: a `share` lies anywhere around one of its `marked` pixels, by their
+    numbers row after row."""
+    ranges = [[0, side - window] for side, window in zip(shape, size, strict=True)]
+    if share and rng.random() < share and len(marked):
+        place = divmod(int(marked[rng.integers(len(marked))]), shape[1])
         for i, (at, window) in enumerate(zip(place, size, strict=True)):
             ranges[i] = [max(0, at - window + 1), min(ranges[i][1], at)]
     starts = [int(rng.integers(low, high + 1)) for low, high in ranges]

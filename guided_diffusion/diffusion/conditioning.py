@@ -16,6 +16,7 @@ from torch import Tensor
 from ..config import Config
 from ..joint_tensor import MASK, RGB, JointLayout, untold
 from ..keyed_random import Key, torch_generator
+from ..precision import to_device
 from .samplers import PredictX0
 
 DEFAULT_MARGIN = 4  # pixels around a defect that are drawn anew
@@ -68,8 +69,8 @@ def far_from_defects(defect: Tensor, margin: int) -> Tensor:
 def draw_conditions(
     config: Config, x_start: Tensor, masks: Tensor, key: Sequence[Key]
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Of a batch x_start [N, C, H, W] with index masks uint8 [N, H, W]: types float32 [N, 1 + num_defect] with
-    class_cond, and with train.known_share where x_start is given, bool [N, C, H, W]; on x_start's device.
+    """Of a batch x_start [N, C, H, W] with index masks uint8 [N, H, W] beside it: types float32 [N, 1 + num_defect]
+    with class_cond, and with train.known_share where x_start is given, bool [N, C, H, W]; on x_start's device.
 
     Drawn by `key` on the CPU, so that devices agree.
     """
@@ -79,12 +80,12 @@ def draw_conditions(
     if train.known_share:
         known = draw_known(x_start, layout, train.known_share, generator)
     if config.model.class_cond:
-        types = layout.types_in(masks).to(device)
+        types = layout.types_in(masks)
         drop = torch.full((len(types),), train.class_drop, device=device)
         if known is not None:  # a photograph may be given without its types
             photograph = known[:, RGB].flatten(1).all(dim=1)
             drop = torch.where(photograph, UNTOLD_PHOTOGRAPHS, drop)
-        dropped = torch.rand(len(types), generator=generator).to(device) < drop
+        dropped = to_device(torch.rand(len(types), generator=generator), device) < drop
         types = torch.where(dropped[:, None], untold(types), types)
     return types, known
 
@@ -101,7 +102,8 @@ def draw_known(x_start: Tensor, layout: JointLayout, share: float, generator: to
     chosen = torch.rand(len(x_start), generator=generator) < share
     margin = int(torch.randint(2 * DEFAULT_MARGIN + 1, (), generator=generator))
     far = far_from_defects(x_start[:, -layout.num_defect :].amax(dim=1), margin)
-    for row in chosen.nonzero().flatten().tolist():
-        known[row, MASK] = parts[row] != 1
-        known[row, RGB] = {0: False, 1: True, 2: far[row]}[int(parts[row])]
+    one = torch.stack([chosen & (parts == part) for part in range(3)])
+    mask, photograph, both = to_device(one, x_start.device)[..., None, None, None]  # each [N, 1, 1, 1]
+    known[:, MASK] = mask | both
+    known[:, RGB] = photograph | (both & far)
     return known

@@ -102,7 +102,7 @@ def cut_window(image: np.ndarray, mask: np.ndarray, size: Sequence[int], rng: np
     DEFECT_SHARE of them around a random defect pixel, if there is one, the others anywhere."""
     pad = [(m // 2, m - m // 2) for m in np.maximum(0, np.subtract(size, mask.shape))]
     image, mask = np.pad(image, [*pad, (0, 0)], mode="symmetric"), np.pad(mask, pad, mode="symmetric")
-    window = place_window(torch.from_numpy(mask), size, DEFECT_SHARE, rng)
+    window = place_window(mask.shape, np.flatnonzero(mask), size, DEFECT_SHARE, rng)
     return image[window], mask[window]
 
 

@@ -75,7 +75,7 @@ class DefectGen:
             raise InputError("`large` and `small` are both missing; name at least one checkpoint")
         first, last = networks[0], networks[-1]
         check_agreement(first.config, first.path, last.config, last.path)
-        exact_float32()
+        exact_float32(precision)
         self.networks: dict[str, Network | None] = {"large": None, "small": None} | {one.kind: one for one in networks}
         self.device, self.precision, self.weights = device, precision, weights
         self.config = first.config
@@ -110,8 +110,8 @@ class DefectGen:
         Configurations and num_defect are needed for released checkpoints, which carry none; so is
         separate_channel_loss where such a network was trained with it. guides: checkpoints that lead a network away
         from their own faults, see samplers.guided, at a guidance_scale other than 1; one for each network at most.
-        weights: "ema" or "model". precision: "fp32", "bf16", or "auto": bf16 where the hardware multiplies in it.
-        Raises InputError.
+        weights: "ema" or "model". precision: "fp32"; "bf16"; "tf32", float32 that GPUs round to 10 bits where they
+        multiply; or "auto": bf16 where the hardware multiplies in it, else fp32. Raises InputError.
         """
         for name, value, known in (("weights", weights, WEIGHTS), ("precision", precision, (*PRECISIONS, "auto"))):
             if value not in known:

@@ -30,7 +30,7 @@ from ..joint_tensor import clip
 from ..keyed_random import key_to_seed, numpy_generator, sample_noise, torch_generator
 from ..networks.unet import create_model, noise_batch
 from ..pictures import overlay
-from ..precision import autocast, exact_float32, resolve_precision, try_compile
+from ..precision import autocast, exact_float32, free_memory, resolve_precision, to_device, try_compile
 from .checkpoint import Checkpoint, load_weights, save_checkpoint
 from .logger import QUARTILES, LossWindow, TrainLogger
 
@@ -56,11 +56,11 @@ class TrainLoop:
         resume: Checkpoint | None = None,
         warm_start: Checkpoint | None = None,
     ):
-        exact_float32()
         precision = config.train.precision
         if precision == "auto" and resume and resume.config:
             precision = resume.config.train.precision
         train = replace(config.train, precision=resolve_precision(precision, device))
+        exact_float32(train.precision)
         self.config, self.work_dir, self.device = replace(config, train=train), work_dir, device
         self.data, self.val_data = _hold(data, device), val_data and _hold(val_data, device)
         self.diffusion = GaussianDiffusion(config)
@@ -216,12 +216,11 @@ class TrainLoop:
             rng = numpy_generator("types", cfg.train.seed, self.step, rank)
             indices, kinds = self.data.draw_by_type(cfg.rates, size, rng)
         rng = numpy_generator("augment", cfg.train.seed, self.step, rank)
-        images, masks = self.data.batch(indices, rng, cfg.data.flip, kinds)
+        images, masks = (to_device(part, self.device) for part in self.data.batch(indices, rng, cfg.data.flip, kinds))
         augmented = None
         if share := cfg.model.augment:
             images, masks, augmented = augment(images, masks, share, rng)
-            augmented = augmented.to(self.device)
-        return cfg.layout.encode(images, masks).to(self.device, memory_format=torch.channels_last), masks, augmented
+        return cfg.layout.encode(images, masks).to(memory_format=torch.channels_last), masks, augmented
 
     def _backward(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Gradients of the batch's mean loss, `micro_batch` images at a time. Returns the losses."""
@@ -292,9 +291,10 @@ class TrainLoop:
         cfg, span = self.config, self.diffusion.num_timestep / len(QUARTILES)
         count = min(len(self.val_data), MAX_VAL_IMAGES)
         chosen = np.linspace(0, len(self.val_data) - 1, count).round().astype(np.int64)
-        images, masks = self.val_data.batch(chosen, numpy_generator("val", cfg.train.seed))
-        x_start = cfg.layout.encode(images, masks).to(self.device, memory_format=torch.channels_last)
-        types = cfg.layout.types_in(masks).to(self.device) if cfg.model.class_cond else None
+        batch = self.val_data.batch(chosen, numpy_generator("val", cfg.train.seed))
+        images, masks = (to_device(part, self.device) for part in batch)
+        x_start = cfg.layout.encode(images, masks).to(memory_format=torch.channels_last)
+        types = cfg.layout.types_in(masks) if cfg.model.class_cond else None
         values, shares = {}, {}
         for i, quartile in enumerate(QUARTILES):
             first, end = max(i * span, cfg.train.t_range[0]), min((i + 1) * span, cfg.train.t_range[1])
@@ -378,5 +378,8 @@ def learning_rate(config: Config, step: int) -> float:
 
 def _hold(data: DefectDataset, device: torch.device) -> DefectDataset:
     """Keep the set on the GPU when it takes at most a quarter of the free memory, else on the CPU."""
-    size = sum(t.nbytes for t in [*data.images, *data.masks])
-    return data if device.type == "cuda" and size > torch.cuda.mem_get_info(device)[0] / 4 else data.to(device)
+    if device.type == "cuda":
+        free_memory()  # what the allocator keeps from before is free too
+        size = sum(t.nbytes for t in [*data.images, *data.masks])
+        device = device if size <= torch.cuda.mem_get_info(device)[0] / 4 else torch.device("cpu")
+    return data.to(device)
