@@ -111,8 +111,8 @@ def test_the_spectrum_tells_how_much_smoother_samples_are() -> None:
     full, half, blur = (power_of(128 + x) for x in (field, field / 2, blurred))
     of, other = (Resampling.draw(range(48), key, num_resamples=200) for key in ("of", "other"))
     np.testing.assert_allclose(spectrum(half, full, of, of), -6.02, atol=0.05)
-    frequencies = np.fft.fftfreq(512)
-    radius, passed = np.hypot(frequencies[:, None], frequencies), np.cos(np.pi * frequencies) ** 4
+    down, across = np.meshgrid(np.fft.fftfreq(512), np.fft.fftfreq(512), indexing="ij")
+    radius, passed = np.hypot(down, across), np.cos(np.pi * across) ** 4
     rings = [passed[(64 * radius).astype(int) == k].mean() for k in range(16, 32)]
     found = spectrum(blur, full, of, other)
     assert found[0] == pytest.approx(10 * np.log10(np.mean(rings)), abs=0.15)
