@@ -66,15 +66,12 @@ class ResBlock(nn.Module):
         self.skip_connection = nn.Identity() if same else nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        norm, rest = self.in_layers[0], self.in_layers[1:]
-        h = rest(group_norm(norm, x))  # [N, C_out, H, W]
+        norm, _, conv = self.in_layers
+        h = conv(group_norm(norm, x, silu=True))  # [N, C_out, H, W]
         emb = self.emb_layers(emb)  # [N, C_out or 2 C_out]
-        norm, rest = self.out_layers[0], self.out_layers[1:]
-        if self.scale_shift:
-            h = rest(group_norm(norm, h, *emb.chunk(2, dim=1)))
-        else:
-            h = rest(group_norm(norm, h + emb[:, :, None, None].to(h.dtype)))
-        return self.skip_connection(x) + h  # [N, C_out, H, W]
+        norm, _, dropout, conv = self.out_layers
+        h = group_norm(norm, h, silu=True, **({"emb": emb} if self.scale_shift else {"added": emb}))
+        return self.skip_connection(x) + conv(dropout(h))  # [N, C_out, H, W]
 
 
 class AttentionBlock(nn.Module):

@@ -1,35 +1,55 @@
-"""Group normalisation with the scale and shift of the time embedding, in the dtype of its input.
+"""Group normalisation with what surrounds it: y = act(norm(x + added) * (1 + scale) + shift), in the dtype of x.
 
-Statistics and sums are float32, but no tensor of the image's size is: under autocast the usual layer casts its
-input to float32 and its output back.
+Statistics and sums are float32, but no tensor of the image's size is (save on a GPU without Triton): under autocast the
+usual layer casts its input to float32 and its output back.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+fused_group_norm = None
+if torch.backends.cuda.is_built():
+    try:
+        from .norm_kernels import fused_group_norm
+    except ImportError:  # no Triton
+        pass
 
 ROWS = 64  # pixels added up in the tensor's own dtype before float32 takes over
 
 
-def group_norm(norm: nn.GroupNorm, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
-    """norm(x) * (1 + scale) + shift ("adaptive group normalisation", Dhariwal & Nichol 2021).
-
-    x: [N, C, H, W]; scale and shift, both or neither: [N, C]. Returns dtype and memory format of x.
+def group_norm(
+    norm: nn.GroupNorm, x: Tensor, emb: Tensor | None = None, added: Tensor | None = None, silu: bool = False
+) -> Tensor:
+    """x: [N, C, H, W]; emb: [N, 2C], scale and shift ("adaptive group normalisation", Dhariwal & Nichol 2021), or None;
+    added: [N, C] or None; silu: whether SiLU follows. Returns x's dtype and, on a GPU, channels_last, else x's format.
     """
-    weight, bias = norm.weight, norm.bias  # [C]
-    if scale is not None:  # one multiplication and one addition for each pixel instead of two
-        scale = 1 + scale.float()
-        weight, bias = weight * scale, bias * scale + shift.float()  # [N, C]
+    weight, bias, groups, eps = norm.weight, norm.bias, norm.num_groups, norm.eps  # [C], [C]
+    if fused_group_norm and x.is_cuda and x.dtype != torch.float64:
+        return fused_group_norm(x, weight, bias, added, emb, groups, eps, silu)
+    if added is not None:
+        x = x + added[..., None, None].to(x.dtype)
+    if emb is not None:  # one multiplication and one addition for each pixel instead of two
+        scale, shift = emb.float().chunk(2, dim=1)
+        weight, bias = weight * (1 + scale), bias * (1 + scale) + shift  # [N, C]
     if torch.compiler.is_compiling():
-        return _fusible(x, weight, bias, norm.num_groups, norm.eps)
-    if x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
-        return _ChannelsLastGroupNorm.apply(x, weight, bias, norm.num_groups, norm.eps)
-    return _native(x, weight.to(x.dtype), bias.to(x.dtype), norm.num_groups, norm.eps)[0]
+        y = _fusible(x, weight, bias, groups, eps)
+    elif not x.is_cuda and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        y = _ChannelsLastGroupNorm.apply(x, weight, bias, groups, eps)
+    else:
+        wide = x.float() if x.is_cuda and x.dtype != torch.float64 else x
+        y = _native(wide, weight.to(wide.dtype), bias.to(wide.dtype), groups, eps)[0]
+    y = y.to(x.dtype)
+    return F.silu(y, inplace=not torch.is_grad_enabled()) if silu else y
 
 
 def _native(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """y, and mean and 1 / standard deviation [N, groups], by PyTorch's kernel, which autocast leaves alone."""
+    """y, and mean and 1 / standard deviation [N, groups], by PyTorch's kernel, which autocast leaves alone.
+
+    On a GPU it keeps these two in x's dtype: it must not be bfloat16.
+    """
     n, c, height, width = x.shape
-    if not (x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)):
+    if x.is_cuda or not x.is_contiguous(memory_format=torch.channels_last):
         x = x.contiguous()  # the only format that the others take
     affine = (weight, bias) if weight.ndim == 1 else (None, None)
     y, mean, rstd = torch.native_group_norm(x, *affine, n, c, height * width, groups, eps)
@@ -39,11 +59,11 @@ def _native(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) ->
 
 
 def _fusible(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-    """The formula, for compilers, which make two passes of it in any memory format."""
+    """The formula, for the CPU's compiler, which makes two passes of it in any memory format."""
     values = x.unflatten(1, (groups, -1)).float()  # [N, G, C/G, H, W]
     var, mean = torch.var_mean(values, dim=(2, 3, 4), correction=0, keepdim=True)
     y = ((values - mean) * torch.rsqrt(var + eps)).flatten(1, 2)
-    return (y * weight[..., None, None] + bias[..., None, None]).to(x.dtype)
+    return y * weight[..., None, None] + bias[..., None, None]
 
 
 class _ChannelsLastGroupNorm(torch.autograd.Function):

@@ -116,7 +116,8 @@ class UNet(nn.Module):
         for stage in self.output_blocks:
             skip = skips.pop()
             h = self._run(stage, h if skip is None else torch.cat([h, skip], dim=1), emb)
-        return self.out[1:](group_norm(self.out[0], h)).float()
+        norm, _, conv = self.out
+        return conv(group_norm(norm, h, silu=True)).float()
 
     def _run(self, stage: Stage, h: Tensor, emb: Tensor) -> Tensor:
         if self.activation_checkpointing and torch.is_grad_enabled():

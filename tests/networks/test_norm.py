@@ -10,10 +10,11 @@ N, C, H, W, GROUPS = 3, 16, 16, 24, 4
 
 
 def run(function, modulated, dtype=torch.float64, memory_format=torch.contiguous_format):
-    """Output and all gradients of function(norm, x, [scale, shift])."""
+    """Output and all gradients of function(norm, x, [emb])."""
     torch.manual_seed(0)
     shapes = [(N, C, H, W), (N, C, H, W), (C,), (C,), *([(N, C)] * 2 if modulated else [])]
     x, dy, weight, bias, *emb = (torch.randn(*shape, dtype=torch.float64) for shape in shapes)
+    emb = [torch.cat(emb, dim=1)] if emb else []
     wide = torch.promote_types(dtype, torch.float32)  # of parameters and embedding
     norm = nn.GroupNorm(GROUPS, C).to(wide)
     norm.weight.data, norm.bias.data = weight.to(wide), bias.to(wide)
@@ -25,12 +26,15 @@ def run(function, modulated, dtype=torch.float64, memory_format=torch.contiguous
     return [y.detach(), *(leaf.grad for leaf in leaves), norm.weight.grad, norm.bias.grad]
 
 
-def formula(norm, x, scale=None, shift=None):
+def formula(norm, x, emb=None):
     values = x.reshape(N, GROUPS, -1)
     centred = values - values.mean(-1, keepdim=True)
     y = (centred / (centred.square().mean(-1, keepdim=True) + norm.eps).sqrt()).reshape(x.shape)
     y = y * norm.weight[:, None, None] + norm.bias[:, None, None]
-    return y if scale is None else y * (1 + scale[..., None, None]) + shift[..., None, None]
+    if emb is not None:
+        scale, shift = emb[..., None, None].chunk(2, dim=1)
+        y = y * (1 + scale) + shift
+    return y
 
 
 @pytest.mark.parametrize("modulated", [False, True])

@@ -66,7 +66,7 @@ def test_receptive_field_is_what_the_gradient_sees(mult, blocks, pixels, monkeyp
     """Normalisation (global statistics) is taken out of the path; all weights positive, so nothing cancels."""
     config = model_config(PATCH, channel_mult=mult, num_res_blocks=blocks)
     for module in ("nn", "unet"):
-        monkeypatch.setattr(f"guided_diffusion.networks.{module}.group_norm", lambda norm, x: x)
+        monkeypatch.setattr(f"guided_diffusion.networks.{module}.group_norm", lambda norm, x, **around: x)
     embed = "guided_diffusion.networks.unet.timestep_embedding"
     monkeypatch.setattr(embed, lambda t, dim: torch.zeros(1, dim, dtype=torch.double))
     monkeypatch.setattr(nn.SiLU, "forward", lambda self, x: x)
