@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from .. import dist_util
@@ -23,29 +24,41 @@ from ..diffusion.samplers import PredictX0, guided, make_predict_x0
 from ..diffusion.two_stage import two_stage_plans, two_stage_sample
 from ..errors import InputError, unknown_name
 from ..file_io import lock_folder
-from ..keyed_random import sample_noise
-from ..networks.estimate import forward_bytes, receptive_field
+from ..keyed_random import NoiseAhead, sample_noise
+from ..networks.estimate import receptive_field
 from ..networks.unet import check_size, noise_batch
-from ..parallel import check_memory
 from ..precision import (
     PRECISIONS,
+    Graphs,
     autocast,
     cast_weights,
     exact_float32,
     free_memory,
     is_out_of_memory,
     resolve_precision,
+    to_device,
     try_compile,
 )
 from ..training.checkpoint import SCHEDULE, check_agreement
 from .conditions import Conditions
-from .network import WEIGHTS, Network, check_trained, choose_batch_size, load_network, possible_hand_offs
+from .network import (
+    SMALLER,
+    WEIGHTS,
+    Network,
+    check_trained,
+    choose_batch_size,
+    load_network,
+    possible_hand_offs,
+    window_of,
+    windows_at_once,
+)
 from .sample_io import SampleFolder
 from .settings import DEFAULT_STEPS, Settings
-from .windows import AUTO_AREAS, windowed
+from .windows import AUTO_AREAS, Place, windowed
 
 Progress = Callable[[list[Pair]], Iterable[Pair]]
-SMALLER = "give a smaller size, or try `windows` on, `precision` bf16 or `device` cpu"
+OnOutOfMemory = Callable[[int, int], None]
+Noise = Callable[..., Tensor]  # (indices, t, shape, device), see sample_noise
 
 
 @dataclass(frozen=True)
@@ -77,7 +90,7 @@ class DefectGen:
         check_agreement(first.config, first.path, last.config, last.path)
         exact_float32(precision)
         self.networks: dict[str, Network | None] = {"large": None, "small": None} | {one.kind: one for one in networks}
-        self.device, self.precision, self.weights = device, precision, weights
+        self.device, self.precision, self.weights, self._graphs = device, precision, weights, Graphs(device)
         self.config = first.config
         self.layout = self.config.layout
         self.diffusion = GaussianDiffusion(self.config)
@@ -171,23 +184,12 @@ class DefectGen:
         if settings.guidance_scale != 1 and not (any(told) or guides):
             raise InputError(f"`guidance_scale`: {without}; train with it, give `guides`, or leave that out")
         for network in self._loaded:
-            check_size(network.config.model, self._window(network, settings), f"give another `image_size`{other}")
+            check_size(network.config.model, window_of(network, settings), f"give another `image_size`{other}")
         return replace(settings, guides=guides or None)
 
     def _choose_batch_size(self, asked: int | str, count: int, settings: Settings) -> int:
-        """choose_batch_size. Raises InputError, too, where an image takes more memory than there is or, on the CPU, a
-        batch: a GPU says so and is asked for less, a system that lacks memory kills."""
-        size = settings.image_size
-        batch_size = choose_batch_size(asked, count, size, self.device)
-        passes = max(forward_bytes(one.config.model, self._window(one, settings)) for one in self._loaded)
-        passes = passes * (1 + settings.untold_guides) // (1 + (self.precision == "bf16"))
-        each = passes + 3 * 4 * self.layout.num_channels * prod(size)  # x_t, x_start and that of the step before
-        check_memory(each, f"`image_size` {size[0]} {size[1]}: one image", SMALLER, self.device)
-        if self.device.type == "cpu":
-            check_memory(each * min(batch_size, count), f"`batch_size` {asked}: a batch", "lower it")
-        return batch_size
+        return choose_batch_size(asked, count, self._loaded, settings, self.precision, self.device)
 
-    @torch.no_grad()
     def generate(
         self,
         num_samples: int | Sequence[int],
@@ -198,7 +200,7 @@ class DefectGen:
         backgrounds: np.ndarray | None = None,
         batch_size: int | str = "auto",
         progress: Progress = lambda pairs: pairs,
-        on_out_of_memory: Callable[[int, int], None] = lambda batch_size, left: None,
+        on_out_of_memory: OnOutOfMemory = lambda batch_size, left: None,
         **options: Any,
     ) -> GeneratedBatch:
         """Generate samples 0..num_samples-1, or the given sample indices; batch size and order do not change them.
@@ -212,13 +214,21 @@ class DefectGen:
         settings = self.settings(settings, **options)
         conditions = Conditions(self.layout, settings, masks, backgrounds)
         indices = range(num_samples) if isinstance(num_samples, int) else num_samples
-        size = settings.image_size
         batch_size = self._choose_batch_size(batch_size, len(indices), settings)
+        how = {"noise": partial(sample_noise, seed), "conditions": conditions, "progress": progress}
+        return self._generate(indices, batch_size, on_out_of_memory, settings=settings, **how)
+
+    @torch.no_grad()
+    def _generate(
+        self, indices: Sequence[int], batch_size: int, on_out_of_memory: OnOutOfMemory, **how: Any
+    ) -> GeneratedBatch:
+        """generate. how: for _generate_batch."""
+        size = how["settings"].image_size
         batches, done = [(np.zeros((0, *size, 3), np.uint8), np.zeros((0, *size), np.uint8))], 0
         while done < len(indices):
             part = indices[done : done + batch_size]
             try:
-                batches.append(self._generate_batch(part, seed, settings, conditions, progress))
+                batches.append(self._generate_batch(part, **how))
                 done += len(part)
                 continue
             except (RuntimeError, MemoryError) as error:
@@ -227,6 +237,7 @@ class DefectGen:
             if len(part) == 1:
                 fault = f"not even one image at a time fits into the memory of {self.device}"
                 raise InputError(f"`image_size` {size[0]} {size[1]}: {fault}; {SMALLER}")
+            self._graphs.clear()
             free_memory()  # not in the except block, whose error still holds the tensors
             batch_size = len(part) // 2
             on_out_of_memory(batch_size, len(indices) - done)
@@ -262,6 +273,7 @@ class DefectGen:
             missing = dist_util.broadcast_from_zero(missing)
             own, share = missing[rank :: dist_util.world_size()], ceil(len(missing) / dist_util.world_size())
             size = self._choose_batch_size(batch_size, share, settings)
+            size = dist_util.broadcast_from_zero(size)  # as GPUs may differ
             if compile and missing:
                 self.compile(size, settings)
             rounds, steps = [own[i : i + size] for i in range(0, share, size)], int(np.sum(settings.num_steps))
@@ -281,15 +293,18 @@ class DefectGen:
                 size = smaller
                 bar.total = bar.n + steps * sum(ceil(count / size) for count in (left, *map(len, rounds)))
 
-            how = {"masks": conditions.masks, "backgrounds": conditions.backgrounds, "seed": seed}
-            how |= {"progress": counted, "on_out_of_memory": halved}
             stop = ending.enter_context(dist_util.Stop("SIGINT", "SIGHUP", on_signal=_say_stop))
             writer = ending.enter_context(ThreadPoolExecutor(1))
             bar = ending.enter_context(tqdm(total=len(rounds) * steps, unit="step", disable=rank > 0))
+            noise = NoiseAhead(seed, ending.enter_context(ThreadPoolExecutor(1)))
+            how = {"settings": settings, "conditions": conditions, "progress": counted, "noise": noise}
+            shape = (self.layout.num_channels, *settings.image_size)
             written = writer.submit(lambda: None)  # the last round
             while rounds:
                 indices = rounds.pop(0)
-                batch = self.generate(indices, settings, batch_size=size, **how)
+                if rounds:
+                    noise.expect(rounds[0], self.diffusion.num_timestep, shape)
+                batch = self._generate(indices, size, halved, **how)
                 parts = dist_util.gather_to_zero((np.array(indices, int), batch.images, batch.masks))
                 if parts:
                     written.result()  # at most one round waits to be written
@@ -310,11 +325,11 @@ class DefectGen:
         return {**about, "conditions": conditions.about} if conditions.about else about
 
     def _generate_batch(
-        self, indices: Sequence[int], seed: int, settings: Settings, conditions: Conditions, progress: Progress
+        self, indices: Sequence[int], noise: Noise, settings: Settings, conditions: Conditions, progress: Progress
     ) -> tuple[np.ndarray, np.ndarray]:
         """uint8 images [N, H, W, 3] and index masks [N, H, W] of N sample indices, all at once."""
         shape = (self.layout.num_channels, *settings.image_size)
-        noise = partial(sample_noise, seed, indices, shape=shape, device=self.device)
+        noise = partial(noise, indices, shape=shape, device=self.device)
         known = conditions.known(indices, self.device)
         predict_x0 = partial(self._predict_x0, indices=indices, settings=settings, conditions=conditions, known=known)
         pair = {name: network and predict_x0(network) for name, network in self.networks.items()}
@@ -336,18 +351,23 @@ class DefectGen:
         self, network: Network, indices: Sequence[int], settings: Settings, conditions: Conditions, known: Known | None
     ) -> PredictX0:
         """A network as samplers call it: told the types, those of a window in a window, and kept to what is known."""
-        config, size, window = network.config, settings.image_size, self._window(network, settings)
+        config, size, window = network.config, settings.image_size, window_of(network, settings)
         scale = settings.guidance_scale if settings.untold_guides else 1
 
         @cache
-        def at(place: tuple[int, int]) -> PredictX0:
-            types = conditions.told(indices, place, window).to(self.device) if config.model.class_cond else None
-            return make_predict_x0(network.forward, config, self.diffusion, types, scale)
+        def at(*places: Place) -> PredictX0:
+            types = None
+            if config.model.class_cond:
+                types = torch.cat([conditions.told(indices, place, window) for place in places])
+                types = to_device(types, self.device)
+            forward = partial(self._graphs.run, network.forward)
+            return make_predict_x0(forward, config, self.diffusion, types, scale)
 
         predict_x0 = at((0, 0))
         if window != size:
             sees = receptive_field(config.model)
-            predict_x0 = windowed(lambda x_t, t, place: at(place)(x_t, t), size, window, sees, self.device)
+            at_once = windows_at_once(network, settings, self.precision, len(indices), self.device)
+            predict_x0 = windowed(lambda x_t, t, places: at(*places)(x_t, t), size, window, sees, self.device, at_once)
         return known.wrap(predict_x0, bool(config.train.known_share)) if known else predict_x0
 
     @torch.no_grad()
@@ -359,8 +379,9 @@ class DefectGen:
 
         def fast(network: Network) -> Network:
             twice = settings.untold_guides and network.config.model.class_cond  # see make_predict_x0
-            model, rows = network.model, batch_size * (1 + twice)
-            inputs = noise_batch(network.config, rows, self._window(network, settings), self.device)
+            windows = windows_at_once(network, settings, self.precision, batch_size, self.device)
+            model, rows = network.model, batch_size * (1 + twice) * windows
+            inputs = noise_batch(network.config, rows, window_of(network, settings), self.device)
             with autocast(self.device, self.precision):
                 compiled = try_compile(model, lambda model: model(*inputs))
             return replace(network, forward=lambda x, *types: (compiled if len(x) == rows else model)(x, *types))
@@ -371,8 +392,3 @@ class DefectGen:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-
-    def _window(self, network: Network, settings: Settings) -> tuple[int, ...]:
-        """(height, width) of what a network sees at once."""
-        size = settings.image_size
-        return size if settings.windows == "off" else tuple(map(min, size, network.config.data.resolution))
