@@ -11,12 +11,13 @@ ROOT=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
 . "$ROOT/scripts/launch.sh"
 choose_python
 OUT=${1:?give the folder for the results}
-if [ "${TINY:-}" ]; then
+: "${DATA:=$ROOT/../shared/data/neu_seg}" # train_a and dev
+: "${WORK:=$ROOT/work/gpu_evidence}"
+if [ "${TINY:-}" ]; then # masks are given, as networks that learn nothing draw none
+    : "${GENERATE:=--masks bank --bank_data $WORK/train_a}"
     : "${TRAIN_SECONDS:=600}" "${TOTAL_SECONDS:=3600}" "${STEPS:=4}" "${PROBE:=2}" "${SAMPLES:=12}" "${BATCHES:=2 2}"
     : "${WIDTHS:=16 16}" "${RESOLUTION:=32}" "${RATIOS:=0.5}" "${LIFT_STEPS:=2}" "${SEEDS:=1 2}" "${QUALITY:=--no_agreement}"
 fi
-: "${DATA:=$ROOT/../shared/data/neu_seg}" # train_a and dev
-: "${WORK:=$ROOT/work/gpu_evidence}"
 : "${TRAIN_SECONDS:=240}" # of both networks, which train at the same time
 : "${TOTAL_SECONDS:=465}" # no measurement lasts longer
 : "${STEPS:=}"            # of each; empty: as many as the probe says go into TRAIN_SECONDS
@@ -25,7 +26,7 @@ fi
 # Width 48 and 96 give 7.8 and 6.8 M parameters, so that in bf16 each checkpoint stays under 16 MiB. The patch-level
 # network sees 69 of 128 px.
 : "${WIDTHS:=48 96}" "${BATCHES:=32 16}" # large small
-: "${FLAGS:=}"                           # further ones of train.py, such as --set train.compile=on
+: "${FLAGS:=}" "${GENERATE:=}"           # further ones of train.py, such as --set train.compile=on, and inference.py
 
 began=$(date +%s)
 left() { # left SECONDS: of those since the start, at least one
@@ -113,14 +114,13 @@ for size in ("large", "small"):
 EOF
 stage "generate $SAMPLES samples"
 "$PYTHON" "$ROOT/scripts/inference.py" --large_recep "$OUT/large.pt" --small_recep "$OUT/small.pt" \
-    --sample_dir "$WORK/samples" --num_samples "$SAMPLES" >"$WORK/generate.log" 2>&1
+    --sample_dir "$WORK/samples" --num_samples "$SAMPLES" $GENERATE >"$WORK/generate.log" 2>&1
 stage "measure: quality and lift at the same time"
 lift >"$WORK/lift.log" 2>&1 &
 timeout -s TERM "$(left "$TOTAL_SECONDS")" "$PYTHON" "$ROOT/scripts/evaluate.py" quality --real "$WORK/dev" \
-    --train "$WORK/train_a" --samples "$WORK/samples" --out "$WORK/quality" $QUALITY >"$WORK/quality.log" 2>&1 ||
-    echo "quality: $(tail -n 1 "$WORK/quality.log")"
+    --train "$WORK/train_a" --samples "$WORK/samples" --out "$WORK/quality" $QUALITY >"$WORK/quality.log" 2>&1 || true
 wait $!
 for table in quality lift; do
-    [ ! -e "$WORK/$table/$table.md" ] || cat "$WORK/$table/$table.md"
+    cat "$WORK/$table/$table.md" 2>/dev/null || echo "no $table: $(tail -n 1 "$WORK/$table.log")"
 done
 stage "done"

@@ -33,6 +33,7 @@ ROUNDS, PRESET_ROUNDS = 5, 3  # each variant is timed so often, in turns, if tim
 NUM_STEPS = 20  # of our denoising
 TINY = "model.channel_mult=[1,2] model.num_res_blocks=1 model.attention_downsample=[2] data.resolution=16"
 CHECKED = TINY + " model.class_cond=true model.augment=0.15 train.known_share=0.5 data.flip=both data.bs_per_gpu=4"
+CHECKED += " model.model_channels=96 model.norm_groups=16"  # six channels a group, as in the released small network
 NARROW = " model.model_channels=16 model.norm_groups=4 model.num_head_channels=8"
 # With the preset, seconds until each part is cut off; what one leaves, those that follow may take. The last ones of a
 # part are for profiles. Without it, seconds after which no other round begins.
@@ -120,7 +121,7 @@ def work(part: str, args: argparse.Namespace, seconds: float | None) -> None:
 
 
 def read_pair(args: argparse.Namespace, overrides: str = "") -> dict[str, Config]:
-    """The networks that are timed; or those of the overrides, as wide."""
+    """The networks that are timed; or those of the overrides."""
     name, num_defect = ("{}_recep.yml", 5) if args.preset else ("demo_{}.yml", 3)
     given = [*(overrides or TINY * args.tiny).split(), *(NARROW * args.tiny).split(), *([] if overrides else args.set)]
     files = {size: ROOT / "configs" / name.format(size) for size in ("large", "small")}
