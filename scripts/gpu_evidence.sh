@@ -15,14 +15,16 @@ OUT=${1:?give the folder for the results}
 : "${WORK:=$ROOT/work/gpu_evidence}"
 if [ "${TINY:-}" ]; then # masks are given, as networks that learn nothing draw none
     : "${GENERATE:=--masks bank --bank_data $WORK/train_a}"
-    : "${TRAIN_SECONDS:=600}" "${TOTAL_SECONDS:=3600}" "${STEPS:=4}" "${PROBE:=2}" "${SAMPLES:=12}" "${BATCHES:=2 2}"
+    : "${TRAIN_SECONDS:=600}" "${TOTAL_SECONDS:=3600}" "${STEPS:=4}" "${PROBE:=2}" "${SAMPLES:=10}" "${BATCHES:=2 2}"
     : "${WIDTHS:=16 16}" "${RESOLUTION:=32}" "${RATIOS:=0.5}" "${LIFT_STEPS:=2}" "${SEEDS:=1 2}" "${QUALITY:=--no_agreement}"
+    : "${IMAGES:=10}"
 fi
 : "${TRAIN_SECONDS:=240}" # of both networks, which train at the same time
 : "${TOTAL_SECONDS:=465}" # no measurement lasts longer
 : "${STEPS:=}"            # of each; empty: as many as the probe says go into TRAIN_SECONDS
 : "${PROBE:=150}"         # steps that measure the speed; the training goes on from there
 : "${SAMPLES:=300}" "${RESOLUTION:=128}" "${RATIOS:=1,12.5}" "${LIFT_STEPS:=600}" "${SEEDS:=1 3}" "${QUALITY:=}"
+: "${IMAGES:=1000}" # of each set at most
 # Width 48 and 96 give 7.8 and 6.8 M parameters, so that in bf16 each checkpoint stays under 16 MiB. The patch-level
 # network sees 69 of 128 px.
 : "${WIDTHS:=48 96}" "${BATCHES:=32 16}" # large small
@@ -52,9 +54,14 @@ both() { # both COMMAND...: for large and small at the same time, each with a lo
     wait $first || fail "large: $(tail -n 1 "$WORK/large.log")"
 }
 
-prepare() { # prepare train_a|dev
-    [ -e "$WORK/$1/dataset.json" ] ||
-        "$PYTHON" "$ROOT/scripts/prepare_data.py" "$DATA/$1" "$WORK/$1" --label_map inclusion,patches,scratches
+prepare() { # prepare train_a|dev: its first $IMAGES images
+    [ ! -e "$WORK/$1/dataset.json" ] || return 0
+    mkdir -p "$WORK/raw/$1/images" "$WORK/raw/$1/masks"
+    for image in $(ls "$DATA/$1/images" | head -n "$IMAGES"); do
+        cp "$DATA/$1/images/$image" "$WORK/raw/$1/images"
+        cp "$DATA/$1/masks/${image%.*}".* "$WORK/raw/$1/masks"
+    done
+    "$PYTHON" "$ROOT/scripts/prepare_data.py" "$WORK/raw/$1" "$WORK/$1" --label_map inclusion,patches,scratches
 }
 
 # As the configurations say for a GPU, but for 128 px and what the comments above and below give as reasons.
@@ -86,6 +93,7 @@ lift() { # more seeds from run to run; segmenters that are trained already are u
         timeout -s TERM "$(left "$TOTAL_SECONDS")" "$PYTHON" "$ROOT/scripts/evaluate.py" lift --train "$WORK/train_a" \
             --val "$WORK/dev" --samples "$WORK/samples" --out "$WORK/lift" --ratios "$RATIOS" --seeds "$seeds" \
             --steps "$LIFT_STEPS" || return 0
+        keep
     done
 }
 
@@ -115,6 +123,7 @@ EOF
 stage "generate $SAMPLES samples"
 "$PYTHON" "$ROOT/scripts/inference.py" --large_recep "$OUT/large.pt" --small_recep "$OUT/small.pt" \
     --sample_dir "$WORK/samples" --num_samples "$SAMPLES" $GENERATE >"$WORK/generate.log" 2>&1
+keep
 stage "measure: quality and lift at the same time"
 lift >"$WORK/lift.log" 2>&1 &
 timeout -s TERM "$(left "$TOTAL_SECONDS")" "$PYTHON" "$ROOT/scripts/evaluate.py" quality --real "$WORK/dev" \
