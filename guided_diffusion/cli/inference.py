@@ -60,7 +60,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--weights", choices=WEIGHTS, default="ema", help="(ema)")
     add("--handoff", choices=HANDOFFS, default="paper", help="released: the released script's restart (paper)")
     add("--defects", nargs="+", metavar="TYPES", help="shown in turn: crack, or crack,hole; balanced; none")
-    add("--guide", dest="guides", nargs="+", default=(), metavar="CKPT", help="lead away from an earlier or smaller one")
+    add("--guide", dest="guides", nargs="+", default=(), metavar="CKPT", help="lead away from an earlier, smaller one")
     add("--guidance_scale", type=float, default=1.0, help="above 1: further from guides, or closer to the types (1)")
     add("--masks", metavar="DIR|bank", help="index masks that samples must have; bank: new ones like the training's")
     add("--types_per_image", type=int, default=1, help="with --masks bank (1)")
