@@ -34,11 +34,10 @@ from .bootstrap import Resampling, share_interval, with_interval
 from .copies import place
 from .features import Extractor, load_extractor
 from .fidelity import diversity, kid, radial_power, spectrum
-from .image_sets import ImageSet, RealSets, add_flags, read_samples
+from .image_sets import ImageSet, RealSets, Row, add_flags, read_samples
 from .sample_scores import measure_limits
 from .tables import number, plot_intervals, table, write_results
 
-HELP = "hand-offs, samplers, numbers of steps or checkpoints, from the same seeds"
 STEPS = (0, 50, 200, 400, 600, 1000)
 SHEET_SEEDS = 10  # columns of the sheet
 MEASURES = {  # key: title, factor, decimals, sign
@@ -66,11 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class Cell(NamedTuple):
-    """One set of samples: its networks' checkpoints and its settings of DefectGen.generate."""
+    """One set of samples."""
 
     name: str
-    networks: tuple[str | None, str | None]
-    settings: dict[str, Any]
+    networks: tuple[str | None, str | None]  # checkpoints
+    settings: dict[str, Any]  # of DefectGen.generate
 
 
 def main(args: argparse.Namespace) -> None:
@@ -120,11 +119,9 @@ def main(args: argparse.Namespace) -> None:
 
 def measure(
     cells: Sequence[Cell], samples: Sequence[ImageSet], other: ImageSet, real: ImageSet, extractor: Extractor
-) -> tuple[list[dict[str, Any]], float]:
-    """The rows of cells, each of MEASURES as {"value", "interval"} or None; and the margin.
-
-    other: samples of the first cell's settings and other seeds.
-    """
+) -> tuple[list[Row], float]:
+    """The rows of cells, each of MEASURES as {"value", "interval"} or None; and the margin. other: samples of the first
+    cell's settings and other seeds."""
     seeds, y, power = range(len(other)), extractor(real.images), radial_power(real.images)
     of_real = Resampling.draw(real.groups, "compare", "real")
     of_seeds, of_others = (Resampling.draw(seeds, "compare", "seeds", i) for i in range(2))
@@ -132,21 +129,15 @@ def measure(
     by_chance = found[0] - kid(extractor(other.images), y, of_others, of_real)
     margin, rows = float(np.quantile(np.abs(by_chance[1:]), 0.95)), []
     for cell, images, own in zip(cells, samples, found, strict=True):
-        upper = float(np.quantile((own - found[0])[1:], 0.95))
-        rows.append(
-            {
-                "name": cell.name,
-                "settings": cell.settings,
-                "kid": with_interval(own),
-                "difference": with_interval(own - found[0]),
-                "upper_bound": upper,
-                "as_good": upper < margin,
-                "diversity": diversity(extractor, images.images, seeds),
-                "spectrum": with_interval(spectrum(radial_power(images.images), power, of_seeds, of_real)),
-                "copies": None,
-                "empty": share_interval([not mask.any() for mask in images.masks], seeds),
-            }
-        )
+        difference = own - found[0]
+        row = {"name": cell.name, "settings": cell.settings}
+        row |= {"kid": with_interval(own), "difference": with_interval(difference), "copies": None}
+        row["upper_bound"] = float(np.quantile(difference[1:], 0.95))
+        row["as_good"] = row["upper_bound"] < margin
+        row["diversity"] = diversity(extractor, images.images, seeds)
+        row["spectrum"] = with_interval(spectrum(radial_power(images.images), power, of_seeds, of_real))
+        row["empty"] = share_interval([not mask.any() for mask in images.masks], seeds)
+        rows.append(row)
     return rows, margin
 
 
@@ -194,11 +185,9 @@ def generate(args: argparse.Namespace, cell: Cell, generator: DefectGen, seed: i
     return read_samples(path, generator.layout.class_names).take(range(args.num_samples))
 
 
-def write(out: str, result: dict[str, Any], samples: Sequence[ImageSet]) -> None:
-    """Write table, plot and sheet, compare.json last; print the table. samples: of the cells, in their order.
-
-    The plot has a panel for each measure; dotted: real images, dashed: the margin.
-    """
+def write(out: str, result: Row, samples: Sequence[ImageSet]) -> None:
+    """Write table, plot and sheet, compare.json last; print the table. samples: of the cells, in their order. The plot
+    has a panel for each measure; dotted: real images, dashed: the margin."""
     cells, real = result["cells"], result["real"]
     keys = [key for key in MEASURES if any(cell[key] for cell in cells)]
     rows, sheet = [], []
@@ -208,17 +197,11 @@ def write(out: str, result: dict[str, Any], samples: Sequence[ImageSet]) -> None
         rows.append([cell["name"], *shown.values(), verdict])
         label = [cell["name"], *(f"{MEASURES[key][0]}: {shown[key]}" for key in ("kid", "difference"))]
         sheet.append(row_tile(", ".join(label), images.images[:SHEET_SEEDS], images.masks[:SHEET_SEEDS]))
-    lines = {
-        "difference": {"--": result["margin"]},
-        "diversity": {":": real["diversity"]["value"]},
-        "spectrum": {":": 0},
-    }
+    lines = {"difference": {"--": result["margin"]}, "diversity": {":": real["diversity"]["value"]}}
+    lines["spectrum"] = {":": 0}
     panels = [(*MEASURES[key][:2], [cell[key] for cell in cells], lines.get(key, {})) for key in keys]
     head = ["cell", *(MEASURES[key][0] for key in keys), "as good"]
     text = f"# Comparison\n\n{table(head, rows)}\n" + "".join(f"- {note}\n" for note in result["notes"])
-    about = "The same seeds in every cell", result["notes"], result["class_names"]
-    pictures = {
-        "compare.png": plot_intervals([cell["name"] for cell in cells], panels),
-        "compare_sheet.png": draw_sheet(*about, sheet, rows=True),
-    }
-    write_results(out, result, text, pictures)
+    plot = plot_intervals([cell["name"] for cell in cells], panels)
+    picture = draw_sheet("The same seeds in every cell", result["notes"], result["class_names"], sheet, rows=True)
+    write_results(out, result, text, {"compare.png": plot, "compare_sheet.png": picture})
