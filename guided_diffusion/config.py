@@ -80,10 +80,8 @@ class ModelConfig(Section):
             raise InputError(f"model.channel_mult: {brief(list(self.channel_mult))} should be 1 to 10 numbers, 1 to 64")
         width, groups = self.model_channels, self.norm_groups
         if width % groups:
-            raise InputError(
-                f"model.model_channels: width {width} must be a multiple of {groups} (GroupNorm has {groups} groups); "
-                f"try {max(1, round(width / groups)) * groups}"
-            )
+            near = max(1, round(width / groups)) * groups
+            raise InputError(f"model.model_channels: width {width} must be a multiple of {groups} groups; try {near}")
         factors = [2**level for level in range(len(self.channel_mult))]
         for factor in () if self.patch else self.attention_downsample:
             if factor not in factors:
@@ -143,10 +141,7 @@ class DataConfig(Section):
         if self.label_map is not None:
             indices = sorted(self.label_map.values())
             if indices != list(range(1, len(indices) + 1)):
-                raise InputError(
-                    f"data.label_map: indices {brief(indices)} must be 1..{len(indices)}, each once "
-                    "(0 is the background and is not listed)"
-                )
+                raise InputError(f"data.label_map: indices {brief(indices)} must be 1..{len(indices)}, each once")
 
 
 @dataclass(frozen=True)
@@ -201,11 +196,8 @@ class Config:
 
     @property
     def rates(self) -> tuple[float, ...] | None:
-        """How often a training image is drawn as one that is defect-free (first) or shows type 1, 2, ..., relatively.
-
-        None: images are gone through as they are. That is the default without class_cond; with it, all are drawn
-        alike. Types that data.type_rates leaves out have 1.
-        """
+        """How often a training image is drawn as one that is defect-free (first) or shows type 1, 2, ..., relatively;
+        None: images are gone through as they are, the default without class_cond."""
         given = self.data.type_rates
         if given is None and not self.model.class_cond:
             return None

@@ -3,13 +3,13 @@
 A key may stand in its section or under the section's `params`.
 """
 
-import dataclasses
 import math
 import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import blobfile as bf
@@ -31,32 +31,7 @@ MAX_BYTES, MAX_DEPTH, MAX_VALUES = 10**6, 20, 10_000  # of a file
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without what reads otherwise than it looks: keys given twice, aliases that multiply, octal numbers."""
-
-    depth = values = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
-        mark, alias, before = self.peek_event().start_mark, self.check_event(yaml.AliasEvent), self.values
-        if self.depth == MAX_DEPTH:
-            raise ComposerError(None, None, f"nested more than {MAX_DEPTH} deep", mark)
-        self.depth += 1
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        self.values += getattr(node, "values", MAX_VALUES) if alias else 1  # one that is being read is inside itself
-        if self.values > MAX_VALUES:
-            raise ComposerError(None, None, f"more than {MAX_VALUES:,} values, an alias's counted anew", mark)
-        if not alias:
-            node.values = self.values - before
-        return node
-
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
-        node, lines = super().compose_mapping_node(anchor), {}
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if first := lines.get(key.value):
-                text = f"the key {brief(key.value)} is given twice, first in line {first}"
-                raise ComposerError(None, None, text, key.start_mark)
-            lines[key.value] = key.start_mark.line + 1
-        return node
+    """YAML whose numbers are what they look like: none is octal or of base 60."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         number = node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
@@ -83,9 +58,15 @@ def _parse_yaml(text: str | bytes, name: str) -> tuple[Any, dict[str, int]]:
     lines: dict[str, int] = {}
     try:
         loader = _Loader(text)
-        node = loader.get_single_node()
-        lines = dict(_lines_of(node))
-        return None if node is None else loader.construct_document(node), lines
+        if (node := loader.get_single_node()) is None:
+            return None, {}
+        for count, (key, mark) in enumerate(_keys(node)):
+            if count > MAX_VALUES:
+                raise ComposerError(None, None, f"more than {MAX_VALUES:,} values, an alias's counted anew", mark)
+            lines.setdefault(key, mark.line + 1)
+        return loader.construct_document(node), lines
+    except RecursionError:
+        raise InputError(f"{name}: not valid YAML: nested more than {MAX_DEPTH} deep") from None
     except ReaderError as error:  # another encoding, or a control character
         line = text[: error.position].count(b"\n" if isinstance(text, bytes) else "\n") + 1
         raise InputError(f"{name}: not valid YAML at line {line}: {error.reason}; save it as UTF-8 text") from None
@@ -95,10 +76,22 @@ def _parse_yaml(text: str | bytes, name: str) -> tuple[Any, dict[str, int]]:
         raise InputError(f"{name}: not valid YAML at line {line}{keys}: {error.problem}") from None
 
 
-def _lines_of(node: yaml.Node | None, path: str = "") -> Iterator[tuple[str, int]]:
-    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
-        yield f"{path}{key.value}", key.start_mark.line + 1
-        yield from _lines_of(value, path if key.value == "params" else f"{path}{key.value}.")
+def _keys(node: yaml.Node, path: str = "", depth: int = 1) -> Iterator[tuple[str, yaml.Mark]]:
+    """The key, "section.key", and the place of every value; aliases are followed. Raises ComposerError."""
+    if depth > MAX_DEPTH:
+        raise ComposerError(None, None, f"nested more than {MAX_DEPTH} deep", node.start_mark)
+    seen: dict[str, int] = {}
+    for item in node.value if isinstance(node, yaml.CollectionNode) else ():
+        key, value = item if isinstance(node, yaml.MappingNode) else (None, item)
+        mark, name = (key or value).start_mark, path
+        if isinstance(key, yaml.ScalarNode):
+            if first := seen.get(key.value):
+                text = f"the key {brief(key.value)} is given twice, first in line {first}"
+                raise ComposerError(None, None, text, mark)
+            seen[key.value] = mark.line + 1
+            name = f"{path}.{key.value}".strip(".")
+        yield name, mark
+        yield from _keys(value, name.removesuffix(".params"), depth + 1)
 
 
 @contextmanager
@@ -132,8 +125,13 @@ def read_sections(source: Source, overrides: Mapping[str, Any] | None = None) ->
 
 def _read(source: Source, overrides: Mapping[str, Any] | None) -> tuple[Sections, dict[str, int]]:
     """read_sections, and the lines of the keys that the file gives."""
-    raw, lines = (source, {}) if isinstance(source, Mapping) else _read_file(source)
+    try:
+        raw, lines = (source, {}) if isinstance(source, Mapping) else _parse_yaml(read_bytes(source), source)
+    except (OSError, bf.Error) as error:
+        raise InputError(f"{source}: cannot read the configuration file ({error}); check --config") from None
     with _errors_name(source, lines):
+        if not isinstance(raw, Mapping):
+            raise InputError(f"not a configuration; expected the sections {', '.join(SECTIONS)}")
         for key in raw:
             if key not in SECTIONS:
                 raise InputError(unknown_name("key", str(key), SECTIONS))
@@ -151,16 +149,6 @@ def _read(source: Source, overrides: Mapping[str, Any] | None) -> tuple[Sections
             flat[section][key] = value
             lines.pop(f"{section}.{key}", None)
     return flat, lines
-
-
-def _read_file(path: str) -> tuple[dict[str, Any], dict[str, int]]:
-    try:
-        raw, lines = _parse_yaml(read_bytes(path), path)
-    except (OSError, bf.Error) as error:
-        raise InputError(f"{path}: cannot read the configuration file ({error}); check --config") from None
-    if not isinstance(raw, dict):
-        raise InputError(f"{path}: not a configuration; expected the sections {', '.join(SECTIONS)}")
-    return raw, lines
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -231,25 +219,22 @@ def _resolve(config: Config, num_defect: int | None) -> Config:
     if not 1 <= num_defect <= MAX_TYPES:
         raise InputError(f"num_defect: {num_defect} must be from 1 to {MAX_TYPES}")
     label_map = data.label_map or {f"defect_{k}": k for k in range(1, num_defect + 1)}
-    if len(label_map) != num_defect:
-        text = f"names {len(label_map)} types: {', '.join(label_map)}"
-        raise InputError(f"num_defect is {num_defect}, but data.label_map {text}")
+    if (count := len(label_map)) != num_defect:
+        raise InputError(f"num_defect is {num_defect}, but data.label_map names {count} types: {', '.join(label_map)}")
     background = in_channels != 3 + num_defect if data.background is None else data.background
     total = 3 + background + num_defect
     for key in ("in_channels", "out_channels"):
-        if getattr(model, key) not in (0, total):
-            total_shown = f"3 (RGB) + {int(background)} (background) + {num_defect} (num_defect) = {total}"
-            raise InputError(f"model.{key} is {getattr(model, key)}, but {total_shown}; remove {key}")
+        if (given := getattr(model, key)) not in (0, total):
+            counted = f"3 (RGB) + {int(background)} (background) + {num_defect} (num_defect) = {total}"
+            raise InputError(f"model.{key} is {given}, but {counted}; remove {key}")
     height, width = size = data.resolution or (model.image_size,) * 2
-    if height % model.size_multiple or width % model.size_multiple:
-        levels = f"{len(model.channel_mult)} levels in model.channel_mult"
-        raise InputError(f"data.resolution: {height} x {width} must be a multiple of {model.size_multiple} ({levels})")
-    if data.crop_from and (data.crop_from[0] < height or data.crop_from[1] < width):
-        text = f"{data.crop_from[0]} x {data.crop_from[1]} is smaller than data.resolution, {height} x {width}"
-        raise InputError(f"data.crop_from: {text}, the size of the windows")
-    batch, micro_batch = data.bs_per_gpu, config.train.micro_batch
-    if micro_batch and batch % micro_batch:
-        raise InputError(f"train.micro_batch: {micro_batch} must divide data.bs_per_gpu, which is {batch}")
+    if height % (multiple := model.size_multiple) or width % multiple:
+        raise InputError(f"data.resolution: {height} x {width} must be a multiple of {multiple}, by model.channel_mult")
+    if any(whole < window for whole, window in zip(data.crop_from, size, strict=False)):
+        whole = " x ".join(map(str, data.crop_from))
+        raise InputError(f"data.crop_from: {whole} is smaller than data.resolution, {height} x {width}")
+    if config.train.micro_batch and data.bs_per_gpu % config.train.micro_batch:
+        raise InputError(f"train.micro_batch: must divide data.bs_per_gpu, which is {data.bs_per_gpu}")
     if config.train.separate_channel_loss and config.diffusion.parameterization != "x0":
         raise InputError("separate_channel_loss works with diffusion.parameterization x0 only")
     T = config.diffusion.num_timestep
@@ -259,11 +244,13 @@ def _resolve(config: Config, num_defect: int | None) -> Config:
     for name in data.type_rates or {}:
         if name not in (GOOD, *label_map):
             raise InputError(unknown_name("type in data.type_rates", name, (GOOD, *label_map)))
-    channels = {"in_channels": total, "out_channels": total, "num_defect": num_defect if model.class_cond else 0}
-    model = dataclasses.replace(model, **channels)
-    data = dataclasses.replace(data, label_map=label_map, background=background, resolution=size)
-    train = dataclasses.replace(config.train, t_range=t_range)
-    resolved = dataclasses.replace(config, model=model, data=data, train=train)
+    told = num_defect if model.class_cond else 0
+    resolved = replace(
+        config,
+        model=replace(model, in_channels=total, out_channels=total, num_defect=told),
+        data=replace(data, label_map=label_map, background=background, resolution=size),
+        train=replace(config.train, t_range=t_range),
+    )
     if resolved.rates is not None and not any(resolved.rates):
         raise InputError("data.type_rates: all are 0 (that of good without data.include_good too); raise one")
     return resolved

@@ -82,10 +82,8 @@ def run_cli(
     leave: Callable[[int], NoReturn] = sys.exit,
     flags: Mapping[str, str] | None = None,
 ) -> NoReturn:
-    """Run a script's main(); an InputError becomes one line on stderr and exit status 2.
-
-    leave: what ends the process, dist_util.leave where it may be one of several. flags: see InputError.with_flags.
-    """
+    """Run a script's main(); an InputError becomes one line on stderr and exit status 2. leave: what ends the process,
+    dist_util.leave where it may be one of several. flags: see InputError.with_flags."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # names that are not of the terminal's encoding
     try:

@@ -169,11 +169,9 @@ def ensure_writable(folder: str, flag: str) -> None:
 
 @contextmanager
 def lock_folder(folder: str, flag: str) -> Iterator[None]:
-    """Keep other processes of this program out of `folder`, which is made and proven writable, while the context lasts.
-
-    One that was made for it and is still empty at the end is removed. The lock ends with its process. Raises InputError
-    where another holds it. No lock in a cloud store, nor, with a warning, where the file system knows none.
-    """
+    """Keep other processes of this program out of `folder`, which is made, proven writable, and removed if that left it
+    empty. The lock ends with its process. Raises InputError where another holds it. No lock in a cloud store, nor, with
+    a warning, where the file system knows none."""
     if is_cloud(folder):
         ensure_writable(folder, flag)
         yield

@@ -29,9 +29,7 @@ def default_workers() -> int:
 
 def check_memory(needed: int, what: str, remedy: str, device: "torch.device | None" = None) -> None:
     """Raise InputError where `what` takes more bytes than there are: a system without memory kills, and says nothing.
-
-    The CPU's memory is shared by the processes of this machine.
-    """
+    The CPU's memory is shared by the processes of this machine."""
     if device and device.type == "cuda":
         import torch  # which processes that only read images do without
 
@@ -71,11 +69,9 @@ def parallel_map(
     chunk: int = 8,
     least: int = 64,
 ) -> Iterator[Result]:
-    """Results in the order of `items`, one at a time, with a progress bar. Function and items must be picklable.
-
-    chunk: items handed to a process at a time. With fewer than `least` items there is no other process: starting them
-    takes longer than they save. Raises what the function raises, and InputError where a process is killed.
-    """
+    """Results in the order of `items`, one at a time, with a progress bar. Function and items must be picklable. With
+    fewer than `least` items there is no other process: starting them takes longer than they save. chunk: items handed
+    to a process at a time. Raises what the function raises, and InputError where a process is killed."""
     bar = {"total": len(items), "desc": description, "unit": unit, "disable": None}
     workers = min(workers, len(items))
     if workers < 2 or len(items) < least:
@@ -87,16 +83,11 @@ def parallel_map(
         with ProcessPoolExecutor(workers, context, _end_with_parent) as pool:
             yield from tqdm(pool.map(function, items, chunksize=chunk), **bar)
     except BrokenProcessPool as error:
-        raise InputError(
-            f"{description}: a process was killed, perhaps for want of memory; allow fewer CPUs"
-        ) from error
+        raise InputError(f"{description}: a process was killed, for want of memory? Allow fewer CPUs") from error
 
 
 def _end_with_parent() -> None:
-    """Let this worker leave Ctrl-C to the process that started it, and end when that is killed.
-
-    It would finish its work for nobody, and then wait for more for ever.
-    """
+    """Let this worker leave Ctrl-C to the process that started it, and end when that is killed, not wait for ever."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:

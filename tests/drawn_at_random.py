@@ -9,6 +9,7 @@ import json
 import unicodedata
 import zlib
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 import yaml
@@ -108,6 +109,21 @@ def box(region: np.ndarray) -> list[int]:
     return [*places.min(axis=0).tolist(), *(np.ptp(places, axis=0) + 1).tolist()]
 
 
+def prepared(out: Path) -> dict:
+    """By source, what became of an image: its pixels, {type: bool [H, W]}, None without a mask, and its folder."""
+    found = {}
+    for file in out.rglob("dataset.json"):
+        content = json.loads(file.read_text())
+        for record in content["images"]:
+            regions = None
+            if "mask" in record:
+                mask = np.asarray(Image.open(file.parent / record["mask"]))
+                regions = {name: mask == k for name, k in content["label_map"].items() if k in mask}
+            image = np.asarray(Image.open(file.parent / record["image"]).convert("RGB"))
+            found[record["source"]] = image, regions, file.parent.name
+    return found
+
+
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """As EXIF asks viewers to show them."""
     pixels, flips = pixels.swapaxes(0, 1) if orientation > 4 else pixels, (orientation - 1) % 4
@@ -118,6 +134,7 @@ class Draw:
     def __init__(self, layout: str, seed: int, root):
         self.layout, self.root, self.rng = layout, root, np.random.default_rng([zlib.crc32(layout.encode()), seed])
         self.args, self.excuses, self.expected = ["--format", layout] * self.maybe(0.5), set(), {}
+        self.masks: dict[str, str] = {}  # mask files, by source
         self.upright, self.depth = self.maybe(0.5), self.pick([8, 10, 12, 12, 16, 16])  # masks are; of 16-bit images
         self.turns, self.deep = self.maybe(0.5), False  # whether images are turned; there is a bright one of 16 bits
         known = [line.split()[1:] for line in LAYOUTS.splitlines() if line.split()[:1] == [layout]]
@@ -128,12 +145,13 @@ class Draw:
         types = ["defect"] if kind == "binary" and "{type}" not in image_at + self.mask_at else list(map(str, types))
         self.types = self.names = types[: int(self.rng.integers(1, 4))]
         draw_mask = getattr(self, kind)()
-        stem, form, twins = self.pick(STEMS), self.pick(["NFC", "NFD"]), self.maybe(0.3)
+        stem, form, self.twins = self.pick(STEMS), self.pick(["NFC", "NFD"]), self.maybe(0.3)
         words = {"end": self.pick(ENDINGS[:2]), "marked": self.pick(ENDINGS[1:]), "any": self.pick(ENDINGS)}
         roles = ["defect"] * max(2, len(self.types)) + ["good"] * (good_at != "-" and self.maybe(0.3))
         roles += ["empty"] * (kind != "shapes" and self.maybe(0.2))
-        free = layout in ("dagm", "coco", "severstal") or (image_at == good_at and kind == "binary")  # without a mask
-        roles += ["unlabelled"] * (not free and self.maybe(0.2))
+        # Whether images without a mask are defect-free.
+        self.free = layout in ("dagm", "coco", "severstal") or (image_at == good_at and kind == "binary")
+        roles += ["unlabelled"] * (not self.free and self.maybe(0.2))
         if "/image/" in image_at and self.style.startswith(("0/1", "P maroon")) and not self.args:
             self.excuses.add("index masks of several objects, or binary ones of several types")
         if layout == "type_folders" and len(self.types) == 1 and not self.args:
@@ -148,7 +166,7 @@ class Draw:
             words |= {"type": unicodedata.normalize(form, self.types[own - 1]), "k": k}
             words |= dict(zip(("part", "Part", "ade"), SIDES[k % 2], strict=True))
             same = len(self.types) if "{type}/" in image_at else 2 if "{part}/" in image_at else 1
-            words["stem"] = stem.format(k // same if twins and role == "defect" else k)
+            words["stem"] = stem.format(k // same if self.twins and role == "defect" else k)
             at, mask = good_at if role == "good" else image_at, None
             data, stored, orientation, suffix = self.photograph("jpg" if at.endswith("jpg") else self.pick([*MODES]))
             source, pixels = self.put(at, words, suffix, data), upright(stored, orientation)
@@ -160,7 +178,7 @@ class Draw:
                 image, suffixes = draw_mask(mask)
                 suffix = "png" if self.mask_at.endswith("png") else self.pick(suffixes.split())
                 data = coded(image, suffix)
-                words["mask"] = self.put(self.mask_at, words, suffix, data)
+                words["mask"] = self.masks[source] = self.put(self.mask_at, words, suffix, data)
                 mask = mask.max() * (decoded(data, "L") > 127) if self.style in ("soft", "jpg") else mask
             if layout == "kolektor" and role == "empty":  # black masks mean defect-free
                 pixels, mask = upright(stored, orientation), None

@@ -1,4 +1,4 @@
-"""Small sound data sets, to be damaged: `CASES[name](root)` draws PHOTOGRAPHS and their MASKS below `root`."""
+"""What layouts are drawn with: a photograph and its mask, files, run lengths; and the line of a refusal."""
 
 import base64
 import io
@@ -16,29 +16,13 @@ from guided_diffusion.errors import InputError
 
 WRITERS = {"jpg": "JPEG", "tif": "TIFF"}
 SIZE = (40, 48)
-NAMES = ("crack", "hole", "scratch")
 COLOURS = ((0, 0, 0), (200, 30, 30), (30, 200, 30), (30, 30, 200))
-CATEGORY_IDS = (2, 5, 11)
-Row = tuple[str, str, np.ndarray, np.ndarray]  # paths of an image and its mask, and what they show
-
-
-def _material(count: int = 7) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """uint8 [H, W, 3], and index masks uint8 [H, W] of one to three ellipses that do not touch, the first of type
-    1 + i % 3."""
-    rng = np.random.default_rng(5)
-    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
-    photographs = [rng.integers(60, 190, (*SIZE, 3), dtype=np.uint8) for _ in range(count)]
-    masks = [np.zeros(SIZE, np.uint8) for _ in range(count)]
-    for i, mask in enumerate(masks):
-        for cell in range(1 + i % 3):
-            centre_x, centre_y = 8 + 16 * cell + rng.integers(-1, 2), rng.integers(10, 30)
-            radius_x, radius_y = rng.uniform(2, 6), rng.uniform(3, 9)
-            inside = ((x - centre_x) / radius_x) ** 2 + ((y - centre_y) / radius_y) ** 2 <= 1
-            mask[inside] = 1 + (i + cell) % len(NAMES)
-    return photographs, masks
-
-
-PHOTOGRAPHS, MASKS = _material()
+COLOURMAP = dict(zip(("crack", "hole", "scratch"), COLOURS[1:], strict=True))
+PHOTOGRAPH = np.random.default_rng(5).integers(60, 190, (*SIZE, 3), dtype=np.uint8)
+MASK = np.zeros(SIZE, np.uint8)  # of three types, that do not touch
+y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+for index, centre, radius_x, radius_y in ((1, (8, 20), 4, 6), (2, (24, 18), 5, 8), (3, (40, 22), 3, 5)):
+    MASK[((x - centre[0]) / radius_x) ** 2 + ((y - centre[1]) / radius_y) ** 2 <= 1] = index
 
 
 def save(path: Path, content: Any, **options: Any) -> None:
@@ -50,10 +34,6 @@ def save(path: Path, content: Any, **options: Any) -> None:
         path.write_text(json.dumps(content))
     else:
         (content if isinstance(content, Image.Image) else Image.fromarray(content)).save(path, **options)
-
-
-def black_and_white(mask: np.ndarray) -> np.ndarray:
-    return np.where(mask > 0, 255, 0).astype(np.uint8)
 
 
 def row_runs(region: np.ndarray) -> Iterator[tuple[int, int, int]]:
@@ -94,61 +74,3 @@ def refusal(function: Callable, *arguments: Any) -> str:
         function(*arguments)
     assert "\n" not in str(caught.value)
     return caught.value.with_flags({})
-
-
-def draw(root: Path, image: str, mask: str, kind: str = "black_and_white") -> list[Row]:
-    """One mask file an image. image, mask: templates of their paths. kind: of the masks, also "index" and "colour"."""
-    rows, typed = [], "{type}" in image
-    for i, (photograph, drawn) in enumerate(zip(PHOTOGRAPHS, MASKS, strict=True)):
-        places = [path.format(type=NAMES[i % len(NAMES)], i=i) for path in (image, mask)]
-        if kind == "black_and_white":
-            file, drawn = black_and_white(drawn), (drawn > 0).astype(np.uint8) * (1 + i % len(NAMES) if typed else 1)
-        else:
-            file = np.array(COLOURS, np.uint8)[drawn] if kind == "colour" else drawn
-        for path, content in zip(places, (photograph, file), strict=True):
-            save(root / path, content)
-        rows.append((*places, photograph, drawn))
-    return rows
-
-
-def draw_coco(root: Path) -> list[Row]:
-    """Images of the same names in two parts."""
-    rows, half = [], len(MASKS) // 2
-    categories = [{"id": k, "name": name} for k, name in zip(CATEGORY_IDS, NAMES, strict=True)]
-    for part, first in (("train", 0), ("val", half)):
-        images, annotations, file = [], [], f"{part}/_annotations.coco.json"
-        for k, (photograph, mask) in enumerate(zip(PHOTOGRAPHS[first:][:half], MASKS[first:][:half], strict=True)):
-            save(root / part / f"{k:04}.png", photograph)
-            images.append({"id": 40 - k, "file_name": f"{k:04}.png", "height": SIZE[0], "width": SIZE[1]})
-            for index in np.unique(mask[mask > 0]).tolist():
-                row = {"image_id": 40 - k, "segmentation": segmentation(mask == index, "polygon")}
-                annotations.append({**row, "category_id": CATEGORY_IDS[index - 1]})
-            rows.append((f"{part}/{k:04}.png", file, photograph, mask))
-        save(root / file, {"images": images, "annotations": annotations, "categories": categories})
-    return rows
-
-
-def draw_labelme(root: Path) -> list[Row]:
-    """Bitmaps."""
-    rows, whole = [], {"shape_type": "mask", "points": [[0, 0], [SIZE[1] - 1, SIZE[0] - 1]]}
-    for i, (photograph, mask) in enumerate(zip(PHOTOGRAPHS, MASKS, strict=True)):
-        indices = np.unique(mask[mask > 0]).tolist()
-        shapes = [{**whole, "label": NAMES[k - 1], "mask": png_text(mask == k)} for k in indices]
-        save(root / f"{i}.png", photograph)
-        content = {"shapes": shapes, "imagePath": f"{i}.png", "imageHeight": SIZE[0], "imageWidth": SIZE[1]}
-        save(root / f"{i}.json", content)
-        rows.append((f"{i}.png", f"{i}.json", photograph, mask))
-    return rows
-
-
-CASES: dict[str, Callable[[Path], list[Row]]] = {
-    "released": lambda root: draw(root, "test/{type}/{i}.png", "converted_ground_truth/{type}/{i}.png", "index"),
-    "mvtec": lambda root: draw(root, "test/{type}/{i}.png", "ground_truth/{type}/{i}_mask.png"),
-    "type_folders": lambda root: draw(root, "{type}/{i}.png", "{type}/{i}_mask.png"),
-    "flat": lambda root: draw(root, "{type}_{i:03}.png", "{type}_{i:03}_mask.png"),
-    "colours": lambda root: draw(root, "images/{i}.png", "masks/{i}.png", "colour"),
-    "indices": lambda root: draw(root, "images/{i}.png", "masks/{i}.png", "index"),
-    "coco": draw_coco,
-    "labelme": draw_labelme,
-}
-COLOURMAP = dict(zip(NAMES, COLOURS[1:], strict=True))

@@ -110,9 +110,9 @@ BOMB = "a0: &a0 [1, 2]\n" + "".join(f"a{k}: &a{k} [*a{k - 1}, *a{k - 1}]\n" for 
     "text, message",
     [
         ("train: {}\nmodel: {}\ntrain:\n  seed: 1\n", "line 3: the key 'train' is given twice, first in line 1"),
-        ("a: &a [*a]", "line 1: more than 10,000 values"),
-        (BOMB, "line 12: more than 10,000 values"),
-        ("a: " + "[" * 3000, "line 1: nested more than 20 deep"),
+        ("a: &a [*a]", "line 1.*: nested more than 20 deep"),
+        (BOMB, "more than 10,000 values"),
+        ("a: " + "[" * 3000, "nested more than 20 deep"),
         ("data:\n  flip: !!bool x", r"line 2 \(data\.flip\): 'x' is no bool"),
         ("train:\n  seed: 010", r"\(train\.seed\): '010' is no decimal number"),  # YAML 1.1 reads 8
         ("train: {seed: " + "9" * 5000 + "}", r"'9{59}\.\.\. \(5,002 characters\) is no decimal number"),

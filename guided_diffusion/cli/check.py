@@ -70,8 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     label_map = data.label_map or {f"defect_{index}": index for index in range(1, highest + 1)}  # as training does
     names = dict(sorted((index, name) for name, index in label_map.items()))
     val = read_layout(val_dir, Options(data.label_map), workers=workers) if val_dir else Dataset(data.root, data.format)
-    held = "reading held-out images"
-    held_out = [replace(record, part=val_dir) for record in look_at(val.samples, rule=val.rule, why=held)]
+    held_out = [replace(r, part=val_dir) for r in look_at(val.samples, rule=val.rule, why="reading held-out images")]
 
     findings = [Finding(ERROR, "layout", [], problem) for problem in (*data.problems, *val.problems)]
     findings += check(records, held_out, names, size_text(view.whole_size), data.root)
@@ -104,9 +103,8 @@ def read_plan(args: argparse.Namespace) -> tuple[Dataset, DataConfig, ModelConfi
     if args.config and read_sections(args.config)["data"].get("label_map"):
         label_map = load_config(args.config, args.num_defect, overrides).data.label_map
     dataset = read_layout(args.data.rstrip("/") or "/", Options(label_map), format=args.format, workers=workers)
-    if dataset.label_map and args.num_defect not in (None, len(dataset.label_map)):
-        text = f"the label map names {len(dataset.label_map)} types; leave the flag out"
-        raise InputError(f"--num_defect {args.num_defect}: {text}")
+    if (count := len(dataset.label_map or ())) and args.num_defect not in (None, count):
+        raise InputError(f"--num_defect {args.num_defect}: the label map names {count} types; leave the flag out")
     if not args.config:
         return dataset, DataConfig(resolution=overrides.get("data.resolution", ModelConfig.image_size)), ModelConfig()
     overrides |= {"data.label_map": dataset.label_map} if dataset.label_map else {}

@@ -138,8 +138,8 @@ def main(argv: list[str] | None = None) -> None:
     data = read_layout(args.source, options, format=args.format, workers=workers)
     check_problems(data.problems + ([] if args.types_as_found else data.doubts))
     if args.strict and data.unlabelled:
-        told = f"1 of {len(data.unlabelled)} without mask or label; add it, or leave out --strict"
-        raise InputError(f"{data.unlabelled[0]}: {told}")
+        first, *more = data.unlabelled
+        raise InputError(f"{first}: 1 of {len(more) + 1} without mask or label; add it, or leave out --strict")
 
     # Which images, of which groups, and in which parts where files say so.
     root = args.source.rstrip("/") + "/"

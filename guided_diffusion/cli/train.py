@@ -20,7 +20,7 @@ from ..config_file import load_config, parse_override, read_sections
 from ..data.files import list_folder
 from ..data.image_datasets import DefectDataset
 from ..data.image_files import View
-from ..data.prepared import TRAIN, check_problems, find_samples, is_prepared, match_types, read_label_map
+from ..data.prepared import TRAIN, check_problems, find_samples, match_types, prepared_folders, read_label_map
 from ..errors import InputError, Parser
 from ..file_io import ensure_writable, lies_in, lock_folder, remove_temporaries
 from ..networks.estimate import Estimate, describe, estimate
@@ -68,7 +68,7 @@ def resolve_config(args: argparse.Namespace) -> tuple[Config, Dataset | None]:
     overrides = dict(map(parse_override, args.set)) | {key: value for key, value in flags.items() if value is not None}
     data, raw = read_sections(args.config, overrides)["data"], None
     if isinstance(root := data.get("dir"), str) and root:
-        if is_prepared(root):
+        if prepared_folders(root):
             find_samples(root)  # where the folder is wrong, say that rather than what is lacking for want of it
         else:
             raw = read_raw(root)

@@ -6,6 +6,7 @@ import io
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import cv2
 import numpy as np
@@ -27,11 +28,8 @@ DEPTHS = (8, 10, 12, 14, 16)
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded image file, its pixels in the order of the file, in Pillow's mode.
-
-    levels: int [H, W] or [H, W, 3] of a file with more than 8 bits a channel, else None. orientation: 1, or 2 to 8, how
-    EXIF or TIFF says that the pixels are to be turned to be shown.
-    """
+    """A decoded image file, its pixels in the order of the file, in Pillow's mode. levels: int [H, W] or [H, W, 3] of a
+    file with more than 8 bits a channel, else None. orientation: 1 to 8, how EXIF or TIFF asks to turn the pixels."""
 
     pixels: Image.Image
     format: str
@@ -73,9 +71,8 @@ def open_image(path: str, read: Callable[[str], bytes] = read_bytes) -> Picture:
 
 
 def _decode(path: str, content: bytes, image: Image.Image) -> Picture:
-    if image.width * image.height > MAX_PIXELS:
-        millions = f"{image.width * image.height / 1e6:.0f} million pixels, {MAX_PIXELS / 1e6:.0f} can be read"
-        raise InputError(f"{path}: has {millions}; cut it into several images")
+    if (pixels := image.width * image.height) > MAX_PIXELS:
+        raise InputError(f"{path}: has {pixels / 1e6:.0f} million pixels, above {MAX_PIXELS / 1e6:.0f}; cut it up")
     if (pages := _pages(image)) > 1:
         raise InputError(f"{path}: holds {pages} pages or frames, an image has one; save the one that counts")
     format, arguments = image.format, image.tile[0].args if image.tile else None
@@ -104,15 +101,14 @@ def _decode(path: str, content: bytes, image: Image.Image) -> Picture:
 
 def _pages(image: Image.Image) -> int:
     """How many pages or frames a file has; smaller versions, masks and a camera's previews do not count."""
-    count = getattr(image, "n_frames", 1)
+    count = 1 if image.format in ("MPO", "JPEG") else getattr(image, "n_frames", 1)
     if image.format == "TIFF" and count > 1:
         kinds = []
-        for page in range(count):
+        for page in (*range(count), 0):
             image.seek(page)
             kinds.append(image.tag_v2.get(NEW_SUBFILE, 0) & 5)
-        image.seek(0)
-        return count if kinds[0] else kinds.count(0)
-    return 1 if image.format in ("MPO", "JPEG") else count
+        return count if kinds[0] else kinds[:-1].count(0)
+    return count
 
 
 def turned(array: np.ndarray, orientation: int) -> np.ndarray:
@@ -146,8 +142,8 @@ def to_rgb(picture: Picture, path: str, *, bits: int | None = None) -> np.ndarra
     if low < 0 or top > 65535:
         raise InputError(f"{path}: holds grey levels outside 0..65535; save it as 8-bit")
     if bits is None and 0 < top < 2**14:  # it would come out in a quarter of the range or less
-        text = f"is 16-bit, but its levels reach {top} only: a camera of {bits_of(top)} bits"
-        raise InputError(f"{path}: {text}? Prepare all with scripts/prepare_data.py, or save them as 8-bit")
+        text = f"its 16-bit levels reach {top} only: a camera of {bits_of(top)} bits?"
+        raise InputError(f"{path}: {text} Prepare all with scripts/prepare_data.py, or save them as 8-bit")
     grey = np.round(values.astype(np.float32) * (255 / (2 ** (bits or 16) - 1))).clip(0, 255).astype(np.uint8)
     return grey if grey.ndim == 3 else grey[..., None].repeat(3, axis=2)
 
@@ -177,16 +173,14 @@ def read_index_mask(path: str, num_defect: int) -> np.ndarray:
 
 def index_values(picture: Picture, path: str, num_defect: int, void: int | None = None) -> np.ndarray:
     """Index mask uint8 [H, W], values 0..num_defect, of a grey, palette (its indices), 16- or 1-bit file; not turned.
-
-    void: a value that becomes background. Raises InputError for any other kind of file and for values above num_defect.
-    """
+    void: a value that becomes background. Raises InputError for any other kind of file and for other values."""
     picture.check_lossless(path)
     mask = np.asarray(picture.pixels) if picture.levels is None else picture.levels
     if picture.levels is None and picture.pixels.mode in ("RGB", "RGBA", "LA") and not _hides(picture):
         colours = np.asarray(picture.pixels.convert("RGB"))  # grey, as some libraries write it
         mask = colours[..., 0] if (colours == colours[..., :1]).all() else colours
     if mask.ndim > 2:
-        remedy = "an RGB mask? Convert colours to indices first (scripts/prepare_data.py --colormap)"
+        remedy = "an RGB mask? Make its colours indices with scripts/prepare_data.py --colormap"
         raise InputError(f"{path}: has mode {picture.pixels.mode}, but an index mask has one channel: {remedy}")
     mask = mask if void is None else np.where(mask == void, 0, mask)
     values = np.flatnonzero(histogram(mask)) if mask.dtype == np.uint8 else np.unique(mask).astype(np.int64)
@@ -223,11 +217,8 @@ def present_types(mask: np.ndarray, class_names: Sequence[str]) -> dict[str, int
 
 @dataclass(frozen=True)
 class View:
-    """How a training sees images, and its samples show them: whole, stretched to `size`, or as windows of `size`.
-
-    size: (height, width) in pixels. windows: cut out of images that are first stretched to `crop_from` (empty: of
-    their own size); `crop_defect` of them hold a defect for certain. See config.DataConfig.
-    """
+    """How a training sees images, and its samples show them: whole, stretched to `size` (height, width), or as windows
+    of `size` out of images stretched to `crop_from` (empty: of their own size). See config.DataConfig."""
 
     size: tuple[int, int]
     windows: bool = False
@@ -255,16 +246,12 @@ def orientations(
     image: Picture, path: str, size: tuple[int, int] | None, mask_path: str, *, tag: int = 1, upright: bool = False
 ) -> tuple[int, int]:
     """How to turn an image and its mask of `size` (height, width; None: unknown) and orientation `tag`, for one to lie
-    on the other.
-
-    Programs differ in whether they follow EXIF (`upright`: this one does); the mask's size tells, unless the image is
-    square. Raises InputError where it cannot be told or the sizes differ.
-    """
+    on the other. Programs differ in whether they follow EXIF (`upright`: this one does); the mask's size tells, unless
+    the image is square. Raises InputError where it cannot be told or the sizes differ."""
     fitting = [
         (one, other)
-        for one in dict.fromkeys((1, image.orientation))
-        for other in dict.fromkeys((1, tag))
-        if size is None or _shown(image.size, one) == _shown(size, other)
+        for one, other in dict.fromkeys(product((1, image.orientation), (1, tag)))
+        if size is None or image.size[:: -1 if one > 4 else 1] == size[:: -1 if other > 4 else 1]
     ]
     if (1, 1) in fitting and image.orientation == tag:
         return tag, tag
@@ -272,11 +259,6 @@ def orientations(
         text = f"mask is {size[1]} x {size[0]} pixels, but its image {path} is {image.size[1]} x {image.size[0]}"
         raise InputError(f"{mask_path}: {text}; redraw the mask at the size of the image")
     if len(fitting) > 1 and not upright:
-        turned_one = path if image.orientation > 1 else mask_path
         text = f"carries an EXIF orientation, and {mask_path} does not tell whether it follows it"
-        raise InputError(f"{turned_one}: {text}; save both the same way up, without EXIF")
+        raise InputError(f"{path if image.orientation > 1 else mask_path}: {text}; save both upright, without EXIF")
     return fitting[-1]
-
-
-def _shown(size: tuple[int, int], orientation: int) -> tuple[int, int]:
-    return size[::-1] if orientation > 4 else size

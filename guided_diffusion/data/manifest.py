@@ -23,9 +23,8 @@ _DEFECT = re.compile(r"defects/(?!\.+/)[\w.-]+/(\d+\.png)")
 
 
 def read_manifest(folder: str) -> dict[int, dict[str, Any]] | None:
-    """The rows of the samples in `folder`, by index in ascending order; None where there is no manifest. Each is as
-    generation/sample_io.py writes it, and all have the same settings; do not change them. Raises InputError naming the
-    first line of which that is not so, or whose files lie outside."""
+    """The rows of the samples in `folder`, by index in ascending order; None where there is no manifest. Do not change
+    them. Raises InputError naming the first line that is not as generation/sample_io.py writes it."""
     path = bf.join(folder, MANIFEST)
     return dict(_read(folder, path, read_bytes(path))) if bf.exists(path) else None
 

@@ -71,24 +71,19 @@ class FirstShots:
     """Takes the first `count` images of each type folder; in flat layouts, an image while a type of its has fewer."""
 
     def __init__(self, count: int):
-        self._count = count
-        self._folders: Counter[str] = Counter()
-        self._types: Counter[int] = Counter()
+        self._count, self._taken = count, Counter[str | int]()
 
     def takes(self, folder: str | None, types: Collection[int]) -> bool:
         """Whether the next image, in natural order, is among them; types: indices in its mask, for flat layouts."""
-        if folder is not None:
-            self._folders[folder] += 1
-            return self._folders[folder] <= self._count
-        if all(self._types[index] >= self._count for index in types):
-            return False
-        self._types.update(types)
-        return True
+        kinds = types if folder is None else [folder]
+        wanted = any(self._taken[kind] < self._count for kind in kinds)
+        self._taken.update(kinds if wanted else ())
+        return wanted
 
 
 def find_samples(root: str) -> list[Sample]:
-    """The images with masks of the prepared set or sample folder at `root`, of parts those that train, by type folder
-    and name in natural order. Raises InputError where there is none, or a file has no partner."""
+    """The images with masks of the prepared set or sample folder at `root`, of parts those that train, in natural
+    order. Raises InputError where there is none, or a file has no partner."""
     samples, _ = _read(root)
     if not samples:
         raise InputError(f"{root}: holds no images with defects; add some")
@@ -133,9 +128,8 @@ def match_types(own: Mapping[str, int] | None, class_names: Sequence[str], root:
         return (), f"label map of {root}: types are matched by number, as one side names none: {pairs}"
     for name in own:
         if name not in class_names:
-            text = f"its label map has an {unknown_name('type', name, class_names)}, but the training's names others"
             remedy = f"leave data.label_map out of the YAML, or scripts/prepare_data.py --rename {name}=NEW"
-            raise InputError(f"{root}: {text}; {remedy}")
+            raise InputError(f"{root}: its label map has an {unknown_name('type', name, class_names)}; {remedy}")
     numbers = (0, *(class_names.index(name) + 1 for name in sorted(own, key=own.get)))
     changed = ", ".join(f"{name} {k} is {numbers[k]}" for name, k in own.items() if numbers[k] != k)
     return (numbers, f"label map of {root}: types are matched by name: {changed} here") if changed else ((), "")
@@ -149,10 +143,10 @@ def renumbered(samples: Sequence[Sample], numbers: tuple[int, ...]) -> list[Samp
 
 def _read(root: str) -> tuple[list[Sample], list[Sample]]:
     """Samples with masks, and defect-free ones, each in natural order."""
-    pairs = _pairs(root)
+    pairs = prepared_folders(root)
     if not pairs:
-        text = f"holds no prepared data set ({listed([RELEASED])}) and no samples ({listed([SAMPLES])})"
-        raise InputError(f"{root}: {text}; prepare it first: python scripts/prepare_data.py {shlex.quote(root)} OUT")
+        remedy = f"prepare it first: python scripts/prepare_data.py {shlex.quote(root)} OUT"
+        raise InputError(f"{root}: holds no prepared data set and no samples ({listed([RELEASED, SAMPLES])}); {remedy}")
     samples = listed_samples(root) if pairs[0] == SAMPLES else None
     if samples is not None:
         return samples, []
@@ -170,13 +164,9 @@ def listed_samples(root: str) -> list[Sample] | None:
     return [Sample(bf.join(root, row["image"]), IndexMask(bf.join(root, row["index_mask"]))) for row in rows.values()]
 
 
-def is_prepared(root: str) -> bool:
-    """Whether the folder `root` is a prepared set or holds samples. Raises InputError where a folder in it is one."""
-    return bool(_pairs(root))
-
-
-def _pairs(root: str) -> list[tuple[str, str]]:
-    """The pair of folders (images, masks) that makes `root` a prepared set, or none."""
+def prepared_folders(root: str) -> list[tuple[str, str]]:
+    """The pair of folders (images, masks) that makes `root` a prepared set or samples, if any. Raises InputError where
+    a folder in it is one."""
     check_folder(root)
     folders = list_folder(root)[1]
     pairs = complete(folders, (RELEASED, SAMPLES))
@@ -216,8 +206,8 @@ def check_folder(root: str) -> None:
 def check_problems(problems: Sequence[str]) -> None:
     """Raise InputError with the first problem, if there is one."""
     if problems:
-        more = len(problems) - 1
-        raise InputError(problems[0] + (f" ({more} more: scripts/check_data.py lists them)" if more else ""))
+        more = f" ({len(problems) - 1} more: scripts/check_data.py lists them)" if problems[1:] else ""
+        raise InputError(problems[0] + more)
 
 
 def arrange(root: str, samples: list[Sample], good: list[Sample], problems: list[str]) -> None:
@@ -296,9 +286,8 @@ def pair_by_name(
             alone.append(image)
         else:
             problems.append(f"{image}: no mask for this image ({stem}.png or {stem}_mask.png) in {folders[1]}; add it")
-    known = f"a mask is called as its image, or with {', '.join(filter(None, endings))} behind"
-    text = f"no image for this mask in {folders[0]} ({known}); add or rename it"
-    problems += [f"{mask}: {text}" for mask in left.values()]
+    known = f"its name, or that without {', '.join(filter(None, endings))}"
+    problems += [f"{mask}: no image for this mask in {folders[0]} ({known}); add it" for mask in left.values()]
     return pairs
 
 
@@ -336,5 +325,5 @@ def check_no_strangers(root: str, expected: set[str]) -> None:
         files, folders = list_folder(top)
         below = [f"{folder}/{name}" for folder in folders for name in list_folder(bf.join(top, folder))[0]]
         if strangers := [name for name in files + below if name not in expected]:
-            text = f"already holds files of another data set, {len(strangers)} in {part}/ such as {strangers[0]}"
-            raise InputError(f"{root}: {text}; name another folder or remove this one")
+            file = f"{part}/{strangers[0]}"
+            raise InputError(f"{root}: already holds files of another data set, such as {file}; name another folder")

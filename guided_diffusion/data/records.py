@@ -48,8 +48,8 @@ def read_records(root: str, file: str = DATASET_FILE) -> dict[str, Any]:
             inside(root, record[key], where, links=True)
             if record[key].split("/")[0] not in homes or "/" not in record[key]:
                 raise InputError(f"{where}: its {key} {brief(record[key])} lies outside {homes[0]}/; mend it")
-    images = [record["image"] for record in content.get("images", [])]
-    if twice := [image for image, count in Counter(images).items() if count > 1]:
+    images = Counter(record["image"] for record in content.get("images", []))
+    if twice := [image for image, count in images.items() if count > 1]:
         raise InputError(f"{path}: lists {brief(twice[0])} twice; mend it")
     return content
 

@@ -49,8 +49,8 @@ MOST, MANY = 0.1, 10  # share and number of the pairs of two parts, above which 
 
 @dataclass(frozen=True)
 class TypeFacts:
-    """One type in one mask, in pixels. trained: at the size that training sees. regions: how many; lost: how many of
-    them training does not see. numbered: int32 [H, W], the number of each pixel's region, compressed."""
+    """One type in one mask, in pixels. trained: at the size that training sees. lost: regions that it does not see.
+    numbered: int32 [H, W], the number of each pixel's region, compressed."""
 
     pixels: int
     trained: int
@@ -61,12 +61,9 @@ class TypeFacts:
 
 @dataclass(frozen=True)
 class Record:
-    """What one look at a sample tells. image, mask: the files to name. size: (H, W). types: by index.
-
-    top: the highest level of an image of more than 8 bits. overlaps: pixels that two types claim, by (lower, higher
-    index). border: share of the mask's outermost pixels that
-    are defective. perceptual_hash: hexadecimal, see survey.py. problem: why it cannot be read; all else is empty then.
-    """
+    """What one look at a sample tells. image, mask: the files to name. problem: why it cannot be read, then all else is
+    empty. size: (H, W). types: by index. overlaps, top: see drawing.Labelled. border: share of the mask's outermost
+    pixels that are defective. perceptual_hash: hexadecimal, see survey.py."""
 
     name: str
     image: str
@@ -94,10 +91,8 @@ Pair = tuple[Record, Record]
 
 @dataclass(frozen=True)
 class Finding:
-    """`text` says what is wrong with files[0] and what to do; without files it names what is wrong itself.
-
-    severity: error (training would go wrong), warning or note. files: all that the rule applies to, the worst first.
-    """
+    """`text` says what is wrong with files[0], the worst of those that the rule applies to, and what to do; without
+    files it names what is wrong itself. severity: error (training would go wrong), warning or note."""
 
     severity: str
     rule: str
@@ -139,8 +134,7 @@ def training_warnings(dataset: DefectDataset, class_names: Sequence[str]) -> lis
         Record(name, name, name, size=mask.shape, types=plain_types(mask), border=border_share(mask))
         for name, mask in zip(dataset.names, masks, strict=False)
     ]
-    sizes = {mask.shape for mask in masks}
-    seen_at = size_text(sizes.pop() if len(sizes) == 1 else ())
+    seen_at = size_text(masks[0].shape if len({mask.shape for mask in masks}) == 1 else ())
     found = check_masks(records, dict(enumerate(class_names, 1)), seen_at, "training set")
     return [f"{finding.line} (masks at {seen_at})" for finding in found]
 

@@ -56,16 +56,12 @@ def summarize(records: Sequence[Record], names: Mapping[int, str]) -> dict[str, 
 
 def _figures(own: Sequence[Record], index: int) -> dict[str, float]:
     """FIGURES of one type and further percentiles, over the images that show it."""
-    facts = [record.types[index] for record in own]
-    areas = {
-        "share": [100 * record.share(index) for record in own],
-        "pixels": [one.pixels for one in facts],
-        "trained": [one.trained for one in facts],
-    }
-    figures = {"images": len(own), "regions": sum(one.regions for one in facts)}
-    for name, values in areas.items() if own else ():
+    rows = [(100 * record.share(index), *vars(record.types[index]).values()) for record in own]
+    shares, pixels, trained, regions, lost, _ = zip(*rows, strict=True) if rows else [()] * 6
+    figures = {"images": len(own), "regions": sum(regions)}
+    for name, values in {"share": shares, "pixels": pixels, "trained": trained}.items() if own else ():
         figures |= {f"{name}_{percent}": float(np.percentile(values, percent)) for percent in (0, 5, 50, 95, 100)}
-    return figures | {"lost_images": areas["trained"].count(0), "lost_regions": sum(one.lost for one in facts)}
+    return figures | {"lost_images": trained.count(0), "lost_regions": sum(lost)}
 
 
 def suggest_resolution(records: Sequence[Record], multiple: int) -> list[int] | None:
@@ -94,27 +90,22 @@ def as_text(figures: Mapping[str, Any], names: Mapping[int, str], view: View, fi
         head["suggested"] = "data.fit random_crop: at no size up to the median image's do all regions stay"
     elif figures["resolution"]:
         head["suggested"] = f"data.resolution {figures['resolution']}: the median image's proportions, and regions stay"
-    lines = [finding.line for finding in findings]
-    if any(len(finding.files) > 1 for finding in findings):
-        lines.append("(--json FILE lists all files)")
-    paragraphs = [f"{key:15} {text}" for key, text in head.items()], _table(figures["types"]), lines
-    return "\n\n".join("\n".join(paragraph) for paragraph in paragraphs if paragraph)
-
-
-def _table(types: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """A line for each type."""
     rows = [["type", *(heading for heading, _ in FIGURES.values())]]
-    for name, figures in types.items():
-        rows.append([name, *(f"{figures[key]:{how}}" if key in figures else "" for key, (_, how) in FIGURES.items())])
+    for name, own in figures["types"].items():
+        rows.append([name, *(f"{own[key]:{how}}" if key in own else "" for key, (_, how) in FIGURES.items())])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+    table = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+    lines = [finding.line for finding in findings]
+    lines += ["(--json FILE lists all files)"] * any(len(finding.files) > 1 for finding in findings)
+    paragraphs = [f"{key:15} {text}" for key, text in head.items()], table, lines
+    return "\n\n".join("\n".join(paragraph) for paragraph in paragraphs if paragraph)
 
 
 def draw_sheets(
     out: str, samples: Sequence[Sample], records: Sequence[Record], names: Mapping[int, str], rule: DrawingRule
 ) -> None:
     """Write <index>_<type>.png for each type that occurs into `out`: images beside their overlays, the largest share
-    of the image first. The few images that are shown are read again. names: of the types, by index."""
+    of the image first. names: of the types, by index."""
     remove_temporaries(out)
     by_name = {sample.name: sample for sample in samples}
     shown = by_type(records)

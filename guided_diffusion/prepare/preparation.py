@@ -26,9 +26,8 @@ from .survey import look
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides, beside its files, what becomes of a sample. fit: one of shaping.FITS, with size (H, W). tile: side
-    of square tiles, with overlap in pixels and the share `keep_empty` of tiles without a defect. Neither: images keep
-    their size."""
+    """What decides, beside its files, what becomes of a sample: as shaping.fit with size (H, W), or as shaping.tiles
+    cuts it; with neither, images keep their size."""
 
     label_map: Mapping[str, int]
     rule: DrawingRule
@@ -68,9 +67,9 @@ def look_first(
 def plan_set(
     root: str, items: Sequence[Item], recipe: Recipe, about: Mapping[str, Any], *, workers: int
 ) -> Callable[[], str]:
-    """Look at what `root` holds, and write nothing yet. Returns what writes the set and then says in a line what it
-    holds; meanwhile UNFINISHED_FILE stands there, so that nothing trains. about: what stands in dataset.json beside
-    label_map and images. Raises InputError where `root` holds another set, or a file in it was changed by hand."""
+    """Look at what `root` holds, and write nothing yet. Returns what writes the set, UNFINISHED_FILE first, so that
+    nothing trains, and says in a line what it holds. about: what stands in dataset.json beside label_map and images.
+    Raises InputError where `root` holds another set, or a file in it was changed by hand."""
     content = json.loads(json.dumps({"label_map": dict(recipe.label_map), **about}))
     check_no_links(root, (DATASET_FILE, UNFINISHED_FILE))
     unfinished = read_records(root, UNFINISHED_FILE)
@@ -96,8 +95,7 @@ def plan_set(
         write_json(marker, {**content, "images": records})
         one = partial(convert, root, recipe)
         results = list(parallel_map(one, items, workers=workers, description=f"writing {root}"))
-        new = [record for own, _ in results for record in own]
-        written = sum(count for _, count in results)
+        new, written = [record for own, _ in results for record in own], sum(count for _, count in results)
         gone = sum(remove_inside(root, path, root) for path in sorted(before.keys() - _files(new).keys()))
         if unfinished or found != {**content, "images": new}:
             write_json(bf.join(root, DATASET_FILE), {**content, "images": new})

@@ -30,9 +30,7 @@ NOT_IN_NAMES = {*'/\\:*?"<>|'}  # of folders, on some system
 @dataclass
 class Item:
     """An image to be prepared. source: its path below SOURCE. group: of images that show one object, None: unknown.
-
-    part: the folder of OUT that it goes to, "": OUT itself, None: it is left out. record: once it was looked at.
-    """
+    part: the folder of OUT that it goes to, "": OUT itself, None: it is left out. record: once it was looked at."""
 
     sample: Sample
     source: str
@@ -48,7 +46,7 @@ class Item:
 
 def read_split(path: str) -> tuple[dict[str, dict[str, Any]], dict[str, int] | None]:
     """{image path below SOURCE: {"part": ...}}, maybe with `type` and `group` or `tile`; and the label map, if told. Of
-    JSON {"label_map": ..., "files": ...}, or CSV with rows image,part. Raises InputError where the file is neither."""
+    JSON {"label_map": ..., "files": ...}, or CSV with rows image,part. Raises InputError."""
     if path.lower().endswith(".csv"):
         rows, content = read_rows(path), {}
         files = {row[0]: {"part": row[1]} for row in rows if len(row) == 2}
@@ -140,10 +138,8 @@ def split_by_shots(items: Sequence[Item], count: int) -> None:
     trained = {item.object for item in defective if item.part == TRAIN}
     held_out = {item.object for item in defective} - trained
     for item in items:
-        if item.record.good:
-            item.part = None if item.object in held_out else TRAIN
-        elif item.part == VAL and item.object in trained:
-            item.part = None
+        own = TRAIN if item.record.good else item.part
+        item.part = None if item.object in (held_out if own == TRAIN else trained) else own
 
 
 def split_by_fraction(items: Sequence[Item], fraction: float, seed: int) -> None:
@@ -186,6 +182,6 @@ def report_split(items: Sequence[Item]) -> None:
     for (part, other), count in straddling.items():
         print(f"warning: {count} groups stand both in {part} and in {other}: train on one and validate elsewhere")
     for part, other, pairs in alike(parts):
-        text = f"{len(pairs)} pairs of images of {part} and {other} look alike, the nearest {pairs[0][0].image} and"
+        nearest = " and ".join(record.image for record in pairs[0])
         remedy = "keep what shows one part together: --group_regex, --group_csv or the split file"
-        print(f"warning: {text} {pairs[0][1].image}; {remedy}")
+        print(f"warning: {len(pairs)} pairs of images of {part} and {other} look alike, as {nearest}; {remedy}")

@@ -25,8 +25,7 @@ HASH_SIDE = 8
 def look(
     samples: Sequence[Sample], num_defect: int, rule: DrawingRule, view: View | None = None, *, workers: int, why: str
 ) -> list[Record]:
-    """Records of samples, in their order. view: how training sees them; None: regions are not looked for. why: for the
-    progress bar."""
+    """Records of samples, in their order. view: how training sees them; None: regions are not looked for."""
     look_at = partial(_look_at, num_defect=num_defect, rule=rule, view=view)
     return list(parallel_map(look_at, samples, workers=workers, description=why))
 

@@ -53,11 +53,8 @@ class Checkpoint:
 
 
 def save_checkpoint(work_dir: str, step: int, payload: Mapping[str, Any], keep_last: int = 0) -> str:
-    """Write <work_dir>/checkpoint/diffusion_NNNNNN.pt and its digest, then point `latest` at it, then drop old ones.
-
-    payload: the other keys. keep_last: how many checkpoints stay; 0: all. Returns the path. Raises InputError where it
-    cannot be written; what was there before is then as it was.
-    """
+    """Write <work_dir>/checkpoint/diffusion_NNNNNN.pt and its digest, then point `latest` at it, then drop all but
+    `keep_last` (0: none). payload: the other keys. Returns the path. Raises InputError; all is then as it was."""
     folder, name, buffer = bf.join(work_dir, FOLDER), f"diffusion_{step:06d}.pt", io.BytesIO()
     torch.save({**payload, "step": step, "format_version": FORMAT_VERSION}, buffer)
     data = buffer.getvalue()
@@ -102,20 +99,16 @@ def _instead(path: str) -> str:
 
 
 def read_weights(path: str, name: str) -> tuple[Any, str]:
-    """What torch.save wrote, on the CPU, every byte verified, and the SHA-256 of the file. Runs no code from it.
-
-    Verified against the digest beside the file, else against the checksums in it. name: for errors. Raises InputError.
-    """
+    """What torch.save wrote, on the CPU, and the SHA-256 of the file. Runs no code from it. Every byte is verified by
+    the digest beside the file, else by the checksums in it. name: for errors. Raises InputError."""
     if not bf.exists(path):
         raise InputError(f"{name}: no such checkpoint file; check the path")
     data = read_bytes(path)
     sha256 = hashlib.sha256(data).hexdigest()
     if bf.exists(path + DIGEST):
         if read_bytes(path + DIGEST)[:64] != sha256.encode():
-            other = f"or remove {bf.basename(path)}{DIGEST}, if another file was put in its place"
-            raise InputError(
-                f"{name}: damaged, its SHA-256 is not the one written beside it; {_instead(path)}, {other}"
-            )
+            other = f"{_instead(path)}, or remove {bf.basename(path)}{DIGEST}, if another file was put in its place"
+            raise InputError(f"{name}: damaged, its SHA-256 is not the one written beside it; {other}")
     elif data.startswith(b"PK\3\4") and (fault := _fault(data)):
         raise InputError(f"{name}: damaged or cut off ({fault}); {_instead(path)}")
     try:
@@ -145,11 +138,8 @@ def _fault(data: bytes) -> str | None:
 
 
 def load_checkpoint(path: str, flag: str) -> Checkpoint:
-    """Load a checkpoint file, ours or a released one, to the CPU; of a work_dir the latest.
-
-    flag: how the user named it, for errors. Raises InputError if it is missing, damaged, no checkpoint, or holds
-    pickled objects other than tensors and plain values.
-    """
+    """Load a checkpoint file, ours or a released one, to the CPU; of a work_dir the latest. flag: how the user named
+    it. Raises InputError."""
     if bf.isdir(path):
         if (latest := latest_checkpoint(path)) is None:
             remedy = "name the work_dir above, or a file in it" if _by_step(path) else "train first, or name a file"
@@ -200,8 +190,7 @@ def _network_state(state: Mapping[str, torch.Tensor], what: str) -> dict[str, to
 
 
 # What two networks must share to exchange x_t; and what else a resumed one must keep.
-SCHEDULE = ("diffusion.schedule", "diffusion.num_timestep")
-_SHARED = (*SCHEDULE, "diffusion.parameterization")
+SHARED = ("diffusion.schedule", "diffusion.num_timestep", "diffusion.parameterization")
 ARCHITECTURE = (
     *("model.patch", "model.model_channels", "model.num_res_blocks", "model.channel_mult"),
     *("model.attention_downsample", "model.num_head_channels", "model.num_heads", "model.norm_groups"),
@@ -219,15 +208,10 @@ def differences(a: Config, b: Config, keys: Iterable[str]) -> Iterator[str]:
             yield f"{key}: {ours} against {theirs}"
 
 
-def check_agreement(
-    a: Config, a_name: str, b: Config, b_name: str, extra: tuple[str, ...] = (), shared: tuple[str, ...] = _SHARED
-) -> None:
+def check_agreement(a: Config, a_name: str, b: Config, b_name: str, extra: tuple[str, ...] = ()) -> None:
     """Raise InputError naming the first key in which two configurations may not differ, and both values."""
-    for found in differences(a, b, (*shared, *extra, "data.background", "data.label_map")):
-        raise InputError(
-            f"{a_name} and {b_name} disagree in {found}; they must be the same: take the configuration, or another "
-            "checkpoint, that fits"
-        )
+    for found in differences(a, b, (*SHARED, *extra, "data.background", "data.label_map")):
+        raise InputError(f"{a_name} and {b_name} disagree in {found}; take a configuration, or checkpoint, that fits")
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], path: str) -> None:
@@ -236,6 +220,4 @@ def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], path: st
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         reason = textwrap.shorten(str(error).partition(":")[2], 240, placeholder=" ...")
-        raise InputError(
-            f"{path}: another architecture ({reason}); use the configuration it was trained with"
-        ) from None
+        raise InputError(f"{path}: another architecture ({reason}); use the configuration of its training") from None

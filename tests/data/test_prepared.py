@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from drawn_formats import CASES, refusal
+from drawn_at_random import Draw
+from drawn_formats import refusal
 
 from guided_diffusion.data.files import natural_key, read_groups
 from guided_diffusion.data.prepared import find_good, find_samples, read_label_map
@@ -52,10 +53,10 @@ def test_what_is_found(tmp_path, files, expected):
     assert [(sample.name, sample.mask) for sample in find_good(str(tmp_path))] == good
 
 
-@pytest.mark.parametrize("name", ["indices", "mvtec", "flat", "coco"])
-def test_any_other_layout_is_told_how_to_prepare_it(tmp_path, name):
+@pytest.mark.parametrize("layout", ["images_masks", "mvtec", "flat", "coco"])
+def test_any_other_layout_is_told_how_to_prepare_it(tmp_path, layout):
     root = tmp_path / "own data"
-    CASES[name](root)
+    Draw(layout, 0, root)
     for find in (find_samples, find_good):
         assert refusal(find, str(root)).endswith(f"python scripts/prepare_data.py '{root}' OUT")
 

@@ -9,19 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from drawn_formats import COLOURMAP as COLOURS_OF
-from drawn_formats import (
-    COLOURS,
-    MASKS,
-    NAMES,
-    PHOTOGRAPHS,
-    SIZE,
-    black_and_white,
-    coded,
-    png_text,
-    refusal,
-    save,
-    segmentation,
-)
+from drawn_formats import COLOURS, MASK, PHOTOGRAPH, SIZE, coded, png_text, refusal, save, segmentation
 from PIL import Image
 
 from guided_diffusion.data.prepared import check_problems
@@ -29,8 +17,8 @@ from guided_diffusion.errors import InputError
 from guided_diffusion.prepare.layouts import Options, read_layout
 from guided_diffusion.prepare.layouts.drawing import DrawingRule, read_labelled
 
-PHOTOGRAPH, MASK = PHOTOGRAPHS[2], MASKS[2]  # of three types
-BINARY = black_and_white(MASK)
+NAMES = tuple(COLOURS_OF)
+BINARY = np.where(MASK > 0, 255, 0).astype(np.uint8)
 POLYGON = [[4, 4, 20, 4, 20, 20, 4, 20]]
 TRIANGULAR = b"0 0.1 0.1 0.9 0.1 0.9 0.9"
 TRIANGLE = {"points": [[4, 4], [30, 4], [20, 30]]}
@@ -230,10 +218,10 @@ REFUSED = [  # files, words of the line, options
     (coco(images=one_file("b.png")), "coco.json|b.png|not there"),
     (coco(images=one_file("a.png") + [{"id": 2, "file_name": "a.png"}]), "coco.json|a.png twice"),
     (coco(images=one_file("a.png") + one_file("b.png")), "two images have the id 1"),
-    (coco(images=[{"id": 2, "file_name": "a.png"}]), "image 1|does not list"),
+    (coco(images=[{"id": 2, "file_name": "a.png"}]), "does not list its image 1"),
     (coco(images=[{"id": [1], "file_name": "a.png"}]), "images[0]|right kind"),
     (coco(images=one_file("a.png", height=39, width=48)), "coco.json|48 x 39|48 x 40"),
-    (coco(categories=[{"id": 4, "name": "crack"}]), "category 3|does not list"),
+    (coco(categories=[{"id": 4, "name": "crack"}]), "does not list|category 3"),
     (coco(categories=[{"id": 3, "name": name} for name in NAMES]), "two categories have the id 3"),
     (coco([[]]), "annotation 0 on a.png|no polygon or RLE"),
     (boxed([4, 4, 16, 16]), "annotation 0 on a.png has a box but no outline|--boxes fill"),
@@ -280,7 +268,7 @@ REFUSED = [  # files, words of the line, options
     *((yolo(names=x), "data.yaml|should name") for x in ([], "crack", [True], {"a": "crack"}, ["crack", "crack"])),
     ({**yolo(), "b.yml": b"names: [hole]"}, "data.yaml|a second time"),
     ({**yolo(), "data.yaml": b""}, "classes.txt|--label_map"),
-    (voc(BINARY), "SegmentationClass|black and white|--mask_values binary"),
+    (voc(BINARY), "SegmentationClass|255 is void|--mask_values binary"),
     (voc(**{"labelmap.txt": b"crack:1,2"}), "labelmap.txt|name:r,g,b"),
     (voc(**{"labelmap.txt": b"crack:9,9,9::\nhole:9,9,9::"}), "labelmap.txt|one colour"),
     (voc(COLOURED, **{"labelmap.txt": b"crack:200,30,30::"}), "SegmentationClass/a.png|the colour 30,30,200"),

@@ -1,7 +1,6 @@
 """Every layout, drawn at random: all comes back pixel for pixel, upright, under its type's name, or is refused."""
 
 import io
-import json
 import os
 import shutil
 import tempfile
@@ -10,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn_at_random import Draw
-from PIL import Image
+from drawn_at_random import Draw, prepared
 
 from guided_diffusion.cli import prepare
 from guided_diffusion.errors import InputError
@@ -19,21 +17,6 @@ from guided_diffusion.prepare.layouts import FORMATS
 
 DRAWS = 2000
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
-
-
-def prepared(out: Path) -> dict:
-    """By source, what became of an image: its pixels, {type: bool [H, W]}, None without a mask, and its folder."""
-    found = {}
-    for file in out.rglob("dataset.json"):
-        content = json.loads(file.read_text())
-        for record in content["images"]:
-            regions = None
-            if "mask" in record:
-                mask = np.asarray(Image.open(file.parent / record["mask"]))
-                regions = {name: mask == k for name, k in content["label_map"].items() if k in mask}
-            image = np.asarray(Image.open(file.parent / record["image"]).convert("RGB"))
-            found[record["source"]] = image, regions, file.parent.name
-    return found
 
 
 def accepted(layout: str, seed: int, root: Path) -> bool:

@@ -1,7 +1,7 @@
 """Layouts in which labelled images lie on disk: a reader each, and the drawing of their masks as index masks.
 
 `read_layout` says which layout a folder has (docs/data.md shows them) and returns its samples, image and mask paired by
-name; drawing.py reads their pixels. A new layout is a function read(root, options) in READERS: a Dataset, its masks
+name; drawing.py reads their pixels. A new layout is a function read(root, options) in NAMED: a Dataset, its masks
 naming types, or None where the folder holds nothing of the kind.
 """
 
@@ -20,7 +20,7 @@ from ...errors import InputError, unknown_name
 from .coco import read_coco
 from .labelme import read_labelme
 from .mask_values import are_binary, tell_values
-from .model import ColourMask, Dataset, Options, Shapes, TypeMasks
+from .model import Dataset, Options
 from .names import check_names, tidy
 from .pairs import INDEX_PAIRS, PAIRS, open_pairs, read_pairs
 from .tables import EXPORT_FILE, exported_label_map, read_hf, read_severstal
@@ -28,27 +28,20 @@ from .typed_folders import read_dagm, read_flat, read_kolektor, read_mvtec, read
 from .voc import read_voc
 from .yolo import read_yolo
 
-__all__ = ["FORMATS", "ColourMask", "Dataset", "Options", "Shapes", "TypeMasks", "read_layout"]
-
-SURE: dict[str, Callable[[str, Options], Dataset | None]]
-SURE = {format: partial(read_pairs, format) for format in INDEX_PAIRS}
-SURE |= {"mvtec": read_mvtec, "coco": read_coco, "dagm": read_dagm, "severstal": read_severstal, "hf": read_hf}
-SURE |= {"voc": read_voc, "kolektor": read_kolektor}
-NAMED = SURE | {"images_masks": partial(read_pairs, "images_masks"), "yolo": read_yolo, "labelme": read_labelme}
+NAMED: dict[str, Callable[[str, Options], Dataset | None]]  # the first that fits counts
+NAMED = {format: partial(read_pairs, format) for format in INDEX_PAIRS}
+NAMED |= {"mvtec": read_mvtec, "coco": read_coco, "dagm": read_dagm, "severstal": read_severstal, "hf": read_hf}
+NAMED |= {"voc": read_voc, "kolektor": read_kolektor, "images_masks": partial(read_pairs, "images_masks")}
+NAMED |= {"yolo": read_yolo, "labelme": read_labelme}
 LOOSE = {"type_folders": read_type_folders, "flat": read_flat}  # which any folder of images may look like
-READERS = NAMED | LOOSE  # the first that fits counts
-FORMATS = tuple(READERS)
+FORMATS = (*NAMED, *LOOSE)
 OWN_FILES = ("split.json", DATASET_FILE, EXPORT_FILE)
-OTHERS = [format for format in FORMATS if format not in INDEX_PAIRS]
 
 
 def read_layout(root: str, options: Options | None = None, *, format: str = "auto", workers: int = 1) -> Dataset:
     """What the data set at `root` holds, in natural order, by names, annotations and the values of mask files. Files
-    that do not fit are in the result's `problems`.
-
-    options: what the user says; the label map that `root` itself tells counts where they give none. format: one of
-    FORMATS, or "auto". Raises InputError where `root` holds no layout or several, or annotations cannot be read.
-    """
+    that do not fit are in the result's `problems`. format: one of FORMATS, or "auto". Raises InputError where `root`
+    holds no layout or several, or annotations cannot be read."""
     options = options or Options()
     if format not in (*FORMATS, "auto"):
         raise InputError(f"--format: {unknown_name('format', format, FORMATS)}")
@@ -58,7 +51,7 @@ def read_layout(root: str, options: Options | None = None, *, format: str = "aut
     options = replace(options, label_map=given or own)
     sure = format in INDEX_PAIRS and options.mask_values == "auto" and not options.colormap  # the user's word counts
     named = replace(options, mask_values="index") if sure else options
-    data = _detect(root, options) if format == "auto" else READERS[format](root, named)
+    data = _detect(root, options) if format == "auto" else (NAMED | LOOSE)[format](root, named)
     if data is None:
         raise InputError(f"{root}: holds nothing of format {format}, see docs/data.md; choose another --format")
     data.samples = prepared.name_apart(root, data.samples)
@@ -100,15 +93,14 @@ def _detect(root: str, options: Options) -> Dataset:
         if others := dict.fromkeys(other for pair in pairs if one in pair for other in pair if other != one):
             raise InputError(f"{root}: holds {one}/ but no {'/ or '.join(others)}/ beside it{_unread(root, folders)}")
     loose = [data for read in LOOSE.values() if (data := read(root, options))]
-    inner = bf.join(root, folders[0]) if len(folders) == 1 else ""
     if len(loose) == 1:
-        if inner and loose[0].format == "type_folders" and not options.label_map and not options.rename:
-            text = f"holds one folder, which would be the only type; did you mean {inner}?"
+        if len(folders) == 1 and loose[0].format == "type_folders" and not options.label_map and not options.rename:
+            text = f"holds one folder, which would be the only type; did you mean {bf.join(root, folders[0])}?"
             loose[0].doubts.append(f"{root}: {text} --types_as_found takes it as it is")
         return loose[0]
     if loose:
         raise InputError(f"{root}: holds images beside their masks, and folders of such; give each its own folder")
-    known = f"{listed(sum(INDEX_PAIRS.values(), ()))} and {', '.join(OTHERS)}"
+    known = f"{listed(sum(INDEX_PAIRS.values(), ()))} and {', '.join(FORMATS[len(INDEX_PAIRS) :])}"
     raise InputError(f"{root}: holds no data set{_unread(root, folders)} (looked for {known}; see docs/data.md)")
 
 

@@ -92,8 +92,7 @@ def _shapes_by_image(path: str, content: Content, data: Dataset, boxes: str) -> 
         where = f"{path}: annotation {annotation.get('id')}"
         owner, category = annotation["image_id"], annotation["category_id"]
         if owner not in images or category not in names:
-            text = f"{where} is of image {owner} and category {category}, one of which the file does not list"
-            data.problems.append(f"{text}; correct it")
+            data.problems.append(f"{where}: the file does not list its image {owner} or category {category}; add it")
         elif shape := _shape(annotation, names[category]):
             shapes[owner].append(shape)
             if annotation.get("segmentation") in NO_OUTLINE:
@@ -105,7 +104,7 @@ def _shapes_by_image(path: str, content: Content, data: Dataset, boxes: str) -> 
 
 
 def _shape(annotation: Mapping[str, Any], name: str) -> Shape | None:
-    """An annotation's shape, of its box where it has no outline; None where it has none of them, or a broken one."""
+    """An annotation's shape, of its box where it has no outline; None where it has neither, or a broken one."""
     drawn, box, more = annotation.get("segmentation"), annotation.get("bbox"), annotation.get("attributes")
     if isinstance(drawn, dict):
         size, counts = drawn.get("size"), drawn.get("counts")

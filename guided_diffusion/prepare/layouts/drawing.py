@@ -76,20 +76,19 @@ def read_labelled(sample: Sample, num_defect: int, rule: DrawingRule) -> Labelle
 
 
 def decide_bits(tops: Mapping[str, int], given: int | None) -> int | None:
-    """The bits of the levels in 16-bit images, told by the highest level of all, {path: its own, 0 for other images};
-    `given` if that says so, None where there are none. Raises InputError where it cannot be told."""
+    """The bits of the levels in 16-bit images, `given` or told by the highest level of all, {path: its own, 0 for other
+    images}; None where there are none. Raises InputError where it cannot be told."""
     tops = {path: top for path, top in tops.items() if top}
     if given or not tops:
         return given
     brightest, middle = (sorted(tops, key=tops.get)[place] for place in (-1, len(tops) // 2))
     bits, usual = bits_of(tops[brightest]), bits_of(tops[middle])
     if bits == 8:
-        text = f"is 16-bit, but its levels reach {tops[brightest]} only"
-        raise InputError(f"{brightest}: {text}; save all as 8-bit, or say --bits 8")
+        raise InputError(f"{brightest}: is 16-bit, but reaches {tops[brightest]} only; say --bits 8, or save 8-bit")
     few = 4 * sum(bits_of(top) == bits for top in tops.values()) < len(tops)  # a hot pixel or two
     if few or usual <= bits - 4:
-        text = f"has levels up to {tops[middle]}, as of {usual} bits, but {brightest} reaches {tops[brightest]}"
-        raise InputError(f"{middle}: {text}, as of {bits}; say which counts with --bits")
+        text = f"has levels up to {tops[middle]}, as of {usual} bits, but {brightest} to {tops[brightest]}"
+        raise InputError(f"{middle}: {text}; say which counts with --bits")
     return bits
 
 
@@ -114,8 +113,8 @@ def colour_values(picture: Picture, mask: ColourMask) -> np.ndarray:
     colours = [(code >> 16, code >> 8 & 255, code & 255) for code in found.tolist()]
     for colour, count in zip(colours, counts.tolist(), strict=True):
         if colour not in table:
-            text = f"{count} pixels have the colour {','.join(map(str, colour))}, which --colormap does not name"
-            raise InputError(f"{mask.path}: {text}; name it, or draw without soft edges")
+            shown = ",".join(map(str, colour))
+            raise InputError(f"{mask.path}: {count} pixels have the colour {shown}; name it in --colormap, or mend it")
     return np.array([table[colour] for colour in colours], np.uint8)[inverse].reshape(codes.shape)
 
 
@@ -173,15 +172,14 @@ def draw_shape(shape: Shape, size: tuple[int, int], line_width: int, path: str) 
 
 def _decode_rle(data: dict, size: tuple[int, int], path: str) -> np.ndarray:
     """COCO's run lengths, by columns, background first. Without a size (Severstal) the last ones are not counted."""
-    if data["size"] and tuple(data["size"]) != size:
-        raise InputError(f"{path}: holds an RLE of size {list(data['size'])} for an image of {list(size)}; correct it")
-    counts = data["counts"]
+    (height, width), told, counts = size, data["size"], data["counts"]
+    if told and tuple(told) != size:
+        raise InputError(f"{path}: holds an RLE of size {list(told)} for an image of {list(size)}; correct it")
     counts = _decompress(counts) if isinstance(counts, str) else counts
-    if not data["size"]:
-        counts = [*counts, size[0] * size[1] - sum(counts)]
-    if not all(isinstance(count, int) and count >= 0 for count in counts) or sum(counts) != size[0] * size[1]:
-        raise InputError(f"{path}: holds an RLE that does not add up to {size[0]} x {size[1]} pixels; export it again")
-    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(size[1], size[0]).T
+    counts = counts if told else [*counts, height * width - sum(counts)]
+    if not all(isinstance(count, int) and count >= 0 for count in counts) or sum(counts) != height * width:
+        raise InputError(f"{path}: holds an RLE that does not add up to {height} x {width} pixels; export it again")
+    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T
 
 
 def _decompress(text: str) -> list[int]:

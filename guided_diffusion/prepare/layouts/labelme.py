@@ -33,7 +33,8 @@ def read_labelme(root: str, options: Options) -> Dataset | None:
     for path in (path for own in paths.values() for path in own):
         try:
             content, labels = _read(path)
-            drawn, image = _shapes(content, path), _image(content, path, images)
+            shapes = [_shape(one, f"{path}: shapes[{number}]") for number, one in enumerate(content["shapes"])]
+            image = _image(content, path, images)
         except InputError as error:
             data.problems.append(str(error))
             continue
@@ -42,6 +43,8 @@ def read_labelme(root: str, options: Options) -> Dataset | None:
         elif (first := taken.setdefault(image, path)) != path:
             data.problems.append(f"{path}: is of {image}, as is another file, {first}; add its image or remove it")
         else:
+            shapes = tuple(one for one in shapes if one.index != IGNORED)
+            drawn = Shapes(path, shapes, size_told(content, "imageHeight", "imageWidth"), upright=True)
             data.samples.append(Sample(image, drawn, part=part_of(bf.basename(bf.dirname(image)))))
             recoded |= {path: labels} if labels is not None else {}
     for own in images.values():
@@ -93,13 +96,6 @@ def _image(content: Mapping[str, Any], path: str, images: Mapping[str, Mapping[s
     anywhere = [own[stem] for own in images.values() if stem in own]
     found = [beside.get(stem), *named, beside.get(stem_of(told)), path if content.get("imageData") else None]
     return next(filter(None, [*found, *anywhere[: len(anywhere) == 1]]), None)
-
-
-def _shapes(content: Mapping[str, Any], path: str) -> Shapes:
-    """Raises InputError."""
-    shapes = (_shape(shape, f"{path}: shapes[{number}]") for number, shape in enumerate(content["shapes"]))
-    size = size_told(content, "imageHeight", "imageWidth")
-    return Shapes(path, tuple(one for one in shapes if one.index != IGNORED), size, upright=True)
 
 
 def _shape(shape: Any, where: str) -> Shape:

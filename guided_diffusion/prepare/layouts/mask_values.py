@@ -25,11 +25,8 @@ DEFAULT = "defect"  # the name of a type that nothing names
 
 @dataclass(frozen=True)
 class Values:
-    """What one mask file holds, of the type `name`.
-
-    kind: "photograph", "colour", "palette" or "grey". counts, border: pixels of each grey level, or palette index, in
-    all and among the outermost. colours: of the palette indices.
-    """
+    """What one mask file holds, of the type `name`. kind: "photograph", "colour", "palette" or "grey". counts, border:
+    pixels of each grey level, or palette index, in all and among the outermost. colours: of the palette indices."""
 
     name: str | int
     path: str
@@ -64,12 +61,12 @@ def tell_values(data: Dataset, options: Options, *, workers: int = 1) -> None:
     kind = kind if kind == "inverted" or (open_values and kind in ("index", "colour")) else "binary"
     table = _colour_table([path for _, path in files], options, data) if kind == "colour" else {}
     if files:
-        data.rule = replace(data.rule, mask_values=kind)
+        threshold = THRESHOLD
         if kind in ("binary", "inverted"):
             threshold = _threshold(seen, void) if options.mask_threshold is None else options.mask_threshold
-            data.rule = replace(data.rule, mask_threshold=threshold)
             if data.format == "defect_spectrum":  # only lies like one
                 data.format, data.label_map = "images_masks", None
+        data.rule = replace(data.rule, mask_values=kind, mask_threshold=threshold)
         if not table:
             _note(seen, data, sure=options.mask_values != "auto")
     black = {one.path for one in seen if not one.above_zero(void)} if single else ()
@@ -110,40 +107,35 @@ def _kind(seen: Sequence[Values], void: int | None, open_values: bool, named: bo
         return "colour"
     levels = {level for one in seen for level in one.above_zero(void)}
     if voided := [one.path for one in seen if void in one.counts and not levels]:
-        text = f"these masks hold nothing but black and white, but {void} is void here; if it is the defect"
-        raise InputError(f"{voided[0]}: {text}, say --mask_values binary, without --void")
+        raise InputError(f"{voided[0]}: {void} is void, but is all that masks hold; say --mask_values binary instead")
     lossy, top = [one.path for one in seen if one.lossy], max(levels, default=0)
     if levels <= {255}:
         return "index" if open_values and not levels else "binary"
-    shown = f"these masks hold the grey levels {', '.join(map(str, sorted(levels | {0})[:FEW_LEVELS]))}"
     mixed = next((one.path for one in seen if len(one.above_zero(void)) > 1), None)  # else each is of two levels
     of_type = defaultdict(set)
     for one in seen:
         of_type[one.name] |= {*one.above_zero(void)}
-    odd = next((one for one in seen if len(of_type[one.name]) > 1), None)
+    odd = next((one.path for one in seen if len(of_type[one.name]) > 1), None)
     if open_values and (odd or not named):
         if lossy and top <= MAX_PLAUSIBLE_INDEX:
             raise InputError(f"{lossy[0]}: is a JPEG, and all levels are low: type indices? Save masks as PNG")
         if top <= MAX_PLAUSIBLE_INDEX or "palette" in kinds:
             _check_palettes(seen)
             return "index"
-    elif top <= MAX_PLAUSIBLE_INDEX and not lossy:
-        if odd:
-            remedy = f"--mask_values index, or --mask_threshold 0 if all are {odd.name!r}"
-            raise InputError(f"{mixed or odd.path}: {shown}: types? Say {remedy}")
-        return "binary"
     low = levels - {255}
-    if 255 in levels and max(low) <= MAX_PLAUSIBLE_INDEX and not lossy:
-        if not mixed and (low == {1} or not open_values):  # 0/1 in some files, 0/255 in others
-            return "binary"
-        remedy = "--void 255, or --mask_values binary if all levels are defective, with their --mask_threshold"
-        raise InputError(f"{mixed or seen[0].path}: {shown}: is 255 void? Say {remedy}")
-    near_ends = all(level <= NEAR or level >= 255 - NEAR for level in levels)
-    both_ends = 255 in levels and any(255 - NEAR <= level < 255 for level in levels)
-    if lossy or (near_ends and both_ends) or len(levels) >= FEW_LEVELS or not open_values:
+    if top <= MAX_PLAUSIBLE_INDEX and not lossy:
+        sure = not odd
+    elif 255 in levels and max(low) <= MAX_PLAUSIBLE_INDEX and not lossy:
+        sure = not mixed and (low == {1} or not open_values)  # 0/1 in some files, 0/255 in others
+    else:
+        near_ends = all(level <= NEAR or level >= 255 - NEAR for level in levels)
+        both_ends = 255 in levels and any(255 - NEAR <= level < 255 for level in levels)
+        sure = lossy or (near_ends and both_ends) or len(levels) >= FEW_LEVELS or not open_values
+    if sure:
         return "binary"
-    remedy = "--mask_values binary, or name them as in --colormap crack=128 hole=255 (scripts/prepare_data.py)"
-    raise InputError(f"{mixed or seen[0].path}: {shown}: types, or soft edges? Say {remedy}")
+    shown = f"these masks hold the grey levels {', '.join(map(str, sorted(levels | {0})[:FEW_LEVELS]))}"
+    remedy = "--mask_values index, --mask_values binary, maybe with --mask_threshold 0, --void 255, or --colormap"
+    raise InputError(f"{mixed or odd or seen[0].path}: {shown}: types, void or soft? Say {remedy} crack=128")
 
 
 def _threshold(seen: Sequence[Values], void: int | None) -> int:
@@ -155,7 +147,7 @@ def _threshold(seen: Sequence[Values], void: int | None) -> int:
         return THRESHOLD
     if not any(one.lossy or len(one.above_zero(void)) > 1 for one in seen if one.path in tops):
         return 0
-    text = f"its brightest level is {tops[dark[0]]}, so it would come out empty, but others have soft edges"
+    text = f"its brightest level is {tops[dark[0]]}, but others have soft edges"
     raise InputError(f"{dark[0]}: {text}; say a `mask_threshold` of 0, or {THRESHOLD} if it is empty")
 
 
@@ -169,8 +161,7 @@ def _note(seen: Sequence[Values], data: Dataset, *, sure: bool) -> None:
             inverted.append(one.path)
     text = f"most of the image and its border defective, like {len(inverted)} of {drawn} masks"
     if inverted and 2 * len(inverted) >= drawn + (len(inverted) == 1) and not sure:
-        remedy = f"--mask_values inverted, or {rule.mask_values} if they are right"
-        raise InputError(f"{inverted[0]}: calls {text}: is what is dark the defect? Say {remedy}")
+        raise InputError(f"{inverted[0]}: calls {text}; say --mask_values inverted, or {rule.mask_values} if right")
     told = [f"{inverted[0]} calls {text}, as if inverted"] if inverted and not sure else []
     if rule.mask_values == "index":
         if seen and not sure and not any(0 in one.counts for one in seen):
@@ -231,11 +222,12 @@ def _palette(seen: Sequence[Values], void: int | None) -> str:
 
 def _as_it_looks(one: Values) -> Values:
     """Two grey levels in place of palette indices."""
-    counts, border = defaultdict(int), defaultdict(int)
-    for held, own in ((one.counts, counts), (one.border, border)):
-        for k, n in held.items():
-            own[255 * (max(one.colours[k]) > NEAR)] += n
-    return replace(one, kind="grey", counts=dict(sorted(counts.items())), border=border)
+
+    def looks(pixels: Mapping[int, int]) -> Mapping[int, int]:
+        bright = sum(n for k, n in pixels.items() if max(one.colours[k]) > NEAR)
+        return {level: n for level, n in ((0, sum(pixels.values()) - bright), (255, bright)) if n}
+
+    return replace(one, kind="grey", counts=looks(one.counts), border=looks(one.border))
 
 
 def _check_palettes(seen: Sequence[Values]) -> None:
@@ -245,7 +237,7 @@ def _check_palettes(seen: Sequence[Values]) -> None:
         for k, colour in one.colours.items():
             known, where = first.setdefault(k, (colour, one.path))
             if known != colour:
-                remedy = "say --mask_values index if indices are the types, or name the colours with --colormap"
+                remedy = "say --mask_values index if indices are types, or --colormap"
                 raise InputError(f"{one.path}: the index {k} has another colour than in {where}; {remedy}")
 
 

@@ -50,10 +50,8 @@ class Shape:
 
 @dataclass(frozen=True)
 class Shapes:
-    """Annotations of one image in the JSON file `path`, drawn in order.
-
-    size: (H, W) of that image, where known. upright: they were drawn on the image as EXIF says that it is to be shown.
-    """
+    """Annotations of one image in the file `path`, drawn in order. size: (H, W) of that image, where known. upright:
+    they were drawn on the image as EXIF says that it is to be shown."""
 
     path: str
     shapes: tuple[Shape, ...]
@@ -70,10 +68,9 @@ class DrawingRule:
     """How files become index masks and 8-bit images, as dataset.json records it: what the user said, and what was
     decided from all files of the set.
 
-    mask_threshold: defective is a grey level above it, 0..255. line_width: of labelme's lines. priority: type indices,
-    the most important first, wherever types overlap; among equals the last drawn wins. mask_values: what mask files
-    hold (Options). palette: whether "index" or "looks" say what is defective. void: a value
-    that is background. bits: of the grey levels in 16-bit images; None: as many as each image needs.
+    mask_threshold: defective is a grey level above it. line_width: of labelme's lines. priority: type indices, the most
+    important first, wherever types overlap; among equals the last drawn wins. palette: whether "index" or "looks" say
+    what is defective. void: a value that is background. bits: of the levels in 16-bit images; None: each image's own.
     """
 
     mask_threshold: int = 127
@@ -94,10 +91,9 @@ class DrawingRule:
 class Options:
     """What a user says about a layout, where it does not tell by itself.
 
-    label_map: {type name: index from 1}. colormap: {type name: (r, g, b)}. mask_values: what the values of mask files
-    are, one of MASK_VALUES. type_regex: its first group, searched in a file's stem, is the type. mask_threshold, void:
-    see DrawingRule; None: decided from the files.
-    boxes: "refuse" those that have no outline, or "fill" them. rename: {type as found, "*" for all: new name}.
+    label_map: {type name: index from 1}. colormap: {type name: (r, g, b)}. type_regex: its first group, searched in a
+    file's stem, is the type. boxes: "refuse" those that have no outline, or "fill" them. rename: {type as found, "*"
+    for all: new name}. mask_threshold, void: see DrawingRule; None: decided from the files.
     """
 
     label_map: Mapping[str, int] | None = None
@@ -114,12 +110,11 @@ class Options:
 class Dataset:
     """A data set as found on disk.
 
-    samples: those with a mask; good: defect-free ones. types: their names, in the order of their indices, and where
-    each was found; None: those of the masks, in natural order. label_map: None where nobody names the types.
-    rule: how their files are read. open_values: the values of mask files may be types, the layout does not tell.
-    black_is_good: an empty mask means a defect-free image. colours: the types of coloured masks, unless the user says.
-    unlabelled: images that nobody has labelled, left out. problems: lines that each name a file, what is wrong and what
-    to do; doubts: lines on names that are hardly those of types; notes: what else was left out, or decided.
+    good: defect-free samples. types: their names, in the order of their indices, and where each was found; None: those
+    of the masks, in natural order. label_map: None where nobody names the types. open_values: the values of mask files
+    may be types, the layout does not tell. black_is_good: an empty mask means a defect-free image. colours: the types
+    of coloured masks, unless the user says. unlabelled: images that nobody has labelled, left out. problems: lines on
+    files; doubts: lines on names that are hardly those of types; notes: what else was left out, or decided.
     """
 
     root: str
@@ -146,14 +141,12 @@ class Dataset:
         if boxed and boxes == "fill":
             self.notes.append(f"{len(boxed)} annotations in {where} are boxes without outline: filled")
         elif boxed:
-            remedy = "draw outlines, or have boxes filled with scripts/prepare_data.py --boxes fill"
-            self.problems.append(f"{boxed[0]} has a box but no outline, as have {len(boxed)} in all; {remedy}")
+            text = f"has a box but no outline, as have {len(boxed)} in all; draw it, or say --boxes fill"
+            self.problems.append(f"{boxed[0]} {text}")
 
     def number_types(self, given: Mapping[str, int] | None) -> None:
-        """Set the label map, `given` or by the types found, and put indices in place of names into the masks.
-
-        A type that `given` lacks is noted as a problem. An annotated image that shows no type is defect-free.
-        """
+        """Set the label map, `given` or by the types found, and put indices in place of names into the masks. An
+        annotated image that shows no type is defect-free."""
         if self.types is None:
             found: dict[str, str] = {}
             for one in self.samples:

@@ -45,9 +45,8 @@ def tidy(data: Dataset, options: Options) -> None:
     if data.types is not None:
         free = {one.folder for one in data.good} - {one.folder for one in data.samples}
         places, data.types = data.types, {}
-        for name, where in places.items():
-            if name not in free:
-                data.types.setdefault(new(name), where)
+        for name in (name for name in places if name not in free):
+            data.types.setdefault(new(name), places[name])
     if unknown := [name for name in asked if name not in met]:
         raise InputError(f"`rename`: {unknown_name('type', unknown[0], met - {ANY})}")
     if spaced := sorted(name for name in met - {ANY} if new(name) not in (name, *asked.values())):
@@ -63,8 +62,8 @@ def check_names(data: Dataset, options: Options) -> None:
         data.problems.append(f"{data.root}: has {len(data.label_map)} types, but {MAX_TYPES} are the most")
     doubts = _doubts(data, options) if options.label_map is None else ()
     for names, doubt, remedy in (one for one in doubts if one[0]):
-        flags = f"scripts/prepare_data.py {remedy}; --types_as_found takes it as it is"
-        data.doubts.append(f"{data.root}: {_list(names)} {doubt}; {flags}")
+        told = f"{data.root}: {_list(names)} {doubt}"
+        data.doubts.append(f"{told}; scripts/prepare_data.py {remedy}; --types_as_found takes it as it is")
 
 
 def _doubts(data: Dataset, options: Options) -> Iterator[tuple[list[str], str, str]]:

@@ -75,7 +75,7 @@ def read_pairs(format: str, root: str, options: Options) -> Dataset | None:
     homes = [(None, root, complete(folders, PAIRS[format]) if of_indices else open_pairs(root))]
     if not of_indices and not homes[0][2]:
         homes = [(part, home, open_pairs(home)) for home, part in parts_alone(root).items()]
-    data, unread = Dataset(root, format), []
+    data = Dataset(root, format)
     for part, home, pairs in homes:
         prepared.check_single(home, pairs)
         for image_root, mask_root in ((bf.join(home, name) for name in pair) for pair in pairs):
@@ -89,7 +89,7 @@ def read_pairs(format: str, root: str, options: Options) -> Dataset | None:
                 found = prepared.pair_folders(image_root, mask_root, endings, data.problems, data.unlabelled)
             for known, own in zip((data.samples, data.good), found, strict=True):
                 known += [replace(sample, part=part or sample.part) for sample in own]
-            unread = [] if of_indices else [name for name in _labels(home) if name not in pairs[0]]
+            unread = (name for name in ([] if of_indices else _labels(home)) if name not in pairs[0])
             data.notes += [f"{bf.join(home, name)}: is not read, but {pairs[0][1]}/ beside it" for name in unread]
     if not any(pairs for *_, pairs in homes):
         return None
