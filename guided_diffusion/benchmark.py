@@ -9,7 +9,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import blobfile as bf
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from .config import Config, ModelConfig
 from .data.image_datasets import DefectDataset
@@ -37,11 +38,12 @@ from .precision import free_memory, is_out_of_memory, resolve_precision
 from .training.checkpoint import save_checkpoint
 from .training.train_util import TrainLoop, learning_rate
 
-GROWTH = 1.03  # a batch twice as large must bring this much more throughput
-SECONDS = 160  # after these no other round of `compare` begins
+GROWTH, DOUBLED = 1.03, 2  # a batch twice as large must bring this much more throughput; that is tried so often at most
 READING = 0.25  # seconds that a reading takes at least; shorter calls are repeated within it
 FEW_SHOT = 25  # images in the data set: five of each of five types
-STEPS_TIMED = 10  # of each network in the released walk of all timesteps; the rest is scaled from them
+STEPS_TIMED = 4  # of each network in the released walk of all timesteps; the rest is scaled from them
+COSTLIEST = 10  # operators that are named
+Rows = list[dict[str, Any]]
 
 
 def released_forward(model: UNet, x: Tensor, t: Tensor) -> Tensor:
@@ -150,6 +152,7 @@ class Variant:
     flops: float  # of one image
     precision: str  # fp32 or bf16
     scale: float = 1.0  # seconds of the whole over those of a call, where the call walks a part
+    compiled: bool = False  # building takes long, so it gets the batch of the variant before
 
 
 def seconds_of(call: Callable[[], object], device: torch.device, count: int = 1) -> float:
@@ -164,48 +167,80 @@ def seconds_of(call: Callable[[], object], device: torch.device, count: int = 1)
 
 
 def compare(
-    variants: Sequence[Variant], device: torch.device, rates: dict[str, float], batch: int, rounds: int
-) -> list[dict[str, Any]]:
-    """Build each variant (batch 0: at its best), time all in turns; returns a row for each.
+    variants: Sequence[Variant],
+    device: torch.device,
+    rates: Mapping[str, float],
+    tell: Callable[[str, Rows], None],
+    *,
+    batch: int = 0,
+    first: int = 1,
+    rounds: int = 5,
+    until: float = float("inf"),
+    profiled: bool = False,
+) -> None:
+    """Build the variants, time them in turns, and tell a table; before each compilation too, which may not end in time.
 
-    Ratios are images per second over those of the first variant, round by round. Each variant runs under the flags
-    that building it set: PyTorch's float32 convolutions are TF32 on GPUs unless that is forbidden, as ours does.
+    batch: 0 is the best of each, looked for from `first` on. Ratios are images per second over those of the first
+    variant, round by round; after `until` no other round begins. Each variant runs under the flags that building it
+    set: PyTorch's float32 convolutions are TF32 on GPUs unless that is forbidden, as ours does. profiled: tell what
+    costs most in ours, too. Of what fails the title says why, and the table is empty.
     """
-    cudnn, cuda, built = torch.backends.cudnn, device.type == "cuda", []
-    began = time.perf_counter()
+    cudnn, cuda, own = torch.backends.cudnn, device.type == "cuda", batch
+    built, seen = [], set()
+
+    def measure() -> None:
+        readings: list[list[float]] = [[] for _ in built]
+        for done in range(rounds):
+            if not done or time.perf_counter() < until:
+                for (variant, call, _, cudnn.allow_tf32, count), own in zip(built, readings, strict=True):
+                    own.append(seconds_of(call, device, count) * variant.scale)
+        rows, base = [], None  # images per second of the first variant, by round
+        for (variant, _, row, tf32, _), own in zip(built, readings, strict=True):
+            speed = row["batch"] / np.array(own)
+            base = speed if base is None else base
+            rate = float(np.median(speed)) * variant.flops
+            kind = "tf32" if variant.precision == "fp32" and tf32 and "tf32" in rates else variant.precision
+            ratio, low, high = np.quantile(speed / base, [0.5, 0.25, 0.75]).tolist()
+            rows.append({**row, "seconds": float(np.median(own)), "images/s": float(np.median(speed)), "ratio": ratio})
+            rows[-1] |= {"from": low, "to": high, "FLOP/s": rate, "of matrix rate": rate / rates[kind], "readings": own}
+        tell("times", rows)
+        for variant, call, *_ in built if profiled else ():
+            if variant is not variants[0] and variant.name not in seen:
+                seen.add(variant.name)
+                tell(*costliest(variant.name, call, device))
+
     for variant in variants:
+        if variant.compiled:
+            measure()
         cudnn.allow_tf32 = True  # as PyTorch starts
-        own = batch or best_batch(variant, device)
-        if cuda:
-            torch.cuda.reset_peak_memory_stats()
-        start = time.perf_counter()
-        call = variant.build(own)
-        call()  # compiles, fills caches
-        row = {"variant": variant.name, "batch": own, "setup_s": time.perf_counter() - start}
-        count = max(1, min(100, round(READING / seconds_of(call, device))))
-        row |= {"peak_gib": torch.cuda.max_memory_allocated() / 2**30 if cuda else None, "readings_s": []}
-        built.append((variant, call, row, cudnn.allow_tf32, count))
-    for done in range(rounds):
-        if done and time.perf_counter() - began > SECONDS:
-            break
-        for variant, call, row, cudnn.allow_tf32, count in built:
-            row["readings_s"].append(seconds_of(call, device, count) * variant.scale)
-    base = None  # images per second of the first variant, by round
-    for variant, _, row, tf32, _ in built:
-        speed = row["batch"] / np.array(row["readings_s"])
-        base = speed if base is None else base
-        rate = float(np.median(speed)) * variant.flops
-        kind = "tf32" if variant.precision == "fp32" and tf32 and "tf32" in rates else variant.precision
-        row |= {"seconds": float(np.median(row["readings_s"])), "images_per_s": float(np.median(speed))}
-        row |= {"flop_per_s": rate, "share": rate / rates[kind]}
-        row["ratio"] = np.quantile(speed / base, [0.5, 0.25, 0.75]).tolist()
-    return [row for _, _, row, *_ in built]
+        try:
+            own = batch or (own if variant.compiled else 0) or best_batch(variant, device, first)
+            if cuda:
+                torch.cuda.reset_peak_memory_stats()
+            start = time.perf_counter()
+            call = variant.build(own)
+            call()  # compiles, fills caches
+            row = {"variant": variant.name, "batch": own, "to build, s": time.perf_counter() - start}
+            count = max(1, min(100, round(READING / seconds_of(call, device))))
+            row["peak GiB"] = torch.cuda.max_memory_allocated() / 2**30 if cuda else None
+            built.append((variant, call, row, cudnn.allow_tf32, count))
+        except Exception as error:  # the others may do
+            tell(f"{variant.name} failed: {why(error)}", [])
+        free_memory()
+    measure()
 
 
-def best_batch(variant: Variant, device: torch.device, most: int = 1024) -> int:
-    """Double the batch until memory or the growth of throughput ends. Raises InputError if not even 1 fits."""
-    best, throughput, batch = 0, 0.0, 1
-    while batch <= most:
+def why(error: Exception) -> str:
+    """What went wrong, in one line."""
+    line = (str(error).strip().splitlines() or [""])[0]
+    return line if isinstance(error, InputError) else f"{type(error).__name__}: {line}"
+
+
+def best_batch(variant: Variant, device: torch.device, first: int) -> int:
+    """`first`, doubled while throughput grows, or halved until it fits. Raises InputError if not even 1 fits."""
+    best, throughput, batch, limit = 0, 0.0, first, first * 2**DOUBLED + 1
+    while 0 < batch < limit:
+        found = 0.0
         try:
             call = variant.build(batch)
             seconds_of(call, device)
@@ -213,34 +248,56 @@ def best_batch(variant: Variant, device: torch.device, most: int = 1024) -> int:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            break
+            limit = batch
         finally:
             call = None  # its tensors too
             free_memory()
-        if found < GROWTH * throughput:
+        if best and found < GROWTH * throughput:
             break
-        best, throughput, batch = batch, found, 2 * batch
+        best, throughput = (batch, found) if found else (0, 0.0)
+        batch = 2 * batch if best else batch // 2
     if not best:
         raise InputError("out of memory at batch 1; use --set data.resolution or model.model_channels to shrink it")
     return best
 
 
+def costliest(name: str, call: Callable[[], object], device: torch.device) -> tuple[str, Rows]:
+    """What torch.profiler says of one call: a title with the seconds in which the device was busy, and the operators
+    that it was busy with for longest."""
+    cuda = device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * cuda]) as profiled:
+        seconds = seconds_of(call, device)
+    own, sides = "self_device_time_total" if cuda else "self_cpu_time_total", {"CPU": [], "CUDA": []}
+    for event in profiled.key_averages():
+        if not event.is_user_annotation and (took := getattr(event, own)):
+            row = {"operator": event.key[:70], "calls": event.count, "seconds": took / 1e6}
+            sides.setdefault(event.device_type.name, []).append(row)
+    kernels = sides["CUDA"] or sides["CPU"]
+    busy = sum(row["seconds"] for row in kernels)
+    # Kernels that are not put down to the operators that launched them stand for themselves.
+    rows = sides["CPU"] if sum(row["seconds"] for row in sides["CPU"]) > busy / 2 else kernels
+    rows = sorted(rows, key=lambda row: -row["seconds"])[:COSTLIEST]
+    launches = f"{sum(row['calls'] for row in kernels):,} {'kernels' if cuda else 'operators'}"
+    title = f"{name}, profiled: {seconds:.4g} s, busy {busy:.4g} s, {launches}"
+    return title, [row | {"share": row["seconds"] / busy} for row in rows]
+
+
 def matrix_rates(device: torch.device, sizes: Sequence[int]) -> dict[str, float]:
     """FLOP/s of square matrix products, best of `sizes`, for "fp32", "bf16" and, on CUDA, "tf32"."""
     kinds = [("fp32", torch.float32, "highest"), ("bf16", torch.bfloat16, "highest"), ("tf32", torch.float32, "high")]
-    before, rates = torch.get_float32_matmul_precision(), {}
+    rates: dict[str, float] = {}
     for kind, dtype, precision in kinds if device.type == "cuda" else kinds[:2]:
         torch.set_float32_matmul_precision(precision)
         for size in sizes:
             a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
             seconds = min(seconds_of(lambda a=a, b=b: a @ b, device, 3) for _ in range(4))
             rates[kind] = max(rates.get(kind, 0.0), 2 * size**3 / seconds)
-    torch.set_float32_matmul_precision(before)
+    torch.set_float32_matmul_precision("highest")
     return rates
 
 
-def training_variants(config: Config, device: torch.device, compiled: Sequence[str]) -> list[Variant]:
-    """One training step: released, and ours with train.compile as in `compiled`."""
+def training_variants(config: Config, device: torch.device, ways: Sequence[str]) -> list[Variant]:
+    """One training step: released, and ours with train.compile as in `ways`."""
     flops, precision = 3 * estimate(config).flops_per_image, resolve_precision(config.train.precision, device)
 
     def with_batch(batch: int, **train: str) -> Config:
@@ -256,24 +313,21 @@ def training_variants(config: Config, device: torch.device, compiled: Sequence[s
         randomise(loop.model)
         return loop.train_step
 
-    own = [Variant(f"ours, compile {way}", partial(ours, way), flops, precision) for way in compiled]
+    own = [Variant(f"ours, compile {way}", partial(ours, way), flops, precision, compiled=way == "on") for way in ways]
     return [Variant("released", released, flops, "fp32"), *own]
 
 
 def generation_variants(
-    pair: Mapping[str, Config], device: torch.device, compiled: Sequence[str], folder: str, num_steps: NumSteps
+    pair: Mapping[str, Config], device: torch.device, ways: Sequence[str], folder: str, num_steps: NumSteps
 ) -> list[Variant]:
     """Whole images of a pair: the released walk through all timesteps in float32, and DefectGen.generate.
 
     folder: for checkpoints of random weights, as ours are loaded from them.
     """
-    first, diffusion, S = pair["large"], GaussianDiffusion(pair["large"]), Settings.step_inference
-    T, precision = diffusion.num_timestep, resolve_precision(first.train.precision, device)
+    config, diffusion, S = pair["large"], GaussianDiffusion(pair["large"]), Settings.step_inference
+    T, precision = diffusion.num_timestep, resolve_precision(config.train.precision, device)
     walks = two_stage_plans(diffusion, S, T, "uniform", "paper")
     own_walks = two_stage_plans(diffusion, S, num_steps, Settings.spacing, "paper")
-    for size, config in pair.items():
-        model = random_model(config, torch.device("cpu"))
-        save_checkpoint(bf.join(folder, size), 0, {"model": model.state_dict(), "config": config.to_dict()})
 
     def flops(walks: Sequence[Sequence]) -> float:
         steps = zip(pair.values(), map(len, walks), strict=True)
@@ -281,7 +335,7 @@ def generation_variants(
 
     def released(batch: int) -> Callable[[], None]:
         models = [random_model(config, device).eval().requires_grad_(False) for config in pair.values()]
-        x = sample_noise(0, range(batch), T, (first.layout.num_channels, *first.data.resolution), device)
+        x = sample_noise(0, range(batch), T, (config.layout.num_channels, *config.data.resolution), device)
 
         def predict(model: UNet, x_t: Tensor, t: int) -> Tensor:
             return released_forward(model, x_t, torch.full((batch,), t, device=device))
@@ -293,35 +347,34 @@ def generation_variants(
 
         return call
 
+    @cache
+    def loaded() -> DefectGen:
+        return DefectGen.load(*save_random(pair, folder).values(), device=device, precision=precision)
+
     def ours(way: str, batch: int) -> Callable[[], object]:
-        generator = DefectGen.load(*(bf.join(folder, size) for size in pair), device=device, precision=precision)
+        generator = copy.copy(loaded())
         if way == "on":
             generator.compile(batch, generator.settings(num_steps=num_steps))
-        fixed = {"num_steps": num_steps, "batch_size": batch, "on_out_of_memory": _does_not_fit}
-        return partial(generator.generate, batch, **fixed)
+        return partial(generator.generate, batch, num_steps=num_steps, batch_size=batch)
 
-    scale = flops(walks) / flops([walk[:STEPS_TIMED] for walk in walks])
-    own = [Variant(f"ours, compile {way}", partial(ours, way), flops(own_walks), precision) for way in compiled]
-    return [Variant("released", released, flops(walks), "fp32", scale), *own]
-
-
-def _does_not_fit(batch_size: int, left: int) -> None:
-    """Generation would go on with a smaller batch, but that is not what is timed."""
-    raise torch.OutOfMemoryError(f"only {batch_size} images at a time fit into memory")
+    whole, cost = flops(walks), flops(own_walks)
+    own = [Variant(f"ours, compile {way}", partial(ours, way), cost, precision, compiled=way == "on") for way in ways]
+    scale = whole / flops([walk[:STEPS_TIMED] for walk in walks])
+    return [Variant("released", released, whole, "fp32", scale), *own]
 
 
 def random_data(config: Config) -> DefectDataset:
     """FEW_SHOT images of noise at the configuration's resolution, with masks of random indices."""
-    generator, (height, width) = torch.Generator().manual_seed(0), config.data.resolution
-    images = torch.randint(256, (FEW_SHOT, 3, height, width), generator=generator, dtype=torch.uint8)
-    shape = (FEW_SHOT, height, width)
-    masks = torch.randint(config.layout.num_defect + 1, shape, generator=generator, dtype=torch.uint8)
-    return DefectDataset(list(images), list(masks), list(map(str, range(FEW_SHOT))), View((height, width)))
+    generator, size = torch.Generator().manual_seed(0), config.data.resolution
+    images = torch.randint(256, (FEW_SHOT, 3, *size), generator=generator, dtype=torch.uint8)
+    masks = torch.randint(config.layout.num_defect + 1, (FEW_SHOT, *size), generator=generator, dtype=torch.uint8)
+    return DefectDataset(list(images), list(masks), list(map(str, range(FEW_SHOT))), View(size))
 
 
 def random_model(config: Config, device: torch.device) -> UNet:
     """A network with random weights in every layer."""
-    return randomise(create_model(config).to(device))
+    with device:
+        return randomise(create_model(config))
 
 
 @torch.no_grad()
@@ -330,3 +383,12 @@ def randomise(model: UNet) -> UNet:
     for parameter in model.parameters():
         parameter.add_(0.02 * torch.randn_like(parameter))
     return model
+
+
+def save_random(pair: Mapping[str, Config], folder: str) -> dict[str, str]:
+    """Checkpoints of random weights; their paths."""
+    paths = {}
+    for size, config in pair.items():
+        weights = random_model(config, torch.device("cpu")).state_dict()
+        paths[size] = save_checkpoint(bf.join(folder, size), 0, {"model": weights, "config": config.to_dict()})
+    return paths

@@ -1,7 +1,8 @@
-"""How networks compute on a device: precision, copies, torch.compile, and running out of memory."""
+"""How networks compute on a device: precision, copies, torch.compile, CUDA graphs, and running out of memory."""
 
 import gc
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from . import dist_util
 from .errors import InputError
 
 PRECISIONS = ("fp32", "tf32", "bf16")
+WARM_UP, MOST_GRAPHS = 2, 16  # calls before a network is recorded as a CUDA graph; graphs that are kept
 # In a RuntimeError's text: of CUDA, cuDNN and cuBLAS, torch's CPU allocator, C++, oneDNN.
 _MESSAGES = ("out of memory", "ALLOC_FAILED", "can't allocate memory", "std::bad_alloc", "could not create a primitive")
 
@@ -44,11 +46,10 @@ def exact_float32(precision: str = "fp32") -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = rounded
 
 
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """tensor.to(device), but the host does not wait for a GPU: it copies from pinned memory in its own time."""
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=device.type == "cuda")
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """tensor.to(device), but the host does not wait for a GPU, which copies from pinned memory in its own time."""
+    pin = torch.device(device).type == "cuda" and tensor.device.type == "cpu"
+    return tensor.pin_memory().to(device, non_blocking=True) if pin else tensor.to(device)
 
 
 def cast_weights(model: nn.Module) -> None:
@@ -61,17 +62,71 @@ def cast_weights(model: nn.Module) -> None:
             module.to(torch.bfloat16)
 
 
-def try_compile(network: nn.Module, run: Callable[[nn.Module], object]) -> nn.Module:
-    """The network under torch.compile, once run(it) has made it compile.
+class Graphs:
+    """Runs networks that need no gradients; on a GPU as CUDA graphs, of which the host launches one, not a thousand
+    kernels, and which read and write at fixed addresses.
+
+    A network is recorded after WARM_UP calls with inputs of the same shapes. Where that fails it just runs, as on the
+    CPU. Not for several threads at once.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._calls, self._recorded = device, Counter(), {}
+
+    def run(self, network: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """network(*inputs)"""
+        key = (network, *(value.shape for value in inputs))
+        self._calls[key] += 1
+        if self._device.type == "cpu" or self._calls[key] <= WARM_UP:
+            return network(*inputs)
+        if key not in self._recorded:
+            if len(self._recorded) == MOST_GRAPHS:
+                self.clear()
+            self._recorded[key] = self._record(network, [value.clone() for value in inputs])
+        if self._recorded[key] is None:
+            return network(*inputs)
+        graph, given, output = self._recorded[key]
+        for place, value in zip(given, inputs, strict=True):
+            place.copy_(value)
+        graph.replay()
+        return output.clone()  # the next replay writes there
+
+    def _record(
+        self, network: Callable[..., Tensor], given: Sequence[Tensor]
+    ) -> tuple[torch.cuda.CUDAGraph, Sequence[Tensor], Tensor] | None:
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
+        pool = next((one[0].pool() for one in self._recorded.values() if one), None)  # as they run one at a time
+        try:
+            with torch.cuda.graph(graph, pool, capture_error_mode="thread_local"):  # others may copy meanwhile
+                return graph, given, network(*given)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            return None
+        finally:
+            torch.cuda.set_stream(stream)  # a recording that fails leaves its own
+
+    def clear(self) -> None:
+        """Give back the graphs and their memory."""
+        self._recorded.clear()
+
+
+def try_compile(network: nn.Module, run: Callable[[nn.Module], object], graphs: bool = False) -> nn.Module:
+    """The network under torch.compile, once run(it) has made it compile. graphs: as CUDA graphs, where that works;
+    gradients must neither be accumulated nor exchanged between processes, which they have got wrong.
 
     Raises InputError if something is lacking or fails; running out of memory is passed on.
     """
-    fast = torch.compile(network, dynamic=False)  # else a second size is compiled for all sizes, and slower
+    # dynamic: a second size would be compiled anew, for all sizes, which is slower
+    fast = torch.compile(network, dynamic=False, mode="reduce-overhead" if graphs else None)
     try:
-        run(fast)
+        for _ in range(1 + WARM_UP * graphs):  # the first warms up, the second records
+            run(fast)
     except Exception as error:  # what a compiler raises has no common type
         if is_out_of_memory(error):
             raise
+        if graphs:
+            return try_compile(network, run)
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"torch.compile: failed ({reason}); turn it off (train.compile off, --compile off)") from error
     return fast

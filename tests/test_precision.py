@@ -44,7 +44,7 @@ def test_a_failing_compiler_is_one_line(monkeypatch):
     def broken(network):
         raise RuntimeError("CppCompileError: no\nlong text")
 
-    monkeypatch.setattr(torch, "compile", lambda network, dynamic: broken)
+    monkeypatch.setattr(torch, "compile", lambda network, dynamic, mode: broken)
     with pytest.raises(InputError, match=r"^torch\.compile: failed \(CppCompileError: no\); turn it off \(train\.comp"):
         try_compile(torch.nn.Identity(), lambda network: network(1))
 

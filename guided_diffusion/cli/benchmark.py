@@ -1,42 +1,44 @@
 """Time the released recipe against ours in one run, in turns: a training step, and whole images.
 
     python scripts/benchmark.py --json work/benchmark.json
-    python scripts/benchmark.py --preset h100 --json work/h100.json      # about nine minutes on one GPU
+    python scripts/benchmark.py --preset h100 --json work/h100.json      # six minutes on one GPU
 
 The released recipe: float32, contiguous, eager, plain attention, AdamW and EMA one parameter after the other, the loss
-read after every step, 1,000 steps of the cold sampler. Data and weights are random.
+read after every step, 1,000 steps of the cold sampler. Data and weights are random. The preset first holds small
+networks against the CPU's. A table is printed and written as soon as it is there: a run that is cut off keeps it.
 """
 
+import argparse
+import multiprocessing
+import runpy
+import sys
 import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from .. import dist_util
-from ..benchmark import compare, generation_variants, matrix_rates, training_variants
+from ..benchmark import Rows, compare, generation_variants, matrix_rates, training_variants, why
+from ..config import Config
 from ..config_file import load_config, parse_override
 from ..errors import InputError, Parser
 from ..evaluation.tables import table
-from ..file_io import ensure_writable, write_json
+from ..file_io import read_json, write_json
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+ROOT = Path(__file__).resolve().parents[2]
 MATRIX_SIZES = {"cpu": (1024, 2048), "cuda": (4096, 8192, 16384)}
-BATCH = 8  # images at a time, without the preset
-ROUNDS = 5  # each variant is timed so often, in turns, if time allows
+BATCH, PRESET_BATCH = 8, 16  # images at a time; with the preset in generation, and where training's search begins
+ROUNDS, PRESET_ROUNDS = 5, 3  # each variant is timed so often, in turns, if time allows
 NUM_STEPS = 20  # of our denoising
-TINY = "model.model_channels=32 model.norm_groups=8 model.channel_mult=[1,1] model.num_res_blocks=1 data.resolution=16"
-TINY += " model.attention_downsample=[]"
-COLUMNS = {  # of the tables printed: how a row of `compare` shows it
-    "variant": "{variant}",
-    "batch": "{batch}",
-    "seconds": "{seconds:.4g}",
-    "images/s": "{images_per_s:.4g}",
-    "ratio (quartiles)": "{ratio[0]:.4g} ({ratio[1]:.4g}-{ratio[2]:.4g})",
-    "FLOP/s": "{flop_per_s:.3g}",
-    "of matrix rate": "{share:.0%}",
-    "peak GiB": "{peak_gib!s:.4}",
-}
+TINY = "model.model_channels=16 model.norm_groups=4 model.channel_mult=[1,1] model.num_res_blocks=1"
+TINY += " model.attention_downsample=[2] model.num_head_channels=8 data.resolution=16"
+CHECKED = TINY + " model.class_cond=true model.augment=0.15 train.known_share=0.5 data.flip=both data.bs_per_gpu=4"
+# With the preset, seconds until each part is cut off; what one leaves, those that follow may take. The last ones of a
+# part are for profiles. Without it, seconds after which no other round begins.
+PARTS = {"machine": 20, "smoke": 75, "training step, large": 105, "training step, small": 85, "generation": 65}
+PROFILES, LONGEST = 15, 160
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,36 +50,78 @@ def main(argv: list[str] | None = None) -> int:
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
     add("--tiny", action="store_true", help="try the code on networks too small to mean anything")
     args = parser.parse_args(argv)
-    batch = 2 if args.tiny else 0 if args.preset else BATCH
-    device = dist_util.setup(args.device)
-    if args.preset and device.type != "cuda" and not args.tiny:
-        raise InputError(f"--preset {args.preset}: needs a CUDA GPU; --tiny only tries its code")
-    if args.json:
-        ensure_writable(str(Path(args.json).parent), "--json")
-
-    overrides = dict(map(parse_override, (TINY.split() if args.tiny else []) + args.set))
-    names, num_defect = ("{}_recep.yml", 5) if args.preset else ("demo_{}.yml", 3)
-    pair = {size: load_config(CONFIGS / names.format(size), num_defect, overrides) for size in ("large", "small")}
-    ways = ["off", "on"] if args.preset else ["off"]
+    read_pair(args)  # what is wrong with --set is said now
+    end, status = time.perf_counter(), 0
     with tempfile.TemporaryDirectory() as folder:
-        parts = {f"training step, {size}": training_variants(own, device, ways) for size, own in pair.items()}
-        parts["generation"] = generation_variants(pair, device, ways, folder, (1, 2) if args.tiny else NUM_STEPS)
-
-        rates = matrix_rates(device, (512,) if args.tiny else MATRIX_SIZES[device.type])
-        name = torch.cuda.get_device_name() if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-        machine = f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-        print(machine, *(f"{kind} {rate / 1e12:.3g} TFLOP/s" for kind, rate in rates.items()), sep=", ", flush=True)
-        found: dict[str, Any] = {"machine": machine, "settings": vars(args), "matrix_rates": rates, "tables": {}}
-        status = 0
-        for title, variants in parts.items():
-            rows, outcome = [], "done"
-            try:
-                rows = compare(variants, device, rates, batch, 1 if args.tiny else ROUNDS)
-            except InputError as error:  # what cannot be compiled or does not fit; other parts may do
-                outcome, status = f"failed: {error}", 2
-            cells = [[form.format(**row) for form in COLUMNS.values()] for row in rows]
-            print(f"\n{title}: {outcome}\n{table(list(COLUMNS), cells)}", flush=True)
-            found["tables"][title] = rows
-            if args.json:
-                write_json(args.json, found)
+        args.json = args.json or f"{folder}/found.json"
+        write_json(args.json, {"settings": vars(args)})
+        for part, seconds in PARTS.items():
+            if part == "smoke" and not args.preset:
+                continue
+            end += seconds
+            left = max(1.0, end - time.perf_counter()) if args.preset else None
+            # In a process, so that neither a crash nor an endless compilation costs the next part. A fork, as libraries
+            # are loaded already: this process must leave the GPU alone.
+            process = multiprocessing.get_context("fork").Process(target=work, args=(part, args, left))
+            process.start()
+            process.join(left)
+            if process.exitcode is None or process.exitcode < 0:
+                how = f"ended by signal {-process.exitcode}" if process.exitcode else f"cut off after {left:.0f} s"
+                print(f"\n{part}: {how}", flush=True)
+            process.kill()
+            process.join()
+            status = 2 if process.exitcode else status
+            if part == "machine" and status:
+                break
     return status
+
+
+def work(part: str, args: argparse.Namespace, seconds: float | None) -> None:
+    """Do one of PARTS, print its tables and add them to the file, and end this process."""
+    began, preset, tiny, found = time.perf_counter(), bool(args.preset), args.tiny, read_json(args.json)
+    own = found[part] = {}
+
+    def tell(title: str, rows: Rows) -> None:
+        own[title] = rows
+        write_json(args.json, found)
+        shown = [[f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items() if k != "readings"] for row in rows]
+        print(
+            f"\n{part}, {title}", rows and table([k for k in rows[0] if k != "readings"], shown), sep="\n", flush=True
+        )
+
+    try:
+        device = dist_util.setup(args.device)
+        if preset and device.type != "cuda" and not tiny:
+            raise InputError(f"--preset {args.preset}: needs a CUDA GPU; --tiny only tries its code")
+        rates = {row["product"]: row["FLOP/s"] for rows in found["machine"].values() for row in rows}
+        ways, until = (["off", "on"], began + seconds - PROFILES) if preset else (["off"], began + LONGEST)
+        rounds, batch = (1, 2) if tiny else (PRESET_ROUNDS, PRESET_BATCH) if preset else (ROUNDS, BATCH)
+        how = {"batch": batch, "rounds": rounds, "until": until, "profiled": preset}
+        with tempfile.TemporaryDirectory() as folder:
+            if part == "machine":
+                name = (
+                    torch.cuda.get_device_name() if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+                )
+                told = matrix_rates(device, (512,) if tiny else MATRIX_SIZES[device.type])
+                title = f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+                tell(title, [{"product": kind, "FLOP/s": rate} for kind, rate in told.items()])
+            elif part == "smoke":
+                smoke = runpy.run_path(str(ROOT / "scripts" / "gpu_smoke.py"))["smoke"]
+                smoke(read_pair(args, CHECKED.split()), device, folder, tell)
+            elif part == "generation":
+                steps = (1, 2) if tiny else NUM_STEPS
+                compare(generation_variants(read_pair(args), device, ways, folder, steps), device, rates, tell, **how)
+            else:
+                how |= {"batch": 0, "first": batch} if preset else {}
+                size = part.split()[-1]
+                compare(training_variants(read_pair(args)[size], device, ways), device, rates, tell, **how)
+    except (Exception, KeyboardInterrupt) as error:  # the next part may do
+        sys.exit(f"error: {part}: {why(error)}")
+    sys.exit(not all(own.values()))
+
+
+def read_pair(args: argparse.Namespace, overrides: Sequence[str] = ()) -> dict[str, Config]:
+    """The networks that are timed, or those that are checked."""
+    name, num_defect = ("{}_recep.yml", 5) if args.preset else ("demo_{}.yml", 3)
+    given = dict(map(parse_override, overrides or [*(TINY.split() if args.tiny else ()), *args.set]))
+    return {size: load_config(ROOT / "configs" / name.format(size), num_defect, given) for size in ("large", "small")}

@@ -13,39 +13,52 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from .. import dist_util
 from ..diffusion.conditioning import Known
 from ..diffusion.gaussian_diffusion import GaussianDiffusion
 from ..diffusion.respace import Pair, format_num_steps
-from ..diffusion.samplers import PredictX0, guided, make_predict_x0
+from ..diffusion.samplers import PredictX0, make_predict_x0
 from ..diffusion.two_stage import two_stage_plans, two_stage_sample
 from ..errors import InputError, unknown_name
 from ..file_io import lock_folder
-from ..keyed_random import sample_noise
-from ..networks.estimate import forward_bytes, receptive_field
+from ..keyed_random import NoiseAhead, sample_noise
+from ..networks.estimate import receptive_field
 from ..networks.unet import check_size, noise_batch
-from ..parallel import check_memory
 from ..precision import (
     PRECISIONS,
+    Graphs,
     autocast,
     cast_weights,
     exact_float32,
     free_memory,
     is_out_of_memory,
     resolve_precision,
+    to_device,
     try_compile,
 )
-from ..training.checkpoint import SCHEDULE, check_agreement
+from ..training.checkpoint import check_agreement
 from .conditions import Conditions
-from .network import WEIGHTS, Network, check_trained, choose_batch_size, load_network, possible_hand_offs
+from .network import (
+    SMALLER,
+    WEIGHTS,
+    Network,
+    check_trained,
+    choose_batch_size,
+    load_network,
+    possible_hand_offs,
+    window_of,
+    windows_at_once,
+)
 from .sample_io import SampleFolder
 from .settings import DEFAULT_STEPS, Settings
-from .windows import AUTO_AREAS, windowed
+from .windows import AUTO_AREAS, Place, windowed
 
 Progress = Callable[[list[Pair]], Iterable[Pair]]
-SMALLER = "give a smaller size, or try `windows` on, `precision` bf16 or `device` cpu"
+OnOutOfMemory = Callable[[int, int], None]
+Noise = Callable[..., Tensor]  # (indices, t, shape, device), see sample_noise
 
 
 @dataclass(frozen=True)
@@ -68,26 +81,17 @@ def _say_stop(before: int) -> None:
 class DefectGen:
     """The two-stage generator. Either network may be None where step_inference leaves it no step."""
 
-    def __init__(
-        self, networks: Sequence[Network], guides: Sequence[Network], device: torch.device, precision: str, weights: str
-    ) -> None:
+    def __init__(self, networks: Sequence[Network], device: torch.device, precision: str, weights: str) -> None:
         if not networks:
             raise InputError("`large` and `small` are both missing; name at least one checkpoint")
         first, last = networks[0], networks[-1]
         check_agreement(first.config, first.path, last.config, last.path)
         exact_float32(precision)
         self.networks: dict[str, Network | None] = {"large": None, "small": None} | {one.kind: one for one in networks}
-        self.device, self.precision, self.weights = device, precision, weights
+        self.device, self.precision, self.weights, self._graphs = device, precision, weights, Graphs(device)
         self.config = first.config
         self.layout = self.config.layout
         self.diffusion = GaussianDiffusion(self.config)
-        self.guides: dict[str, Network] = {}
-        for guide in guides:
-            if (network := self.networks[guide.kind]) is None or guide.kind in self.guides:
-                fault = "has a guide already" if network else "is missing"
-                raise InputError(f"`guides` {guide.path}: goes with `{guide.kind}`, which {fault}; leave it out")
-            check_agreement(guide.config, guide.path, network.config, network.path, shared=SCHEDULE)
-            self.guides[guide.kind] = guide
         self.hand_offs = possible_hand_offs(self._loaded, self.diffusion.num_timestep)
 
     @classmethod
@@ -100,7 +104,6 @@ class DefectGen:
         small_config: str | None = None,
         num_defect: int | None = None,
         separate_channel_loss: bool | None = None,
-        guides: str | Sequence[str] = (),
         weights: str = "ema",
         device: str | torch.device = "auto",
         precision: str = "auto",
@@ -108,10 +111,9 @@ class DefectGen:
         """Load two checkpoint files (or work_dirs: their latest checkpoint).
 
         Configurations and num_defect are needed for released checkpoints, which carry none; so is
-        separate_channel_loss where such a network was trained with it. guides: checkpoints that lead a network away
-        from their own faults, see samplers.guided, at a guidance_scale other than 1; one for each network at most.
-        weights: "ema" or "model". precision: "fp32"; "bf16"; "tf32", float32 that GPUs round to 10 bits where they
-        multiply; or "auto": bf16 where the hardware multiplies in it, else fp32. Raises InputError.
+        separate_channel_loss where such a network was trained with it. weights: "ema" or "model". precision: "fp32";
+        "bf16"; "tf32", float32 that GPUs round to 10 bits where they multiply; or "auto": bf16 where the hardware
+        multiplies in it, else fp32. Raises InputError.
         """
         for name, value, known in (("weights", weights, WEIGHTS), ("precision", precision, (*PRECISIONS, "auto"))):
             if value not in known:
@@ -122,9 +124,7 @@ class DefectGen:
             for name, path, config in (("large", large, large_config), ("small", small, small_config))
             if path
         ]
-        guides = [guides] if isinstance(guides, str) else guides
-        guides = [load_network("guides", path, None, None, None, weights) for path in guides]
-        generator = cls(networks, guides, device, resolve_precision(precision, device), weights)
+        generator = cls(networks, device, resolve_precision(precision, device), weights)
         for network in generator._loaded:
             network.model.to(device, memory_format=torch.channels_last)
             if generator.precision == "bf16":
@@ -133,7 +133,7 @@ class DefectGen:
 
     @property
     def _loaded(self) -> list[Network]:
-        return [*filter(None, self.networks.values()), *self.guides.values()]
+        return [*filter(None, self.networks.values())]
 
     def settings(self, settings: Settings | None = None, **options: Any) -> Settings:
         """Settings, by default Settings(), with these options put in: checked against the networks, and complete.
@@ -155,39 +155,26 @@ class DefectGen:
         other = "" if windows == "on" else ", or `windows` on"
         settings = replace(settings, num_steps=steps, image_size=size, windows=windows)
         plans = two_stage_plans(self.diffusion, S, steps, settings.spacing, settings.handoff)
-        taking_part, guides = [], {}
+        taking_part = []
         for (name, network), plan in zip(self.networks.items(), plans, strict=True):
             if plan and network is None:
                 raise InputError(f"`{name}`: missing, but `step_inference` {S} gives it {len(plan)} steps")
             if plan:
                 taking_part.append(network)
                 check_trained([one for one in self._loaded if one.kind == name], plan, settings, self.hand_offs)
-                if name in self.guides and settings.guidance_scale != 1:
-                    guides[name] = self.guides[name].sha256
         told = [network.config.model.class_cond for network in taking_part]
         without = f"{taking_part[0].path} was trained without model.class_cond, so it cannot be told types"
         if settings.defects is not None and not told[0]:
             raise InputError(f"`defects`: {without}; train with it, or leave that out")
-        if settings.guidance_scale != 1 and not (any(told) or guides):
-            raise InputError(f"`guidance_scale`: {without}; train with it, give `guides`, or leave that out")
+        if settings.guidance_scale != 1 and not any(told):
+            raise InputError(f"`guidance_scale`: {without}; train with it, or leave that out")
         for network in self._loaded:
-            check_size(network.config.model, self._window(network, settings), f"give another `image_size`{other}")
-        return replace(settings, guides=guides or None)
+            check_size(network.config.model, window_of(network, settings), f"give another `image_size`{other}")
+        return settings
 
     def _choose_batch_size(self, asked: int | str, count: int, settings: Settings) -> int:
-        """choose_batch_size. Raises InputError, too, where an image takes more memory than there is or, on the CPU, a
-        batch: a GPU says so and is asked for less, a system that lacks memory kills."""
-        size = settings.image_size
-        batch_size = choose_batch_size(asked, count, size, self.device)
-        passes = max(forward_bytes(one.config.model, self._window(one, settings)) for one in self._loaded)
-        passes = passes * (1 + settings.untold_guides) // (1 + (self.precision == "bf16"))
-        each = passes + 3 * 4 * self.layout.num_channels * prod(size)  # x_t, x_start and that of the step before
-        check_memory(each, f"`image_size` {size[0]} {size[1]}: one image", SMALLER, self.device)
-        if self.device.type == "cpu":
-            check_memory(each * min(batch_size, count), f"`batch_size` {asked}: a batch", "lower it")
-        return batch_size
+        return choose_batch_size(asked, count, self._loaded, settings, self.precision, self.device)
 
-    @torch.no_grad()
     def generate(
         self,
         num_samples: int | Sequence[int],
@@ -198,7 +185,7 @@ class DefectGen:
         backgrounds: np.ndarray | None = None,
         batch_size: int | str = "auto",
         progress: Progress = lambda pairs: pairs,
-        on_out_of_memory: Callable[[int, int], None] = lambda batch_size, left: None,
+        on_out_of_memory: OnOutOfMemory = lambda batch_size, left: None,
         **options: Any,
     ) -> GeneratedBatch:
         """Generate samples 0..num_samples-1, or the given sample indices; batch size and order do not change them.
@@ -212,13 +199,21 @@ class DefectGen:
         settings = self.settings(settings, **options)
         conditions = Conditions(self.layout, settings, masks, backgrounds)
         indices = range(num_samples) if isinstance(num_samples, int) else num_samples
-        size = settings.image_size
         batch_size = self._choose_batch_size(batch_size, len(indices), settings)
+        how = {"noise": partial(sample_noise, seed), "conditions": conditions, "progress": progress}
+        return self._generate(indices, batch_size, on_out_of_memory, settings=settings, **how)
+
+    @torch.no_grad()
+    def _generate(
+        self, indices: Sequence[int], batch_size: int, on_out_of_memory: OnOutOfMemory, **how: Any
+    ) -> GeneratedBatch:
+        """generate. how: for _generate_batch."""
+        size = how["settings"].image_size
         batches, done = [(np.zeros((0, *size, 3), np.uint8), np.zeros((0, *size), np.uint8))], 0
         while done < len(indices):
             part = indices[done : done + batch_size]
             try:
-                batches.append(self._generate_batch(part, seed, settings, conditions, progress))
+                batches.append(self._generate_batch(part, **how))
                 done += len(part)
                 continue
             except (RuntimeError, MemoryError) as error:
@@ -227,6 +222,7 @@ class DefectGen:
             if len(part) == 1:
                 fault = f"not even one image at a time fits into the memory of {self.device}"
                 raise InputError(f"`image_size` {size[0]} {size[1]}: {fault}; {SMALLER}")
+            self._graphs.clear()
             free_memory()  # not in the except block, whose error still holds the tensors
             batch_size = len(part) // 2
             on_out_of_memory(batch_size, len(indices) - done)
@@ -262,6 +258,7 @@ class DefectGen:
             missing = dist_util.broadcast_from_zero(missing)
             own, share = missing[rank :: dist_util.world_size()], ceil(len(missing) / dist_util.world_size())
             size = self._choose_batch_size(batch_size, share, settings)
+            size = dist_util.broadcast_from_zero(size)  # as GPUs may differ
             if compile and missing:
                 self.compile(size, settings)
             rounds, steps = [own[i : i + size] for i in range(0, share, size)], int(np.sum(settings.num_steps))
@@ -281,15 +278,18 @@ class DefectGen:
                 size = smaller
                 bar.total = bar.n + steps * sum(ceil(count / size) for count in (left, *map(len, rounds)))
 
-            how = {"masks": conditions.masks, "backgrounds": conditions.backgrounds, "seed": seed}
-            how |= {"progress": counted, "on_out_of_memory": halved}
             stop = ending.enter_context(dist_util.Stop("SIGINT", "SIGHUP", on_signal=_say_stop))
             writer = ending.enter_context(ThreadPoolExecutor(1))
             bar = ending.enter_context(tqdm(total=len(rounds) * steps, unit="step", disable=rank > 0))
+            noise = NoiseAhead(seed, ending.enter_context(ThreadPoolExecutor(1)))
+            how = {"settings": settings, "conditions": conditions, "progress": counted, "noise": noise}
+            shape = (self.layout.num_channels, *settings.image_size)
             written = writer.submit(lambda: None)  # the last round
             while rounds:
                 indices = rounds.pop(0)
-                batch = self.generate(indices, settings, batch_size=size, **how)
+                if rounds:
+                    noise.expect(rounds[0], self.diffusion.num_timestep, shape)
+                batch = self._generate(indices, size, halved, **how)
                 parts = dist_util.gather_to_zero((np.array(indices, int), batch.images, batch.masks))
                 if parts:
                     written.result()  # at most one round waits to be written
@@ -310,16 +310,14 @@ class DefectGen:
         return {**about, "conditions": conditions.about} if conditions.about else about
 
     def _generate_batch(
-        self, indices: Sequence[int], seed: int, settings: Settings, conditions: Conditions, progress: Progress
+        self, indices: Sequence[int], noise: Noise, settings: Settings, conditions: Conditions, progress: Progress
     ) -> tuple[np.ndarray, np.ndarray]:
         """uint8 images [N, H, W, 3] and index masks [N, H, W] of N sample indices, all at once."""
         shape = (self.layout.num_channels, *settings.image_size)
-        noise = partial(sample_noise, seed, indices, shape=shape, device=self.device)
+        noise = partial(noise, indices, shape=shape, device=self.device)
         known = conditions.known(indices, self.device)
         predict_x0 = partial(self._predict_x0, indices=indices, settings=settings, conditions=conditions, known=known)
         pair = {name: network and predict_x0(network) for name, network in self.networks.items()}
-        for name in settings.guides or ():
-            pair[name] = guided(pair[name], predict_x0(self.guides[name]), settings.guidance_scale)
         plan = {key: getattr(settings, key) for key in ("step_inference", "num_steps", "spacing", "sampler", "handoff")}
         # Keyed by T, so that the first noise is not the one which a stochastic sampler adds at step T - 1.
         x = noise(self.diffusion.num_timestep).to(memory_format=torch.channels_last)
@@ -336,18 +334,22 @@ class DefectGen:
         self, network: Network, indices: Sequence[int], settings: Settings, conditions: Conditions, known: Known | None
     ) -> PredictX0:
         """A network as samplers call it: told the types, those of a window in a window, and kept to what is known."""
-        config, size, window = network.config, settings.image_size, self._window(network, settings)
-        scale = settings.guidance_scale if settings.untold_guides else 1
+        config, size, window = network.config, settings.image_size, window_of(network, settings)
 
         @cache
-        def at(place: tuple[int, int]) -> PredictX0:
-            types = conditions.told(indices, place, window).to(self.device) if config.model.class_cond else None
-            return make_predict_x0(network.forward, config, self.diffusion, types, scale)
+        def at(*places: Place) -> PredictX0:
+            types = None
+            if config.model.class_cond:
+                types = torch.cat([conditions.told(indices, place, window) for place in places])
+                types = to_device(types, self.device)
+            forward = partial(self._graphs.run, network.forward)
+            return make_predict_x0(forward, config, self.diffusion, types, settings.guidance_scale)
 
         predict_x0 = at((0, 0))
         if window != size:
             sees = receptive_field(config.model)
-            predict_x0 = windowed(lambda x_t, t, place: at(place)(x_t, t), size, window, sees, self.device)
+            at_once = windows_at_once(network, settings, self.precision, len(indices), self.device)
+            predict_x0 = windowed(lambda x_t, t, places: at(*places)(x_t, t), size, window, sees, self.device, at_once)
         return known.wrap(predict_x0, bool(config.train.known_share)) if known else predict_x0
 
     @torch.no_grad()
@@ -358,21 +360,16 @@ class DefectGen:
         """
 
         def fast(network: Network) -> Network:
-            twice = settings.untold_guides and network.config.model.class_cond  # see make_predict_x0
-            model, rows = network.model, batch_size * (1 + twice)
-            inputs = noise_batch(network.config, rows, self._window(network, settings), self.device)
+            twice = settings.guidance_scale != 1 and network.config.model.class_cond  # see make_predict_x0
+            windows = windows_at_once(network, settings, self.precision, batch_size, self.device)
+            model, rows = network.model, batch_size * (1 + twice) * windows
+            inputs = noise_batch(network.config, rows, window_of(network, settings), self.device)
             with autocast(self.device, self.precision):
                 compiled = try_compile(model, lambda model: model(*inputs))
             return replace(network, forward=lambda x, *types: (compiled if len(x) == rows else model)(x, *types))
 
         try:
             self.networks = {name: network and fast(network) for name, network in self.networks.items()}
-            self.guides = {name: fast(guide) for name, guide in self.guides.items()}
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-
-    def _window(self, network: Network, settings: Settings) -> tuple[int, ...]:
-        """(height, width) of what a network sees at once."""
-        size = settings.image_size
-        return size if settings.windows == "off" else tuple(map(min, size, network.config.data.resolution))

@@ -1,6 +1,8 @@
 """A canvas larger than the images of training: overlapping windows of that size, blended in x_start at every step."""
 
 from collections.abc import Callable, Sequence
+from itertools import product
+from math import prod
 
 import numpy as np
 import torch
@@ -11,40 +13,56 @@ from ..diffusion.samplers import PredictX0
 WINDOWS = ("auto", "on", "off")
 AUTO_AREAS = 4  # a canvas of more than so many training images is taken in windows
 
-# (x_t of a window [N, C, h, w], t, its (top, left) in the canvas) -> unclipped x_start of the window
-PredictWindow = Callable[[Tensor, int, tuple[int, int]], Tensor]
+Place = tuple[int, int]  # top and left in the canvas
+# (x_t of windows, place after place [places * N, C, h, w], t, their places) -> unclipped x_start of the windows
+PredictWindows = Callable[[Tensor, int, tuple[Place, ...]], Tensor]
 
 
 def windowed(
-    predict: PredictWindow,
+    predict: PredictWindows,
     size: Sequence[int],
     window: Sequence[int],
     receptive_field: float,
     device: torch.device | str = "cpu",
+    at_once: int = 1,
 ) -> PredictX0:
     """A predict_x0 for a canvas of `size` = (height, width) from one for windows, no larger than the canvas.
 
-    Windows are predicted one after the other, each for all N samples, so N windows are in memory at a time. Where they
-    overlap their predictions are averaged, with weights that fall towards their edges. Predictions are blended
-    unclipped: then blending x_start and eps is the same, and x_t keeps to one noise throughout.
+    `at_once` windows are predicted at a time, each for all N samples; at last the last one again until they are so
+    many, as networks are fastest at one shape. Where they overlap their predictions are averaged, with weights that
+    fall towards their edges. Predictions are blended unclipped: then blending x_start and eps is the same, and x_t
+    keeps to one noise throughout.
     """
-    # Neighbours share half of a window, since each lays out its own; of a patch-level network no more than its
-    # receptive field, so that where a window counts most it has not seen its edge.
-    overlaps = [int(min(side // 2, receptive_field)) for side in window]
-    rows, columns = (
-        [(start, weights.to(device)) for start, weights in _axis(*axis)]
-        for axis in zip(size, window, overlaps, strict=True)
-    )
+    axes = product(*_axes(size, window, receptive_field))
+    weights = {(top, left): (down[:, None] * across).to(device) for (top, down), (left, across) in axes}
+
+    def cut(x: Tensor, place: Place) -> Tensor:
+        return x[..., place[0] : place[0] + window[0], place[1] : place[1] + window[1]]
 
     def predict_x0(x_t: Tensor, t: int) -> Tensor:
-        x_start = torch.zeros_like(x_t)
-        for top, down in rows:
-            for left, across in columns:
-                here = (..., slice(top, top + window[0]), slice(left, left + window[1]))
-                x_start[here] += down[:, None] * across * predict(x_t[here], t, (top, left))
+        x_start, left = torch.zeros_like(x_t), list(weights)
+        while left:
+            here, left = left[:at_once], left[at_once:]
+            places = (*here, *here[-1:] * (at_once - len(here)))
+            x = torch.cat([cut(x_t, place) for place in places]).contiguous(memory_format=torch.channels_last)
+            for place, found in zip(here, predict(x, t, places).chunk(at_once), strict=False):
+                cut(x_start, place).add_(weights[place] * found)
         return x_start
 
     return predict_x0
+
+
+def count_windows(size: Sequence[int], window: Sequence[int], receptive_field: float) -> int:
+    """How many windows a canvas is taken in."""
+    return prod(map(len, _axes(size, window, receptive_field)))
+
+
+def _axes(size: Sequence[int], window: Sequence[int], receptive_field: float) -> list[list[tuple[int, Tensor]]]:
+    """_axis of height and of width."""
+    # Neighbours share half of a window, since each lays out its own; of a patch-level network no more than its
+    # receptive field, so that where a window counts most it has not seen its edge.
+    overlaps = [int(min(side // 2, receptive_field)) for side in window]
+    return [_axis(*axis) for axis in zip(size, window, overlaps, strict=True)]
 
 
 def _axis(length: int, side: int, overlap: int) -> list[tuple[int, Tensor]]:

@@ -120,9 +120,14 @@ class TrainLoop:
             told = {}
             if self.config.model.augment:
                 told["augmented"] = torch.zeros(batch, AUGMENTATIONS, device=self.device)
+
+            def run(network: nn.Module) -> None:
+                network(*inputs, **told).square().mean().backward()
+                self.model.zero_grad(set_to_none=True)
+
+            graphs = self.device.type == "cuda" and dist_util.world_size() == 1 and not train.micro_batch
             with autocast(self.device, train.precision):
-                network = try_compile(network, lambda network: network(*inputs, **told).square().mean().backward())
-            self.model.zero_grad(set_to_none=True)
+                network = try_compile(network, run, graphs)
         if dist_util.world_size() == 1:
             return network
         return nn.parallel.DistributedDataParallel(

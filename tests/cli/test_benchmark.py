@@ -87,28 +87,62 @@ def step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Variant]:
 
 
 def test_the_best_batch_ends_with_memory_or_throughput(step: Callable[..., Variant]) -> None:
-    assert best_batch(step("a", 0.01, fits=4), CPU) == 4
-    assert best_batch(step("a", 0.02, growing=2), CPU) == 2
+    assert best_batch(step("a", 0.01, fits=4), CPU, first=16) == 4
+    assert best_batch(step("a", 0.02, growing=2), CPU, first=1) == 2
+    assert best_batch(step("a", 0.01), CPU, first=2) == 8  # three tries are enough
     with pytest.raises(InputError, match="out of memory at batch 1"):
-        best_batch(step("a", 0.01, fits=0), CPU)
+        best_batch(step("a", 0.01, fits=0), CPU, first=4)
 
 
 def test_ratios_of_planted_timings_and_no_round_when_the_time_is_out(step: Callable[..., Variant]) -> None:
-    rates = {"fp32": 1e9, "bf16": 1e9}
-    slow, fast = compare([step("slow", 0.04), step("fast", 0.01)], CPU, rates, batch=2, rounds=3)
-    assert slow["ratio"] == pytest.approx([1, 1, 1]) and fast["ratio"] == pytest.approx([4, 4, 4])
-    assert fast["images_per_s"] == pytest.approx(200) and fast["readings_s"] == pytest.approx([0.01] * 3)
-    assert fast["share"] == pytest.approx(0.2)
-    rows = compare([step("a", 30.0), step("b", 20.0)], CPU, rates, batch=1, rounds=5)
-    assert [row["readings_s"] for row in rows] == [[30.0] * 2, [20.0] * 2]  # 100 s of setting up, 50 s a round
+    told: dict[str, list[dict[str, Any]]] = {}
+    variants = [step("slow", 0.04), step("fast", 0.01), step("none", 1, fits=0)]
+    compare(variants, CPU, {"fp32": 1e9}, told.__setitem__, batch=2, rounds=3)
+    slow, fast = told["times"]
+    assert slow["ratio"] == pytest.approx(1) and [fast[key] for key in ("from", "ratio", "to")] == pytest.approx(
+        [4] * 3
+    )
+    assert fast["images/s"] == pytest.approx(200) and fast["readings"] == pytest.approx([0.01] * 3)
+    assert fast["of matrix rate"] == pytest.approx(0.2)
+    assert told["none failed: RuntimeError: CUDA out of memory"] == []
+    compare([step("a", 30.0), step("b", 20.0)], CPU, {"fp32": 1e9}, told.__setitem__, batch=1, until=160)
+    assert [row["readings"] for row in told["times"]] == [[30.0] * 2, [20.0] * 2]  # 100 s of setting up, 50 s a round
 
 
-def test_the_command_times_both_and_writes_json(run_script: Callable, tmp_path: Path) -> None:
-    result = run_script("benchmark.py", "--tiny", "--json", tmp_path / "found.json", "--set", "train.precision=fp32")
+def test_the_preset_checks_times_and_profiles_and_writes_json(run_script: Callable, tmp_path: Path) -> None:
+    quick = """
+import torch
+from guided_diffusion import benchmark
+from guided_diffusion.cli import benchmark as command
+
+benchmark.READING = benchmark.DOUBLED = 0
+command.PARTS = dict.fromkeys(command.PARTS, 300)  # a busy machine may take long
+torch.compile = lambda network, **_: network
+"""
+    flags = ("--preset", "h100", "--tiny", "--json", tmp_path / "found.json", "--set", "train.precision=fp32")
+    result = run_script("benchmark.py", *flags, prelude=quick, timeout=300)
     assert result.returncode == 0, result.stderr
-    tables = json.loads((tmp_path / "found.json").read_text())["tables"]
-    assert list(tables) == ["training step, large", "training step, small", "generation"]
-    for rows in tables.values():
-        assert [row["variant"] for row in rows] == ["released", "ours, compile off"]
-        assert rows[0]["ratio"] == [1, 1, 1] and all(row["seconds"] > 0 for row in rows)
-    assert tables["generation"][1]["ratio"][0] > 20  # 3 steps against 1,000
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert list(found) == ["settings", "machine", "smoke", "training step, large", "training step, small", "generation"]
+    for title, checks in found["smoke"].items():
+        assert [check["outcome"] for check in checks] == ["ok"] * 5, title
+        assert title.startswith("bf16") or all(check["error"] == 0 for check in checks)
+    for times, *costs in (part.values() for name, part in found.items() if name.startswith(("training", "generation"))):
+        assert [row["variant"] for row in times] == ["released", "ours, compile off", "ours, compile on"]
+        assert times[0]["ratio"] == 1 and all(row["seconds"] > 0 for row in times)
+        assert [len(rows) for rows in costs] == [10, 10]
+    assert found["generation"]["times"][1]["ratio"] > 20  # 3 steps against 1,000
+
+
+def test_parts_that_crash_or_last_cost_no_other(run_script: Callable, tmp_path: Path) -> None:
+    broken = """
+import os
+from guided_diffusion.cli import benchmark
+
+benchmark.PARTS = {"machine": 99, "training step, large": 99, "training step, small": -999, "generation": 999}
+benchmark.training_variants = lambda config, *_: benchmark.time.sleep(60) if config.model.patch else os.abort()
+benchmark.generation_variants = lambda *_: []
+"""
+    result = run_script("benchmark.py", "--preset", "h100", "--tiny", prelude=broken)
+    assert result.returncode == 2 and "training step, small: cut off after" in result.stdout
+    assert "training step, large: ended by signal 6" in result.stdout and "generation, times" in result.stdout

@@ -9,7 +9,7 @@ import yaml
 
 from guided_diffusion import DefectGen, InputError, Settings
 from guided_diffusion.generation import api
-from guided_diffusion.generation.network import choose_batch_size
+from guided_diffusion.generation.network import evenly, most_at_once
 from guided_diffusion.generation.settings import DEFAULT_STEPS
 from guided_diffusion.keyed_random import sample_noise
 from guided_diffusion.training.checkpoint import latest_checkpoint, load_checkpoint
@@ -56,14 +56,15 @@ def test_the_first_noise_is_not_what_a_sampler_adds(generator, monkeypatch):
         (0, (64, 64), 1, 1),
         (16, (64, 64), 16, 16),
         (17, (64, 64), 9, 17),  # rather than 16 and 1
+        (2000, (64, 64), 16, 667),  # by memory 900 at most
         (100, (256, 256), 4, 50),
         (3, (2048, 2048), 1, 1),
     ],
 )
-def test_batch_sizes(count, image_size, cpu, cuda):
+def test_batch_sizes(count, image_size, cpu, cuda, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 1800 * 2**20))
     for kind, expected in (("cpu", cpu), ("cuda", cuda)):
-        assert choose_batch_size("auto", count, image_size, torch.device(kind)) == expected
-        assert choose_batch_size("12", count, image_size, torch.device(kind)) == 12
+        assert evenly(count, most_at_once(image_size, 2**20, torch.device(kind))) == expected
 
 
 def test_settings_are_completed_and_go_into_a_manifest(generator):

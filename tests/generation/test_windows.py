@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from guided_diffusion import InputError
-from guided_diffusion.generation.windows import _axis, windowed
+from guided_diffusion.generation.windows import _axis, count_windows, windowed
 
 GLOBAL = float("inf")  # receptive field
 QUICK = {"num_steps": 3, "step_inference": 400}
@@ -33,27 +33,34 @@ def test_windows_cover_the_axis_and_weights_sum_to_one(length, overlap):
 def test_what_does_not_depend_on_the_window_comes_out_as_without(receptive_field):
     x = torch.randn(2, 4, 23, 50, generator=torch.Generator().manual_seed(0))
     for window, atol in (((16, 16), 1e-6), ((23, 50), 0)):
-        predict_x0 = windowed(lambda x, t, place: 0.5 * x - t, (23, 50), window, receptive_field)
+        predict_x0 = windowed(lambda x, t, places: 0.5 * x - t, (23, 50), window, receptive_field)
         assert torch.allclose(predict_x0(x, 3), 0.5 * x - 3, rtol=0, atol=atol)
 
 
-def test_every_window_is_told_its_place():
+@pytest.mark.parametrize("at_once", [1, 3, 20, 30])
+def test_every_window_is_told_its_place(at_once):
     x = torch.arange(40.0)[:, None] * 100 + torch.arange(48.0)
     seen = []
 
-    def predict(x, t, place):
-        seen.append((place, x[0, 0, 0, 0].item(), x.shape))
+    def predict(x, t, places):
+        assert x.shape == (2 * at_once, 1, 16, 16) and x.is_contiguous(memory_format=torch.channels_last)
+        seen.extend(zip(places, x[::2, 0, 0, 0].tolist(), strict=True))
         return x
 
-    windowed(predict, (40, 48), (16, 16), GLOBAL)(x[None, None], 0)
-    assert [place for place, _, _ in seen] == [(top, left) for top in (0, 8, 16, 24) for left in (0, 8, 16, 24, 32)]
-    assert all(value == 100 * top + left and shape == (1, 1, 16, 16) for (top, left), value, shape in seen)
+    both = torch.stack([x, -x])[:, None]
+    found = windowed(predict, (40, 48), (16, 16), GLOBAL, at_once=at_once)(both, 0)
+    assert torch.allclose(found, both, rtol=1e-6)
+    count = count_windows((40, 48), (16, 16), GLOBAL)
+    places = [place for place, _ in seen]
+    assert places[:count] == [(top, left) for top in (0, 8, 16, 24) for left in (0, 8, 16, 24, 32)]
+    assert set(places[count:]) <= {(24, 32)} and len(places) < count + at_once
+    assert all(value == 100 * top + left for (top, left), value in seen)
 
 
 def test_windows_that_disagree_blend_smoothly():
     """Neighbours that say 0 and 1, half a window (8 px) apart: no step between pixels above a cut's by far."""
     x = torch.zeros(1, 1, 16, 64)
-    out = windowed(lambda x, t, place: x + place[1] // 8 % 2, (16, 64), (16, 16), GLOBAL)(x, 0)[0, 0]
+    out = windowed(lambda x, t, places: x + places[0][1] // 8 % 2, (16, 64), (16, 16), GLOBAL)(x, 0)[0, 0]
     assert out.min() >= 0 and out.max() <= 1 and (out == out[0]).all()
     assert 0.15 < (out[:, 1:] - out[:, :-1]).abs().max() < 0.2  # sin^2 over 8 px: pi / 2 / 8 at the most
 

@@ -203,7 +203,7 @@ def test_what_saves_memory_or_time_does_not_change_the_updates(make_loop, change
 
 
 def test_compiling_leaves_the_first_dropout_alone(make_loop, monkeypatch):
-    monkeypatch.setattr(train_util, "try_compile", lambda network, run: [network, torch.rand(1)][0])
+    monkeypatch.setattr(train_util, "try_compile", lambda network, *_: [network, torch.rand(1)][0])
     plain, compiled = (make_loop({"model.dropout": 0.5, "train.compile": kind}) for kind in ("off", "on"))
     for loop in (plain, compiled):
         torch.manual_seed(0)
