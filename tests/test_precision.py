@@ -1,11 +1,13 @@
 """Precision by the hardware, one line where compiling fails, and telling a lack of memory from other errors."""
 
+from contextlib import contextmanager, nullcontext
+
 import numpy as np
 import pytest
 import torch
 
 from guided_diffusion.errors import InputError
-from guided_diffusion.precision import exact_float32, is_out_of_memory, resolve_precision, try_compile
+from guided_diffusion.precision import Graphs, exact_float32, is_out_of_memory, resolve_precision, try_compile
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -47,6 +49,44 @@ def test_a_failing_compiler_is_one_line(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda network, dynamic, mode: broken)
     with pytest.raises(InputError, match=r"^torch\.compile: failed \(CppCompileError: no\); turn it off \(train\.comp"):
         try_compile(torch.nn.Identity(), lambda network: network(1))
+
+
+@pytest.mark.parametrize("fault", [None, "operation not permitted when stream is capturing", "CUDA out of memory"])
+def test_graphs_are_recorded_once_and_replayed(fault, monkeypatch):
+    """With a stand-in for CUDA: replaying computes anew, at the addresses of the recording."""
+    calls, recording = [], []
+
+    class Graph:
+        pool = int
+
+        def replay(self):
+            given, out = self.recorded
+            out.copy_(2 * given)
+
+    @contextmanager
+    def record(graph, pool, stream, mode):
+        recording.append(graph)
+        try:
+            yield
+        finally:
+            recording.clear()
+        graph.recorded = calls[-1]
+
+    def network(x):
+        if recording and fault:
+            raise RuntimeError(fault)
+        calls.append((x, 2 * x))
+        return calls[-1][1]
+
+    for name in ("Stream", "device", "current_stream", "set_stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", record)
+    graphs, given = Graphs(GPU), [torch.full((n,), float(i)) for i, n in enumerate((3, 3, 4, 3, 3, 4, 4, 3))]
+    with pytest.raises(RuntimeError, match="memory") if fault and "memory" in fault else nullcontext():
+        found = [graphs.run(network, x) for x in given]
+        assert all(torch.equal(y, 2 * x) for x, y in zip(given, found, strict=True))  # none is overwritten
+        assert len(calls) == (8 if fault else 6)  # two of each size to warm up, one to record
 
 
 def test_a_lack_of_memory_is_told_from_other_errors():

@@ -135,9 +135,9 @@ def windows_at_once(network: Network, settings: Settings, precision: str, batch_
 
 
 def most_at_once(size: Sequence[int], each: int, device: torch.device) -> int:
-    """How many images of (height, width), each of so many bytes, a device is given at a time. On a GPU they take half
-    of its memory at most, and are halved where that is not free; the CPU's is everybody's."""
-    images = 16 if device.type == "cpu" else torch.cuda.mem_get_info(device)[1] // 2 // each
+    """How many images of (height, width), each of so many bytes, a device is given at a time: of a GPU at most a
+    third of its memory, beside what CUDA graphs keep, and are halved where it is not free; the CPU's is everybody's."""
+    images = 16 if device.type == "cpu" else torch.cuda.mem_get_info(device)[1] // 3 // each
     return max(1, min(images, LARGEST[device.type] // prod(size)))
 
 

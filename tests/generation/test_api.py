@@ -62,7 +62,7 @@ def test_the_first_noise_is_not_what_a_sampler_adds(generator, monkeypatch):
     ],
 )
 def test_batch_sizes(count, image_size, cpu, cuda, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 1800 * 2**20))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 2700 * 2**20))
     for kind, expected in (("cpu", cpu), ("cuda", cuda)):
         assert evenly(count, most_at_once(image_size, 2**20, torch.device(kind))) == expected
 
