@@ -22,10 +22,7 @@ _FIRST_COLOURS = [tuple(bytes.fromhex(c)) for c in "e69f00 56b4e9 009e73 f0e442 
 
 @lru_cache
 def palette(num_defect: int) -> np.ndarray:
-    """Colours uint8 [num_defect + 1, 3]: row 0 black (background), row k the colour of type k.
-
-    A type's colour does not depend on how many types there are.
-    """
+    """Colours uint8 [num_defect + 1, 3]: row 0 black (background), row k the colour of type k, however many."""
     colours = [(0, 0, 0), *_FIRST_COLOURS[:num_defect]]
     for k in range(len(_FIRST_COLOURS), num_defect):
         hue = (k * 0.618034) % 1.0  # the golden ratio keeps neighbours apart
@@ -70,10 +67,8 @@ def fit_tile(array: np.ndarray) -> Image.Image:
 def draw_sheet(
     title: str, notes: Sequence[str], legend: Sequence[str], tiles: Sequence[Tile], rows: bool = False
 ) -> Image.Image:
-    """Title and notes, legend with the types' colours, then the tiles, all of one size.
-
-    rows: a tile is a row of pictures, above the row of their overlays; it has a line of the sheet for itself.
-    """
+    """Title and notes, legend with the types' colours, then the tiles, all of one size. rows: a tile is a row of
+    pictures, above the row of their overlays; it has a line of the sheet for itself."""
     width, height = tiles[0].image.size
     unit = max(height if rows else width, height, 128) / 128
     gap, line, font = round(3 * unit), round(18 * unit), ImageFont.load_default(13 * unit)

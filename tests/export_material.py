@@ -50,16 +50,11 @@ def hard_masks() -> Iterator[np.ndarray]:
         mask = rng.random((height, width)) < rng.uniform(0.05, 0.95)
         yield mask.repeat(2, 0).repeat(2, 1) if number % 3 == 0 else mask
     yy, xx = np.mgrid[:21, :25]
-    ring = np.maximum(np.abs(yy - 10), np.abs(xx - 12))
-    yield ring % 2 == 0  # islands in holes in islands, up to the border
+    yield np.maximum(np.abs(yy - 10), np.abs(xx - 12)) % 2 == 0  # islands in holes in islands, up to the border
     yield (yy + xx) % 2 == 0  # one region, held together by corners alone
-    yield yy == xx
-    yield yy + xx == 20
+    yield from (yy == xx, yy + xx == 20, (yy == 3) & np.isin(xx, (3, 4)))
     yield np.isin(yy, (0, 20)) | np.isin(xx, (0, 24))  # a frame
-    yield (yy == 3) & np.isin(xx, (3, 4))
-    yield np.ones((5, 4), bool)
-    yield np.ones((1, 1), bool)
-    yield np.zeros((3, 3), bool)
+    yield from (np.ones((5, 4), bool), np.ones((1, 1), bool), np.zeros((3, 3), bool))
 
 
 def inside(polygon: np.ndarray, height: int, width: int) -> np.ndarray:

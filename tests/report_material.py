@@ -55,18 +55,11 @@ def scores(folder: Path) -> list[dict[str, Any]]:
     for k, path in enumerate(sorted((folder / "masks_converted_dir").iterdir())):
         mask = np.asarray(Image.open(path))
         counts = present_types(mask, TYPES)
-        rows.append(
-            {
-                "name": path.stem,
-                "types": {name: {"pixels": n, "share": n / mask.size, "regions": 1} for name, n in counts.items()},
-                "empty": not counts,
-                "speck": False,
-                "clipped": 0.01,
-                "nearest_train": {"name": f"some/{k % 6:03d}", "distance": 0.1 + 0.01 * (k % 50), "copy": k == 3},
-                "nearest_sample": {"name": f"{(k + 1) % 10:06d}", "distance": 0.3, "duplicate": k == 4},
-                "agreement": None if k == 0 else (k % 10) / 10,
-            }
-        )
+        types = {name: {"pixels": n, "share": n / mask.size, "regions": 1} for name, n in counts.items()}
+        row = {"name": path.stem, "types": types, "empty": not counts, "speck": False, "clipped": 0.01}
+        row["nearest_train"] = {"name": f"some/{k % 6:03d}", "distance": 0.1 + 0.01 * (k % 50), "copy": k == 3}
+        row["nearest_sample"] = {"name": f"{(k + 1) % 10:06d}", "distance": 0.3, "duplicate": k == 4}
+        rows.append({**row, "agreement": None if k == 0 else (k % 10) / 10})
     return rows
 
 

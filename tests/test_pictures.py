@@ -29,9 +29,8 @@ def test_rows_show_each_image_over_its_mask():
 
 def test_marked_tiles_are_framed():
     picture = fit_tile(np.full((32, 32, 3), 90, np.uint8))
-    tiles = [Tile(picture, picture, "000001", marked=marked) for marked in (False, True)]
-    plain, framed = (np.asarray(draw_sheet("t", ["s"], ["pit"], [tile])) == (200, 30, 30) for tile in tiles)
-    assert framed.all(axis=2).sum() > 2 * (261 + 134) and not plain.all(axis=2).any()
-    long = np.asarray(draw_sheet("t", ["s"], ["pit"], [Tile(picture, picture, 40 * "long ", marked=True)]))
-    frame = np.flatnonzero((long == (200, 30, 30)).all(axis=2).sum(axis=1) > 100)[-1]
-    assert (long[frame + 1 :] == (200, 30, 30)).all(axis=2).any()  # the caption below it, shortened
+    tiles = Tile(picture, picture, "000001"), Tile(picture, picture, 40 * "long ", marked=True)
+    plain, red = ((np.asarray(draw_sheet("t", ["s"], ["pit"], [tile])) == (200, 30, 30)).all(axis=2) for tile in tiles)
+    assert red.sum() > 2 * (261 + 134) and not plain.any()
+    frame = np.flatnonzero(red.sum(axis=1) > 100)[-1]
+    assert red[frame + 1 :].any()  # the caption below it, shortened

@@ -45,8 +45,7 @@ def main(argv: list[str] | None = None) -> None:
             raise InputError(f"--samples {args.samples}: has no manifest.jsonl; name a folder that inference.py wrote")
         manifest = {f"{index:06d}": row for index, row in rows.items()}
         keep, drop = curation.read_list(args.list, samples.names) if args.list else ((), ())
-        real, device = sets.held_out, dist_util.setup(args.device)
-        agreed, segmenter = None, None
+        real, device, agreed, segmenter = sets.held_out, dist_util.setup(args.device), None, None
         limits = {**sample_scores.measure_limits(sets.train, sets.trained, real), "agreement": None}
         for line in sample_scores.notes(limits):
             print(line)

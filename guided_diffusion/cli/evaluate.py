@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, module in modules.items():
-        command = commands.add_parser(name, help=module.HELP, description=module.__doc__)
+        command = commands.add_parser(name, help=module.__doc__.partition("\n")[0], description=module.__doc__)
         module.add_arguments(command)
     args = parser.parse_args(argv)
     modules[args.command].main(args)

@@ -15,7 +15,7 @@ from ..data.manifest import recorded_settings
 from ..diffusion.respace import SPACINGS, parse_num_steps
 from ..diffusion.samplers import SAMPLERS
 from ..diffusion.two_stage import HANDOFFS
-from ..errors import InputError, Parser, check_range
+from ..errors import Parser, check_range
 from ..generation.api import DefectGen
 from ..generation.conditions import read_conditions
 from ..generation.network import WEIGHTS
@@ -31,7 +31,6 @@ FLAGS = {  # of parameters that have another name here
     "small_config": "--small_recep_config",
     "separate_channel_loss": "--seperate_channel_loss",
     "backgrounds": "--background",
-    "guides": "--guide",
 }
 
 leave = dist_util.leave  # ends one process of several
@@ -62,10 +61,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--weights", choices=WEIGHTS, default="ema", help="(ema)")
     add("--handoff", choices=HANDOFFS, default="paper", help="released: the released script's restart (paper)")
     add("--defects", nargs="+", metavar="TYPES", help="shown in turn: crack, or crack,hole; balanced; none")
-    about = "lead away from: an earlier checkpoint of a network, or a smaller one; one for each"
-    add("--guide", dest="guides", nargs="+", default=(), metavar="CKPT", help=about)
-    about = "above 1: networks keep further from their guides or, without --guide, closer to the types (1)"
-    add("--guidance_scale", type=float, default=1.0, help=about)
+    add("--guidance_scale", type=float, default=1.0, help="above 1: networks keep closer to the types (1)")
     add("--masks", metavar="DIR|bank", help="index masks that samples must have; bank: new ones like the training's")
     add("--types_per_image", type=int, default=1, help="with --masks bank (1)")
     add("--bank_data", metavar="DIR", help="data set for --masks bank (default: the large network's training set)")
@@ -86,13 +82,11 @@ def main(argv: list[str] | None = None) -> None:
     def given(*names: str) -> dict[str, Any]:
         return {name: getattr(args, name) for name in names}
 
-    if args.guides and args.guidance_scale == 1:
-        raise InputError("`guides`: have no effect at `guidance_scale` 1; give another, such as 1.5")
     precision = args.precision
     if precision == "auto":  # a folder that is continued keeps its own
         precision = recorded_settings(args.sample_dir).get("precision", "auto")
     generator = DefectGen.load(
-        **given("large", "small", "large_config", "small_config", "guides", "num_defect", "weights"),
+        **given("large", "small", "large_config", "small_config", "num_defect", "weights"),
         separate_channel_loss=None if args.seperate_channel_loss is None else bool(args.seperate_channel_loss),
         device=device,
         precision=precision,

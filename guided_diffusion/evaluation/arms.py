@@ -8,7 +8,7 @@ from PIL import Image, ImageFilter
 from scipy import ndimage
 
 from ..errors import InputError, unknown_name
-from .image_sets import ImageSet
+from .image_sets import ImageSet, Pair
 
 BASELINES = ("repeat", "copy_paste")
 PASTE_SCALE = 1.25  # pasted defects are enlarged by up to this factor, or its inverse
@@ -18,28 +18,22 @@ SURROUNDINGS = 3  # pixels around the defects that are compared with the place, 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train. kind: real, repeat, copy_paste or synthetic. extra: images beside the real ones.
-
-    ratio: extra over real. samples: name of the set that a synthetic arm takes, of so many generator runs.
-    """
+    """One way to train."""
 
     name: str
-    kind: str
-    extra: int = 0
-    ratio: float = 0
-    samples: str | None = None
-    runs: int = 1
+    kind: str  # real, repeat, copy_paste or synthetic
+    extra: int = 0  # images beside the real ones
+    ratio: float = 0  # extra over real
+    samples: str | None = None  # name of the set that a synthetic arm takes
+    runs: int = 1  # of its generator
 
 
 def plan_arms(
     num_real: int, samples: dict[str, list[ImageSet]], ratios: Sequence[float], baselines: Sequence[str]
 ) -> tuple[list[Arm], list[str]]:
-    """The arms, `real` first, and notes on those left out for want of samples; raises InputError if all are.
-
-    samples: the generator runs of each set, of which the smallest counts.
-    """
-    arms = [Arm("real", "real"), *(Arm(f"{kind}_x1", kind, num_real, 1) for kind in baselines)]
-    notes = []
+    """The arms, `real` first, and notes on those left out for want of samples; raises InputError if all are. samples:
+    the generator runs of each set, of which the smallest counts."""
+    arms, notes = [Arm("real", "real"), *(Arm(f"{kind}_x1", kind, num_real, 1) for kind in baselines)], []
     for name, runs in samples.items():
         there = min(map(len, runs))
         for ratio in ratios:
@@ -69,15 +63,14 @@ def copy_paste(real: ImageSet, good: ImageSet | None, count: int, rng: np.random
     """
     sources = real.take([i for i, mask in enumerate(real.masks) if mask.any()])
     pairs = zip(_walk(sources, count, rng), _walk(good or real, count, rng), strict=True)
-    images, masks = zip(*(_paste(*source, *target, rng) for source, target in pairs), strict=True)
+    images, masks = zip(*(_paste(source, target, rng) for source, target in pairs), strict=True)
     names = [f"copy_paste/{k}" for k in range(count)]
     return replace(real, images=list(images), masks=list(masks), names=names, groups=list(names))
 
 
-def _paste(
-    image: np.ndarray, mask: np.ndarray, onto: np.ndarray, onto_mask: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def _paste(source: Pair, target: Pair, rng: np.random.Generator) -> Pair:
     """One image and mask of copy_paste."""
+    (image, mask), (onto, onto_mask) = source, target
     (box,) = ndimage.find_objects((mask > 0).astype(np.uint8))
     box = tuple(slice(max(0, side.start - SURROUNDINGS), side.stop + SURROUNDINGS) for side in box)
     patch, label = image[box], mask[box]
@@ -108,7 +101,7 @@ def _paste(
     return image, mask
 
 
-def _walk(images: ImageSet, count: int, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
+def _walk(images: ImageSet, count: int, rng: np.random.Generator) -> list[Pair]:
     """`count` images with their masks, in one permutation after another."""
     rounds = [rng.permutation(len(images)) for _ in range(-(-count // len(images)))]
     return [(images.images[i], images.masks[i]) for i in np.concatenate(rounds)[:count]]

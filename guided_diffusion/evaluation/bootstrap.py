@@ -4,8 +4,6 @@ A resample draws units with replacement: a row of counts, which weights what was
 resamples are compared by paired differences.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -16,11 +14,13 @@ import numpy as np
 
 from ..keyed_random import Key, numpy_generator
 
+Groups = Sequence[Hashable]  # names the unit of each image
+Estimate = dict[str, Any]  # {"value": float or None, "interval": [low, high] or None}
 LEVEL = 0.95
 NUM_RESAMPLES = 2_000
 
 
-def number_groups(groups: Sequence[Hashable]) -> np.ndarray:
+def number_groups(groups: Groups) -> np.ndarray:
     """Numbers int64 [N] from 0, the same for equal groups, in the order of their first appearance."""
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     return np.array([numbers[group] for group in groups], np.int64)
@@ -28,22 +28,16 @@ def number_groups(groups: Sequence[Hashable]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Resampling:
-    """The units of N images, and draws of them: unit int64 [N] of each image, counts float64 [1 + R, units].
+    """The units of N images, and draws of them; the first has each unit once, for the value, and is the only one of
+    fewer than two units, which have no interval."""
 
-    Row 0 has each unit once, for the value; it is the only one for fewer than two units, which have no interval.
-    """
-
-    unit: np.ndarray
-    counts: np.ndarray
+    unit: np.ndarray  # int64 [N], of each image
+    counts: np.ndarray  # float64 [1 + R, units]
 
     @classmethod
-    def draw(
-        cls, groups: Sequence[Hashable], *key: Key, least: int = 2, num_resamples: int = NUM_RESAMPLES
-    ) -> Resampling:
-        """Resample the units of images, at least one, `groups` naming the unit of each.
-
-        least: different units in every resample; 2 for what is computed from pairs.
-        """
+    def draw(cls, groups: Groups, *key: Key, least: int = 2, num_resamples: int = NUM_RESAMPLES) -> "Resampling":
+        """Resample the units of images, at least one. least: different units in every resample; 2 for what is computed
+        from pairs."""
         unit, rng = number_groups(groups), numpy_generator(*key)
         size = int(unit.max()) + 1
         counts = rng.multinomial(size, np.full(size, 1 / size), num_resamples if size > 1 else 0)
@@ -57,25 +51,19 @@ class Resampling:
         return self.counts[:, self.unit]
 
 
-def with_interval(values: np.ndarray | float) -> dict[str, Any]:
-    """{"value", "interval"} as results hold them, of [1 + R] values of a Resampling: central percentiles, at LEVEL.
-
-    Resamples that are nan are left out. The interval is None without resamples; both are where the value is nan.
-    """
-    value, resampled = np.atleast_1d(values)[0], np.atleast_1d(values)[1:]
+def with_interval(values: np.ndarray | float) -> Estimate:
+    """The estimate of [1 + R] values of a Resampling: central percentiles, at LEVEL. Resamples that are nan are left
+    out. The interval is None without resamples; both are where the value is nan."""
+    value, *resampled = np.atleast_1d(values)
     if np.isnan(value):
         return {"value": None, "interval": None}
     ends = np.nanquantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist() if len(resampled) else None
     return {"value": float(value), "interval": ends}
 
 
-def mean_interval(
-    values: Sequence[float] | np.ndarray, groups: Sequence[Hashable], key: Sequence[Key] = ("mean",)
-) -> dict[str, Any] | None:
-    """The mean of values [N] that are not nan and its interval over their groups; None where all are nan.
-
-    The interval is None for fewer than two groups. key: of the random draws.
-    """
+def mean_interval(values: Sequence[float], groups: Groups, key: Sequence[Key] = ("mean",)) -> Estimate | None:
+    """The mean of values [N] that are not nan and its interval over their groups; None where all are nan. key: of the
+    random draws."""
     values = np.asarray(values, dtype=np.float64)
     known = np.flatnonzero(~np.isnan(values))
     if not len(known):
@@ -84,12 +72,10 @@ def mean_interval(
     return with_interval(weights @ values[known] / weights.sum(axis=1))
 
 
-def share_interval(flags: Sequence[bool] | np.ndarray, groups: Sequence[Hashable]) -> dict[str, Any]:
-    """The share of true flags [N], as {"value", "interval"}: Wilson's (1927), None with fewer than two groups.
-
-    For the effective number of flags: what would give independent ones the variance between groups (Korn and Graubard
-    1998), N at most; where all are alike, and a bootstrap says nothing, the number of groups.
-    """
+def share_interval(flags: Sequence[bool], groups: Groups) -> Estimate:
+    """The share of true flags [N], its interval Wilson's (1927), None with fewer than two groups. For the effective
+    number of flags: what would give independent ones the variance between groups (Korn and Graubard 1998), N at most;
+    where all are alike, and a bootstrap says nothing, the number of groups."""
     flags = np.asarray(flags, dtype=np.float64)
     share, units = flags.mean(), len(set(groups))
     if units < 2:
@@ -107,11 +93,8 @@ def share_interval(flags: Sequence[bool] | np.ndarray, groups: Sequence[Hashable
 
 
 def mean_of_pairs(k: np.ndarray, of: Resampling) -> np.ndarray:
-    """Mean of a symmetric matrix [N, N] without its diagonal, float64 [1 + R].
-
-    In a resample pairs of two units count c * c', pairs within a unit c.
-    Copies of a unit that was drawn more than once are not compared: a true new draw has no such pairs.
-    """
+    """Mean of a symmetric matrix [N, N] without its diagonal, float64 [1 + R]. In a resample pairs of two units count
+    c * c', pairs within a unit c: copies of one are not compared, as a true new draw has no such pairs."""
     member = np.eye(of.counts.shape[1])[of.unit]  # [N, units]
 
     def totals(matrix: np.ndarray) -> np.ndarray:
@@ -123,7 +106,7 @@ def mean_of_pairs(k: np.ndarray, of: Resampling) -> np.ndarray:
     return totals(k) / totals(np.ones_like(k))
 
 
-def halves(groups: Sequence[Hashable], *key: Key) -> tuple[np.ndarray, np.ndarray]:
+def halves(groups: Groups, *key: Key) -> tuple[np.ndarray, np.ndarray]:
     """Indices of two disjoint halves of N images, apart by group and as equal in number as the groups allow."""
     names, unit = np.unique(np.array(list(map(str, groups))), return_inverse=True)
     sizes = np.bincount(unit)

@@ -26,7 +26,6 @@ from ..diffusion.respace import format_num_steps, parse_num_steps
 from ..errors import InputError, check_range
 from ..file_io import ensure_writable
 from ..generation.api import DefectGen
-from ..generation.conditions import Conditions
 from ..generation.sample_io import common_class_names
 from ..generation.settings import DEFAULT_STEPS, Settings
 from ..pictures import draw_sheet, row_tile
@@ -35,11 +34,10 @@ from .bootstrap import Resampling, share_interval, with_interval
 from .copies import place
 from .features import Extractor, load_extractor
 from .fidelity import diversity, kid, radial_power, spectrum
-from .image_sets import ImageSet, RealSets, add_flags, read_samples
+from .image_sets import ImageSet, RealSets, Row, add_flags, read_samples
 from .sample_scores import measure_limits
 from .tables import number, plot_intervals, table, write_results
 
-HELP = "hand-offs, samplers, numbers of steps or checkpoints, from the same seeds"
 STEPS = (0, 50, 200, 400, 600, 1000)
 SHEET_SEEDS = 10  # columns of the sheet
 MEASURES = {  # key: title, factor, decimals, sign
@@ -63,29 +61,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--steps", help=f"hand-offs, comma-separated {about}")
     add("--samplers", default=Settings.sampler, help=f"comma-separated ({Settings.sampler})")
     add("--num_steps", default=str(DEFAULT_STEPS), help=f"denoising steps, N or A+B, comma-separated ({DEFAULT_STEPS})")
-    add("--guide", nargs="+", default=(), metavar="CKPT", help="worse networks to lead away from, as in inference.py")
-    add("--guidance_scale", default="1", help="how far, comma-separated (1: not at all)")
     add("--num_samples", type=int, default=64, help="in every cell (64)")
 
 
 class Cell(NamedTuple):
-    """One set of samples: its networks' checkpoints and its settings of DefectGen.generate."""
+    """One set of samples."""
 
     name: str
-    networks: tuple[str | None, str | None]
-    settings: dict[str, Any]
+    networks: tuple[str | None, str | None]  # checkpoints
+    settings: dict[str, Any]  # of DefectGen.generate
 
 
 def main(args: argparse.Namespace) -> None:
     """Make and measure all cells; write the results and print the table. Raises InputError."""
     check_range(args, num_samples=(4, 10**6), seed=(0, 10**18))
-    load = partial(DefectGen.load, device=dist_util.setup(args.device), precision="fp32", guides=args.guide)
-    load = lru_cache(1)(load)
+    load = lru_cache(1)(partial(DefectGen.load, device=dist_util.setup(args.device), precision="fp32"))
     pairs = checkpoint_pairs(args) if args.checkpoints else {"": (args.large, args.small)}
     generator = load(*next(iter(pairs.values())))
     cells = make_cells(args, pairs, generator.hand_offs)
     for cell in cells:
-        Conditions(generator.layout, generator.settings(**cell.settings))  # refuses before anything is made
+        generator.settings(**cell.settings)  # refuses before anything is made
     real_sets = {f"--{name}": root for name in ("real", "train") if (root := getattr(args, name))}
     names = common_class_names(real_sets, {"the networks": generator.layout.class_names})
     view = View.of(generator.config.data)
@@ -124,11 +119,9 @@ def main(args: argparse.Namespace) -> None:
 
 def measure(
     cells: Sequence[Cell], samples: Sequence[ImageSet], other: ImageSet, real: ImageSet, extractor: Extractor
-) -> tuple[list[dict[str, Any]], float]:
-    """The rows of cells, each of MEASURES as {"value", "interval"} or None; and the margin.
-
-    other: samples of the first cell's settings and other seeds.
-    """
+) -> tuple[list[Row], float]:
+    """The rows of cells, each of MEASURES as {"value", "interval"} or None; and the margin. other: samples of the first
+    cell's settings and other seeds."""
     seeds, y, power = range(len(other)), extractor(real.images), radial_power(real.images)
     of_real = Resampling.draw(real.groups, "compare", "real")
     of_seeds, of_others = (Resampling.draw(seeds, "compare", "seeds", i) for i in range(2))
@@ -136,52 +129,39 @@ def measure(
     by_chance = found[0] - kid(extractor(other.images), y, of_others, of_real)
     margin, rows = float(np.quantile(np.abs(by_chance[1:]), 0.95)), []
     for cell, images, own in zip(cells, samples, found, strict=True):
-        upper = float(np.quantile((own - found[0])[1:], 0.95))
-        rows.append(
-            {
-                "name": cell.name,
-                "settings": cell.settings,
-                "kid": with_interval(own),
-                "difference": with_interval(own - found[0]),
-                "upper_bound": upper,
-                "as_good": upper < margin,
-                "diversity": diversity(extractor, images.images, seeds),
-                "spectrum": with_interval(spectrum(radial_power(images.images), power, of_seeds, of_real)),
-                "copies": None,
-                "empty": share_interval([not mask.any() for mask in images.masks], seeds),
-            }
-        )
+        difference = own - found[0]
+        row = {"name": cell.name, "settings": cell.settings}
+        row |= {"kid": with_interval(own), "difference": with_interval(difference), "copies": None}
+        row["upper_bound"] = float(np.quantile(difference[1:], 0.95))
+        row["as_good"] = row["upper_bound"] < margin
+        row["diversity"] = diversity(extractor, images.images, seeds)
+        row["spectrum"] = with_interval(spectrum(radial_power(images.images), power, of_seeds, of_real))
+        row["empty"] = share_interval([not mask.any() for mask in images.masks], seeds)
+        rows.append(row)
     return rows, margin
 
 
 def make_cells(args: argparse.Namespace, pairs: dict[str, tuple], possible: range) -> list[Cell]:
     """The cells in the order of the flags, at least two. possible: hand-offs to choose from. Raises InputError."""
     samplers, num_steps = args.samplers.split(","), [parse_num_steps(text) for text in args.num_steps.split(",")]
-    scales = _numbers("guidance_scale", args.guidance_scale, float)
     hand_offs = [Settings.step_inference]
     if args.steps:
-        hand_offs = _numbers("steps", args.steps, int)
-    elif len(pairs) * len(samplers) * len(num_steps) * len(scales) == 1:
+        try:
+            hand_offs = [int(text) for text in args.steps.split(",")]
+        except ValueError:
+            raise InputError(f"`steps` {args.steps}: must be whole numbers with commas between") from None
+    elif len(pairs) * len(samplers) * len(num_steps) == 1:
         hand_offs = sorted({S for S in STEPS if S in possible} | {*possible[:1], *possible[-1:]})
     cells = []
-    for prefix, S, sampler, steps, scale in product(pairs, hand_offs, samplers, num_steps, scales):
-        guided = f"_w{scale:g}" if scale != 1 else ""
-        name = f"{prefix}s{S}_{sampler}_{format_num_steps(steps)}{guided}_seed{args.seed}"
-        settings = {"step_inference": S, "sampler": sampler, "num_steps": steps, "guidance_scale": scale}
-        cells.append(Cell(name, pairs[prefix], settings))
-    flags = "`steps`, `samplers`, `num_steps`, `guidance_scale`"
+    for prefix, S, sampler, steps in product(pairs, hand_offs, samplers, num_steps):
+        name = f"{prefix}s{S}_{sampler}_{format_num_steps(steps)}_seed{args.seed}"
+        cells.append(Cell(name, pairs[prefix], {"step_inference": S, "sampler": sampler, "num_steps": steps}))
+    flags = "`steps`, `samplers`, `num_steps`"
     if twice := [name for name, count in Counter(cell.name for cell in cells).items() if count > 1]:
         raise InputError(f"{flags}: name the cell {twice[0]} twice; leave one out")
     if len(cells) < 2:
         raise InputError(f"{flags}: name at least two cells to compare")
     return cells
-
-
-def _numbers(name: str, text: str, kind: type) -> list:
-    try:
-        return [kind(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(f"`{name}` {text}: must be {'whole ' * (kind is int)}numbers with commas between") from None
 
 
 def checkpoint_pairs(args: argparse.Namespace) -> dict[str, tuple]:
@@ -205,11 +185,9 @@ def generate(args: argparse.Namespace, cell: Cell, generator: DefectGen, seed: i
     return read_samples(path, generator.layout.class_names).take(range(args.num_samples))
 
 
-def write(out: str, result: dict[str, Any], samples: Sequence[ImageSet]) -> None:
-    """Write table, plot and sheet, compare.json last; print the table. samples: of the cells, in their order.
-
-    The plot has a panel for each measure; dotted: real images, dashed: the margin.
-    """
+def write(out: str, result: Row, samples: Sequence[ImageSet]) -> None:
+    """Write table, plot and sheet, compare.json last; print the table. samples: of the cells, in their order. The plot
+    has a panel for each measure; dotted: real images, dashed: the margin."""
     cells, real = result["cells"], result["real"]
     keys = [key for key in MEASURES if any(cell[key] for cell in cells)]
     rows, sheet = [], []
@@ -219,17 +197,11 @@ def write(out: str, result: dict[str, Any], samples: Sequence[ImageSet]) -> None
         rows.append([cell["name"], *shown.values(), verdict])
         label = [cell["name"], *(f"{MEASURES[key][0]}: {shown[key]}" for key in ("kid", "difference"))]
         sheet.append(row_tile(", ".join(label), images.images[:SHEET_SEEDS], images.masks[:SHEET_SEEDS]))
-    lines = {
-        "difference": {"--": result["margin"]},
-        "diversity": {":": real["diversity"]["value"]},
-        "spectrum": {":": 0},
-    }
+    lines = {"difference": {"--": result["margin"]}, "diversity": {":": real["diversity"]["value"]}}
+    lines["spectrum"] = {":": 0}
     panels = [(*MEASURES[key][:2], [cell[key] for cell in cells], lines.get(key, {})) for key in keys]
     head = ["cell", *(MEASURES[key][0] for key in keys), "as good"]
     text = f"# Comparison\n\n{table(head, rows)}\n" + "".join(f"- {note}\n" for note in result["notes"])
-    about = "The same seeds in every cell", result["notes"], result["class_names"]
-    pictures = {
-        "compare.png": plot_intervals([cell["name"] for cell in cells], panels),
-        "compare_sheet.png": draw_sheet(*about, sheet, rows=True),
-    }
-    write_results(out, result, text, pictures)
+    plot = plot_intervals([cell["name"] for cell in cells], panels)
+    picture = draw_sheet("The same seeds in every cell", result["notes"], result["class_names"], sheet, rows=True)
+    write_results(out, result, text, {"compare.png": plot, "compare_sheet.png": picture})

@@ -7,7 +7,7 @@ object. Without the margin 3 to 20% of unseen photographs count as copies; with 
 """
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from ..keyed_random import numpy_generator
 from ..pictures import Tile, draw_sheet, fit_tile
-from .bootstrap import share_interval
-from .image_sets import BAR_DELAY, ImageSet
+from .bootstrap import Groups, share_interval
+from .image_sets import BAR_DELAY, ImageSet, Row
 
 FLIPS = {"none": (), "h": (1,), "v": (0,), "hv": (0, 1)}  # name -> axes of [H, W, 3]
 MAX_SHIFT = 4  # pixels that a sample may hang over the border of a training image of its own size
@@ -45,8 +45,7 @@ def place(samples: np.ndarray, train: Sequence[np.ndarray]) -> tuple[np.ndarray,
     """The best place of each sample, uint8 [N, H, W, 3], in each training image, uint8 [H', W', 3], no smaller.
 
     Returns distance (float32), flip (counting through FLIPS), and top and left of the window in the training image that
-    the sample is like, below 0 where it hangs over; [N, M] each. Raises ValueError where an image is smaller.
-    """
+    the sample is like, below 0 where it hangs over; [N, M] each. Raises ValueError where an image is smaller."""
     height, width = samples.shape[1:3]
     if any(image.shape[0] < height or image.shape[1] < width for image in train):
         raise ValueError(f"an image is smaller than the samples of {height} x {width}")
@@ -74,10 +73,8 @@ def place(samples: np.ndarray, train: Sequence[np.ndarray]) -> tuple[np.ndarray,
 
 
 def _band(image: np.ndarray, factor: int, side: float, crop: int) -> np.ndarray:
-    """float32 [H / factor - 2 crop, W / factor - 2 crop]: the band of an image uint8 [H, W, 3] that is compared.
-
-    side: the shorter one of a reduced sample.
-    """
+    """float32 [H / factor - 2 crop, W / factor - 2 crop]: the band of an image uint8 [H, W, 3] that is compared. side:
+    the shorter one of a reduced sample."""
     height, width = (length // factor for length in image.shape[:2])
     grey = cv2.cvtColor(image[: height * factor, : width * factor].astype(np.float32), cv2.COLOR_RGB2GRAY)
     grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
@@ -102,13 +99,9 @@ def window_of(image: np.ndarray, flip: str, top: int, left: int, size: tuple[int
     return np.ascontiguousarray(np.flip(window, FLIPS[flip]))
 
 
-def draw_closest_pairs(
-    samples: ImageSet, train: ImageSet, rows: Sequence[dict[str, Any]], threshold: float
-) -> Image.Image:
+def draw_closest_pairs(samples: ImageSet, train: ImageSet, rows: Sequence[Row], threshold: float) -> Image.Image:
     """The MOST_PAIRS samples with the least distance beside the training images' windows; near-copies framed in red.
-
-    rows: of score_samples, in the order of the samples; train: the whole images given to it.
-    """
+    rows: of score_samples, in the order of the samples; train: the whole images given to it."""
     tiles = []
     for i in sorted(range(len(rows)), key=lambda i: rows[i]["nearest_train"]["distance"])[:MOST_PAIRS]:
         near = rows[i]["nearest_train"]
@@ -126,12 +119,11 @@ def draw_closest_pairs(
     return draw_sheet(title, notes, (), tiles)
 
 
-def calibrate(distances: np.ndarray, groups: Sequence[Hashable], names: Sequence[str]) -> dict[str, Any]:
+def calibrate(distances: np.ndarray, groups: Groups, names: Sequence[str]) -> dict[str, Any]:
     """The limit from distances [N] of real images that are no copies, each group judged by the others.
 
     "value": a nearer one is a copy (0: fewer than two groups, nothing is). "far_out", "alarms": names of images that
-    set no limit, and that count as copies; "false_alarms": the share of these, None with fewer than three groups.
-    """
+    set no limit, and that count as copies; "false_alarms": the share of these, None with fewer than three groups."""
     own = np.array([str(group) for group in groups])
     value, far_out = near_limit(distances, own)
     known, under = set(own), np.zeros(len(own), bool)

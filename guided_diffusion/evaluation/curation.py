@@ -10,7 +10,6 @@ import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import blobfile as bf
 import numpy as np
@@ -20,28 +19,22 @@ from ..data.manifest import files_of
 from ..errors import InputError
 from ..file_io import read_bytes, read_json, write_atomic
 from ..generation.sample_io import WRITERS, SampleFolder
-from .image_sets import ImageSet
+from .image_sets import ImageSet, Row
 
+Names = Collection[str]
 CLIPPED = 0.05  # share of pixels; of held-out windows of magnetic tiles 2 in 256 exceed it, of whole tiles 0 in 64
 LEAST_AGREEING = 0.05  # share of real images
 LEAST_IMAGES = 8  # real images of a type that a limit of agreement needs
 
 
 def curate(
-    rows: Sequence[Mapping[str, Any]],
-    among: np.ndarray,
-    limits: Mapping[str, Any],
-    *,
-    per_type: int | None = None,
-    keep: Collection[str] = (),
-    drop: Collection[str] = (),
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    rows: Sequence[Row], among: np.ndarray, limits: Row, per_type: int | None = None, keep: Names = (), drop: Names = ()
+) -> tuple[list[Row], list[Row]]:
     """Rows {"name", "score"} of kept and {"name", "rule", "reason", "score", "limit"} of dropped samples, in order.
 
     rows, among: of score_samples; limits: of measure_limits and "agreement", {type: IoU} or None. per_type: wished
     number of each type. keep, drop: names that a person listed. A kept one's score is its agreement, else the distance
-    to the nearest other sample; a dropped one's what its rule measured, None where it measures nothing.
-    """
+    to the nearest other sample; a dropped one's what its rule measured, None where it measures nothing."""
     values = []
     for row in rows:
         near = row["nearest_sample"]["distance"] if row["nearest_sample"] else 1.0
@@ -74,7 +67,7 @@ def curate(
     return kept, [{"name": names[i], **dict(zip(keys, faults[i], strict=True))} for i in sorted(faults)]
 
 
-def _fault(row: Mapping[str, Any], limits: Mapping[str, Any]) -> tuple[str, str, float | None, float | None] | None:
+def _fault(row: Row, limits: Row) -> tuple[str, str, float | None, float | None] | None:
     """The first rule that a sample breaks by itself, the reason, and what was measured against which limit."""
     near, agreement, clipped, types = row["nearest_train"], row["agreement"], row["clipped"], row["types"]
     if row["empty"]:
@@ -94,10 +87,8 @@ def _fault(row: Mapping[str, Any], limits: Mapping[str, Any]) -> tuple[str, str,
 
 
 def agreement_limits(values: np.ndarray, real: ImageSet) -> dict[str, float]:
-    """The least agreement to ask for, by type: what all but the worst LEAST_AGREEING of held-out real images reach.
-
-    values: agreement of these, float [N], nan where unknown. Types that few of them have get no limit.
-    """
+    """The least agreement to ask for, by type: what all but the worst LEAST_AGREEING of held-out real images reach, of
+    which these are the values, float [N]. Types that few of them have get no limit."""
     limits = {}
     for k, name in enumerate(real.class_names, start=1):
         own = [value for value, mask in zip(values, real.masks, strict=True) if (mask == k).any()]
@@ -106,7 +97,7 @@ def agreement_limits(values: np.ndarray, real: ImageSet) -> dict[str, float]:
     return limits
 
 
-def read_list(path: str, names: Collection[str]) -> tuple[set[str], set[str]]:
+def read_list(path: str, names: Names) -> tuple[set[str], set[str]]:
     """The names to keep and to drop in a file {"keep": [...], "drop": [...]}, which may lack one. Raises InputError."""
     try:
         content = read_json(path)
@@ -124,18 +115,12 @@ def read_list(path: str, names: Collection[str]) -> tuple[set[str], set[str]]:
 
 
 def write_curated(
-    out: str,
-    samples: ImageSet,
-    manifest: Mapping[str, Mapping[str, Any]],
-    kept: Sequence[Mapping[str, Any]],
-    dropped: Sequence[Mapping[str, Any]],
-    about: Mapping[str, Any],
+    out: str, samples: ImageSet, manifest: Mapping[str, Row], kept: list[Row], dropped: list[Row], about: Row
 ) -> None:
     """Copy the kept samples into `out`, and write kept.jsonl, dropped.jsonl and, last, the manifest.
 
     manifest: row of each sample by name, of read_manifest, so that no path leads out of either folder. about: what the
-    manifest's settings say as "curated", so that nobody adds to these samples unawares.
-    """
+    manifest's settings say as "curated", so that nobody adds to these samples unawares."""
     rows = [manifest[row["name"]] for row in kept]
     rows = [{**row, "settings": {**row["settings"], "curated": dict(about)}} for row in rows]
     paths = [path for row in rows for path in files_of(row)]

@@ -5,7 +5,6 @@ import importlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -42,10 +41,8 @@ class Extractor:
         return _in_batches(images, 32, lambda batch: self.network(self.prepare(batch, self.size)))
 
     def embed(self, images: np.ndarray) -> np.ndarray:
-        """uint8 images [N, H, W, 3] as float32 [N, K], whose squared Euclidean distances are the perceptual ones.
-
-        Only those of images of one size compare. K is large: 6e4 at up to 96 px with efficientnet_lite0.
-        """
+        """uint8 images [N, H, W, 3] of one size as float32 [N, K], whose squared Euclidean distances are the perceptual
+        ones. K is large: 6e4 at up to 96 px with efficientnet_lite0."""
 
         def flat(batch: np.ndarray) -> Tensor:
             # Unit length at each of h * w places; over the root of h * w, the squares become the mean over places.
@@ -56,10 +53,8 @@ class Extractor:
 
     @torch.no_grad()
     def layers(self, images: np.ndarray) -> list[Tensor]:
-        """What the network sees in uint8 images [N, H, W, 3] at each stride: float32 [N, C, h, w], on its device.
-
-        The images keep their scale, but for those under LEAST_SIZE and over `size` pixels.
-        """
+        """What the network sees in uint8 images [N, H, W, 3] at each stride: float32 [N, C, h, w], on its device. The
+        images keep their scale, but for those under LEAST_SIZE and over `size` pixels."""
         x = self.prepare(images, min(self.size, max(LEAST_SIZE, *images.shape[1:3])))
         return self.network.forward_intermediates(x, intermediates_only=True)
 
@@ -95,14 +90,14 @@ def load_extractor(device: torch.device | str = "cpu") -> Extractor:
     return Extractor(EXTRACTOR, hashlib.sha256(read_bytes(file)).hexdigest(), network, 224, torch.device(device))
 
 
-def import_torchvision() -> ModuleType:
-    """torchvision; where its compiled part is missing, with operators that are declared but cannot be called.
+def import_torchvision() -> None:
+    """Import torchvision; where its compiled part is missing, with operators that are declared but cannot be called.
 
     The registries' torchvision is compiled for the CUDA build of torch and fails at import beside the CPU build, though
-    nothing that we and timm use calls a compiled operator. Call it before importing timm. Raises ImportError.
-    """
+    nothing that we and timm use calls a compiled operator. Call it before importing timm. Raises ImportError."""
     try:
-        return importlib.import_module("torchvision")
+        importlib.import_module("torchvision")
+        return
     except RuntimeError as error:
         if f"operator {_MISSING[0]} does not exist" not in str(error):
             raise
@@ -110,4 +105,4 @@ def import_torchvision() -> ModuleType:
         torch.library.define(name, "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]  # what the failed import has left
-    return importlib.import_module("torchvision")
+    importlib.import_module("torchvision")

@@ -7,8 +7,6 @@ not LPIPS. Spectrum: power in the top octave, in dB of that of real images; belo
 Intervals of precision and density are over samples, of recall and coverage over real images; FID has none.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -47,9 +45,7 @@ def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def kid(x: np.ndarray, y: np.ndarray, of_x: Resampling, of_y: Resampling) -> np.ndarray:
     """The unbiased KID, which may be below 0, float64 [1 + R], between features [N, d] and [M, d]; N and M at least 2.
-
-    Without resamples of one of them there are none.
-    """
+    Without resamples of one of them there are none."""
     rows = min(len(of_x.counts), len(of_y.counts))
     a, b = of_x.weights[:rows], of_y.weights[:rows]
     between = ((a @ kernel(x, y)) * b).sum(axis=1) / (a.sum(axis=1) * b.sum(axis=1))
@@ -61,8 +57,7 @@ def fid(x: np.ndarray, y: np.ndarray) -> float:
     """The FID between features [N, D] and [M, D]; N and M at least 2.
 
     |m - n|^2 + tr A'A + tr B'B - 2 tr (A'A B'B)^(1/2), m and n the means, A [N, D] and B [M, D] the centred features
-    over the roots of N - 1 and M - 1. The last trace is the sum of the singular values of A B' [N, M].
-    """
+    over the roots of N - 1 and M - 1. The last trace is the sum of the singular values of A B' [N, M]."""
     x, y = x.astype(np.float64), y.astype(np.float64)
     apart = x.mean(axis=0) - y.mean(axis=0)
     a, b = ((z - z.mean(axis=0)) / math.sqrt(len(z) - 1) for z in (x, y))
@@ -73,10 +68,8 @@ def fid(x: np.ndarray, y: np.ndarray) -> float:
 def neighbourhoods(
     samples: np.ndarray, real: np.ndarray, of_samples: Sequence[Hashable], of_real: Sequence[Hashable], *key: Key
 ) -> dict[str, dict[str, Any] | None]:
-    """Precision, recall, density and coverage of features [N, D] and [M, D], whose groups these are.
-
-    Each as {"value", "interval"}; all None where other groups have too few images.
-    """
+    """Precision, recall, density and coverage of features [N, D] and [M, D], whose groups these are; all None where
+    other groups have too few images."""
     if any(len(own) - max(Counter(own).values()) < DENSITY_NEIGHBOURS for own in (of_samples, of_real)):
         return dict.fromkeys(("precision", "recall", "density", "coverage"))
 
@@ -99,9 +92,7 @@ def neighbourhoods(
 
 def diversity(extractor: Extractor, images: np.ndarray, groups: Sequence[Hashable], *key: Key) -> dict[str, Any] | None:
     """The mean perceptual distance of pairs of images uint8 [N, H, W, 3], as {"value", "interval"}; None without pairs.
-
-    groups: what is resampled together; with fewer than 2 the interval is None.
-    """
+    groups: what is resampled together."""
     if len(images) < 2:
         return None
     some = np.sort(numpy_generator("diverse", *key).permutation(len(images))[:MOST_DIVERSE])
@@ -113,7 +104,6 @@ def diversity(extractor: Extractor, images: np.ndarray, groups: Sequence[Hashabl
 
 def radial_power(images: np.ndarray) -> np.ndarray:
     """Power float64 [N, B] of uint8 images [N, H, W, 3] made grey, by radial frequency up to half of the sampling rate.
-
     In bins of equal width, B of them, a multiple of 2: the upper half is the top octave. White noise has its variance.
     """
     height, width = images.shape[1:3]
@@ -148,21 +138,19 @@ class Seen:
     power: np.ndarray  # float64 [N, B], of radial_power
 
     @classmethod
-    def look(cls, images: ImageSet, extractor: Extractor, *key: Key) -> Seen:
+    def look(cls, images: ImageSet, extractor: Extractor, *key: Key) -> "Seen":
         """images: of one size, as arrays. key: of random draws."""
         types = [np.bincount(mask.ravel(), minlength=len(images.class_names) + 1) > 0 for mask in images.masks]
-        varied = diversity(extractor, images.images, images.groups, *key)
-        return cls(
-            extractor(images.images), np.stack(types), np.array(images.groups), varied, radial_power(images.images)
-        )
+        pixels, groups = images.images, np.array(images.groups)
+        varied = diversity(extractor, pixels, images.groups, *key)
+        return cls(extractor(pixels), np.stack(types), groups, varied, radial_power(pixels))
 
 
 def compare(samples: Seen | None, real: Seen, key: Sequence[Key] = (), index: int | None = None) -> dict[str, Any]:
     """Samples against real images, all or those that hold the type `index`; quality.json holds many.
 
     samples: None, two halves of the real images against each other. Of fewer than LEAST_IMAGES on a side it says
-    "too_few" only; of a type it has KID alone. A measure is None where so few groups do not allow it.
-    """
+    "too_few" only; of a type it has KID alone. A measure is None where so few groups do not allow it."""
     sets = samples or real, real
     if samples is None:
         at = halves(real.groups, *key)

@@ -1,12 +1,9 @@
 """Sets of labelled images as the measures take them: samples, and real images seen as samples show them (`View`)."""
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +19,8 @@ from ..errors import InputError
 from ..generation.sample_io import common_class_names
 from ..keyed_random import numpy_generator
 
+Row = dict[str, Any]  # of a file of results
+Pair = tuple[np.ndarray, np.ndarray]  # an image [H, W, 3] and its mask [H, W]
 BAR_DELAY = 2  # seconds that work has to last to get a progress bar
 BAR = {"desc": "reading images", "unit": "image", "delay": BAR_DELAY}
 WINDOWS = 4  # of each real image, where samples show windows of images
@@ -42,32 +41,28 @@ def add_flags(parser: argparse.ArgumentParser, required: Sequence[str], optional
 
 @dataclass(frozen=True)
 class ImageSet:
-    """N labelled images.
+    """N labelled images; an array of N where all are of one size."""
 
-    images: uint8 [H, W, 3] each; masks: uint8 [H, W]; an array of N where all are of one size. names: "<type>/<stem>"
-    of real images, "#k" appended for window k; the stem of samples. groups: what the bootstrap resamples together.
-    """
-
-    images: Sequence[np.ndarray] | np.ndarray
-    masks: Sequence[np.ndarray] | np.ndarray
-    names: list[str]
-    groups: list[str]
+    images: Sequence[np.ndarray] | np.ndarray  # uint8 [H, W, 3] each
+    masks: Sequence[np.ndarray] | np.ndarray  # uint8 [H, W] each
+    names: list[str]  # "<type>/<stem>" of real images, "#k" appended for window k; the stem of samples
+    groups: list[str]  # what the bootstrap resamples together
     class_names: tuple[str, ...]
     folder: str
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def take(self, indices: Sequence[int]) -> ImageSet:
+    def take(self, indices: Sequence[int]) -> "ImageSet":
         """The images at these places, in this order; an array stays one."""
-        chosen = {}
-        for field in ("images", "masks", "names", "groups"):
-            values = getattr(self, field)
-            array = isinstance(values, np.ndarray)
-            chosen[field] = values[np.asarray(indices, np.int64)] if array else [values[i] for i in indices]
-        return replace(self, **chosen)
 
-    def in_groups(self, flag: str) -> ImageSet:
+        def pick(values: Sequence) -> Sequence:
+            array = isinstance(values, np.ndarray)
+            return values[np.asarray(indices, np.int64)] if array else [values[i] for i in indices]
+
+        return replace(self, **{field: pick(getattr(self, field)) for field in ("images", "masks", "names", "groups")})
+
+    def in_groups(self, flag: str) -> "ImageSet":
         """Itself; raises InputError where it is of fewer than two groups, over which there are no intervals."""
         if len(set(self.groups)) < 2:
             raise InputError(f"{flag} {self.folder}: intervals need images of at least 2 groups; add some")
@@ -86,27 +81,22 @@ def view_of_samples(folder: str, size: tuple[int, int]) -> View:
 
 
 def read_samples(folder: str, class_names: tuple[str, ...]) -> ImageSet:
-    """All samples in `folder`, in the order of their names, as arrays; each is a group of its own.
-
-    Raises InputError where there are none, they cannot be read, or they differ in size.
-    """
+    """All samples in `folder`, in the order of their names, as arrays; each is a group of its own. Raises InputError
+    where there are none, they cannot be read, or they differ in size."""
     found = find_samples(folder)
     images, masks = zip(*(read_pair(sample, len(class_names)) for sample in tqdm(found, **BAR)), strict=True)
     for sample, mask in zip(found, masks, strict=True):
         if mask.shape != masks[0].shape:
-            raise InputError(
-                f"{sample.image}: is {mask.shape[1]} x {mask.shape[0]} pixels, but {found[0].image} is "
-                f"{masks[0].shape[1]} x {masks[0].shape[0]}; samples must be of one size"
-            )
+            (height, width), (first, across), of = mask.shape, masks[0].shape, found[0].image
+            other = f"is {width} x {height} pixels, but {of} is {across} x {first}"
+            raise InputError(f"{sample.image}: {other}; samples must be of one size")
     names = [stem_of(sample.image) for sample in found]
     return ImageSet(np.stack(images), np.stack(masks), names, names, class_names, folder)
 
 
 def read_real(root: str, class_names: tuple[str, ...], view: View, *, groups: str | None = None) -> ImageSet:
-    """The images with defects of the data set at `root`, whole, at the samples' scale.
-
-    groups: a file for files.read_groups (each by itself). Raises InputError.
-    """
+    """The images with defects of the data set at `root`, whole, at the samples' scale. groups: a file for read_groups
+    (each by itself). Raises InputError."""
     data = DefectDataset.load(root, class_names, view)
     own = read_groups(groups, data.names, "--groups") if groups else data.names
     images = [image.movedim(0, -1).contiguous().numpy() for image in data.images]
@@ -114,10 +104,8 @@ def read_real(root: str, class_names: tuple[str, ...], view: View, *, groups: st
 
 
 def as_shown(whole: ImageSet, view: View) -> ImageSet:
-    """Images of read_real as samples show them, in arrays of view.size.
-
-    With view.windows WINDOWS of each, drawn as in training, always the same; else each once.
-    """
+    """Images of read_real as samples show them, in arrays of view.size: with view.windows WINDOWS of each, drawn as in
+    training, always the same; else each once."""
     images = [torch.from_numpy(image).movedim(-1, 0) for image in whole.images]
     data = DefectDataset(images, [torch.from_numpy(mask) for mask in whole.masks], whole.names, view)
     which = np.repeat(np.arange(len(whole)), WINDOWS if view.windows else 1)
@@ -128,10 +116,8 @@ def as_shown(whole: ImageSet, view: View) -> ImageSet:
 
 
 def read_good(root: str, class_names: tuple[str, ...], view: View, *, groups: str | None = None) -> ImageSet:
-    """The defect-free images of the data set at `root` (its type folder `good`), whole; there may be none.
-
-    groups: as in read_real. Raises InputError where one cannot be read.
-    """
+    """The defect-free images of the data set at `root` (its type folder `good`), whole; there may be none. groups: as
+    in read_real. Raises InputError where one cannot be read."""
     samples = find_good(root)
     images = [read_image(sample.image, view.whole_size) for sample in tqdm(samples, **BAR)]
     masks, names = [np.zeros(image.shape[:2], np.uint8) for image in images], [sample.name for sample in samples]
@@ -141,27 +127,21 @@ def read_good(root: str, class_names: tuple[str, ...], view: View, *, groups: st
 
 @dataclass(frozen=True)
 class RealSets:
-    """What --real and --train name, for samples of a view; without --train, --real stands for it.
-
-    seen: "real" and "train", where given, as the samples show them. train, good: whole, with defects and without;
-    trained: `train` as the samples show it. held_out: the real images that no training has seen, if any.
-    """
+    """What --real and --train name, for samples of a view; without --train, --real stands for it."""
 
     view: View
-    seen: dict[str, ImageSet]
-    train: ImageSet
-    good: ImageSet
-    trained: ImageSet
-    held_out: ImageSet | None
+    seen: dict[str, ImageSet]  # "real" and "train", where given, as the samples show them
+    train: ImageSet  # whole
+    good: ImageSet  # whole, defect-free
+    trained: ImageSet  # `train` as the samples show it
+    held_out: ImageSet | None  # the real images that no training has seen
 
     @classmethod
-    def read(cls, args: argparse.Namespace, class_names: tuple[str, ...], view: View) -> RealSets:
+    def read(cls, args: argparse.Namespace, class_names: tuple[str, ...], view: View) -> "RealSets":
         """Raises InputError."""
-        folders = {name: root for name in ("real", "train") if (root := getattr(args, name))}
-        read = partial(read_real, class_names=class_names, view=view, groups=args.groups)
-        seen = {}
+        folders, seen = {name: root for name in ("real", "train") if (root := getattr(args, name))}, {}
         for name, root in folders.items():  # the last one trains
-            train = read(root)
+            train = read_real(root, class_names, view, groups=args.groups)
             seen[name] = as_shown(train, view)
         held_out = seen.get("real") if args.train else None
         return cls(view, seen, train, read_good(root, class_names, view), seen[name], held_out)

@@ -20,7 +20,6 @@ from typing import Any
 import blobfile as bf
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from .. import dist_util
@@ -33,23 +32,18 @@ from ..parallel import default_workers, parallel_map
 from ..training.checkpoint import read_weights
 from .arms import BASELINES, Arm, choose_verdict_arm, copy_paste, plan_arms
 from .bootstrap import NUM_RESAMPLES, Resampling, with_interval
-from .image_sets import ImageSet, add_flags, read_good, read_real, read_samples, view_of_samples
+from .image_sets import ImageSet, Row, add_flags, read_good, read_real, read_samples, view_of_samples
 from .segmenter import SEGMENTERS, Outcome, Pool, Segmenter, calibrate, count_pixels, scores, train_segmenter
 from .tables import number, plot_intervals, table, write_results
 
-HELP = "what samples add to a segmenter: against real images alone, repeated, and copy-paste"
+Runs = Sequence[Sequence[Outcome]]  # of an arm: by generator run, then seed
 # Of what trainings do: change it when that changes, so that older runs are not taken for new ones.
 VERSIONS = {"deeplab": 4, "unet": "unet 2"}
 MOST_RATIO = 1e6
 FROZEN = "net.encoder."  # what the files of segmenters leave out
 FULL = {"ratios": [0.5, 1, 2, 4], "seeds": 5, "steps": 600}
 QUICK = {"ratios": [1], "seeds": 3, "steps": 150}
-METRICS = {
-    "miou": "mIoU",
-    "f1": "F1, defect pixels",
-    "image_recall": "images found",
-    "false_positive_rate": "false alarms",
-}
+METRICS = dict(miou="mIoU", f1="F1, defect pixels", image_recall="images found", false_positive_rate="false alarms")
 FALSE_ALARMS = 0.05  # share of the defect-free training images that may be taken for defective
 MIN_PIXELS = 5  # predicted defect pixels from which an image is, where there are no defect-free training images
 
@@ -83,17 +77,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Setup:
-    """What all trainings share. samples: the generator runs of each set, by its name. runs: folder of segmenters."""
+    """What all trainings share."""
 
     view: View
     train: ImageSet
     train_good: ImageSet
     val: ImageSet
     val_good: ImageSet
-    samples: dict[str, list[ImageSet]]
+    samples: dict[str, list[ImageSet]]  # the generator runs of each set, by its name
     steps: int
     device: torch.device
-    runs: str
+    runs: str  # folder of the segmenters
 
 
 def main(args: argparse.Namespace) -> None:
@@ -106,35 +100,37 @@ def main(args: argparse.Namespace) -> None:
     arms, notes = plan_arms(len(setup.train), setup.samples, args.ratios, baselines)
     verdict_arm = choose_verdict_arm(args.verdict_arm, arms)
     kinds = list(SEGMENTERS) if args.segmenter == "both" else [args.segmenter]
-    trainings = [(kind, arm, run) for kind in kinds for arm in arms for run in range(arm.runs)]
-    jobs = [(*training, seed) for seed in range(args.seeds) for training in trainings]
+    seeds = range(args.seeds)
+    jobs = [(kind, arm, run, seed) for kind in kinds for arm in arms for run in range(arm.runs) for seed in seeds]
     workers = default_workers() if setup.device.type == "cpu" else 1
     bar = {"description": "trainings", "unit": "training", "chunk": 1, "least": 2}
     with lock_folder(args.out, "--out"):
-        tested = list(parallel_map(partial(run_job, setup=setup), jobs, workers=workers, **bar))
-    outcomes = {kind: {arm: [[] for _ in range(arm.runs)] for arm in arms} for kind in kinds}
-    for (kind, arm, run, _), outcome in zip(jobs, tested, strict=True):
-        outcomes[kind][arm][run].append(outcome)
+        tested = iter(list(parallel_map(partial(run_job, setup=setup), jobs, workers=workers, **bar)))
     val, judged = setup.val, []
-    for kind, own in outcomes.items():
-        found = summarize(own, [*val.groups, *setup.val_good.groups], val.class_names)
+    for kind in kinds:
+        outcomes = {arm: [[next(tested) for _ in seeds] for _ in range(arm.runs)] for arm in arms}
+        found = summarize(outcomes, [*val.groups, *setup.val_good.groups], val.class_names)
         about = {"segmenter": kind, "provenance": SEGMENTERS[kind](1, "cpu").provenance}
         judged.append({**about, "arms": found, "verdict": judge(found, verdict_arm, SEGMENTERS[kind].title)})
+    counts: dict[str, Any] = {name: len(getattr(setup, name)) for name in ("train", "train_good", "val", "val_good")}
+    counts |= {"val_groups": len(set(val.groups)), "seeds": args.seeds}
+    counts["samples"] = {name: [len(run) for run in runs] for name, runs in setup.samples.items()}
     result = {
         "command": "lift",
         "settings": {**vars(args), "view": asdict(setup.view)},
         "class_names": list(val.class_names),
-        "counts": {
-            **{name: len(getattr(setup, name)) for name in ("train", "train_good", "val", "val_good")},
-            "val_groups": len(set(val.groups)),
-            "samples": {name: [len(run) for run in runs] for name, runs in setup.samples.items()},
-            "seeds": args.seeds,
-        },
+        "counts": counts,
         "notes": ["A first look only: with fewer than 5 seeds intervals are rough."] * (args.seeds < 5) + notes,
         **judged[0],
         "others": judged[1:],
     }
-    write_results(args.out, result, markdown(result), {"lift.png": draw_arms(judged)})
+    panels = []
+    for of in judged:
+        own, real, title = of["arms"].values(), of["arms"]["real"]["miou"], SEGMENTERS[of["segmenter"]].title
+        gains = [arm["difference_to_real"] and arm["difference_to_real"]["miou"] for arm in own]
+        panels.append((f"{title}, mIoU, %", 1, [arm["miou"] for arm in own], {":": real["value"]}))
+        panels.append(("difference to real", 1, gains, {":": 0}))
+    write_results(args.out, result, markdown(result), {"lift.png": plot_intervals([arm.name for arm in arms], panels)})
 
 
 def read_setup(args: argparse.Namespace) -> Setup:
@@ -146,26 +142,23 @@ def read_setup(args: argparse.Namespace) -> Setup:
     names = common_class_names({"--train": args.train, "--val": args.val, **folders})
     samples = {name: [read_samples(folder, names) for folder in runs] for name, runs in sets.items()}
     generated = [run for runs in samples.values() for run in runs]
-    view, *others = [replace(view_of_samples(run.folder, run.masks.shape[1:]), crop_defect=0.0) for run in generated]
-    for run, other in zip(generated[1:], others, strict=True):
-        if other != view:
-            raise InputError(
-                f"--samples {run.folder}: are not of the size and view of {generated[0].folder}; compare what is alike"
-            )
-    train = read_real(args.train, names, view)
+    views = [replace(view_of_samples(run.folder, run.masks.shape[1:]), crop_defect=0.0) for run in generated]
+    for run, view in zip(generated, views, strict=True):
+        if view != views[0]:
+            first = f"the size and view of {generated[0].folder}"
+            raise InputError(f"--samples {run.folder}: are not of {first}; compare what is alike")
+    train, train_good = read_real(args.train, names, view), read_good(args.train, names, view)
     val = read_real(args.val, names, view, groups=args.groups).in_groups("--val")
+    val_good = read_good(args.val, names, view, groups=args.groups)
     known = {image.tobytes() for image in train.images}
     if both := [name for name, image in zip(val.names, val.images, strict=True) if image.tobytes() in known]:
-        raise InputError(
-            f"--val {args.val}: {both[0]} is also in --train {args.train}, as are {len(both) - 1} more; test on images "
-            "that no training has seen"
-        )
+        also = f"{both[0]} is also in --train {args.train}, as are {len(both) - 1} more"
+        raise InputError(f"--val {args.val}: {also}; test on images that no training has seen")
     trained = _types(train)
     for flag, images in [("--val", val), *(("--samples", run) for run in generated)]:
         if not set(trained) & set(own := _types(images)):
             shown = f"shows {', '.join(own) or 'no defects'}, but --train {args.train} {', '.join(trained)}"
             raise InputError(f"{flag} {images.folder}: {shown}; take images of types that are trained")
-    train_good, val_good = read_good(args.train, names, view), read_good(args.val, names, view, groups=args.groups)
     return Setup(view, train, train_good, val, val_good, samples, args.steps, device, bf.join(args.out, "runs"))
 
 
@@ -174,10 +167,7 @@ def _types(images: ImageSet) -> list[str]:
 
 
 def run_job(job: tuple[str, Arm, int, int], setup: Setup) -> Outcome:
-    """Train a segmenter, unless it is there, and test it.
-
-    job: which of SEGMENTERS, arm, which generator run of its set (or 0), and seed.
-    """
+    """Train a segmenter, unless it is there, and test it. job: which of SEGMENTERS, arm, generator run or 0, seed."""
     torch.set_num_threads(1)  # so that the results do not depend on how many trainings run at a time
     (kind, arm, run, seed), num_types = job, len(setup.train.class_names)
     pool = make_pool(arm, run, seed, setup)
@@ -232,13 +222,12 @@ def digest(pool: Pool, steps: int, kind: str) -> str:
 
 
 def resampled_scores(
-    outcomes: Sequence[Sequence[Outcome]], groups: Sequence[str], name: str = "", num_resamples: int = NUM_RESAMPLES
+    outcomes: Runs, groups: Sequence[str], name: str = "", num_resamples: int = NUM_RESAMPLES
 ) -> dict[str, np.ndarray]:
     """Each of `scores`, in percent, [1 + R, ...]: of an arm as it is, and of resamples of images, seeds and runs.
 
-    outcomes: [runs][seeds]. groups: of the validation images, then of the defect-free ones. name: of the set whose runs
-    these are. All arms get the same draws of images and seeds, so that their differences are paired.
-    """
+    groups: of the validation images, then of the defect-free ones. name: of the set whose runs these are. All arms get
+    the same draws of images and seeds, so that their differences are paired."""
     images = Resampling.draw(groups, "lift", "images", least=1, num_resamples=num_resamples).weights
     runs = _shares(len(outcomes), num_resamples, "runs", name)
     seeds = _shares(len(outcomes[0]), num_resamples, "seeds")
@@ -249,42 +238,34 @@ def resampled_scores(
 
 
 def _shares(size: int, num_resamples: int, *key: str) -> np.ndarray:
-    """Shares float64 [num_resamples + 1, size] of units in resamples of them; the first row is even.
-
-    A resample has one unit less than there are, for an unbiased variance of means (Hesterberg 2004).
-    """
+    """Shares float64 [num_resamples + 1, size] of units in resamples of them; the first row is even. A resample has one
+    unit less than there are, for an unbiased variance of means (Hesterberg 2004)."""
     drawn, even = max(size - 1, 1), np.full(size, 1 / size)
     return np.vstack([even, numpy_generator("lift", *key).multinomial(drawn, even, num_resamples) / drawn])
 
 
-def summarize(
-    outcomes: Mapping[Arm, Sequence[Sequence[Outcome]]], groups: Sequence[str], class_names: Sequence[str]
-) -> dict[str, dict[str, Any]]:
+def summarize(outcomes: Mapping[Arm, Runs], groups: Sequence[str], class_names: Sequence[str]) -> dict[str, Row]:
     """The estimates of each arm. outcomes, by arm, and groups: as in resampled_scores."""
-    values = {arm.name: resampled_scores(own, groups, arm.samples or "") for arm, own in outcomes.items()}
-    real, pasted, found = values["real"], values.get("copy_paste_x1"), {}
-    for arm in outcomes:
-        own = values[arm.name]
-        others = {"real": None if arm.kind == "real" else real, "copy_paste": pasted if arm.samples else None}
-        found[arm.name] = {
-            **asdict(arm),
-            **{metric: with_interval(own[metric]) for metric in METRICS},
-            **{
-                f"difference_to_{name}": other and {key: with_interval(own[key] - other[key]) for key in METRICS}
-                for name, other in others.items()
-            },
-            "per_type": {name: {"iou": with_interval(own["iou_types"][:, k])} for k, name in enumerate(class_names)},
-        }
+    values = {arm: resampled_scores(own, groups, arm.samples or "") for arm, own in outcomes.items()}
+    by_kind, found = {arm.kind: own for arm, own in values.items()}, {}
+    for arm, own in values.items():
+        found[arm.name] = asdict(arm) | {metric: with_interval(own[metric]) for metric in METRICS}
+        for kind, compared in (("real", arm.kind != "real"), ("copy_paste", arm.samples)):
+            other = by_kind.get(kind) if compared else None
+            differences = other and {key: with_interval(own[key] - other[key]) for key in METRICS}
+            found[arm.name][f"difference_to_{kind}"] = differences
+        per_type = {name: {"iou": with_interval(own["iou_types"][:, k])} for k, name in enumerate(class_names)}
+        found[arm.name]["per_type"] = per_type
     return found
 
 
-def judge(arms: Mapping[str, dict[str, Any]], name: str, segmenter: str) -> dict[str, Any]:
+def judge(arms: Mapping[str, Row], name: str, segmenter: str) -> Row:
     """The verdict on the arm `name`: whether its interval of the difference to `real` in mIoU leaves out 0."""
     arm = arms[name]
     difference, pasted = (arm[key] and arm[key]["miou"] for key in ("difference_to_real", "difference_to_copy_paste"))
     low, high = difference["interval"]
-    sentence = f"{difference['value']:+.1f} mIoU of {segmenter}, 95% interval {low:.1f} to {high:.1f}, "
-    sentence += f"at ratio {arm['ratio']:g}"
+    gain = f"{difference['value']:+.1f} mIoU of {segmenter}"
+    sentence = f"{gain}, 95% interval {low:.1f} to {high:.1f}, at ratio {arm['ratio']:g}"
     if high < 0:
         sentence = f"The samples do harm: {sentence}"
     elif low <= 0:
@@ -294,7 +275,7 @@ def judge(arms: Mapping[str, dict[str, Any]], name: str, segmenter: str) -> dict
     return {"arm": name, "sentence": f"{sentence}.", "difference": difference, "copy_paste": pasted}
 
 
-def markdown(result: dict[str, Any]) -> str:
+def markdown(result: Row) -> str:
     """lift.md."""
     counts, types, judged = result["counts"], result["class_names"], [result, *result["others"]]
     sizes = "; ".join(f"{name}: {', '.join(map(str, runs))}" for name, runs in counts["samples"].items())
@@ -302,8 +283,7 @@ def markdown(result: dict[str, Any]) -> str:
     encoders = [f"with {name}, frozen" if (name := of["provenance"]["encoder"]) else "from scratch" for of in judged]
     trained = " and ".join(map(" ".join, zip(titles, encoders, strict=True)))
     lines = [
-        "# What the samples add to a segmenter",
-        "",
+        "# What the samples add to a segmenter\n",
         *(f"**{of['verdict']['sentence']}** (arm {of['verdict']['arm']}, named before the run)\n" for of in judged),
         f"- {counts['train']} real training images and {counts['train_good']} defect-free ones; samples: {sizes}",
         f"- tested on {counts['val']} images of {counts['val_groups']} groups, {counts['val_good']} defect-free ones",
@@ -325,16 +305,3 @@ def markdown(result: dict[str, Any]) -> str:
         lines += [f"## {title}\n", table(head, rows)]
         lines += ["IoU by type:\n", table(["arm", *types], by_type)]
     return "\n".join(lines)
-
-
-def draw_arms(judged: Sequence[dict[str, Any]]) -> Image.Image:
-    """mIoU of each arm, and its difference to `real`, of each segmenter."""
-    panels = []
-    for of in judged:
-        arms, title = of["arms"].values(), SEGMENTERS[of["segmenter"]].title
-        gains = [arm["difference_to_real"] and arm["difference_to_real"]["miou"] for arm in arms]
-        panels.append(
-            (f"{title}, mIoU, %", 1, [arm["miou"] for arm in arms], {":": of["arms"]["real"]["miou"]["value"]})
-        )
-        panels.append(("difference to real", 1, gains, {":": 0}))
-    return plot_intervals(list(judged[0]["arms"]), panels)

@@ -21,13 +21,12 @@ from ..file_io import ensure_writable, write_atomic
 from .copies import draw_closest_pairs
 from .features import load_extractor
 from .fidelity import LEAST_IMAGES, MEASURES, Seen, compare
-from .image_sets import WINDOWS, add_flags, read_sets, sources
+from .image_sets import WINDOWS, Row, add_flags, read_sets, sources
 from .sample_scores import measure_asked, measure_labels, measure_limits, memorization, score_samples
 from .sample_scores import notes as notes_on_copies
 from .segmenter import agreement, reserve, train_agreement_segmenter
 from .tables import number, plot_spectra, table, write_results
 
-HELP = "fidelity, diversity, memorisation and labels of samples against real images"
 TITLES = {"samples": "samples", "train": "training images", "real": "real"}
 FEW_GROUPS = 10  # resampling fewer shows too little of how much groups differ
 
@@ -56,7 +55,7 @@ def main(args: argparse.Namespace) -> None:
     # In the samples' place: the training images, and one half of the real images against the other.
     overall = {side: compare(None if side == "real" else own, seen["real"], key) for side, own in seen.items()}
     per_type = [compare(seen["samples"], seen["real"], key, k + 1) for k in range(len(samples.class_names))]
-    segmenter, agreed, per_sample = None, None, None
+    segmenter = agreed = per_sample = None
     if not args.no_agreement:
         judged = reserve(sets, args.seed)
         segmenter = train_agreement_segmenter(judged, args.seed, extractor.device)
@@ -64,22 +63,15 @@ def main(args: argparse.Namespace) -> None:
         agreed = {**summary, "reference": agreement(segmenter, judged.held_out)[1] if len(judged.held_out) else None}
     limits = measure_limits(sets.train, sets.trained, sets.held_out)
     rows, _ = score_samples(samples, sets.train, limits, per_sample)
+    provenance = {"segmenter": segmenter and segmenter.provenance, "samples": recorded_settings(args.samples)}
+    counts = {"real_images": len(set(sources(real))), "real_groups": len(set(real.groups))}
+    counts |= {"samples": len(samples), "train_images": len(sets.train), "good_images": len(sets.good)}
     result = {
         "command": "quality",
         "settings": {**vars(args), "view": asdict(sets.view)},
         "class_names": list(samples.class_names),
-        "provenance": {
-            **extractor.provenance,
-            "segmenter": segmenter and segmenter.provenance,
-            "samples": recorded_settings(args.samples),
-        },
-        "counts": {
-            "samples": len(samples),
-            "real_images": len(set(sources(real))),
-            "real_groups": len(set(real.groups)),
-            "train_images": len(sets.train),
-            "good_images": len(sets.good),
-        },
+        "provenance": {**extractor.provenance, **provenance},
+        "counts": counts,
         "overall": overall["samples"],
         "per_type": dict(zip(samples.class_names, per_type, strict=True)),
         "reference": {side: {"overall": overall[side]} if side in overall else None for side in ("real", "train")},
@@ -90,14 +82,12 @@ def main(args: argparse.Namespace) -> None:
     }
     result["notes"] = [*notes(result), *notes_on_copies(limits)]
     write_atomic(bf.join(out, "samples.jsonl"), "".join(json.dumps(row) + "\n" for row in rows).encode())
-    pictures = {
-        "closest_pairs.png": draw_closest_pairs(samples, sets.train, rows, limits["copy"]["value"]),
-        "spectrum.png": plot_spectra({TITLES[side]: own.power for side, own in seen.items()}),
-    }
-    write_results(out, result, markdown(result), pictures)
+    pairs = draw_closest_pairs(samples, sets.train, rows, limits["copy"]["value"])
+    spectra = plot_spectra({TITLES[side]: own.power for side, own in seen.items()})
+    write_results(out, result, markdown(result), {"closest_pairs.png": pairs, "spectrum.png": spectra})
 
 
-def notes(result: dict[str, Any]) -> list[str]:
+def notes(result: Row) -> list[str]:
     """What a person has to know to read the figures."""
     settings, labels = result["settings"], result["labels"]
     blocks = (result["overall"], *result["per_type"].values())
@@ -120,7 +110,7 @@ def notes(result: dict[str, Any]) -> list[str]:
     return lines + [f"{name}: was trained, but no image of --real has it." for name in labels["missing_in_real"]]
 
 
-def markdown(result: dict[str, Any]) -> str:
+def markdown(result: Row) -> str:
     """quality.md: measures in rows; sets, or types, in columns."""
     counts, settings, provenance = (result[part] for part in ("counts", "settings", "provenance"))
     labels, agreed, asked, copies = (result[part] for part in ("labels", "agreement", "asked", "memorization"))
@@ -172,11 +162,11 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def _row(title: str, found: Iterable[dict[str, Any] | None], *how: Any) -> list[str]:
+def _row(title: str, found: Iterable[Row | None], *how: Any) -> list[str]:
     return [title, *(number(ci, *how) for ci in found)]
 
 
-def _measures(blocks: dict[str, dict[str, Any]], measures: Sequence[str]) -> str:
+def _measures(blocks: dict[str, Row], measures: Sequence[str]) -> str:
     """Measures of blocks by their titles."""
     counts = ["{samples} / {real} in {real_groups} groups".format(**block["counts"]) for block in blocks.values()]
     rows = []

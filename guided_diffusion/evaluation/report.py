@@ -32,8 +32,6 @@ from ..pictures import palette
 from .image_sets import read_samples
 from .tables import number
 
-HELP = "write one HTML page of all results, with a gallery"
-
 COMMANDS = {"lift": "lift.png", "quality": "closest_pairs.png", "compare": "compare.png"}  # and their pictures
 UNKNOWN = ("clipped", "nearest_train", "nearest_sample", "agreement", "kept", "reason")  # what a mask does not tell
 # What results raise that are not as the commands write them.
@@ -70,7 +68,7 @@ def main(args: argparse.Namespace) -> None:
             wanted = f"{name}.json and {name}.md of evaluate.py {name}"
             raise InputError(f"--{name} {folder}: holds no {wanted} ({error}); name its --out folder") from error
         if bf.exists(path := bf.join(folder, picture)):
-            plots[name] = "data:image/png;base64," + base64.b64encode(read_bytes(path)).decode()
+            plots[name] = _uri("png", read_bytes(path))
     class_names = common_class_names({"--samples": samples})
     found = read_samples(samples, class_names)
     for name, mask in zip(found.names, found.masks, strict=True):
@@ -93,8 +91,12 @@ def main(args: argparse.Namespace) -> None:
     pictures = [(data_uri(image, kind, scale), data_uri(mask, "png", scale)) for image, mask in pairs]
     how = "shown exactly" if kind == "png" else "saved as JPEG" + f", reduced to {scale:.0%}" * (scale < 1)
     size = f"Images of {found.images.shape[2]} × {found.images.shape[1]} px are {how}."
-    about = {"folder": samples, "sections": sections, "plots": plots, "notes": notes, "pictures_note": size, **results}
-    page = render(list(rows.values()), pictures, class_names, about).encode()
+    about = {"folder": samples, "sections": sections, "plots": plots, "notes": notes, "pictures_note": size}
+    try:
+        page = render(rows=list(rows.values()), pictures=pictures, class_names=class_names, **about, **results).encode()
+    except MALFORMED as error:
+        flags = " ".join(f"--{name}" for name in results)
+        raise InputError(f"{flags}: results are not as evaluate.py writes them ({error!r}); run it again") from error
     ensure_writable(bf.dirname(out) or ".", "--out")
     write_atomic(out, page)
     print(f"{out}: {len(rows):,} samples, {len(page) / 1e6:.1f} MB; {size}")
@@ -109,8 +111,7 @@ def _read_lines(path: str, flag: str, remedy: str) -> dict[str, dict[str, Any]]:
             raise TypeError("types")
         return {row["name"] + "": row for row in rows}
     except (OSError, *MALFORMED) as error:
-        fault = f"{type(error).__name__}: {error}"
-        raise InputError(f"{flag} {path}: is no file with a sample in each line ({fault}); {remedy}") from error
+        raise InputError(f"{flag} {path}: is no file with a sample in each line ({error!r}); {remedy}") from error
 
 
 def _add_scores(rows: dict[str, dict[str, Any]], path: str) -> None:
@@ -138,8 +139,7 @@ def _add_states(rows: dict[str, dict[str, Any]], folder: str) -> None:
 def choose_encoding(images: np.ndarray) -> tuple[str, float]:
     """The kind, "png" or "jpeg", and scale of lengths at which the page shows images uint8 [N, H, W, 3]."""
     pixels = math.prod(images.shape[:3])
-    scale = min(1.0, math.sqrt(MAX_PIXELS / pixels))
-    return "png" if pixels <= EXACT_PIXELS else "jpeg", scale
+    return "png" if pixels <= EXACT_PIXELS else "jpeg", min(1.0, math.sqrt(MAX_PIXELS / pixels))
 
 
 def data_uri(array: np.ndarray, kind: str, scale: float) -> str:
@@ -152,7 +152,11 @@ def data_uri(array: np.ndarray, kind: str, scale: float) -> str:
         how = {"quality": 90, "subsampling": 0}
     buffer = io.BytesIO()
     picture.resize([max(1, round(side * scale)) for side in picture.size], method).save(buffer, kind, **how)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return _uri(kind, buffer.getvalue())
+
+
+def _uri(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def to_html(markdown: str) -> Markup:
@@ -180,34 +184,26 @@ def to_html(markdown: str) -> Markup:
 
 
 def render(
-    rows: Sequence[Mapping[str, Any]],
-    pictures: Sequence[tuple[str, str]],
-    class_names: Sequence[str],
-    about: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]], pictures: Sequence[tuple[str, str]], class_names: Sequence[str], **about: Any
 ) -> str:
     """The page; rows as in samples.jsonl with "kept" and "reason", pictures as data URIs of images and masks.
 
-    about: all else that report.html names. Raises InputError where results are not as the commands write them.
+    about: all else that report.html names. Raises one of MALFORMED.
     """
     assets = files(__package__) / "report_assets"
     template, css, js = ((assets / f"report.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.ChainableUndefined
-    )
+    how = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.ChainableUndefined}
+    environment = jinja2.Environment(**how)
     environment.filters |= {"number": lambda value, *how: number(value or None, *how), "quote": shlex.quote}
     shown = hashlib.sha256("".join([*(row["name"] for row in rows), *map("".join, pictures)]).encode()).hexdigest()
-    try:
-        return environment.from_string(template).render(
-            **about,
-            class_names=class_names,
-            rows=rows,
-            pictures=pictures,
-            colours=[f"#{bytes(colour).hex()}" for colour in palette(len(class_names))[1:]],
-            data={"id": shown[:16], "samples": rows},
-            css=Markup(css),
-            js=Markup(js),
-            script_hash=base64.b64encode(hashlib.sha256(js.encode()).digest()).decode(),
-        )
-    except MALFORMED as error:
-        found = " ".join(f"--{name}" for name in about if name in COMMANDS)
-        raise InputError(f"{found}: results are not as evaluate.py writes them ({error!r}); run it again") from error
+    return environment.from_string(template).render(
+        **about,
+        class_names=class_names,
+        rows=rows,
+        pictures=pictures,
+        colours=[f"#{bytes(colour).hex()}" for colour in palette(len(class_names))[1:]],
+        data={"id": shown[:16], "samples": rows},
+        css=Markup(css),
+        js=Markup(js),
+        script_hash=base64.b64encode(hashlib.sha256(js.encode()).digest()).decode(),
+    )

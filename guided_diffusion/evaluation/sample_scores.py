@@ -6,7 +6,6 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from ..data.regions import regions
 from ..keyed_random import Key, numpy_generator
 from .bootstrap import mean_interval, share_interval, with_interval
 from .copies import FLIPS, PLANTED, calibrate, distances_among, place, plant
-from .image_sets import ImageSet, sources
+from .image_sets import ImageSet, Row, sources
 
 SPECK = 0.5  # of the smallest real region of its type: what is smaller is a speck
 MOST_PAIRED = 300  # real images compared with one another
@@ -24,12 +23,10 @@ LEAST_FOUND = 0.9  # of planted copies, or there is a note
 TRAINING_IMAGES = "training images, each against those of other groups"
 
 
-def measure_limits(train: ImageSet, seen: ImageSet, held_out: ImageSet | None) -> dict[str, Any]:
-    """What samples are held against: {"copy", "duplicate": of calibrate, "speck": {type: pixels}, "clipped"}.
-
-    train: whole images. seen: these as samples show them, of one size; held_out: others, likewise. Without held_out, or
-    where all of it is of training groups, from the training images. "clipped": the largest shares as of _clipped.
-    """
+def measure_limits(train: ImageSet, seen: ImageSet, held_out: ImageSet | None) -> Row:
+    """What samples are held against: {"copy", "duplicate": of calibrate, "speck": {type: pixels}, "clipped": largest
+    shares as of _clipped}. train: whole images. seen: these as samples show them; held_out: others, likewise. Without
+    held_out, or where all of it is of training groups, from the training images."""
     real, source = seen, TRAINING_IMAGES
     if held_out is not None:
         # Where groups are known on both sides, rather than each image being its own, they tell trained objects.
@@ -39,14 +36,14 @@ def measure_limits(train: ImageSet, seen: ImageSet, held_out: ImageSet | None) -
     distances = place(real.images, train.images)[0]
     if real is seen:
         distances = np.where(_unrelated(seen, train), distances, np.inf)
-    copy = calibrate(distances.min(axis=1), real.groups, real.names)
+    copy = {**calibrate(distances.min(axis=1), real.groups, real.names), "calibrated_on": source}
     originals = seen.images[_some(len(seen), MOST_PLANTED)]
     planted = {kind: place(plant(originals, kind), train.images)[0].min(axis=1) for kind in PLANTED}
-    found = {kind: float((distances < copy["value"]).mean()) for kind, distances in planted.items()}
+    copy["planted_found"] = {kind: float((own < copy["value"]).mean()) for kind, own in planted.items()}
     some = real.take(_some(len(real), MOST_PAIRED))
     among = np.where(_unrelated(some, some), distances_among(some.images), np.inf).min(axis=1)
     return {
-        "copy": {**copy, "calibrated_on": source, "planted_found": found},
+        "copy": copy,
         "duplicate": {**calibrate(among, some.groups, some.names), "calibrated_on": source},
         "speck": speck_thresholds(train),
         "clipped": np.concatenate([_clipped(seen.images), _clipped(real.images)]).max(axis=0).tolist(),
@@ -54,44 +51,32 @@ def measure_limits(train: ImageSet, seen: ImageSet, held_out: ImageSet | None) -
 
 
 def score_samples(
-    samples: ImageSet, train: ImageSet, limits: dict[str, Any], agreement: np.ndarray | None = None
-) -> tuple[list[dict[str, Any]], np.ndarray]:
+    samples: ImageSet, train: ImageSet, limits: Row, agreement: np.ndarray | None = None
+) -> tuple[list[Row], np.ndarray]:
     """A row for each sample, against the whole images they were trained from; and their distances_among [N, N].
-
-    limits: of measure_limits. agreement: float [N], nan where there is none. In a row, "share" is of the image,
-    "largest" the pixels of the largest region; "clipped" is the share of pixels at 0 or 255 in a channel, beyond the
-    largest of real images.
-    """
+    agreement: float [N], nan where there is none. In a row, "share" is of the image, "largest" the pixels of the
+    largest region; "clipped" is the share of pixels at 0 or 255 in a channel, beyond the largest of real images."""
     among = distances_among(samples.images)
     clipped = (_clipped(samples.images) - np.array(limits["clipped"])).clip(min=0).max(axis=(1, 2))
     distance, *found = place(samples.images, train.images)
 
-    def like(name: str, far: float, kind: str) -> dict[str, Any]:
+    def like(name: str, far: float, kind: str) -> Row:
         return {"name": name, "distance": far, kind: far < limits[kind]["value"]}
 
     rows = []
     for i, m in enumerate(distance.argmin(axis=1)):
-        mask, other = samples.masks[i], among[i].argmin()
+        mask, other, types = samples.masks[i], among[i].argmin(), {}
         own = region_sizes(mask, samples.class_names)
-        types = {
-            name: {"pixels": sum(n), "share": sum(n) / mask.size, "regions": len(n), "largest": n[0]}
-            for name, n in own.items()
-        }
+        for name, n in own.items():
+            types[name] = {"pixels": sum(n), "share": sum(n) / mask.size, "regions": len(n), "largest": n[0]}
+        row = {"name": samples.names[i], "types": types, "empty": not types}
+        row |= {"speck": _only_specks(own, limits["speck"]), "clipped": float(clipped[i])}
         flip, top, left = (int(part[i, m]) for part in found)
         near = like(train.names[m], float(distance[i, m]), "copy")
+        row["nearest_train"] = {**near, "flip": list(FLIPS)[flip], "top": top, "left": left}
         alike = like(samples.names[other], float(among[i, other]), "duplicate") if len(samples) > 1 else None
-        rows.append(
-            {
-                "name": samples.names[i],
-                "types": types,
-                "empty": not types,
-                "speck": _only_specks(own, limits["speck"]),
-                "clipped": float(clipped[i]),
-                "nearest_train": {**near, "flip": list(FLIPS)[flip], "top": top, "left": left},
-                "nearest_sample": alike,
-                "agreement": None if agreement is None or np.isnan(agreement[i]) else float(agreement[i]),
-            }
-        )
+        known = agreement is not None and not np.isnan(agreement[i])
+        rows.append({**row, "nearest_sample": alike, "agreement": float(agreement[i]) if known else None})
     return rows, among
 
 
@@ -102,10 +87,8 @@ def region_sizes(mask: np.ndarray, class_names: Sequence[str]) -> dict[str, list
 
 
 def speck_thresholds(real: ImageSet) -> dict[str, float]:
-    """Pixels below which a region of each type is a speck: SPECK times the smallest of the images' largest regions.
-
-    0 for types that no image shows.
-    """
+    """Pixels below which a region of each type is a speck: SPECK times the smallest of the images' largest regions, 0
+    for types that no image shows."""
     found = [region_sizes(mask, real.class_names) for mask in real.masks]
     return {k: SPECK * min((own[k][0] for own in found if k in own), default=0) for k in real.class_names}
 
@@ -114,14 +97,10 @@ def _only_specks(found: Mapping[str, Sequence[int]], thresholds: Mapping[str, fl
     return bool(found) and all(sizes[0] < thresholds[name] for name, sizes in found.items())
 
 
-def measure_labels(
-    sides: dict[str, ImageSet], thresholds: Mapping[str, float], key: Sequence[Key] = ()
-) -> dict[str, Any]:
+def measure_labels(sides: dict[str, ImageSet], thresholds: Mapping[str, float], key: Sequence[Key] = ()) -> Row:
     """What quality.json holds as "labels", of each of `sides` ("samples", "real" and others), as the samples show them.
-
     thresholds: of speck_thresholds. "regions" is the mean number in images that have the type, "area" the median share
-    of the image; None where no image has it.
-    """
+    of the image; None where no image has it."""
     empty, speck = {}, {}
     per_type = {name: {"share": {}, "regions": {}, "area": {}} for name in thresholds}
     for side, images in sides.items():
@@ -144,11 +123,9 @@ def measure_labels(
     }
 
 
-def measure_asked(samples: ImageSet) -> dict[str, Any] | None:
-    """{type: {"asked", "present": numbers of samples, "obeyed": the share of those asked for it that show it}}.
-
-    Of the samples that their manifest says types were asked of; None without any.
-    """
+def measure_asked(samples: ImageSet) -> Row | None:
+    """{type: {"asked", "present": numbers of samples, "obeyed": the share of those asked for it that show it}}, of the
+    samples that their manifest says types were asked of; None without any."""
     rows = read_manifest(samples.folder) or {}
     asked = {f"{index:06d}": (row.get("condition") or {}).get("types") for index, row in rows.items()}
     of = [i for i, name in enumerate(samples.names) if asked.get(name) is not None]
@@ -161,7 +138,7 @@ def measure_asked(samples: ImageSet) -> dict[str, Any] | None:
     return result or None
 
 
-def memorization(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def memorization(rows: Sequence[Row]) -> Row:
     """The shares of near-copies and of duplicates among rows of score_samples, with their intervals."""
     flags = {
         "copies": [row["nearest_train"]["copy"] for row in rows],
@@ -170,22 +147,17 @@ def memorization(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {name: share_interval(own, range(len(rows))) for name, own in flags.items()}
 
 
-def notes(limits: dict[str, Any]) -> list[str]:
+def notes(limits: Row) -> list[str]:
     """What a person should know of the limits: images that stand out, and copies that they miss."""
     lines, copy = [], limits["copy"]
-    if copy["far_out"]:
+    if far_out := copy["far_out"]:
         alone = copy["calibrated_on"] == TRAINING_IMAGES
-        lines.append(
-            f"{len(copy['far_out'])} of {copy['images']} {copy['calibrated_on']} are like training images and were "
-            f"left out, such as {copy['far_out'][0]}; where they show the same object, "
-            + ("give it one group in --groups." if alone else "remove them from --real.")
-        )
-    missed = [kind for kind, share in copy["planted_found"].items() if share < LEAST_FOUND]
-    if missed:
-        lines.append(
-            f"Near-copies are missed: the threshold does not find all planted copies ({', '.join(missed)}). It takes "
-            "more held-out images of other objects to tell copies from likeness."
-        )
+        remedy = "give it one group in --groups" if alone else "remove them from --real"
+        some = f"{len(far_out)} of {copy['images']} {copy['calibrated_on']} are like training images and were left out"
+        lines.append(f"{some}, such as {far_out[0]}; where they show the same object, {remedy}.")
+    if missed := ", ".join(kind for kind, share in copy["planted_found"].items() if share < LEAST_FOUND):
+        remedy = "It takes more held-out images of other objects to tell copies from likeness."
+        lines.append(f"Near-copies are missed: the threshold does not find all planted copies ({missed}). {remedy}")
     return lines
 
 

@@ -26,7 +26,7 @@ from ..keyed_random import key_to_seed, numpy_generator
 from ..precision import autocast, resolve_precision
 from .bootstrap import Resampling, mean_interval, with_interval
 from .features import EXTRACTOR, import_torchvision, load_extractor
-from .image_sets import ImageSet, RealSets
+from .image_sets import ImageSet, Pair, RealSets
 
 STRIDE = 16  # of the encoder's output
 ENLARGE = 2
@@ -53,20 +53,16 @@ RESERVED = 5  # every fifth group of real images is left out of training, for th
 
 @dataclass(frozen=True)
 class Pool:
-    """Images of any sizes to train on: real, extra (synthetic, pasted or repeated) and good (defect-free), or None.
-
-    size: of the training windows.
-    """
+    """Images of any sizes to train on, in windows of one size."""
 
     real: ImageSet
-    extra: ImageSet | None
-    good: ImageSet | None
+    extra: ImageSet | None  # synthetic, pasted or repeated
+    good: ImageSet | None  # defect-free
     size: tuple[int, int]
 
-    def draw(self, step: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    def draw(self, step: int, seed: int) -> list[Pair]:
         """The whole images and masks of a batch, of its arguments alone; over time all of a kind equally often."""
-        good = NUM_GOOD if self.good else 0
-        drawn = []
+        good, drawn = NUM_GOOD if self.good else 0, []
         for sets, count in (([self.good], good), ([self.real, self.extra], BATCH_SIZE - good)):
             pairs = [pair for part in sets if part for pair in zip(part.images, part.masks, strict=True)]
             drawn += [pairs[i] for i in epoch_indices(len(pairs), count, step, 0, 1, seed)]
@@ -101,13 +97,9 @@ class Pool:
         return v2.ColorJitter(brightness=COLOUR, contrast=COLOUR, saturation=COLOUR)(both[:3]), both[3]
 
 
-def cut_window(
-    image: np.ndarray, mask: np.ndarray, size: Sequence[int], rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """A window of `size` (height, width) from an image [H, W, 3] and its mask [H, W], mirrored where they are smaller.
-
-    DEFECT_SHARE of the windows lie anywhere around a random defect pixel, if there is one; the others anywhere.
-    """
+def cut_window(image: np.ndarray, mask: np.ndarray, size: Sequence[int], rng: np.random.Generator) -> Pair:
+    """A window of `size` (height, width) from an image [H, W, 3] and its mask [H, W], mirrored where they are smaller:
+    DEFECT_SHARE of them around a random defect pixel, if there is one, the others anywhere."""
     pad = [(m // 2, m - m // 2) for m in np.maximum(0, np.subtract(size, mask.shape))]
     image, mask = np.pad(image, [*pad, (0, 0)], mode="symmetric"), np.pad(mask, pad, mode="symmetric")
     window = place_window(mask.shape, np.flatnonzero(mask), size, DEFECT_SHARE, rng)
@@ -115,10 +107,7 @@ def cut_window(
 
 
 class Segmenter(nn.Module):
-    """uint8 images [N, 3, H, W] -> logits [N, K + 1, H, W], of any size.
-
-    provenance: the encoder, and the hash of its weights.
-    """
+    """uint8 images [N, 3, H, W] -> logits [N, K + 1, H, W], of any size."""
 
     title: str
     cell: int  # pixels: sides are made whole multiples of it
@@ -213,11 +202,8 @@ SEGMENTERS: dict[str, type[Segmenter]] = {"deeplab": DeepLab, "unet": UNet}
 def train_segmenter(
     pool: Pool, steps: int, seed: int, device: torch.device | str = "cpu", title: str = "", kind: str = "deeplab"
 ) -> Segmenter:
-    """Train one of SEGMENTERS on the pool for so many steps, with a progress bar of this title where it has one.
-
-    The same seed gives the same segmenter on the same machine with the same number of threads. AdamW, the learning
-    rate of one cycle (Smith & Topin 2019).
-    """
+    """Train one of SEGMENTERS on the pool for so many steps, with a progress bar of this title where it has one: AdamW,
+    the learning rate of one cycle (Smith & Topin 2019). The same seed gives the same segmenter on the same machine."""
     device, num_types = torch.device(device), len(pool.real.class_names)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(key_to_seed("segmenter", seed))
@@ -237,23 +223,17 @@ def train_segmenter(
 
 
 def class_weights(masks: Sequence[np.ndarray], num_types: int) -> Tensor:
-    """float32 [num_types + 1]: 1 for background, for a type sqrt(background's pixels / its own) in the masks.
-
-    A type that they do not hold weighs as much as the rarest that they do.
-    """
+    """float32 [num_types + 1]: 1 for background, for a type sqrt(background's pixels / its own) in the masks; a type
+    that they do not hold weighs as much as the rarest that they do."""
     pixels = sum(np.bincount(mask.ravel(), minlength=num_types + 1) for mask in masks).astype(np.float64)
     pixels[pixels == 0] = pixels[pixels > 0].min()
     return torch.from_numpy(np.sqrt(pixels[0] / pixels)).float()
 
 
 def segmentation_loss(logits: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
-    """Weighted cross-entropy + (1 - Dice), of logits [N, K + 1, H, W], index masks [N, H, W] and weights [K + 1].
-
-    Dice (Milletari et al. 2016, it does not forget types of few pixels) is 2 sum(p y) / (sum(p) + sum(y)) over all
-    pixels of the batch, averaged over the classes it shows.
-    """
-    masks = masks.long()
-    probability = logits.softmax(dim=1)
+    """Weighted cross-entropy + (1 - Dice), of logits [N, K + 1, H, W], index masks [N, H, W] and weights [K + 1]. Dice
+    (Milletari et al. 2016), which does not forget types of few pixels, is averaged over the classes that are shown."""
+    masks, probability = masks.long(), logits.softmax(dim=1)
     truth = F.one_hot(masks, logits.shape[1]).permute(0, 3, 1, 2).to(logits.dtype)
     shown = truth.sum(dim=(0, 2, 3))
     dice = 2 * (probability * truth).sum(dim=(0, 2, 3)) / (probability.sum(dim=(0, 2, 3)) + shown)
@@ -278,15 +258,11 @@ def iou(counts: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one trained segmenter predicts.
+    """What one trained segmenter predicts."""
 
-    pixels: int64 [N, types + 1, 3], count_pixels of the validation images. good: int64 [M], predicted defect pixels on
-    defect-free ones. min_pixels: from so many predicted ones on, an image counts as defective.
-    """
-
-    pixels: np.ndarray
-    good: np.ndarray
-    min_pixels: int
+    pixels: np.ndarray  # int64 [N, types + 1, 3], count_pixels of the validation images
+    good: np.ndarray  # int64 [M], predicted defect pixels on defect-free ones
+    min_pixels: int  # from so many predicted ones on, an image counts as defective
 
 
 def calibrate(good: np.ndarray, share: float) -> int:
@@ -296,11 +272,9 @@ def calibrate(good: np.ndarray, share: float) -> int:
 
 
 def scores(outcome: Outcome, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Scores of one segmenter in [0, 1] under each row of weights, as float64 [R]; iou_types [R, types].
-
-    weights: [R, N + M]. Pixels are pooled over images; f1 is of defects against background. nan: nothing to take it
-    from, such as a type that truth does not hold; miou leaves those out.
-    """
+    """Scores of one segmenter in [0, 1] under each row of weights [R, N + M], as float64 [R]; iou_types [R, types].
+    Pixels are pooled over images; f1 is of defects against background. nan where nothing tells, such as for a type that
+    truth does not hold; miou leaves those out."""
     pixels, good = outcome.pixels, outcome.good
     on_defects, on_good = weights[:, : len(pixels)], weights[:, len(pixels) :]
     pooled = (on_defects @ pixels.reshape(len(pixels), -1).astype(np.float64)).reshape(-1, *pixels.shape[1:])
@@ -336,11 +310,7 @@ def train_agreement_segmenter(sets: RealSets, seed: int, device: torch.device | 
 
 def agreement(segmenter: Segmenter, samples: ImageSet) -> tuple[np.ndarray, dict[str, Any]]:
     """float64 [N], the mean IoU over the types in mask or prediction of each sample, nan where there are none; and
-    their summary.
-
-    {"mean": of these, "per_type": {type: IoU of all pixels together}, "images"}, each {"value", "interval"} over the
-    samples' groups, or None where nothing is known.
-    """
+    {"mean": of these, "per_type": {type: IoU of all pixels together}, "images"}."""
     names, groups = samples.class_names, samples.groups
     pairs = zip(segmenter.predict(samples.images), samples.masks, strict=True)
     counts = np.stack([count_pixels(p, t, len(names)) for p, t in pairs])

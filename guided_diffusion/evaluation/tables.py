@@ -6,13 +6,15 @@ from typing import Any
 
 import blobfile as bf
 import numpy as np
+from matplotlib.figure import Figure  # no pyplot: no global state, no display
 from PIL import Image
 
 from ..file_io import encode_png, write_atomic, write_json, write_or_warn
+from .bootstrap import Estimate
 
 
-def number(ci: dict[str, Any] | None, factor: float = 1, digits: int = 2, sign: str = "") -> str:
-    """{"value", "interval"} as text: 1.2 [0.9, 1.6]; - where it or its value is None. sign: "+" or ""."""
+def number(ci: Estimate | None, factor: float = 1, digits: int = 2, sign: str = "") -> str:
+    """An estimate as text: 1.2 [0.9, 1.6]; - where it or its value is None. sign: "+" or ""."""
     if ci is None or ci["value"] is None:
         return "-"
     shown = [f"{factor * value:{sign}.{digits}f}" for value in (ci["value"], *(ci["interval"] or ()))]
@@ -28,8 +30,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def write_results(out: str, result: dict[str, Any], text: str, pictures: Mapping[str, Image.Image]) -> None:
-    """Write pictures (a warning where that fails), <command>.md and <command>.json, the last as it tells that all is
-    there; print the text."""
+    """Write pictures (a warning where that fails), <command>.md and, as it tells that all is there, <command>.json;
+    print the text."""
     for file, picture in pictures.items():
         write_or_warn(bf.join(out, file), encode_png(np.asarray(picture)))
     write_atomic(bf.join(out, f"{result['command']}.md"), text.encode())
@@ -37,19 +39,15 @@ def write_results(out: str, result: dict[str, Any], text: str, pictures: Mapping
     print(f"{text}\nlook at {' and '.join(bf.join(out, file) for file in pictures)}")
 
 
-def plot_intervals(
-    names: Sequence[str], panels: Sequence[tuple[str, float, Sequence[dict[str, Any] | None], dict[str, float]]]
-) -> Image.Image:
-    """A row for each name, the first, which is the reference, in red.
+# Title, factor, estimate of each name or None, {style of matplotlib: place} of vertical lines.
+Panel = tuple[str, float, Sequence[Estimate | None], dict[str, float]]
 
-    panels: title, factor, {"value", "interval"} or None of each name, {style of matplotlib: place} of vertical lines.
-    """
-    from matplotlib.figure import Figure  # no pyplot: no global state, no display
 
+def plot_intervals(names: Sequence[str], panels: Sequence[Panel]) -> Image.Image:
+    """A row for each name, the first, which is the reference, in red."""
     figure = Figure(figsize=(3 + 2.6 * len(panels), 1.5 + 0.3 * len(names)), dpi=100, layout="constrained")
-    for axes, (title, factor, found, lines) in zip(
-        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
-    ):
+    columns = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, factor, found, lines) in zip(columns, panels, strict=True):
         for at, one in enumerate(found):
             if one and one["value"] is not None:
                 colour = "#3b6ea5" if at else "#d1495b"
@@ -61,14 +59,11 @@ def plot_intervals(
         axes.grid(axis="x", alpha=0.25)
         axes.set_yticks(range(len(names)), names, fontsize=8)
         axes.set_ylim(len(names) - 0.5, -0.5)
-    figure.savefig(buffer := io.BytesIO())
-    return Image.open(buffer).convert("RGB")
+    return _drawn(figure)
 
 
 def plot_spectra(spectra: Mapping[str, np.ndarray]) -> Image.Image:
     """The mean power of each title's images by frequency, of fidelity.radial_power."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(6, 4), dpi=100, layout="constrained")
     axes = figure.subplots()
     for title, power in spectra.items():
@@ -76,5 +71,9 @@ def plot_spectra(spectra: Mapping[str, np.ndarray]) -> Image.Image:
     axes.axvspan(0.25, 0.5, color="#eeeeee", zorder=0)
     axes.set(xlabel="cycles per pixel; shaded: the top octave", ylabel="power, grey levels squared")
     axes.legend(frameon=False)
+    return _drawn(figure)
+
+
+def _drawn(figure: Figure) -> Image.Image:
     figure.savefig(buffer := io.BytesIO())
     return Image.open(buffer).convert("RGB")

@@ -141,29 +141,32 @@ def hf(export: Export) -> Layout:
     return Layout(files, index_files)
 
 
+_CARD = """---
+{head}---
+
+# Images of defects with masks
+
+{generated} generated and {real} real images. The column `source` says which is which; `seed` is empty where there is \
+none. Masks hold 0 for the background, {labels}. The licence is for the publisher to fill in.
+"""
+_SYNTHETIC = """
+Generated images are **synthetic**: Defect-Gen, a pair of diffusion models, made them together with their masks.
+Settings: `{settings}`
+"""
+
+
 def _card(export: Export, folders: list[str]) -> bytes:
     """The dataset card, README.md."""
     sources = Counter(record.source for record in export.records)
-    files = [{"split": name, "path": f"{name}/**"} for name in folders]
-    head = {
-        "license": "unknown",
-        "task_categories": ["image-segmentation"],
-        "tags": ["synthetic"] * bool(sources["generated"]) + ["defects", "industrial-inspection"],
-        "configs": [{"config_name": "default", "data_files": files}],
-    }
+    generated, files = sources["generated"], [{"split": name, "path": f"{name}/**"} for name in folders]
+    head = {"license": "unknown", "task_categories": ["image-segmentation"]}
+    head["tags"] = ["synthetic"] * bool(generated) + ["defects", "industrial-inspection"]
+    head["configs"] = [{"config_name": "default", "data_files": files}]
     labels = ", ".join(f"{index} for {name}" for name, index in export.label_map.items())
-    text = (
-        f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n# Images of defects with masks\n\n"
-        f"{sources['generated']} generated and {sources['real']} real images. The column `source` says which is which; "
-        f"`seed` is empty where there is none. Masks hold 0 for the background, {labels}. The licence is for the "
-        "publisher to fill in.\n"
-    )
-    if sources["generated"]:
-        text += (
-            "\nGenerated images are **synthetic**: Defect-Gen, a pair of diffusion models, made them together with "
-            f"their masks.\nSettings: `{json.dumps(export.settings) if export.settings else 'not recorded'}`\n"
-        )
-    return text.encode()
+    words = {"head": yaml.safe_dump(head, sort_keys=False), "generated": generated, "real": sources["real"]}
+    text = _CARD.format(**words, labels=labels)
+    settings = json.dumps(export.settings) if export.settings else "not recorded"
+    return (text + _SYNTHETIC.format(settings=settings) * bool(generated)).encode()
 
 
 def defect_spectrum(export: Export) -> Layout:

@@ -25,18 +25,14 @@ LEFT_BY_READERS = (".cache", ".npy")  # ultralytics leaves labels/train.cache an
 
 @dataclass(frozen=True)
 class Record:
-    """An image of the export.
+    """An image of the export."""
 
-    name: of its files, without suffix; starts with the origin. number: among those of its origin; a sample's own.
-    types: pixel count of each that occurs. seed: where a manifest tells.
-    """
-
-    name: str
+    name: str  # of its files, without suffix; starts with the origin
     origin: Literal["gen", "real", "val"]
-    number: int
+    number: int  # among those of its origin; a sample's own
     sample: Sample
-    types: dict[str, int]
-    seed: int | None = None
+    types: dict[str, int]  # pixel count of each that occurs
+    seed: int | None = None  # where a manifest tells
 
     @property
     def part(self) -> str:
@@ -51,12 +47,11 @@ Files = dict[str, Callable[[np.ndarray], bytes] | None]  # by path: what makes i
 
 
 class Layout(NamedTuple):
-    """What a format makes of an export, by paths below OUT. files: of a record; {} leaves it out. index_files: those
-    that lead to the others. notes: lines for the user."""
+    """What a format makes of an export, by paths below OUT."""
 
-    files: Callable[[Record], Files]
-    index_files: dict[str, bytes]
-    notes: Sequence[str] = ()
+    files: Callable[[Record], Files]  # {} leaves a record out
+    index_files: dict[str, bytes]  # those that lead to the others
+    notes: Sequence[str] = ()  # lines for the user
 
 
 def by_name(templates: Files, parts: Mapping[str, str] | None = None) -> Callable[[Record], Files]:
@@ -71,11 +66,11 @@ def by_name(templates: Files, parts: Mapping[str, str] | None = None) -> Callabl
 
 @dataclass(frozen=True)
 class Export:
-    """What is exported, and by which types; settings: of generating, if known."""
+    """What is exported, and by which types."""
 
     records: list[Record]
     label_map: dict[str, int]
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # of generating, if known
     segmentation: str = "polygon"  # of COCO, or "rle"
     object_name: str = "object"  # of MVTec AD
 
@@ -90,8 +85,7 @@ def read_export(samples: str, real: str | None, val: str | None, *, keep_good: b
     """Read every image and mask once, so that whatever is wrong shows before anything is written. Raises InputError.
 
     samples: a sample folder; or a prepared set, whose images are real ones. keep_good: take the defect-free images of
-    real sets too. options: further fields of Export.
-    """
+    real sets too. options: further fields of Export."""
     folders = {flag: path for flag, path in (("SAMPLES", samples), ("--real", real), ("--val", val)) if path}
     class_names, generated = common_class_names(folders), bf.isdir(bf.join(samples, SAMPLES[1]))
     rows = {f"{index:06d}": row for index, row in (read_manifest(samples) or {}).items()} if generated else {}
@@ -105,16 +99,16 @@ def read_export(samples: str, real: str | None, val: str | None, *, keep_good: b
             raise InputError(f"{flag} {error}") from error
         found += [(flag, pair, rows.get(pair.name, {}) if flag == "SAMPLES" else {}) for pair in pairs]
 
-    records, numbers, without_defect = [], Counter(), dict(folders)
+    records, numbers, with_defect = [], Counter(), set()
     names = safe_names(f"{origins[flag]}_{pair.name}" for flag, pair, _ in found)
     for name, (flag, pair, row) in zip(names, tqdm(found, "checking", unit="image", disable=None), strict=True):
         origin, types = origins[flag], present_types(read_pair(pair, len(class_names))[1], class_names)
         records.append(Record(name, origin, row.get("index", numbers[origin]), pair, types, row.get("seed")))
         numbers[origin] += 1
-        if types:
-            without_defect.pop(flag, None)
-    for flag, folder in without_defect.items():
-        raise InputError(f"{flag} {folder}: no mask holds a defect, so there is nothing to export")
+        with_defect |= {flag} if types else set()
+    for flag, folder in folders.items():
+        if flag not in with_defect:
+            raise InputError(f"{flag} {folder}: no mask holds a defect, so there is nothing to export")
     return Export(records, {name: index for index, name in enumerate(class_names, start=1)}, settings, **options)
 
 
@@ -136,8 +130,7 @@ def write_export(out: str, name: str, layout: Layout, export: Export, about: dic
     same content are left alone, so a run that was cut off goes on. What leads to other files is written last.
 
     name: of the format. about: where the export came from, for export.json. Raises InputError, before anything is
-    written, where `out` holds what does not belong to this export.
-    """
+    written, where `out` holds what does not belong to this export."""
     records = [(record, files) for record in export.records if (files := layout.files(record))]
     paths = {*(path for _, files in records for path in files), *layout.index_files, EXPORT_FILE}
 

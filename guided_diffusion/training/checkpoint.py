@@ -190,8 +190,7 @@ def _network_state(state: Mapping[str, torch.Tensor], what: str) -> dict[str, to
 
 
 # What two networks must share to exchange x_t; and what else a resumed one must keep.
-SCHEDULE = ("diffusion.schedule", "diffusion.num_timestep")
-_SHARED = (*SCHEDULE, "diffusion.parameterization")
+SHARED = ("diffusion.schedule", "diffusion.num_timestep", "diffusion.parameterization")
 ARCHITECTURE = (
     *("model.patch", "model.model_channels", "model.num_res_blocks", "model.channel_mult"),
     *("model.attention_downsample", "model.num_head_channels", "model.num_heads", "model.norm_groups"),
@@ -209,11 +208,9 @@ def differences(a: Config, b: Config, keys: Iterable[str]) -> Iterator[str]:
             yield f"{key}: {ours} against {theirs}"
 
 
-def check_agreement(
-    a: Config, a_name: str, b: Config, b_name: str, extra: tuple[str, ...] = (), shared: tuple[str, ...] = _SHARED
-) -> None:
+def check_agreement(a: Config, a_name: str, b: Config, b_name: str, extra: tuple[str, ...] = ()) -> None:
     """Raise InputError naming the first key in which two configurations may not differ, and both values."""
-    for found in differences(a, b, (*shared, *extra, "data.background", "data.label_map")):
+    for found in differences(a, b, (*SHARED, *extra, "data.background", "data.label_map")):
         raise InputError(f"{a_name} and {b_name} disagree in {found}; take a configuration, or checkpoint, that fits")
 
 

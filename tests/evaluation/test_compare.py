@@ -10,6 +10,7 @@ from conftest import TrainedPair
 from evaluating import evaluate, random_extractor
 from PIL import Image
 
+from guided_diffusion.data.manifest import recorded_settings
 from guided_diffusion.errors import InputError
 from guided_diffusion.evaluation import compare
 from guided_diffusion.evaluation.bootstrap import Resampling
@@ -47,19 +48,17 @@ def name(S: int, sampler: str = "dpmpp_2m", steps: str = "3") -> str:
 
 
 @pytest.mark.parametrize(
-    ("flags", "possible", "names"),
+    ("flags", "first", "last", "names"),
     [
-        ((), (0, 1000), [name(S, steps="20") for S in (0, 50, 200, 400, 600, 1000)]),
-        ((), (350, 450), [name(S, steps="20") for S in (350, 400, 450)]),
-        (("--samplers", "ddim,dpmpp_2m"), (0, 1000), [name(400, sampler, "20") for sampler in ("ddim", "dpmpp_2m")]),
-        (("--guidance_scale", "1,1.5"), (0, 1000), [name(400, steps=n) for n in ("20", "20_w1.5")]),
-        (("--steps", "0,400", "--num_steps", "4,5"), (350, 450), [name(S, steps=n) for S in (0, 400) for n in "45"]),
+        ("", 0, 1000, [name(S, steps="20") for S in (0, 50, 200, 400, 600, 1000)]),
+        ("", 350, 450, [name(S, steps="20") for S in (350, 400, 450)]),
+        ("--samplers ddim,dpmpp_2m", 0, 1000, [name(400, sampler, "20") for sampler in ("ddim", "dpmpp_2m")]),
+        ("--steps 0,400 --num_steps 4,5", 350, 450, [name(S, steps=n) for S in (0, 400) for n in "45"]),
     ],
 )
-def test_cells_come_from_the_flags(flags: tuple, possible: tuple, names: list[str]) -> None:
-    parser = ArgumentParser()
-    compare.add_arguments(parser)
-    args, (first, last) = parser.parse_args(["--real", "data", *flags]), possible
+def test_cells_come_from_the_flags(flags: str, first: int, last: int, names: list[str]) -> None:
+    compare.add_arguments(parser := ArgumentParser())
+    args = parser.parse_args(["--real", "data", *flags.split()])
     assert [cell.name for cell in compare.make_cells(args, {"": (None, None)}, range(first, last + 1))] == names
 
 
@@ -97,9 +96,8 @@ def test_checkpoints_of_a_training(demo_data: Path, trained_pair: TrainedPair, t
     result = run(demo_data, tmp_path, "--checkpoints", trained_pair.small, "--large", trained_pair.large)
     found = sorted(path.stem for path in (trained_pair.small / "checkpoint").glob("*.pt"))
     assert len(found) > 1 and [cell["name"] for cell in result["cells"]] == [f"{stem}_{name(400)}" for stem in found]
-    manifests = [json.loads(p.open().readline()) for p in sorted(tmp_path.glob("cells/*[0-9]/manifest.jsonl"))]
-    large, small = ([row["settings"]["checkpoints"][key] for row in manifests] for key in ("large", "small"))
-    assert len(set(large)) == 1 and len(set(small)) == len(found)
+    used = [recorded_settings(str(path))["checkpoints"] for path in tmp_path.glob("cells/*[0-9]")]
+    assert [len({own[size] for own in used}) for size in ("large", "small")] == [1, len(found)]
 
 
 @pytest.mark.parametrize(
@@ -109,9 +107,7 @@ def test_checkpoints_of_a_training(demo_data: Path, trained_pair: TrainedPair, t
         (["--steps", "0,x"], "steps 0,x: must be whole numbers"),
         (["--steps", "0,400,0"], "name the cell s0_.* twice"),
         (["--samplers", "ddim,ddim"], "name the cell s400_ddim.* twice"),
-        (["--guidance_scale", "1,2"], "guidance_scale: .* without model.class_cond"),
         (["--samplers", "ddim,dppm"], "unknown sampler 'dppm'"),
-        (["--num_steps", "2,many"], "num_steps .many"),
         (["--num_samples", 2], "num_samples 2: must be from 4 to"),
         (["--checkpoints", "nowhere"], "checkpoints nowhere: needs 2 checkpoints"),
         (["--checkpoints", "LARGE"], "large: checkpoints takes its place"),

@@ -1,38 +1,30 @@
 """Real images as samples show them: views from manifests, windows, whole images, groups, label maps."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import tiny_config
 from drawn_boxes import TYPES, draw, write_real, write_samples
 from PIL import Image
+from told import save_untrained
 
+from guided_diffusion import DefectGen
 from guided_diffusion.data.image_files import View
 from guided_diffusion.errors import InputError
-from guided_diffusion.evaluation.image_sets import (
-    WINDOWS,
-    as_shown,
-    read_good,
-    read_real,
-    read_samples,
-    view_of_samples,
-)
+from guided_diffusion.evaluation.image_sets import WINDOWS, as_shown, read_good, read_real, read_samples
+from guided_diffusion.evaluation.image_sets import view_of_samples as view_of
 from guided_diffusion.generation.sample_io import common_class_names
 
 
 def test_samples_and_their_view(tmp_path: Path) -> None:
     images, masks = draw(2, 1, size=16)
-    assert view_of_samples(write_samples(tmp_path / "plain", images, masks), (16, 16)) == View((16, 16))
+    assert view_of(write_samples(tmp_path / "plain", images, masks), (16, 16)) == View((16, 16))
     cut = write_samples(tmp_path / "cut", images, masks, crops={"crop_from": [24, 24], "crop_defect": 0.8})
-    view = view_of_samples(cut, (16, 16))
-    assert view == View((16, 16), True, (24, 24), 0.8) and view.whole_size == (24, 24)
+    assert view_of(cut, (16, 16)) == View((16, 16), True, (24, 24), 0.8)
     samples = read_samples(cut, TYPES)
     assert np.array_equal(samples.images, images) and np.array_equal(samples.masks, masks)
     assert samples.names == samples.groups == ["000000", "000001"] and samples.take([1]).names == ["000001"]
-
     for path in (tmp_path / "cut").glob("*/000000.png"):
         Image.open(path).resize((8, 8), 0).save(path)
     with pytest.raises(InputError, match=r".*000001.png: is 16 x 16 pixels, but .*000000.png is 8 x 8"):
@@ -69,22 +61,20 @@ def test_groups_and_defect_free_images(tmp_path: Path) -> None:
 
 def test_label_maps_have_to_agree(tmp_path: Path) -> None:
     root, samples = write_real(tmp_path / "data", 3, 0), write_samples(tmp_path / "samples", *draw(2, 1))
-    assert common_class_names({"--real": root, "--samples": samples}) == TYPES
-    (tmp_path / "data/dataset.json").write_text(json.dumps({"label_map": {"bright": 1, "dark": 2}}))
+    both, labels = {"--real": root, "--samples": samples}, tmp_path / "data/dataset.json"
+    assert common_class_names(both) == TYPES
+    labels.write_text(json.dumps({"label_map": {"bright": 1, "dark": 2}}))
     with pytest.raises(InputError, match="--samples .* dark, bright, .*--real .* bright, dark"):
-        common_class_names({"--real": root, "--samples": samples})
-    (tmp_path / "data/dataset.json").unlink()
-    assert common_class_names({"--real": root, "--samples": samples}) == TYPES
+        common_class_names(both)
+    labels.unlink()
+    assert common_class_names(both) == TYPES
     with pytest.raises(InputError, match="--real .*dataset.json"):
         common_class_names({"--real": root})
 
 
-def test_networks_trained_on_windows_say_so_in_the_manifest(
-    train: Callable, run_script: Callable, tmp_path: Path
-) -> None:
-    crops = {"data.fit": "random_crop", "data.crop_from": 32, "data.crop_defect": 0.5, "data.resolution": 16}
-    train(tiny_config("small", **crops, **{"train.iterations": 1}), tmp_path / "net")
-    flags = ["--step_inference", 1000, "--num_steps", 2, "--num_samples", 1, "--precision", "fp32"]
-    result = run_script("inference.py", "--small_recep", tmp_path / "net", "--sample_dir", tmp_path / "cut", *flags)
-    assert result.returncode == 0, result.stderr
-    assert view_of_samples(str(tmp_path / "cut"), (16, 16)) == View((16, 16), True, (32, 32), 0.5)
+def test_networks_trained_on_windows_say_so_in_the_manifest(tmp_path: Path) -> None:
+    crops = {"data.fit": "random_crop", "data.crop_from": 32, "data.crop_defect": 0.5}
+    net = save_untrained(tmp_path / "net", "small", **crops, **{"model.class_cond": False})
+    generator = DefectGen.load(None, str(net), device="cpu", precision="fp32")
+    generator.generate_into(str(tmp_path / "cut"), 1, generator.settings(step_inference=1000, num_steps=2))
+    assert view_of(str(tmp_path / "cut"), (16, 16)) == View((16, 16), True, (32, 32), 0.5)

@@ -11,27 +11,16 @@ from drawn_boxes import TYPES, draw, image_set
 from guided_diffusion.data.image_files import View
 from guided_diffusion.evaluation import segmenter
 from guided_diffusion.evaluation.image_sets import ImageSet, RealSets
-from guided_diffusion.evaluation.segmenter import (
-    Outcome,
-    Pool,
-    Segmenter,
-    agreement,
-    calibrate,
-    class_weights,
-    count_pixels,
-    scores,
-    segmentation_loss,
-    train_segmenter,
-)
+from guided_diffusion.evaluation.segmenter import Outcome, Pool, Segmenter, agreement, count_pixels, scores
 
 
 @pytest.fixture(scope="module", params=["deeplab", "unet"])
 def trained(request: pytest.FixtureRequest) -> Segmenter:
+    rates = dict.fromkeys(segmenter.SEGMENTERS, 0.01)
     with pytest.MonkeyPatch.context() as patch:
-        rates = dict.fromkeys(segmenter.SEGMENTERS, 0.01)
         for name, value in {"CHANNELS": 16, "BATCH_SIZE": 4, "NUM_GOOD": 0, "LEARNING_RATES": rates}.items():
             patch.setattr(segmenter, name, value)
-        return train_segmenter(Pool(image_set(*draw(8, 0)), None, None, (32, 32)), 80, 0, kind=request.param)
+        return segmenter.train_segmenter(Pool(image_set(*draw(8, 0)), None, None, (32, 32)), 80, 0, kind=request.param)
 
 
 def test_it_learns_and_shuffled_masks_agree_less(trained: Segmenter) -> None:
@@ -50,7 +39,7 @@ def test_same_seed_same_segmenter_and_other_random_numbers_are_left_alone(kind: 
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    trainings = [train_segmenter(pool, 2, seed, kind=kind).parameters() for seed in (0, 0, 1)]
+    trainings = [segmenter.train_segmenter(pool, 2, seed, kind=kind).parameters() for seed in (0, 0, 1)]
     first, *others = (torch.cat([part.flatten() for part in own if part.requires_grad]) for own in trainings)
     assert len(first) == parameters
     assert torch.equal(torch.rand(3), expected)
@@ -76,14 +65,13 @@ def test_loss_is_its_formula_in_float64() -> None:
     entropy = -(weights[masks] * np.log(of_truth)).sum() / weights[masks].sum()
     both = [(probability[:, k], masks == k) for k in range(3)]
     dice = [2 * (p * y).sum() / (p.sum() + y.sum()) for p, y in both]
-    found = segmentation_loss(torch.tensor(logits), torch.tensor(masks), torch.tensor(weights))
+    found = segmenter.segmentation_loss(torch.tensor(logits), torch.tensor(masks), torch.tensor(weights))
     assert float(found) == pytest.approx(entropy + 1 - np.mean(dice))
 
 
 def test_rare_types_weigh_more() -> None:
-    mask = np.zeros((10, 10), np.uint8)
-    mask[0, :4], mask[1, :1] = 1, 2
-    np.testing.assert_allclose(class_weights([mask], 3), np.sqrt([1, 95 / 4, 95, 95]), rtol=1e-6)
+    mask = np.array([[1] * 4 + [2] + [0] * 95], np.uint8)
+    np.testing.assert_allclose(segmenter.class_weights([mask], 3), np.sqrt([1, 95 / 4, 95, 95]), rtol=1e-6)
 
 
 def counts_of(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -126,13 +114,13 @@ def test_images_found_and_false_alarms_count_images() -> None:
 def test_calibration_keeps_false_alarms_within_their_share() -> None:
     pixels = np.random.default_rng(0).integers(0, 30, 55)
     for share in (0, 0.05, 0.3):
-        least = calibrate(pixels, share)
+        least = segmenter.calibrate(pixels, share)
         assert np.mean(pixels >= least) <= share < np.mean(pixels >= least - 1) + 1e-9
-    assert calibrate(np.zeros(10, int), 0.05) == 1
+    assert segmenter.calibrate(np.zeros(10, int), 0.05) == 1
 
 
 def fixed(predicted: np.ndarray) -> SimpleNamespace:
-    """In a segmenter's place: predicts what it is given."""
+    """In a segmenter's place: predicts these."""
     return SimpleNamespace(predict=lambda images: list(predicted[: len(images)]))
 
 
@@ -159,11 +147,11 @@ def test_the_agreement_segmenter_is_judged_on_groups_it_has_not_seen(monkeypatch
     sets = RealSets(View((4, 4)), {"real": train}, train, train.take([]), train, None)
 
     def judged_on(sets: RealSets) -> dict:
+        sets = segmenter.reserve(sets, 0)
         return agreement(segmenter.train_agreement_segmenter(sets, 0, "cpu"), sets.held_out)[1]
 
-    reference = judged_on(segmenter.reserve(sets, 0))  # of 6 groups one is left out
+    reference, other = judged_on(sets), judged_on(replace(sets, held_out=train.take([0, 1, 2])))
     assert len(trained_on[0]) == 10 and reference["images"] == 2 and reference["mean"]["value"] == 1
-    assert len(set(train.groups) - set(trained_on[0].groups)) == 1
-    reference = judged_on(segmenter.reserve(replace(sets, held_out=train.take([0, 1, 2])), 0))
-    assert len(trained_on[1]) == 12 and reference["images"] == 3
+    assert len(set(train.groups) - set(trained_on[0].groups)) == 1  # of 6 groups one is left out
+    assert len(trained_on[1]) == 12 and other["images"] == 3
     assert len(segmenter.reserve(replace(sets, train=train.take(range(8))), 0).held_out) == 0  # of 4 groups none

@@ -113,11 +113,10 @@ def test_images_are_the_same(exported: dict[str, Path]) -> None:
 
 
 def test_mvtec(sets: Sets, exported: dict[str, Path]) -> None:
-    out = exported["mvtec"]
-    root = out / "my_tile"
+    root = exported["mvtec"] / "my_tile"
     assert sorted(path.name for path in (root / "train/good").iterdir()) == ["real_000007.png", "real_000008.png"]
     assert [path.name for path in (root / "test/good").iterdir()] == ["val_000001.png"]
-    files = json.loads((out / "export.json").read_text())["files"]
+    files = json.loads((exported["mvtec"] / "export.json").read_text())["files"]
     assert files["my_tile/train/good/real_000007.png"].startswith(f"{sets.real}/test/good/whole")
     tested = {Path(path): source for path, source in files.items() if "/test/" in path and "/good/" not in path}
     for path, source in tested.items():
@@ -142,16 +141,15 @@ def test_the_card_of_hugging_face(sets: Sets, exported: dict[str, Path], tmp_pat
     assert "synthetic" not in (tmp_path / "real/README.md").read_text()  # nobody says that these are generated
 
 
-def test_notes(sets: Sets, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_what_is_left_out_is_said(sets: Sets, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for form in ("yolo", "mmseg", "mvtec"):
         main([sets.samples, str(tmp_path / form), "--format", form])
-    printed = capsys.readouterr().out
-    assert printed.count("note: without --val") == 2 and "defect-free images of" not in printed
+    export(sets, tmp_path / "coco", "coco")
+    printed, good = capsys.readouterr().out, f"left out: {len(sets.good)} defect-free images"
+    assert printed.count("note: without --val") == 2 and printed.count(good) == 1
     assert "train/good is missing" in printed and "left out: 1 images with an empty mask" in printed
     assert yaml.safe_load((tmp_path / "yolo/data.yaml").read_text())["val"] == "images/train"
     assert "val_dataloader" not in (tmp_path / "mmseg/dataset.py").read_text()
-    export(sets, tmp_path / "coco", "coco")
-    assert f"left out: {len(sets.good)} defect-free images" in capsys.readouterr().out
 
 
 def test_names_are_safe_and_differ() -> None:
@@ -179,7 +177,6 @@ def test_again_writes_nothing_and_a_cut_off_run_goes_on(sets, exported, tmp_path
     monkeypatch.setattr(file_io, "write_if_changed", original)
     export(sets, out, form)
     assert tree(out) == tree(exported[form])
-
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     export(sets, out, form)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
@@ -188,11 +185,10 @@ def test_again_writes_nothing_and_a_cut_off_run_goes_on(sets, exported, tmp_path
 def test_an_export_grows_with_its_samples(sets, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     monkeypatch.chdir(tmp_path)
-    main([sets.samples, "./out", "--format", "yolo"])
-    main([sets.samples, ".//out/", "--format", "yolo"])
+    for way in ("./out", ".//out/"):
+        main([sets.samples, way, "--format", "yolo"])
     assert "no files written" in capsys.readouterr().out
     (out / "labels" / "train.cache").write_text("what ultralytics leaves")
-    capsys.readouterr()
     export(sets, out, "yolo")
     real = len(sets.masks) - 6
     assert f"{2 * real + 2} files written" in capsys.readouterr().out  # data.yaml and export.json change
@@ -208,7 +204,6 @@ def test_what_another_run_wrote_meanwhile_is_refused(sets, exported, tmp_path, m
 REFUSED = {  # OUT and flags, and a part of the line
     "{new} --format coco --real {pit}": "--real {pit}: its types are pit, but those of SAMPLES {samples} are crack",
     "{new} --format coco --real {samples}": "--real {samples}: holds generated images; name a prepared set",
-    "{new} --format coco --val {mixed}": "--val {mixed}: holds generated images",
     "{new} --format defect_spectrum --val {val}": "--val: defect_spectrum has no parts",
     "{new} --format yolo --segmentation rle": "--segmentation: only --format coco",
     "{new} --format hf --real {broken}": "{broken}/test/pit/grey.png: unreadable or truncated image",
@@ -219,7 +214,6 @@ REFUSED = {  # OUT and flags, and a part of the line
     "{yolo} --format yolo": "OUT {yolo}: holds 1 files that are not of this export, such as images/mine.png",
     "{samples}/new --format coco": "lies in SAMPLES {samples}",
     "{real}/new --format coco --real {real}": "lies in --real {real}",
-    "{val}/new --format coco --val {val}": "lies in --val {val}",
     "{root} --format coco": "lies in SAMPLES {samples} or around it",
 }
 
@@ -238,7 +232,6 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for mask in shutil.copytree(sets.val, root / "empty").glob("converted_ground_truth/*/*"):
         Image.fromarray(np.zeros(SIZE, np.uint8)).save(mask)
     main([sets.samples, str(root / "yolo"), "--format", "yolo"])
-    export(sets, root / "mixed", "defect_spectrum")
     (root / "yolo/images/mine.png").touch()
     return {path.name: str(path) for path in (root / "new", *root.iterdir())} | {"root": str(root)}
 
