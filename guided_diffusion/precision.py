@@ -3,6 +3,7 @@
 import gc
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,9 +93,7 @@ class Graphs:
         graph.replay()
         return output.clone()  # the next replay writes there
 
-    def _record(
-        self, network: Callable[..., Tensor], given: Sequence[Tensor]
-    ) -> tuple[torch.cuda.CUDAGraph, Sequence[Tensor], Tensor] | None:
+    def _record(self, network: Callable[..., Tensor], given: Sequence[Tensor]) -> tuple[Any, ...] | None:
         graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
         pool = next((one[0].pool() for one in self._recorded.values() if one), None)  # as they run one at a time
         with torch.cuda.device(self._device):

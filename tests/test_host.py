@@ -16,7 +16,6 @@ from torch._dynamo.utils import counters
 from guided_diffusion import DefectGen
 from guided_diffusion.benchmark import random_data
 from guided_diffusion.data.image_files import View
-from guided_diffusion.generation import api
 from guided_diffusion.training.train_util import TrainLoop
 
 PLAIN = {"model.class_cond": False}
@@ -74,17 +73,17 @@ def some_masks():
     return masks
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
-    "options",
+    ("options", "precision"),
     [
-        {"windows": "on", "masks": some_masks(), "guidance_scale": 2.0},
-        {"windows": "off", "defects": "balanced", "guidance_scale": 1.5},
+        ({"windows": "on", "masks": some_masks(), "guidance_scale": 2.0}, "bf16"),
+        ({"windows": "off", "defects": "balanced"}, "fp32"),
     ],
 )
 def test_a_generation_is_compiled_once_and_whole(pair, options, precision, strict, monkeypatch):
     """Windows two at a time, and a last batch that is smaller, which is not compiled."""
-    monkeypatch.setattr(api, "windows_at_once", lambda network, settings, *_: 1 + (settings.windows == "on"))
+    place, count = DefectGen._windows, 1 + (options["windows"] == "on")
+    monkeypatch.setattr(DefectGen, "_windows", lambda *args: (place(*args)[0], count))
     generator = DefectGen.load(*pair, device="cpu", precision=precision)
     options = {"num_steps": 4, "image_size": (12, 20), **options}
     plain = generator.generate(5, batch_size=2, **options)
