@@ -72,24 +72,23 @@ def some_masks():
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
-    ("options", "guided"),
+    "options",
     [
-        ({"windows": "on", "masks": some_masks(), "guidance_scale": 2.0}, False),
-        ({"windows": "off", "defects": "balanced", "guidance_scale": 1.5}, True),
+        {"windows": "on", "masks": some_masks(), "guidance_scale": 2.0},
+        {"windows": "off", "defects": "balanced", "guidance_scale": 1.5},
     ],
 )
-def test_a_generation_is_compiled_once_and_whole(pair, options, guided, precision, strict, monkeypatch):
+def test_a_generation_is_compiled_once_and_whole(pair, options, precision, strict, monkeypatch):
     """Windows two at a time, and a last batch that is smaller, which is not compiled."""
     monkeypatch.setattr(api, "windows_at_once", lambda network, settings, *_: 1 + (settings.windows == "on"))
-    guides = pair[:1] if guided else ()
-    generator = DefectGen.load(*pair, device="cpu", precision=precision, guides=guides)
+    generator = DefectGen.load(*pair, device="cpu", precision=precision)
     options = {"num_steps": 4, "image_size": (12, 20), **options}
     plain = generator.generate(5, batch_size=2, **options)
     settings = generator.settings(**{key: value for key, value in options.items() if key != "masks"})
     settings = replace(settings, defects=settings.defects or ("none",))
     generator.compile(2, settings)
     fast = generator.generate(5, batch_size=2, **options)
-    assert counters["stats"]["unique_graphs"] == 2 + guided and not counters["graph_break"]
+    assert counters["stats"]["unique_graphs"] == 2 and not counters["graph_break"]
     assert np.abs(plain.images.astype(int) - fast.images).max() <= 1
 
 

@@ -15,7 +15,7 @@ from ..data.manifest import recorded_settings
 from ..diffusion.respace import SPACINGS, parse_num_steps
 from ..diffusion.samplers import SAMPLERS
 from ..diffusion.two_stage import HANDOFFS
-from ..errors import InputError, Parser, check_range
+from ..errors import Parser, check_range
 from ..generation.api import DefectGen
 from ..generation.conditions import read_conditions
 from ..generation.network import WEIGHTS
@@ -31,7 +31,6 @@ FLAGS = {  # of parameters that have another name here
     "small_config": "--small_recep_config",
     "separate_channel_loss": "--seperate_channel_loss",
     "backgrounds": "--background",
-    "guides": "--guide",
 }
 
 leave = dist_util.leave  # ends one process of several
@@ -45,12 +44,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--sample_dir", required=True, help="folder for the samples")
     about = f"the small network takes over below this timestep ({Settings.step_inference})"
     add("--step_inference", type=int, default=Settings.step_inference, help=about)
-    about = "its YAML file; needed for checkpoints that carry none"
-    add("--large_recep_config", dest="large_config", help=about)
-    add("--small_recep_config", dest="small_config", help=about)
+    add("--large_recep_config", dest="large_config", help="its YAML file; needed for checkpoints that carry none")
+    add("--small_recep_config", dest="small_config", help="the same for the small network")
     add("--num_defect", type=int, help="number of defect types; needed for checkpoints that carry none")
-    about = "whether a released checkpoint was trained with it; ours say so themselves"
-    add("--seperate_channel_loss", "--separate_channel_loss", type=int, choices=(0, 1), help=about)
+    add("--seperate_channel_loss", "--separate_channel_loss", type=int, choices=(0, 1), help="of a released checkpoint")
     add("--num_samples", type=int, help=f"in all ({DEFAULT_NUM_SAMPLES}; with --masks one for each)")
     add("--batch_size", default="auto", metavar="N|auto", help="per process; does not change samples (auto)")
     add("--image_size", type=int, nargs=2, metavar=("H", "W"), help="pixels; default: as in training")
@@ -62,10 +59,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--weights", choices=WEIGHTS, default="ema", help="(ema)")
     add("--handoff", choices=HANDOFFS, default="paper", help="released: the released script's restart (paper)")
     add("--defects", nargs="+", metavar="TYPES", help="shown in turn: crack, or crack,hole; balanced; none")
-    about = "lead away from: an earlier checkpoint of a network, or a smaller one; one for each"
-    add("--guide", dest="guides", nargs="+", default=(), metavar="CKPT", help=about)
-    about = "above 1: networks keep further from their guides or, without --guide, closer to the types (1)"
-    add("--guidance_scale", type=float, default=1.0, help=about)
+    add("--guidance_scale", type=float, default=1.0, help="above 1: networks keep closer to the types (1)")
     add("--masks", metavar="DIR|bank", help="index masks that samples must have; bank: new ones like the training's")
     add("--types_per_image", type=int, default=1, help="with --masks bank (1)")
     add("--bank_data", metavar="DIR", help="data set for --masks bank (default: the large network's training set)")
@@ -86,13 +80,11 @@ def main(argv: list[str] | None = None) -> None:
     def given(*names: str) -> dict[str, Any]:
         return {name: getattr(args, name) for name in names}
 
-    if args.guides and args.guidance_scale == 1:
-        raise InputError("`guides`: have no effect at `guidance_scale` 1; give another, such as 1.5")
     precision = args.precision
     if precision == "auto":  # a folder that is continued keeps its own
         precision = recorded_settings(args.sample_dir).get("precision", "auto")
     generator = DefectGen.load(
-        **given("large", "small", "large_config", "small_config", "guides", "num_defect", "weights"),
+        **given("large", "small", "large_config", "small_config", "num_defect", "weights"),
         separate_channel_loss=None if args.seperate_channel_loss is None else bool(args.seperate_channel_loss),
         device=device,
         precision=precision,

@@ -60,11 +60,6 @@ def make_predict_x0(
     return predict_x0
 
 
-def guided(predict_x0: PredictX0, guide: PredictX0, scale: float) -> PredictX0:
-    """Autoguidance (Karras et al. 2024): x_start = guide + w (network - guide), where the guide is a worse network."""
-    return lambda x_t, t: torch.lerp(guide(x_t, t), predict_x0(x_t, t), scale)
-
-
 def _eps(x: Tensor, x0: Tensor, alpha_bar: float) -> Tensor:
     """eps such that x = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps."""
     return (x - sqrt(alpha_bar) * x0) / sqrt(1 - alpha_bar)

@@ -26,7 +26,6 @@ from ..diffusion.respace import format_num_steps, parse_num_steps
 from ..errors import InputError, check_range
 from ..file_io import ensure_writable
 from ..generation.api import DefectGen
-from ..generation.conditions import Conditions
 from ..generation.sample_io import common_class_names
 from ..generation.settings import DEFAULT_STEPS, Settings
 from ..pictures import draw_sheet, row_tile
@@ -62,8 +61,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--steps", help=f"hand-offs, comma-separated {about}")
     add("--samplers", default=Settings.sampler, help=f"comma-separated ({Settings.sampler})")
     add("--num_steps", default=str(DEFAULT_STEPS), help=f"denoising steps, N or A+B, comma-separated ({DEFAULT_STEPS})")
-    add("--guide", nargs="+", default=(), metavar="CKPT", help="worse networks to lead away from, as in inference.py")
-    add("--guidance_scale", default="1", help="how far, comma-separated (1: not at all)")
     add("--num_samples", type=int, default=64, help="in every cell (64)")
 
 
@@ -78,13 +75,12 @@ class Cell(NamedTuple):
 def main(args: argparse.Namespace) -> None:
     """Make and measure all cells; write the results and print the table. Raises InputError."""
     check_range(args, num_samples=(4, 10**6), seed=(0, 10**18))
-    how = {"device": dist_util.setup(args.device), "precision": "fp32", "guides": args.guide}
-    load = lru_cache(1)(partial(DefectGen.load, **how))
+    load = lru_cache(1)(partial(DefectGen.load, device=dist_util.setup(args.device), precision="fp32"))
     pairs = checkpoint_pairs(args) if args.checkpoints else {"": (args.large, args.small)}
     generator = load(*next(iter(pairs.values())))
     cells = make_cells(args, pairs, generator.hand_offs)
     for cell in cells:
-        Conditions(generator.layout, generator.settings(**cell.settings))  # refuses before anything is made
+        generator.settings(**cell.settings)  # refuses before anything is made
     real_sets = {f"--{name}": root for name in ("real", "train") if (root := getattr(args, name))}
     names = common_class_names(real_sets, {"the networks": generator.layout.class_names})
     view = View.of(generator.config.data)
@@ -148,31 +144,24 @@ def measure(
 def make_cells(args: argparse.Namespace, pairs: dict[str, tuple], possible: range) -> list[Cell]:
     """The cells in the order of the flags, at least two. possible: hand-offs to choose from. Raises InputError."""
     samplers, num_steps = args.samplers.split(","), [parse_num_steps(text) for text in args.num_steps.split(",")]
-    scales = _numbers("guidance_scale", args.guidance_scale, float)
     hand_offs = [Settings.step_inference]
     if args.steps:
-        hand_offs = _numbers("steps", args.steps, int)
-    elif len(pairs) * len(samplers) * len(num_steps) * len(scales) == 1:
+        try:
+            hand_offs = [int(text) for text in args.steps.split(",")]
+        except ValueError:
+            raise InputError(f"`steps` {args.steps}: must be whole numbers with commas between") from None
+    elif len(pairs) * len(samplers) * len(num_steps) == 1:
         hand_offs = sorted({S for S in STEPS if S in possible} | {*possible[:1], *possible[-1:]})
     cells = []
-    for prefix, S, sampler, steps, scale in product(pairs, hand_offs, samplers, num_steps, scales):
-        guided = f"_w{scale:g}" if scale != 1 else ""
-        name = f"{prefix}s{S}_{sampler}_{format_num_steps(steps)}{guided}_seed{args.seed}"
-        settings = {"step_inference": S, "sampler": sampler, "num_steps": steps, "guidance_scale": scale}
-        cells.append(Cell(name, pairs[prefix], settings))
-    flags = "`steps`, `samplers`, `num_steps`, `guidance_scale`"
+    for prefix, S, sampler, steps in product(pairs, hand_offs, samplers, num_steps):
+        name = f"{prefix}s{S}_{sampler}_{format_num_steps(steps)}_seed{args.seed}"
+        cells.append(Cell(name, pairs[prefix], {"step_inference": S, "sampler": sampler, "num_steps": steps}))
+    flags = "`steps`, `samplers`, `num_steps`"
     if twice := [name for name, count in Counter(cell.name for cell in cells).items() if count > 1]:
         raise InputError(f"{flags}: name the cell {twice[0]} twice; leave one out")
     if len(cells) < 2:
         raise InputError(f"{flags}: name at least two cells to compare")
     return cells
-
-
-def _numbers(name: str, text: str, kind: type) -> list:
-    try:
-        return [kind(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(f"`{name}` {text}: must be {'whole ' * (kind is int)}numbers with commas between") from None
 
 
 def checkpoint_pairs(args: argparse.Namespace) -> dict[str, tuple]:

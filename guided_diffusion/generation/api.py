@@ -20,7 +20,7 @@ from .. import dist_util
 from ..diffusion.conditioning import Known
 from ..diffusion.gaussian_diffusion import GaussianDiffusion
 from ..diffusion.respace import Pair, format_num_steps
-from ..diffusion.samplers import PredictX0, guided, make_predict_x0
+from ..diffusion.samplers import PredictX0, make_predict_x0
 from ..diffusion.two_stage import two_stage_plans, two_stage_sample
 from ..errors import InputError, unknown_name
 from ..file_io import lock_folder
@@ -39,7 +39,7 @@ from ..precision import (
     to_device,
     try_compile,
 )
-from ..training.checkpoint import SCHEDULE, check_agreement
+from ..training.checkpoint import check_agreement
 from .conditions import Conditions
 from .network import (
     SMALLER,
@@ -81,9 +81,7 @@ def _say_stop(before: int) -> None:
 class DefectGen:
     """The two-stage generator. Either network may be None where step_inference leaves it no step."""
 
-    def __init__(
-        self, networks: Sequence[Network], guides: Sequence[Network], device: torch.device, precision: str, weights: str
-    ) -> None:
+    def __init__(self, networks: Sequence[Network], device: torch.device, precision: str, weights: str) -> None:
         if not networks:
             raise InputError("`large` and `small` are both missing; name at least one checkpoint")
         first, last = networks[0], networks[-1]
@@ -94,13 +92,6 @@ class DefectGen:
         self.config = first.config
         self.layout = self.config.layout
         self.diffusion = GaussianDiffusion(self.config)
-        self.guides: dict[str, Network] = {}
-        for guide in guides:
-            if (network := self.networks[guide.kind]) is None or guide.kind in self.guides:
-                fault = "has a guide already" if network else "is missing"
-                raise InputError(f"`guides` {guide.path}: goes with `{guide.kind}`, which {fault}; leave it out")
-            check_agreement(guide.config, guide.path, network.config, network.path, shared=SCHEDULE)
-            self.guides[guide.kind] = guide
         self.hand_offs = possible_hand_offs(self._loaded, self.diffusion.num_timestep)
 
     @classmethod
@@ -113,7 +104,6 @@ class DefectGen:
         small_config: str | None = None,
         num_defect: int | None = None,
         separate_channel_loss: bool | None = None,
-        guides: str | Sequence[str] = (),
         weights: str = "ema",
         device: str | torch.device = "auto",
         precision: str = "auto",
@@ -121,10 +111,9 @@ class DefectGen:
         """Load two checkpoint files (or work_dirs: their latest checkpoint).
 
         Configurations and num_defect are needed for released checkpoints, which carry none; so is
-        separate_channel_loss where such a network was trained with it. guides: checkpoints that lead a network away
-        from their own faults, see samplers.guided, at a guidance_scale other than 1; one for each network at most.
-        weights: "ema" or "model". precision: "fp32"; "bf16"; "tf32", float32 that GPUs round to 10 bits where they
-        multiply; or "auto": bf16 where the hardware multiplies in it, else fp32. Raises InputError.
+        separate_channel_loss where such a network was trained with it. weights: "ema" or "model". precision: "fp32";
+        "bf16"; "tf32", float32 that GPUs round to 10 bits where they multiply; or "auto": bf16 where the hardware
+        multiplies in it, else fp32. Raises InputError.
         """
         for name, value, known in (("weights", weights, WEIGHTS), ("precision", precision, (*PRECISIONS, "auto"))):
             if value not in known:
@@ -135,9 +124,7 @@ class DefectGen:
             for name, path, config in (("large", large, large_config), ("small", small, small_config))
             if path
         ]
-        guides = [guides] if isinstance(guides, str) else guides
-        guides = [load_network("guides", path, None, None, None, weights) for path in guides]
-        generator = cls(networks, guides, device, resolve_precision(precision, device), weights)
+        generator = cls(networks, device, resolve_precision(precision, device), weights)
         for network in generator._loaded:
             network.model.to(device, memory_format=torch.channels_last)
             if generator.precision == "bf16":
@@ -146,7 +133,7 @@ class DefectGen:
 
     @property
     def _loaded(self) -> list[Network]:
-        return [*filter(None, self.networks.values()), *self.guides.values()]
+        return [*filter(None, self.networks.values())]
 
     def settings(self, settings: Settings | None = None, **options: Any) -> Settings:
         """Settings, by default Settings(), with these options put in: checked against the networks, and complete.
@@ -168,24 +155,22 @@ class DefectGen:
         other = "" if windows == "on" else ", or `windows` on"
         settings = replace(settings, num_steps=steps, image_size=size, windows=windows)
         plans = two_stage_plans(self.diffusion, S, steps, settings.spacing, settings.handoff)
-        taking_part, guides = [], {}
+        taking_part = []
         for (name, network), plan in zip(self.networks.items(), plans, strict=True):
             if plan and network is None:
                 raise InputError(f"`{name}`: missing, but `step_inference` {S} gives it {len(plan)} steps")
             if plan:
                 taking_part.append(network)
                 check_trained([one for one in self._loaded if one.kind == name], plan, settings, self.hand_offs)
-                if name in self.guides and settings.guidance_scale != 1:
-                    guides[name] = self.guides[name].sha256
         told = [network.config.model.class_cond for network in taking_part]
         without = f"{taking_part[0].path} was trained without model.class_cond, so it cannot be told types"
         if settings.defects is not None and not told[0]:
             raise InputError(f"`defects`: {without}; train with it, or leave that out")
-        if settings.guidance_scale != 1 and not (any(told) or guides):
-            raise InputError(f"`guidance_scale`: {without}; train with it, give `guides`, or leave that out")
+        if settings.guidance_scale != 1 and not any(told):
+            raise InputError(f"`guidance_scale`: {without}; train with it, or leave that out")
         for network in self._loaded:
             check_size(network.config.model, window_of(network, settings), f"give another `image_size`{other}")
-        return replace(settings, guides=guides or None)
+        return settings
 
     def _choose_batch_size(self, asked: int | str, count: int, settings: Settings) -> int:
         return choose_batch_size(asked, count, self._loaded, settings, self.precision, self.device)
@@ -333,8 +318,6 @@ class DefectGen:
         known = conditions.known(indices, self.device)
         predict_x0 = partial(self._predict_x0, indices=indices, settings=settings, conditions=conditions, known=known)
         pair = {name: network and predict_x0(network) for name, network in self.networks.items()}
-        for name in settings.guides or ():
-            pair[name] = guided(pair[name], predict_x0(self.guides[name]), settings.guidance_scale)
         plan = {key: getattr(settings, key) for key in ("step_inference", "num_steps", "spacing", "sampler", "handoff")}
         # Keyed by T, so that the first noise is not the one which a stochastic sampler adds at step T - 1.
         x = noise(self.diffusion.num_timestep).to(memory_format=torch.channels_last)
@@ -352,7 +335,6 @@ class DefectGen:
     ) -> PredictX0:
         """A network as samplers call it: told the types, those of a window in a window, and kept to what is known."""
         config, size, window = network.config, settings.image_size, window_of(network, settings)
-        scale = settings.guidance_scale if settings.untold_guides else 1
 
         @cache
         def at(*places: Place) -> PredictX0:
@@ -361,7 +343,7 @@ class DefectGen:
                 types = torch.cat([conditions.told(indices, place, window) for place in places])
                 types = to_device(types, self.device)
             forward = partial(self._graphs.run, network.forward)
-            return make_predict_x0(forward, config, self.diffusion, types, scale)
+            return make_predict_x0(forward, config, self.diffusion, types, settings.guidance_scale)
 
         predict_x0 = at((0, 0))
         if window != size:
@@ -378,7 +360,7 @@ class DefectGen:
         """
 
         def fast(network: Network) -> Network:
-            twice = settings.untold_guides and network.config.model.class_cond  # see make_predict_x0
+            twice = settings.guidance_scale != 1 and network.config.model.class_cond  # see make_predict_x0
             windows = windows_at_once(network, settings, self.precision, batch_size, self.device)
             model, rows = network.model, batch_size * (1 + twice) * windows
             inputs = noise_batch(network.config, rows, window_of(network, settings), self.device)
@@ -388,7 +370,6 @@ class DefectGen:
 
         try:
             self.networks = {name: network and fast(network) for name, network in self.networks.items()}
-            self.guides = {name: fast(guide) for name, guide in self.guides.items()}
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -73,10 +73,10 @@ class Conditions:
                 shown = [sorted(own) for own in parse_defects(settings.defects, layout.class_names)]
                 self.types = torch.stack([one_hot[own].sum(dim=0) for own in shown])
                 self.names = [{"types": [layout.class_names[k - 1] for k in own]} for own in shown]
-            elif settings.untold_guides:
+            elif settings.guidance_scale != 1:
                 raise InputError(
-                    f"`guidance_scale` {settings.guidance_scale:g}: without `guides`, `defects` or `masks` there is "
-                    "nothing to guide by; give one of them, or leave it out"
+                    f"`guidance_scale` {settings.guidance_scale:g}: without `defects` or `masks` there is nothing to "
+                    "guide by; give one of them, or leave it out"
                 )
             return
         if settings.defects is not None:

@@ -47,7 +47,7 @@ def load_network(
     file, config = checkpoint.path, checkpoint.config
     if config is None:
         if config_path is None:
-            remedy = "a guide must" if name == "guides" else f"name its YAML file with `{name}_config`"
+            remedy = f"name its YAML file with `{name}_config`"
             raise InputError(f"`{name}` {path}: this checkpoint carries no configuration; {remedy}")
         given = {} if separate is None else {"train.separate_channel_loss": separate}  # released files have no key
         config = load_config(config_path, num_defect, given)
@@ -62,7 +62,7 @@ def load_network(
         if given not in (None, trained):
             raise InputError(f"`{key}` {int(given)}: {file} was trained with {said}; leave it out")
     kind, other = ("patch-level", "small") if config.model.patch else ("global", "large")
-    if name not in (other, "guides"):
+    if name != other:
         raise InputError(f"`{name}` {path}: this is a {kind} network, which belongs to `{other}`")
     with torch.device("meta"):
         model = UNet(config.model)
@@ -101,7 +101,7 @@ def window_of(network: Network, settings: Settings) -> tuple[int, ...]:
 def pass_bytes(networks: Sequence[Network], settings: Settings, precision: str) -> int:
     """About what one image, or window, takes at most in a pass of a network."""
     most = max(forward_bytes(one.config.model, window_of(one, settings)) for one in networks)
-    return most * (1 + settings.untold_guides) // (1 + (precision == "bf16"))
+    return most * (1 + (settings.guidance_scale != 1)) // (1 + (precision == "bf16"))
 
 
 def choose_batch_size(

@@ -1,6 +1,6 @@
 """What decides the samples, beside the networks, the seed and the masks and photographs that are given."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,8 +31,7 @@ class Settings:
     image_size: Sequence[int] | None = None  # (height, width); None: that of the training
     windows: str = "auto"  # "on": networks see windows of the size of their training; "auto": on above four of these
     defects: str | Sequence[str] | None = None  # types that samples show, with class_cond: see parse_defects
-    guidance_scale: float = 1.0  # how far networks are led away from their guides, or from themselves untold of types
-    guides: Mapping[str, str] | None = None  # SHA-256 of the guides in use; not to be given, DefectGen.load takes them
+    guidance_scale: float = 1.0  # how strongly such networks follow the types, see make_predict_x0
     margin: int = DEFAULT_MARGIN  # pixels around a defect that are drawn anew, where photographs are given
 
     def __post_init__(self) -> None:
@@ -53,12 +52,7 @@ class Settings:
             if isinstance(getattr(self, name), Sequence):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
 
-    @property
-    def untold_guides(self) -> bool:
-        """Whether networks are led away from themselves untold of types, see make_predict_x0."""
-        return self.guidance_scale != 1 and not self.guides
-
     def row(self) -> dict[str, Any]:
         """What a manifest says of them: those that are used. The margin stands with the photographs that it is for."""
-        unused = {"margin": self.margin, "defects": None, "guidance_scale": 1, "guides": None}.items()
+        unused = {"margin": self.margin, "defects": None, "guidance_scale": 1}.items()
         return {key: value for key, value in asdict(self).items() if (key, value) not in unused}

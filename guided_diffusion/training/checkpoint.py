@@ -190,13 +190,10 @@ def _network_state(state: Mapping[str, torch.Tensor], what: str) -> dict[str, to
 
 
 # What two networks must share to exchange x_t; and what else a resumed one must keep.
-SCHEDULE = ("diffusion.schedule", "diffusion.num_timestep")
-_SHARED = (*SCHEDULE, "diffusion.parameterization")
-ARCHITECTURE = (
-    *("model.patch", "model.model_channels", "model.num_res_blocks", "model.channel_mult"),
-    *("model.attention_downsample", "model.num_head_channels", "model.num_heads", "model.norm_groups"),
-    *("model.use_scale_shift_norm", "model.class_cond", "train.separate_channel_loss"),
-)
+SHARED = ("diffusion.schedule", "diffusion.num_timestep", "diffusion.parameterization")
+_WIDTHS = "patch model_channels num_res_blocks channel_mult attention_downsample num_head_channels num_heads"
+_KEYS = f"{_WIDTHS} norm_groups use_scale_shift_norm class_cond".split()
+ARCHITECTURE = (*(f"model.{key}" for key in _KEYS), "train.separate_channel_loss")
 
 
 def differences(a: Config, b: Config, keys: Iterable[str]) -> Iterator[str]:
@@ -209,11 +206,9 @@ def differences(a: Config, b: Config, keys: Iterable[str]) -> Iterator[str]:
             yield f"{key}: {ours} against {theirs}"
 
 
-def check_agreement(
-    a: Config, a_name: str, b: Config, b_name: str, extra: tuple[str, ...] = (), shared: tuple[str, ...] = _SHARED
-) -> None:
+def check_agreement(a: Config, a_name: str, b: Config, b_name: str, extra: tuple[str, ...] = ()) -> None:
     """Raise InputError naming the first key in which two configurations may not differ, and both values."""
-    for found in differences(a, b, (*shared, *extra, "data.background", "data.label_map")):
+    for found in differences(a, b, (*SHARED, *extra, "data.background", "data.label_map")):
         raise InputError(f"{a_name} and {b_name} disagree in {found}; take a configuration, or checkpoint, that fits")
 
 

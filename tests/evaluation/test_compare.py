@@ -53,7 +53,6 @@ def name(S: int, sampler: str = "dpmpp_2m", steps: str = "3") -> str:
         ("", 0, 1000, [name(S, steps="20") for S in (0, 50, 200, 400, 600, 1000)]),
         ("", 350, 450, [name(S, steps="20") for S in (350, 400, 450)]),
         ("--samplers ddim,dpmpp_2m", 0, 1000, [name(400, sampler, "20") for sampler in ("ddim", "dpmpp_2m")]),
-        ("--guidance_scale 1,1.5", 0, 1000, [name(400, steps=n) for n in ("20", "20_w1.5")]),
         ("--steps 0,400 --num_steps 4,5", 350, 450, [name(S, steps=n) for S in (0, 400) for n in "45"]),
     ],
 )
@@ -108,7 +107,6 @@ def test_checkpoints_of_a_training(demo_data: Path, trained_pair: TrainedPair, t
         (["--steps", "0,x"], "steps 0,x: must be whole numbers"),
         (["--steps", "0,400,0"], "name the cell s0_.* twice"),
         (["--samplers", "ddim,ddim"], "name the cell s400_ddim.* twice"),
-        (["--guidance_scale", "1,2"], "guidance_scale: .* without model.class_cond"),
         (["--samplers", "ddim,dppm"], "unknown sampler 'dppm'"),
         (["--num_samples", 2], "num_samples 2: must be from 4 to"),
         (["--checkpoints", "nowhere"], "checkpoints nowhere: needs 2 checkpoints"),

@@ -1,4 +1,4 @@
-"""Given masks, photographs, types and guides: what is given comes out to the bit, whatever the sampler."""
+"""Given masks, photographs and types: what is given comes out to the bit, whatever the sampler."""
 
 import json
 from dataclasses import replace
@@ -12,7 +12,6 @@ from told import save_untrained, told
 
 from guided_diffusion import DefectGen, InputError, load_config
 from guided_diffusion.diffusion.samplers import SAMPLERS
-from guided_diffusion.generation import api
 from guided_diffusion.generation.conditions import read_conditions
 from guided_diffusion.generation.settings import Settings
 
@@ -43,21 +42,16 @@ def far_from(mask, margin):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    """Work folders of a large network that can be told types and of two small ones, with and without; of guides."""
+    """Work folders of a large network that can be told types and of two small ones, with and without."""
     folder = tmp_path_factory.mktemp("told")
     save_untrained(folder / "large", "large", **{"train.known_share": 0.3})
     save_untrained(folder / "small", "small")
     save_untrained(folder / "plain", "small", **{"model.class_cond": False})
-    narrow = {"model.model_channels": 16, "model.norm_groups": 4}
-    save_untrained(folder / "narrow", "large", **{"diffusion.parameterization": "eps", **narrow})
-    save_untrained(folder / "early", "small", **{"train.t_range": [0, 500]})
-    save_untrained(folder / "types", "small", **{"data.label_map": {"crack": 1, "hole": 2, "burn": 3}})
     return folder
 
 
-def load(pair, small="small", guides=(), large="large"):
-    paths, guides = [name and str(pair / name) for name in (large, small)], [str(pair / name) for name in guides]
-    return DefectGen.load(*paths, guides=guides, device="cpu", precision="fp32")
+def load(pair, small="small"):
+    return DefectGen.load(str(pair / "large"), str(pair / small), device="cpu", precision="fp32")
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -95,7 +89,7 @@ def test_sample_i_takes_what_is_given_in_turn_whatever_the_batch(generator, size
         ("plain", {"masks": some_masks(1)[:0]}, "expected uint8"),
         ("plain", {"masks": some_masks(2), "backgrounds": some_photographs(1)}, "backgrounds: .* expected uint8"),
         ("plain", {"defects": "pit"}, "without model.class_cond"),
-        ("plain", {"guidance_scale": 2.0, "masks": some_masks(1)}, "class_cond.* give guides, or leave"),
+        ("plain", {"guidance_scale": 2.0, "masks": some_masks(1)}, "without model.class_cond"),
         ("told", {"defects": ["crack", "holes"]}, "did you mean 'hole'"),
         ("told", {"defects": []}, "names no type"),
         ("told", {"defects": "hole", "masks": NO_DEFECTS}, "the masks tell the types already"),
@@ -153,52 +147,6 @@ def test_what_is_given_reaches_a_network_without_noise_if_it_was_trained_so(pair
     assert (large[0, :3, 5, 5] - clean[0, :3, 5, 5]).abs().min() > 1e-3  # what is drawn is noise
     assert (small[:, 3:] - clean[:, 3:]).abs().max() > 0.1  # this one was not
     assert np.array_equal(batch.masks, masks) and (batch.images[0, 0] == 80).all()
-
-
-@pytest.mark.parametrize("scale", [-1.0, 2.5])
-@pytest.mark.parametrize(
-    "options",
-    [{"image_size": (16, 40), "windows": "on"}, {"defects": "crack"}, {"masks": NO_DEFECTS, "backgrounds": GREY}],
-)
-def test_a_network_that_guides_itself_changes_nothing(pair, options, scale):
-    plain, guided = load(pair), load(pair, guides=("small", "large"))
-    expected = plain.generate(2, **options, **QUICK).images
-    assert (guided.generate(2, guidance_scale=scale, **options, **QUICK).images == expected).all()
-
-
-def test_a_guided_step_is_as_defined(pair, monkeypatch):
-    """x_start = guide + w (network - guide), both told the same; a network without a guide is not guided."""
-    steps, sample = {}, api.two_stage_sample
-
-    def noting(x, *args, large, small, **options):
-        steps.update({name: (x, predict(x, 700)) for name, predict in (("large", large), ("small", small))})
-        return sample(x, *args, large=large, small=small, **options)
-
-    monkeypatch.setattr(api, "two_stage_sample", noting)
-    generator = load(pair, guides=["narrow"])
-    assert "guides" not in generator.settings().row()
-    generator.generate(2, defects=["hole", "crack,dent"], guidance_scale=3.0, **QUICK)
-    t, types, a = torch.full((2,), 700), told([2], [1, 3]), generator.diffusion.alpha_bar(700)
-    for name, (x, x_start) in steps.items():
-        expected = generator.networks[name].model(x, t, types)
-        if name == "large":
-            guide = (x - (1 - a) ** 0.5 * generator.guides["large"].model(x, t, types)) / a**0.5
-            expected = guide + 3 * (expected - guide)
-        assert torch.allclose(x_start, expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("networks", "settings", "words"),
-    [
-        ({"guides": ["types"]}, {}, "disagree in data.label_map: crack, hole, burn against crack, hole, dent"),
-        ({"guides": ["narrow", "large"]}, {}, "^guides .*/large/.*: goes with large, which has a guide already; leave"),
-        ({"guides": ["early"], "small": None}, {}, "goes with small, which is missing"),
-        ({"guides": ["early"]}, {"step_inference": 600}, "early.* timesteps 0 to 499 only; give from 0 to 500$"),
-    ],
-)
-def test_guides_that_cannot_be(pair, networks, settings, words):
-    with pytest.raises(InputError, match=words):
-        load(pair, **networks).settings(**settings)
 
 
 # --- the command line ------------------------------------------------------------------------------------------------
