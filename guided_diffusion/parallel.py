@@ -44,11 +44,7 @@ def check_memory(needed: int, what: str, remedy: str, device: "torch.device | No
 @functools.cache
 def cpu_memory() -> int:
     """Bytes of memory that this machine has, and that its control groups (containers, batch systems) grant."""
-    return min(_limits())
-
-
-def _limits() -> Iterator[int]:
-    yield os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     with suppress(OSError):  # elsewhere than on Linux
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             _, controllers, group = line.split(":", 2)
@@ -56,7 +52,8 @@ def _limits() -> Iterator[int]:
                 root, file = f"/sys/fs/cgroup/{controllers}", "memory.limit_in_bytes" if controllers else "memory.max"
                 for place in (Path(group), *Path(group).parents):
                     with suppress(OSError, ValueError):  # "max": no limit
-                        yield int(Path(root, str(place).strip("/"), file).read_text())
+                        limits.append(int(Path(root, str(place).strip("/"), file).read_text()))
+    return min(limits)
 
 
 def parallel_map(
@@ -89,9 +86,5 @@ def parallel_map(
 def _end_with_parent() -> None:
     """Let this worker leave Ctrl-C to the process that started it, and end when that is killed, not wait for ever."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

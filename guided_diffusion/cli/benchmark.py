@@ -14,7 +14,6 @@ import runpy
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -32,9 +31,10 @@ MATRIX_SIZES = {"cpu": (1024, 2048), "cuda": (4096, 8192, 16384)}
 BATCH, PRESET_BATCH = 8, 16  # images at a time; with the preset in generation, and where training's search begins
 ROUNDS, PRESET_ROUNDS = 5, 3  # each variant is timed so often, in turns, if time allows
 NUM_STEPS = 20  # of our denoising
-TINY = "model.model_channels=16 model.norm_groups=4 model.channel_mult=[1,1] model.num_res_blocks=1"
-TINY += " model.attention_downsample=[2] model.num_head_channels=8 data.resolution=16"
+TINY = "model.channel_mult=[1,2] model.num_res_blocks=1 model.attention_downsample=[2] data.resolution=16"
 CHECKED = TINY + " model.class_cond=true model.augment=0.15 train.known_share=0.5 data.flip=both data.bs_per_gpu=4"
+CHECKED += " model.model_channels=96 model.norm_groups=16"  # six channels a group, as in the released small network
+NARROW = " model.model_channels=16 model.norm_groups=4 model.num_head_channels=8"
 # With the preset, seconds until each part is cut off; what one leaves, those that follow may take. The last ones of a
 # part are for profiles. Without it, seconds after which no other round begins.
 PARTS = {"machine": 20, "smoke": 75, "training step, large": 105, "training step, small": 85, "generation": 65}
@@ -107,7 +107,7 @@ def work(part: str, args: argparse.Namespace, seconds: float | None) -> None:
                 tell(title, [{"product": kind, "FLOP/s": rate} for kind, rate in told.items()])
             elif part == "smoke":
                 smoke = runpy.run_path(str(ROOT / "scripts" / "gpu_smoke.py"))["smoke"]
-                smoke(read_pair(args, CHECKED.split()), device, folder, tell)
+                smoke(read_pair(args, CHECKED), device, folder, tell)
             elif part == "generation":
                 steps = (1, 2) if tiny else NUM_STEPS
                 compare(generation_variants(read_pair(args), device, ways, folder, steps), device, rates, tell, **how)
@@ -120,8 +120,9 @@ def work(part: str, args: argparse.Namespace, seconds: float | None) -> None:
     sys.exit(not all(own.values()))
 
 
-def read_pair(args: argparse.Namespace, overrides: Sequence[str] = ()) -> dict[str, Config]:
-    """The networks that are timed, or those that are checked."""
+def read_pair(args: argparse.Namespace, overrides: str = "") -> dict[str, Config]:
+    """The networks that are timed; or those of the overrides."""
     name, num_defect = ("{}_recep.yml", 5) if args.preset else ("demo_{}.yml", 3)
-    given = dict(map(parse_override, overrides or [*(TINY.split() if args.tiny else ()), *args.set]))
-    return {size: load_config(ROOT / "configs" / name.format(size), num_defect, given) for size in ("large", "small")}
+    given = [*(overrides or TINY * args.tiny).split(), *(NARROW * args.tiny).split(), *([] if overrides else args.set)]
+    files = {size: ROOT / "configs" / name.format(size) for size in ("large", "small")}
+    return {size: load_config(file, num_defect, dict(map(parse_override, given))) for size, file in files.items()}

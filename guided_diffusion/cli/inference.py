@@ -44,12 +44,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--sample_dir", required=True, help="folder for the samples")
     about = f"the small network takes over below this timestep ({Settings.step_inference})"
     add("--step_inference", type=int, default=Settings.step_inference, help=about)
-    about = "its YAML file; needed for checkpoints that carry none"
-    add("--large_recep_config", dest="large_config", help=about)
-    add("--small_recep_config", dest="small_config", help=about)
+    add("--large_recep_config", dest="large_config", help="its YAML file; needed for checkpoints that carry none")
+    add("--small_recep_config", dest="small_config", help="the same for the small network")
     add("--num_defect", type=int, help="number of defect types; needed for checkpoints that carry none")
-    about = "whether a released checkpoint was trained with it; ours say so themselves"
-    add("--seperate_channel_loss", "--separate_channel_loss", type=int, choices=(0, 1), help=about)
+    add("--seperate_channel_loss", "--separate_channel_loss", type=int, choices=(0, 1), help="of a released checkpoint")
     add("--num_samples", type=int, help=f"in all ({DEFAULT_NUM_SAMPLES}; with --masks one for each)")
     add("--batch_size", default="auto", metavar="N|auto", help="per process; does not change samples (auto)")
     add("--image_size", type=int, nargs=2, metavar=("H", "W"), help="pixels; default: as in training")

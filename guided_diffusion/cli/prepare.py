@@ -76,10 +76,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         given = [f"--{name}" for name in names.split() if getattr(args, name)]
         if len(given) > 1:
             raise InputError(f"{' and '.join(given)}: exclude each other; give one")
-    if bool(args.fit) != bool(args.size):
-        raise InputError("--fit and --size: go together, as in --fit pad --size 256")
-    if args.size and len(args.size) > 2:
-        raise InputError(f"--size: {args.size} should be one or two numbers, height and width")
+    if bool(args.fit) != bool(args.size) or len(args.size or ()) > 2:
+        raise InputError("--fit and --size: go together, as in --fit pad --size 256, or --size 256 320")
     if args.size:
         check_memory(8 * args.size[0] * args.size[-1], "--size: an image", "give a smaller one")
     if args.overlap and (args.tile is None or args.overlap >= args.tile):

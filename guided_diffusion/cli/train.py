@@ -34,10 +34,8 @@ from ..training.warm_start import warm_start
 from . import prepare
 
 leave = dist_util.leave  # ends one process of several
-LESS_MEMORY = (
-    "set train.micro_batch 1, train.activation_checkpointing true or train.precision bf16, which leave the training as "
-    "it is, or lower data.bs_per_gpu or data.resolution"
-)
+LESS_MEMORY = "set train.micro_batch 1, train.activation_checkpointing true or train.precision bf16, or lower"
+LESS_MEMORY += " data.bs_per_gpu or data.resolution"
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -90,10 +88,8 @@ def read_raw(root: str) -> Dataset:
     """What a data set that is not prepared yet holds. Raises InputError where a person has to say more about it."""
     data = read_layout(root)
     if data.format in LOOSE or not data.label_map:
-        raise InputError(
-            f"{root}: holds no prepared data set, and its layout ({data.format}) does not tell for sure what it shows; "
-            f"prepare it first: python scripts/prepare_data.py {shlex.quote(root)} OUT"
-        )
+        remedy = f"prepare it first: python scripts/prepare_data.py {shlex.quote(root)} OUT"
+        raise InputError(f"{root}: its layout ({data.format}) does not tell for sure what it shows; {remedy}")
     check_problems([*data.problems, *data.doubts])
     return data
 

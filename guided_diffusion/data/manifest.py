@@ -64,17 +64,15 @@ def files_of(row: Mapping[str, Any]) -> list[str]:
 
 def _fault(row: Any) -> str | None:
     """What is wrong with a row of a manifest."""
-    if not isinstance(row, dict):
-        return "is no JSON object"
-    if not _whole(index := row.get("index"), 0, MAX_SAMPLES - 1):
+    if not isinstance(row, dict) or not _whole(index := row.get("index"), 0, MAX_SAMPLES - 1):
         return f"its index is no number from 0 to {MAX_SAMPLES - 1}"
     file = f"{index:06d}.png"
     for key, name in FOLDERS.items():
         if row.get(key, f"{name}/{file}" if key == "mask" else None) != f"{name}/{file}":
             return f"its {key} is not {name}/{file}"
     defects = row.get("defects", {})
-    told = isinstance(defects, dict) and all(isinstance(path, str) for path in defects.values())
-    if not told or not all((found := _DEFECT.fullmatch(path)) and found[1] == file for path in defects.values()):
+    paths = defects.values() if isinstance(defects, dict) else [defects]
+    if not all(isinstance(path, str) and (found := _DEFECT.fullmatch(path)) and found[1] == file for path in paths):
         return f"its defects are not defects/<type>/{file}"
     settings, types = row.get("settings"), row.get("types")
     if not isinstance(settings, dict):
@@ -91,12 +89,11 @@ def _fault(row: Any) -> str | None:
         return "its condition names no types"
     if not isinstance(settings.get("precision", ""), str) or not isinstance(row.get("seed"), int | None):
         return "its seed is no number, or its precision no name"
-    crops = settings.get("crops", {"crop_from": [], "crop_defect": 0})
-    size, share = (crops.get(key) for key in ("crop_from", "crop_defect")) if isinstance(crops, dict) else (None, None)
-    right = isinstance(size, list) and len(size) in (0, 2) and all(_whole(side, 1, MAX_SIDE) for side in size)
-    if not right or not isinstance(share, int | float) or not 0 <= share <= 1:
-        return "its settings' crops are no sizes and shares"
-    return None
+    match settings.get("crops", {"crop_from": [], "crop_defect": 0}):
+        case {"crop_from": [] | [int(), int()] as size, "crop_defect": int() | float() as share}:
+            if 0 <= share <= 1 and all(1 <= side <= MAX_SIDE for side in size):
+                return None
+    return "its settings' crops are no sizes and shares"
 
 
 def _whole(value: Any, least: int, most: int) -> bool:

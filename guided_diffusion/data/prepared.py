@@ -30,6 +30,7 @@ SAMPLES = FOLDERS["image"], FOLDERS["index_mask"]
 TRAIN = "train"
 INDEX_ENDINGS = ("", "_mask")
 COLOUR_MASKS = ("_rgb_mask", "_rbg_mask")
+Stems = tuple[Mapping[str, str], Mapping[str, str]]  # {stem: path} of images and of masks
 
 
 @dataclass(frozen=True)
@@ -258,21 +259,17 @@ def pair_files(
     image_folder: str, mask_folder: str, endings: Sequence[str], problems: list[str], alone: list[str] | None = None
 ) -> list[tuple[str, str]]:
     """pair_by_name of the files in two folders."""
-    images, masks = by_stem(image_folder, problems), by_stem(mask_folder, problems)
-    return pair_by_name(images, masks, endings, (image_folder, mask_folder), problems, alone)
+    stems = by_stem(image_folder, problems), by_stem(mask_folder, problems)
+    return pair_by_name(stems, endings, (image_folder, mask_folder), problems, alone)
 
 
 def pair_by_name(
-    images: Mapping[str, str],
-    masks: Mapping[str, str],
-    endings: Sequence[str],
-    folders: tuple[str, str],
-    problems: list[str],
-    alone: list[str] | None = None,
+    stems: Stems, endings: Sequence[str], folders: tuple[str, str], problems: list[str], alone: list[str] | None = None
 ) -> list[tuple[str, str]]:
-    """(image, mask) for each image; images, masks: {stem: path}, in `folders`. Mask x or x + ending belongs to image x,
-    unless an image is itself called that. What has no partner, or two, is noted as a problem; images without a mask go
-    to `alone` where it is given."""
+    """(image, mask) for each image, of stems in `folders`. Mask x or x + ending belongs to image x, unless an image is
+    itself called that. What has no partner, or two, is noted as a problem; images without a mask go to `alone` where it
+    is given."""
+    images, masks = stems
     left = {stem: path for stem, path in masks.items() if not stem.lower().endswith(COLOUR_MASKS)}
     pairs = []
     for stem, image in images.items():

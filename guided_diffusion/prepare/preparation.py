@@ -57,10 +57,9 @@ def look_first(
     if label_map:
         return dict(label_map), rule
     first = {index: record for record in reversed(records) for index in record.types}  # to show each type
-    for index in sorted(first):
-        if index > 1 and index - 1 not in first:
-            text = f"{first[index].mask}: holds value {index}, but no mask holds {index - 1}"
-            raise InputError(f"{text}: a stray value? Correct it, or name all types with `label_map`")
+    if gap := next((index for index in sorted(first) if index > 1 and index - 1 not in first), None):
+        remedy = "a stray value? Correct it, or name all types with `label_map`"
+        raise InputError(f"{first[gap].mask}: holds value {gap}, but no mask holds {gap - 1}: {remedy}")
     return {f"defect_{index}": index for index in sorted(first)}, rule
 
 

@@ -39,15 +39,9 @@ def _look_at(sample: Sample, num_defect: int, rule: DrawingRule, view: View | No
     except InputError as error:
         return own(problem=str(error))
     mask = found.pair()[1]
-    return own(
-        size=mask.shape,
-        types=look_at_types(mask, view) if view else plain_types(mask),
-        overlaps=dict(found.overlaps),
-        border=border_share(mask),
-        sha256=digest,
-        perceptual_hash=perceptual_hash(found.image),
-        top=found.top,
-    )
+    types = look_at_types(mask, view) if view else plain_types(mask)
+    drawn = {"size": mask.shape, "types": types, "overlaps": dict(found.overlaps), "border": border_share(mask)}
+    return own(**drawn, sha256=digest, perceptual_hash=perceptual_hash(found.image), top=found.top)
 
 
 def look_at_types(mask: np.ndarray, view: View) -> dict[int, TypeFacts]:

@@ -191,11 +191,9 @@ def _network_state(state: Mapping[str, torch.Tensor], what: str) -> dict[str, to
 
 # What two networks must share to exchange x_t; and what else a resumed one must keep.
 SHARED = ("diffusion.schedule", "diffusion.num_timestep", "diffusion.parameterization")
-ARCHITECTURE = (
-    *("model.patch", "model.model_channels", "model.num_res_blocks", "model.channel_mult"),
-    *("model.attention_downsample", "model.num_head_channels", "model.num_heads", "model.norm_groups"),
-    *("model.use_scale_shift_norm", "model.class_cond", "train.separate_channel_loss"),
-)
+_WIDTHS = "patch model_channels num_res_blocks channel_mult attention_downsample num_head_channels num_heads"
+_KEYS = f"{_WIDTHS} norm_groups use_scale_shift_norm class_cond".split()
+ARCHITECTURE = (*(f"model.{key}" for key in _KEYS), "train.separate_channel_loss")
 
 
 def differences(a: Config, b: Config, keys: Iterable[str]) -> Iterator[str]:

@@ -124,7 +124,7 @@ def _read_folder_per_type(
     for name in (name for name in types if not is_good(name)):
         folder = bf.join(mask_root, name)
         masks = by_stem(folder, data.problems)
-        for image, mask in pair_by_name(images, masks, OPEN_ENDINGS, (image_root, folder), data.problems, alone=[]):
+        for image, mask in pair_by_name((images, masks), OPEN_ENDINGS, (image_root, folder), data.problems, alone=[]):
             files[image].append((name, mask))
     good = [Sample(image, None) for image, own in files.items() if not own]
     if good:

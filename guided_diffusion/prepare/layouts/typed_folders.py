@@ -6,7 +6,7 @@ import blobfile as bf
 
 from ... import GOOD
 from ...data.files import ALSO_GOOD, by_stem, is_good, list_folder, natural_key, stem_of
-from ...data.prepared import Sample, pair_by_name, pair_files
+from ...data.prepared import Sample, Stems, pair_by_name, pair_files
 from .mask_values import DEFAULT
 from .model import Dataset, Options, TypeMasks
 from .pairs import IMAGE_FOLDERS, OPEN_ENDINGS, open_pairs, parts_alone, type_in_name
@@ -113,11 +113,11 @@ def read_flat(root: str, options: Options) -> Dataset | None:
 
 def _beside(folder: str, problems: list[str], alone: list[str]) -> list[tuple[str, str]]:
     """pair_by_name of images and masks that lie in one folder."""
-    return pair_by_name(*_apart(folder, problems), OPEN_ENDINGS, (folder, folder), problems, alone)
+    return pair_by_name(_apart(folder, problems), OPEN_ENDINGS, (folder, folder), problems, alone)
 
 
-def _apart(folder: str, problems: list[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Images and masks in one folder, {stem: path} each: x_mask.png is the mask of x.*, and x.png of x.jpg or so."""
+def _apart(folder: str, problems: list[str]) -> Stems:
+    """Images and masks in one folder: x_mask.png is the mask of x.*, and x.png of x.jpg or so."""
     stems = {name: stem_of(name) for name in list_folder(folder)[0]}
     marked = {stem + end for stem in stems.values() for end in OPEN_ENDINGS[1:]}
     others = {stem for name, stem in stems.items() if stem not in marked and not name.lower().endswith(".png")}
