@@ -3,6 +3,7 @@
 import gc
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,7 @@ class Graphs:
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._calls, self._recorded = device, Counter(), {}
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def run(self, network: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """network(*inputs)"""
@@ -91,20 +93,19 @@ class Graphs:
         graph.replay()
         return output.clone()  # the next replay writes there
 
-    def _record(
-        self, network: Callable[..., Tensor], given: Sequence[Tensor]
-    ) -> tuple[torch.cuda.CUDAGraph, Sequence[Tensor], Tensor] | None:
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
+    def _record(self, network: Callable[..., Tensor], given: Sequence[Tensor]) -> tuple[Any, ...] | None:
+        graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
         pool = next((one[0].pool() for one in self._recorded.values() if one), None)  # as they run one at a time
-        try:
-            with torch.cuda.graph(graph, pool, capture_error_mode="thread_local"):  # others may copy meanwhile
-                return graph, given, network(*given)
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
-            return None
-        finally:
-            torch.cuda.set_stream(stream)  # a recording that fails leaves its own
+        with torch.cuda.device(self._device):
+            try:
+                with torch.cuda.graph(graph, pool, self._stream, "thread_local"):  # other threads may allocate
+                    return graph, given, network(*given)
+            except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
+                return None
+            finally:
+                torch.cuda.set_stream(before)  # a recording that fails leaves its own
 
     def clear(self) -> None:
         """Give back the graphs and their memory."""

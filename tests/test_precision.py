@@ -1,11 +1,14 @@
 """Precision by the hardware, one line where compiling fails, and telling a lack of memory from other errors."""
 
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from guided_diffusion.errors import InputError
-from guided_diffusion.precision import exact_float32, is_out_of_memory, resolve_precision, try_compile
+from guided_diffusion.precision import Graphs, exact_float32, is_out_of_memory, resolve_precision, try_compile
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -47,6 +50,36 @@ def test_a_failing_compiler_is_one_line(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda network, dynamic, mode: broken)
     with pytest.raises(InputError, match=r"^torch\.compile: failed \(CppCompileError: no\); turn it off \(train\.comp"):
         try_compile(torch.nn.Identity(), lambda network: network(1))
+
+
+@pytest.mark.parametrize(("fault", "count"), [(None, 3), ("stream is capturing", 8), ("out of memory", 0)])
+def test_graphs_are_recorded_once_and_replayed(fault, count, monkeypatch):
+    """With a stand-in for CUDA, whose replays compute anew at the addresses of the recording."""
+    calls, graph = [], SimpleNamespace(pool=int, recording=False)
+
+    @contextmanager
+    def record(graph, *_):
+        graph.recording = fault
+        yield
+        given, output = calls[-1]
+        graph.replay = lambda: torch.mul(given, 2, out=output)
+
+    def network(x):
+        if graph.recording:
+            graph.recording = False
+            raise RuntimeError(fault)
+        calls.append((x, 2 * x))
+        return calls[-1][1]
+
+    for name in ("Stream", "device", "current_stream", "set_stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+    monkeypatch.setattr(torch.cuda, "graph", record)
+    graphs, given = Graphs(GPU), [torch.full((3,), float(i)) for i in range(8)]
+    with nullcontext() if count else pytest.raises(RuntimeError, match=fault):
+        found = [graphs.run(network, x) for x in given]
+        assert all(torch.equal(y, 2 * x) for x, y in zip(given, found, strict=True))  # none is overwritten
+        assert len(calls) == count  # two to warm up, one to record
 
 
 def test_a_lack_of_memory_is_told_from_other_errors():

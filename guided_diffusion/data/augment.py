@@ -45,4 +45,4 @@ def augment(images: Tensor, masks: Tensor, share: float, rng: np.random.Generato
     bright, contrast, gamma = numbers[:, 6:9, None, None, None].unbind(1)  # each [B, 1, 1, 1]
     rgb = 255 * (rgb / 255).clamp(0, 1) ** torch.exp(GAMMA * gamma)
     rgb = (rgb - 127.5) * 2 ** (CONTRAST * contrast) + 127.5 * (1 + BRIGHTNESS * bright)
-    return rgb.clamp(0, 255), marks[:, 0].to(torch.uint8), numbers[:, :AUGMENTATIONS]
+    return rgb.clamp(0, 255), marks[:, 0].to(torch.uint8), numbers[:, :AUGMENTATIONS].contiguous()  # as compiled for

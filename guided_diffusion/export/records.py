@@ -93,10 +93,7 @@ def read_export(samples: str, real: str | None, val: str | None, *, keep_good: b
     origins = {"SAMPLES": "gen" if generated else "real", "--real": "real", "--val": "val"}
     found = []
     for flag, folder in folders.items():
-        try:
-            pairs = find_samples(folder) + (find_good(folder) if keep_good and origins[flag] != "gen" else [])
-        except InputError as error:
-            raise InputError(f"{flag} {error}") from error
+        pairs = find_samples(folder) + (find_good(folder) if keep_good and origins[flag] != "gen" else [])
         found += [(flag, pair, rows.get(pair.name, {}) if flag == "SAMPLES" else {}) for pair in pairs]
 
     records, numbers, with_defect = [], Counter(), set()

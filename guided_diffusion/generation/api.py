@@ -24,9 +24,10 @@ from ..diffusion.samplers import PredictX0, make_predict_x0
 from ..diffusion.two_stage import two_stage_plans, two_stage_sample
 from ..errors import InputError, unknown_name
 from ..file_io import lock_folder
-from ..keyed_random import NoiseAhead, sample_noise
-from ..networks.estimate import receptive_field
+from ..keyed_random import sample_noise
+from ..networks.estimate import forward_bytes, receptive_field
 from ..networks.unet import check_size, noise_batch
+from ..parallel import check_memory
 from ..precision import (
     PRECISIONS,
     Graphs,
@@ -41,24 +42,14 @@ from ..precision import (
 )
 from ..training.checkpoint import check_agreement
 from .conditions import Conditions
-from .network import (
-    SMALLER,
-    WEIGHTS,
-    Network,
-    check_trained,
-    choose_batch_size,
-    load_network,
-    possible_hand_offs,
-    window_of,
-    windows_at_once,
-)
+from .network import WEIGHTS, Network, check_trained, choose_batch_size, load_network, most_at_once, possible_hand_offs
 from .sample_io import SampleFolder
 from .settings import DEFAULT_STEPS, Settings
-from .windows import AUTO_AREAS, Place, windowed
+from .windows import AUTO_AREAS, Place, place_windows, windowed
 
 Progress = Callable[[list[Pair]], Iterable[Pair]]
-OnOutOfMemory = Callable[[int, int], None]
-Noise = Callable[..., Tensor]  # (indices, t, shape, device), see sample_noise
+SMALLER = "give a smaller size, or try `windows` on, `precision` bf16 or `device` cpu"
+OnOutOfMemory = Callable[[int, int], None]  # see DefectGen.generate
 
 
 @dataclass(frozen=True)
@@ -169,11 +160,25 @@ class DefectGen:
         if settings.guidance_scale != 1 and not any(told):
             raise InputError(f"`guidance_scale`: {without}; train with it, or leave that out")
         for network in self._loaded:
-            check_size(network.config.model, window_of(network, settings), f"give another `image_size`{other}")
+            check_size(network.config.model, self._window(network, settings), f"give another `image_size`{other}")
         return settings
 
     def _choose_batch_size(self, asked: int | str, count: int, settings: Settings) -> int:
-        return choose_batch_size(asked, count, self._loaded, settings, self.precision, self.device)
+        """choose_batch_size. Raises InputError, too, where an image takes more memory than there is or, on the CPU, a
+        batch: a GPU says so and is asked for less, a system that lacks memory kills."""
+        size = settings.image_size
+        # with x_t, x_start, that of the step before and the noise of the next batch
+        each = self._pass_bytes(settings) + 4 * 4 * self.layout.num_channels * prod(size)
+        check_memory(each, f"`image_size` {size[0]} {size[1]}: one image", SMALLER, self.device)
+        batch_size = choose_batch_size(asked, count, most_at_once(size, each, self.device))
+        if self.device.type == "cpu":
+            check_memory(each * min(batch_size, count), f"`batch_size` {asked}: a batch", "lower it")
+        return batch_size
+
+    def _pass_bytes(self, settings: Settings) -> int:
+        """About what one image, or window, takes at most in a pass of a network."""
+        most = max(forward_bytes(one.config.model, self._window(one, settings)) for one in self._loaded)
+        return most * (1 + (settings.guidance_scale != 1)) // (1 + (self.precision == "bf16"))
 
     def generate(
         self,
@@ -200,20 +205,20 @@ class DefectGen:
         conditions = Conditions(self.layout, settings, masks, backgrounds)
         indices = range(num_samples) if isinstance(num_samples, int) else num_samples
         batch_size = self._choose_batch_size(batch_size, len(indices), settings)
-        how = {"noise": partial(sample_noise, seed), "conditions": conditions, "progress": progress}
-        return self._generate(indices, batch_size, on_out_of_memory, settings=settings, **how)
+        how = {"seed": seed, "settings": settings, "conditions": conditions, "progress": progress}
+        return self._generate(indices, batch_size, on_out_of_memory, **how)
 
     @torch.no_grad()
     def _generate(
-        self, indices: Sequence[int], batch_size: int, on_out_of_memory: OnOutOfMemory, **how: Any
+        self, indices: Sequence[int], batch_size: int, halved: OnOutOfMemory, x: Tensor | None = None, **how: Any
     ) -> GeneratedBatch:
-        """generate. how: for _generate_batch."""
+        """generate. x: the first noise, if it is drawn already. how: for _generate_batch."""
         size = how["settings"].image_size
         batches, done = [(np.zeros((0, *size, 3), np.uint8), np.zeros((0, *size), np.uint8))], 0
         while done < len(indices):
             part = indices[done : done + batch_size]
             try:
-                batches.append(self._generate_batch(part, **how))
+                batches.append(self._generate_batch(part, x if len(part) == len(indices) else None, **how))
                 done += len(part)
                 continue
             except (RuntimeError, MemoryError) as error:
@@ -225,7 +230,7 @@ class DefectGen:
             self._graphs.clear()
             free_memory()  # not in the except block, whose error still holds the tensors
             batch_size = len(part) // 2
-            on_out_of_memory(batch_size, len(indices) - done)
+            halved(batch_size, len(indices) - done)
         return GeneratedBatch(*map(np.concatenate, zip(*batches, strict=True)), self.layout.class_names)
 
     def generate_into(
@@ -281,15 +286,14 @@ class DefectGen:
             stop = ending.enter_context(dist_util.Stop("SIGINT", "SIGHUP", on_signal=_say_stop))
             writer = ending.enter_context(ThreadPoolExecutor(1))
             bar = ending.enter_context(tqdm(total=len(rounds) * steps, unit="step", disable=rank > 0))
-            noise = NoiseAhead(seed, ending.enter_context(ThreadPoolExecutor(1)))
-            how = {"settings": settings, "conditions": conditions, "progress": counted, "noise": noise}
-            shape = (self.layout.num_channels, *settings.image_size)
-            written = writer.submit(lambda: None)  # the last round
+            drawer = ending.enter_context(ThreadPoolExecutor(1))
+            key = self.diffusion.num_timestep, (self.layout.num_channels, *settings.image_size), torch.device("cpu")
+            how = {"seed": seed, "settings": settings, "conditions": conditions, "progress": counted}
+            written, drawn = writer.submit(lambda: None), None  # the last round, and the noise of the next
             while rounds:
-                indices = rounds.pop(0)
-                if rounds:
-                    noise.expect(rounds[0], self.diffusion.num_timestep, shape)
-                batch = self._generate(indices, size, halved, **how)
+                indices, x = rounds.pop(0), drawn and drawn.result()
+                drawn = drawer.submit(sample_noise, seed, rounds[0], *key) if rounds and rounds[0] else None
+                batch = self._generate(indices, size, halved, x, **how)
                 parts = dist_util.gather_to_zero((np.array(indices, int), batch.images, batch.masks))
                 if parts:
                     written.result()  # at most one round waits to be written
@@ -310,17 +314,25 @@ class DefectGen:
         return {**about, "conditions": conditions.about} if conditions.about else about
 
     def _generate_batch(
-        self, indices: Sequence[int], noise: Noise, settings: Settings, conditions: Conditions, progress: Progress
+        self,
+        indices: Sequence[int],
+        x: Tensor | None,
+        *,
+        seed: int,
+        settings: Settings,
+        conditions: Conditions,
+        progress: Progress,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 images [N, H, W, 3] and index masks [N, H, W] of N sample indices, all at once."""
+        """uint8 images [N, H, W, 3] and index masks [N, H, W] of N sample indices, all at once. x: as for _generate."""
         shape = (self.layout.num_channels, *settings.image_size)
-        noise = partial(noise, indices, shape=shape, device=self.device)
+        noise = partial(sample_noise, seed, indices, shape=shape, device=self.device)
         known = conditions.known(indices, self.device)
         predict_x0 = partial(self._predict_x0, indices=indices, settings=settings, conditions=conditions, known=known)
         pair = {name: network and predict_x0(network) for name, network in self.networks.items()}
         plan = {key: getattr(settings, key) for key in ("step_inference", "num_steps", "spacing", "sampler", "handoff")}
         # Keyed by T, so that the first noise is not the one which a stochastic sampler adds at step T - 1.
-        x = noise(self.diffusion.num_timestep).to(memory_format=torch.channels_last)
+        x = noise(self.diffusion.num_timestep) if x is None else to_device(x, self.device)
+        x = x.to(memory_format=torch.channels_last)
         with autocast(self.device, self.precision):
             x = two_stage_sample(x, self.diffusion, **pair, **plan, noise=noise, known=known, progress=progress)
         if x.isnan().any():
@@ -334,22 +346,19 @@ class DefectGen:
         self, network: Network, indices: Sequence[int], settings: Settings, conditions: Conditions, known: Known | None
     ) -> PredictX0:
         """A network as samplers call it: told the types, those of a window in a window, and kept to what is known."""
-        config, size, window = network.config, settings.image_size, window_of(network, settings)
+        config, size, window = network.config, settings.image_size, self._window(network, settings)
 
         @cache
         def at(*places: Place) -> PredictX0:
-            types = None
-            if config.model.class_cond:
-                types = torch.cat([conditions.told(indices, place, window) for place in places])
-                types = to_device(types, self.device)
+            told = config.model.class_cond and [conditions.told(indices, place, window) for place in places]
+            types = to_device(torch.cat(told), self.device) if told else None
             forward = partial(self._graphs.run, network.forward)
             return make_predict_x0(forward, config, self.diffusion, types, settings.guidance_scale)
 
         predict_x0 = at((0, 0))
         if window != size:
-            sees = receptive_field(config.model)
-            at_once = windows_at_once(network, settings, self.precision, len(indices), self.device)
-            predict_x0 = windowed(lambda x_t, t, places: at(*places)(x_t, t), size, window, sees, self.device, at_once)
+            windows = self._windows(network, len(indices), settings)
+            predict_x0 = windowed(lambda x_t, t, places: at(*places)(x_t, t), *windows)
         return known.wrap(predict_x0, bool(config.train.known_share)) if known else predict_x0
 
     @torch.no_grad()
@@ -361,9 +370,8 @@ class DefectGen:
 
         def fast(network: Network) -> Network:
             twice = settings.guidance_scale != 1 and network.config.model.class_cond  # see make_predict_x0
-            windows = windows_at_once(network, settings, self.precision, batch_size, self.device)
-            model, rows = network.model, batch_size * (1 + twice) * windows
-            inputs = noise_batch(network.config, rows, window_of(network, settings), self.device)
+            model, rows = network.model, batch_size * (1 + twice) * self._windows(network, batch_size, settings)[1]
+            inputs = noise_batch(network.config, rows, self._window(network, settings), self.device)
             with autocast(self.device, self.precision):
                 compiled = try_compile(model, lambda model: model(*inputs))
             return replace(network, forward=lambda x, *types: (compiled if len(x) == rows else model)(x, *types))
@@ -373,3 +381,17 @@ class DefectGen:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+
+    def _window(self, network: Network, settings: Settings) -> tuple[int, ...]:
+        """(height, width) of what a network sees at once."""
+        size = settings.image_size
+        return size if settings.windows == "off" else tuple(map(min, size, network.config.data.resolution))
+
+    def _windows(self, network: Network, batch_size: int, settings: Settings) -> tuple[dict[Place, Tensor], int]:
+        """Windows that cover the canvas, with their weights, and how many of them, each for a batch of samples, the
+        network is given at a time; on the CPU more than one would gain nothing."""
+        window, most = self._window(network, settings), 1
+        weights = place_windows(settings.image_size, window, receptive_field(network.config.model), self.device)
+        if self.device.type == "cuda":
+            most = max(1, most_at_once(window, self._pass_bytes(settings), self.device) // batch_size)
+        return weights, choose_batch_size("auto", len(weights), most)

@@ -17,6 +17,7 @@ from ..data.prepared import match_types, read_label_map
 from ..diffusion.conditioning import Known, far_from_defects
 from ..errors import InputError, unknown_name
 from ..joint_tensor import MASK, RGB, JointLayout
+from ..precision import to_device
 from .mask_bank import draw_masks
 from .settings import Settings
 
@@ -94,9 +95,9 @@ class Conditions:
         if self.masks is None:
             return None
         rows = np.asarray(indices) % len(self.masks)
-        index = torch.from_numpy(self.masks[rows]).to(device)  # [N, H, W]
+        index = to_device(torch.from_numpy(self.masks[rows]), device)  # [N, H, W]
         rgb = np.zeros((*index.shape, 3), np.uint8) if self.backgrounds is None else self.backgrounds[rows]
-        values = self.layout.encode(torch.from_numpy(rgb).to(device).permute(0, 3, 1, 2), index)  # [N, C, H, W]
+        values = self.layout.encode(to_device(torch.from_numpy(rgb), device).permute(0, 3, 1, 2), index)  # [N, C, H, W]
         where = torch.zeros_like(values, dtype=torch.bool)
         where[:, MASK] = True
         if self.backgrounds is not None:

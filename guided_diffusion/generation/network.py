@@ -11,15 +11,11 @@ from ..config import Config
 from ..config_file import load_config
 from ..diffusion.respace import Pair
 from ..errors import InputError, brief
-from ..networks.estimate import forward_bytes, receptive_field
 from ..networks.unet import UNet
-from ..parallel import check_memory
 from ..training.checkpoint import check_agreement, load_checkpoint, load_weights
 from .settings import Settings
-from .windows import count_windows
 
 WEIGHTS = ("ema", "model")
-SMALLER = "give a smaller size, or try `windows` on, `precision` bf16 or `device` cpu"
 # Pixels at a time: on the CPU more gain nothing, a GPU is busy with these.
 LARGEST = {"cpu": 16 * 128 * 128, "cuda": 64 * 256 * 256}
 
@@ -92,55 +88,18 @@ def check_trained(networks: Sequence[Network], plan: Sequence[Pair], settings: S
             )
 
 
-def window_of(network: Network, settings: Settings) -> tuple[int, ...]:
-    """(height, width) of what a network sees at once."""
-    size = settings.image_size
-    return size if settings.windows == "off" else tuple(map(min, size, network.config.data.resolution))
-
-
-def pass_bytes(networks: Sequence[Network], settings: Settings, precision: str) -> int:
-    """About what one image, or window, takes at most in a pass of a network."""
-    most = max(forward_bytes(one.config.model, window_of(one, settings)) for one in networks)
-    return most * (1 + (settings.guidance_scale != 1)) // (1 + (precision == "bf16"))
-
-
-def choose_batch_size(
-    asked: int | str, count: int, networks: Sequence[Network], settings: Settings, precision: str, device: torch.device
-) -> int:
-    """The number that is asked for, from 1; or, for "auto", that of the fewest batches for `count` images. Raises
-    InputError, too, where an image takes more memory than there is or, on the CPU, a batch: a GPU says so and is asked
-    for less, a system that lacks memory kills."""
-    size, channels = settings.image_size, networks[0].config.layout.num_channels
-    # with x_t, x_start, that of the step before and the noise of the next batch
-    each = pass_bytes(networks, settings, precision) + 4 * 4 * channels * prod(size)
-    check_memory(each, f"`image_size` {size[0]} {size[1]}: one image", SMALLER, device)
-    if asked == "auto":
-        batch_size = evenly(count, most_at_once(size, each, device))
-    elif str(asked).isdecimal() and 1 <= len(str(asked).lstrip("0")) <= 6:
-        batch_size = int(asked)
-    else:
-        raise InputError(f"`batch_size` {brief(asked)}: must be auto, or a number of images from 1 to 999,999")
-    if device.type == "cpu":
-        check_memory(each * min(batch_size, count), f"`batch_size` {asked}: a batch", "lower it")
-    return batch_size
-
-
-def windows_at_once(network: Network, settings: Settings, precision: str, batch_size: int, device: torch.device) -> int:
-    """How many windows, each for a batch of samples, a network sees at once. On the CPU more gain nothing."""
-    window, size = window_of(network, settings), settings.image_size
-    if device.type == "cpu" or window == size:
-        return 1
-    largest = most_at_once(window, pass_bytes([network], settings, precision), device) // batch_size
-    return evenly(count_windows(size, window, receptive_field(network.config.model)), max(1, largest))
-
-
 def most_at_once(size: Sequence[int], each: int, device: torch.device) -> int:
-    """How many images of (height, width), each of so many bytes, a device is given at a time. On a GPU they take half
-    of its memory at most, and are halved where that is not free; the CPU's is everybody's."""
-    images = 16 if device.type == "cpu" else torch.cuda.mem_get_info(device)[1] // 2 // each
+    """How many images of (height, width), each of so many bytes, a device is given at a time: on a GPU at most a third
+    of its memory, beside what CUDA graphs keep, and halved where it is not free; the CPU's is everybody's."""
+    images = 16 if device.type == "cpu" else torch.cuda.mem_get_info(device)[1] // 3 // each
     return max(1, min(images, LARGEST[device.type] // prod(size)))
 
 
-def evenly(count: int, largest: int) -> int:
-    """The size of the fewest batches of at most `largest`, all of about one size."""
+def choose_batch_size(asked: int | str, count: int, largest: int) -> int:
+    """The number that is asked for, from 1; or, for "auto", that of the fewest batches of at most `largest`, all of
+    about one size, for `count` images. Raises InputError."""
+    if asked != "auto":
+        if not str(asked).isdecimal() or not 1 <= len(str(asked).lstrip("0")) <= 6:
+            raise InputError(f"`batch_size` {brief(asked)}: must be auto, or a number of images from 1 to 999,999")
+        return int(asked)
     return max(1, ceil(count / max(1, ceil(count / largest))))

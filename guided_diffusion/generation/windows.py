@@ -1,8 +1,7 @@
 """A canvas larger than the images of training: overlapping windows of that size, blended in x_start at every step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
-from math import prod
 
 import numpy as np
 import torch
@@ -18,26 +17,28 @@ Place = tuple[int, int]  # top and left in the canvas
 PredictWindows = Callable[[Tensor, int, tuple[Place, ...]], Tensor]
 
 
-def windowed(
-    predict: PredictWindows,
-    size: Sequence[int],
-    window: Sequence[int],
-    receptive_field: float,
-    device: torch.device | str = "cpu",
-    at_once: int = 1,
-) -> PredictX0:
-    """A predict_x0 for a canvas of `size` = (height, width) from one for windows, no larger than the canvas.
+def place_windows(
+    size: Sequence[int], window: Sequence[int], receptive_field: float, device: torch.device | str = "cpu"
+) -> dict[Place, Tensor]:
+    """Weights [h, w] of the windows that cover a canvas of `size` = (height, width), falling towards their edges."""
+    # Neighbours share half of a window, since each lays out its own; of a patch-level network no more than its
+    # receptive field, so that where a window counts most it has not seen its edge.
+    overlaps = [int(min(side // 2, receptive_field)) for side in window]
+    axes = product(*(_axis(*axis) for axis in zip(size, window, overlaps, strict=True)))
+    return {(top, left): (down[:, None] * across).to(device) for (top, down), (left, across) in axes}
+
+
+def windowed(predict: PredictWindows, weights: Mapping[Place, Tensor], at_once: int = 1) -> PredictX0:
+    """A predict_x0 for a canvas from one for its windows.
 
     `at_once` windows are predicted at a time, each for all N samples; at last the last one again until they are so
-    many, as networks are fastest at one shape. Where they overlap their predictions are averaged, with weights that
-    fall towards their edges. Predictions are blended unclipped: then blending x_start and eps is the same, and x_t
-    keeps to one noise throughout.
+    many, as networks are fastest at one shape. Where windows overlap their predictions are averaged. Predictions are
+    blended unclipped: then blending x_start and eps is the same, and x_t keeps to one noise throughout.
     """
-    axes = product(*_axes(size, window, receptive_field))
-    weights = {(top, left): (down[:, None] * across).to(device) for (top, down), (left, across) in axes}
 
     def cut(x: Tensor, place: Place) -> Tensor:
-        return x[..., place[0] : place[0] + window[0], place[1] : place[1] + window[1]]
+        top, left, (height, width) = *place, weights[place].shape
+        return x[..., top : top + height, left : left + width]
 
     def predict_x0(x_t: Tensor, t: int) -> Tensor:
         x_start, left = torch.zeros_like(x_t), list(weights)
@@ -50,19 +51,6 @@ def windowed(
         return x_start
 
     return predict_x0
-
-
-def count_windows(size: Sequence[int], window: Sequence[int], receptive_field: float) -> int:
-    """How many windows a canvas is taken in."""
-    return prod(map(len, _axes(size, window, receptive_field)))
-
-
-def _axes(size: Sequence[int], window: Sequence[int], receptive_field: float) -> list[list[tuple[int, Tensor]]]:
-    """_axis of height and of width."""
-    # Neighbours share half of a window, since each lays out its own; of a patch-level network no more than its
-    # receptive field, so that where a window counts most it has not seen its edge.
-    overlaps = [int(min(side // 2, receptive_field)) for side in window]
-    return [_axis(*axis) for axis in zip(size, window, overlaps, strict=True)]
 
 
 def _axis(length: int, side: int, overlap: int) -> list[tuple[int, Tensor]]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
 TILE = 4096  # numbers that a program holds at once
-PROGRAMS = 1024  # at least as many keep a GPU busy
+PROGRAMS = 4096  # about as many in a grid keep a GPU busy to the end
 
 
 @triton.jit
@@ -109,7 +109,7 @@ def _statistics(
         lift = lift * factor + tl.load(emb + n * 2 * C + C + c, live, 0.0).to(tl.float32)
     table += n * 5 * C + c
     tl.store(table, middle - shift, live)
-    tl.store(table + C, tl.full([K], 1.0, tl.float32) * rstd, live)
+    tl.store(table + C, gain * 0 + rstd, live)
     tl.store(table + 2 * C, gain, live)
     tl.store(table + 3 * C, lift, live)
     tl.store(table + 4 * C, (mean - middle) * rstd, live)
@@ -146,11 +146,11 @@ def _dots(dy, x, table, sums, pixels, C, chunks, length, SILU: tl.constexpr, R: 
 
 @triton.jit
 def _gather(
-    sums, table, slopes, d_vectors, weight, bias, emb, pixels, C, D, chunks,
+    sums, table, d_vectors, weight, bias, emb, pixels, C, D, chunks,
     EMB: tl.constexpr, R: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
-    """slopes [N, 2, C]: means over the group of gain * dz, and of that * normalised x. d_vectors [N, 5, C]: of an
-    image, gradients of weight, bias, added, scale, shift."""
+    """d_vectors [N, 7, C]: of an image, gradients of weight, bias, added, scale, shift; then means over the group of
+    gain * dz and of that * normalised x."""
     n, k = tl.program_id(1), tl.arange(0, K)
     c, live = tl.program_id(0) * D + k, k < D
     dz, both = tl.full([R, K], 0.0, tl.float32), tl.full([R, K], 0.0, tl.float32)
@@ -161,17 +161,13 @@ def _gather(
         both += tl.load(sums + at + C, there, 0.0)
     dz, both = tl.reduce(dz, 0, _add), tl.reduce(both, 0, _add)
     table += n * 5 * C + c
-    rstd, gain, level = (
-        tl.load(table + C, live, 0.0),
-        tl.load(table + 2 * C, live, 0.0),
-        tl.load(table + 4 * C, live, 0.0),
-    )
+    rstd, gain = tl.load(table + C, live, 0.0), tl.load(table + 2 * C, live, 0.0)
+    level = tl.load(table + 4 * C, live, 0.0)
     mean_dz = tl.reduce(gain * dz, 0, _add) / pixels / D
     mean_both = tl.reduce(gain * both, 0, _add) / pixels / D
-    slopes += n * 2 * C + c
-    tl.store(slopes, tl.full([K], 1.0, tl.float32) * mean_dz, live)
-    tl.store(slopes + C, tl.full([K], 1.0, tl.float32) * mean_both, live)
-    d_vectors += n * 5 * C + c
+    d_vectors += n * 7 * C + c
+    tl.store(d_vectors + 5 * C, gain * 0 + mean_dz, live)
+    tl.store(d_vectors + 6 * C, gain * 0 + mean_both, live)
     tl.store(d_vectors + 2 * C, rstd * (gain * dz - pixels * (mean_dz + mean_both * level)), live)  # the sum of dx
     factor = tl.full([K], 1.0, tl.float32)
     if EMB:
@@ -184,14 +180,14 @@ def _gather(
 
 
 @triton.jit
-def _d_input(dy, x, dx, table, slopes, pixels, C, SILU: tl.constexpr, R: tl.constexpr, K: tl.constexpr):
+def _d_input(dy, x, dx, table, d_vectors, pixels, C, SILU: tl.constexpr, R: tl.constexpr, K: tl.constexpr):
     n, first, c, base = _place(pixels, C, R, K)
     row = tl.arange(0, R)[:, None]
     at, live = row * C + c[None, :], (first + row < pixels) & (c < C)[None, :]
     normal, z, gain, rstd = _normalised(x + base, table, n, c, C, at, live)
     dz = _before_silu(dy + base, z, at, live, SILU)
-    slopes += n * 2 * C + c
-    mean_dz, mean_both = tl.load(slopes, c < C, 0.0)[None, :], tl.load(slopes + C, c < C, 0.0)[None, :]
+    means = d_vectors + n * 7 * C + 5 * C + c
+    mean_dz, mean_both = tl.load(means, c < C, 0.0)[None, :], tl.load(means + C, c < C, 0.0)[None, :]
     tl.store(dx + base + at, (dz * gain - mean_dz - normal * mean_both) * rstd, live)
 
 
@@ -209,7 +205,7 @@ def _cut(x: Tensor) -> tuple[dict[str, int], tuple[int, int], tuple[int, int], i
 
 def _cut_groups(c: int, groups: int) -> dict[str, int]:
     K = triton.next_power_of_2(c // groups)
-    return {"R": max(1, TILE // K), "K": K}
+    return {"R": max(1, TILE // 4 // K), "K": K}
 
 
 def _forward(launch, x, weight, bias, added, emb, groups: int, eps: float, silu: bool) -> tuple[Tensor, Tensor]:
@@ -227,16 +223,16 @@ def _forward(launch, x, weight, bias, added, emb, groups: int, eps: float, silu:
 
 
 def _gradients(launch, dy, x, table, weight, bias, emb, groups: int, silu: bool) -> tuple[Tensor, Tensor]:
-    """dx, and gradients of weight, bias, added, scale, shift by image: [N, 5, C]."""
+    """dx, and d_vectors of _gather."""
     (n, c, height, width), (tile, by_tile, by_chunk, chunks, length) = x.shape, _cut(x)
-    sums, slopes = (x.new_empty(shape, dtype=torch.float32) for shape in ((n, chunks, 2, c), (n, 2, c)))
-    dx, d_vectors, pixels = torch.empty_like(x), torch.empty_like(table), height * width
+    sums, d_vectors = (x.new_empty(shape, dtype=torch.float32) for shape in ((n, chunks, 2, c), (n, 7, c)))
+    dx, pixels = torch.empty_like(x), height * width
     launch(_dots)[by_chunk](dy, x, table, sums, pixels, c, chunks, length, SILU=silu, **tile)
     launch(_gather)[(groups, n)](
-        sums, table, slopes, d_vectors, weight, bias, weight if emb is None else emb, pixels, c, c // groups, chunks,
+        sums, table, d_vectors, weight, bias, weight if emb is None else emb, pixels, c, c // groups, chunks,
         EMB=emb is not None, **_cut_groups(c, groups),
     )  # fmt: skip
-    launch(_d_input)[by_tile](dy, x, dx, table, slopes, pixels, c, SILU=silu, **tile)
+    launch(_d_input)[by_tile](dy, x, dx, table, d_vectors, pixels, c, SILU=silu, **tile)
     return dx, d_vectors
 
 
@@ -260,6 +256,7 @@ def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(x, output[1], weight, bias, emb)
     ctx.added_dtype = None if added is None else added.dtype
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
 
 
 def _backward(gradients: Callable, ctx: Any, dy: Tensor, _: Any) -> tuple[Tensor | None, ...]:
@@ -268,7 +265,7 @@ def _backward(gradients: Callable, ctx: Any, dy: Tensor, _: Any) -> tuple[Tensor
     dx, d_vectors = gradients(dy, x, table, weight, bias, emb, ctx.groups, ctx.silu)
     d_weight, d_bias = d_vectors[:, :2].sum(0).to(weight.dtype).unbind()
     d_added = None if ctx.added_dtype is None else d_vectors[:, 2].to(ctx.added_dtype)
-    d_emb = None if emb is None else d_vectors[:, 3:].flatten(1).to(emb.dtype)
+    d_emb = None if emb is None else d_vectors[:, 3:5].flatten(1).to(emb.dtype)
     return dx, d_weight, d_bias, d_added, d_emb, None, None, None
 
 
@@ -286,6 +283,7 @@ class _Eager(torch.autograd.Function):
 def fused_group_norm(x: Tensor, *others: Any) -> Tensor:
     """x: [N, C, H, W]; then weight, bias: [C]; added: [N, C] or None; emb: [N, 2C] or None; groups, eps, silu."""
     x = x.contiguous(memory_format=torch.channels_last)
+    others = [other.contiguous() if isinstance(other, Tensor) else other for other in others]
     if torch.compiler.is_compiling():
         return _forward_op(x, *others)[0]
     with torch.cuda.device_of(x):  # Triton launches on the current device

@@ -9,7 +9,7 @@ import yaml
 
 from guided_diffusion import DefectGen, InputError, Settings
 from guided_diffusion.generation import api
-from guided_diffusion.generation.network import evenly, most_at_once
+from guided_diffusion.generation.network import choose_batch_size, most_at_once
 from guided_diffusion.generation.settings import DEFAULT_STEPS
 from guided_diffusion.keyed_random import sample_noise
 from guided_diffusion.training.checkpoint import latest_checkpoint, load_checkpoint
@@ -62,9 +62,10 @@ def test_the_first_noise_is_not_what_a_sampler_adds(generator, monkeypatch):
     ],
 )
 def test_batch_sizes(count, image_size, cpu, cuda, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 1800 * 2**20))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 2700 * 2**20))
     for kind, expected in (("cpu", cpu), ("cuda", cuda)):
-        assert evenly(count, most_at_once(image_size, 2**20, torch.device(kind))) == expected
+        largest = most_at_once(image_size, 2**20, torch.device(kind))
+        assert choose_batch_size("auto", count, largest) == expected and choose_batch_size("12", count, 1) == 12
 
 
 def test_settings_are_completed_and_go_into_a_manifest(generator):

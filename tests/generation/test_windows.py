@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from guided_diffusion import InputError
-from guided_diffusion.generation.windows import _axis, count_windows, windowed
+from guided_diffusion.generation.windows import _axis, place_windows, windowed
 
 GLOBAL = float("inf")  # receptive field
 QUICK = {"num_steps": 3, "step_inference": 400}
@@ -33,7 +33,7 @@ def test_windows_cover_the_axis_and_weights_sum_to_one(length, overlap):
 def test_what_does_not_depend_on_the_window_comes_out_as_without(receptive_field):
     x = torch.randn(2, 4, 23, 50, generator=torch.Generator().manual_seed(0))
     for window, atol in (((16, 16), 1e-6), ((23, 50), 0)):
-        predict_x0 = windowed(lambda x, t, places: 0.5 * x - t, (23, 50), window, receptive_field)
+        predict_x0 = windowed(lambda x, t, places: 0.5 * x - t, place_windows((23, 50), window, receptive_field))
         assert torch.allclose(predict_x0(x, 3), 0.5 * x - 3, rtol=0, atol=atol)
 
 
@@ -48,19 +48,19 @@ def test_every_window_is_told_its_place(at_once):
         return x
 
     both = torch.stack([x, -x])[:, None]
-    found = windowed(predict, (40, 48), (16, 16), GLOBAL, at_once=at_once)(both, 0)
+    found = windowed(predict, place_windows((40, 48), (16, 16), GLOBAL), at_once)(both, 0)
     assert torch.allclose(found, both, rtol=1e-6)
-    count = count_windows((40, 48), (16, 16), GLOBAL)
     places = [place for place, _ in seen]
-    assert places[:count] == [(top, left) for top in (0, 8, 16, 24) for left in (0, 8, 16, 24, 32)]
-    assert set(places[count:]) <= {(24, 32)} and len(places) < count + at_once
+    assert places[:20] == [(top, left) for top in (0, 8, 16, 24) for left in (0, 8, 16, 24, 32)]
+    assert set(places[20:]) <= {(24, 32)} and len(places) < 20 + at_once
     assert all(value == 100 * top + left for (top, left), value in seen)
 
 
 def test_windows_that_disagree_blend_smoothly():
     """Neighbours that say 0 and 1, half a window (8 px) apart: no step between pixels above a cut's by far."""
     x = torch.zeros(1, 1, 16, 64)
-    out = windowed(lambda x, t, places: x + places[0][1] // 8 % 2, (16, 64), (16, 16), GLOBAL)(x, 0)[0, 0]
+    weights = place_windows((16, 64), (16, 16), GLOBAL)
+    out = windowed(lambda x, t, places: x + places[0][1] // 8 % 2, weights)(x, 0)[0, 0]
     assert out.min() >= 0 and out.max() <= 1 and (out == out[0]).all()
     assert 0.15 < (out[:, 1:] - out[:, :-1]).abs().max() < 0.2  # sin^2 over 8 px: pi / 2 / 8 at the most
 
