@@ -207,7 +207,7 @@ def compare(
         for variant, call, *_ in built if profiled else ():
             if variant is not variants[0] and variant.name not in seen:
                 seen.add(variant.name)
-                tell(*costliest(variant.name, call, device))
+                tell(*costliest(variant, call, device))
 
     for variant in variants:
         if variant.compiled:
@@ -261,7 +261,7 @@ def best_batch(variant: Variant, device: torch.device, first: int) -> int:
     return best
 
 
-def costliest(name: str, call: Callable[[], object], device: torch.device) -> tuple[str, Rows]:
+def costliest(variant: Variant, call: Callable[[], object], device: torch.device) -> tuple[str, Rows]:
     """What torch.profiler says of one call: a title with the seconds in which the device was busy, and the operators
     that it was busy with for longest."""
     cuda, own = device.type == "cuda", "self_cpu_time_total" if device.type == "cpu" else "self_device_time_total"
@@ -274,9 +274,12 @@ def costliest(name: str, call: Callable[[], object], device: torch.device) -> tu
             rows.setdefault(event.device_type.name, []).append(row)
     launched = rows["CUDA" if cuda else "CPU"]
     busy, named = (sum(row["seconds"] for row in of) for of in (launched, rows["CPU"]))
-    # Kernels that are not put down to the operators that launched them stand for themselves.
-    top = sorted(rows["CPU"] if named > busy / 2 else launched, key=lambda row: -row["seconds"])[:COSTLIEST]
-    title = f"{name}, profiled: {took:.4g} s, busy {busy:.4g} s, {sum(row['calls'] for row in launched):,} launches"
+    # Kernels that are not put down to single operators stand for themselves.
+    top = rows["CPU"] if named > busy / 2 and not variant.compiled else launched
+    top = sorted(top, key=lambda row: -row["seconds"])[:COSTLIEST]
+    title = (
+        f"{variant.name}, profiled: {took:.4g} s, busy {busy:.4g} s, {sum(row['calls'] for row in launched):,} launches"
+    )
     return title, [row | {"share": row["seconds"] / busy} for row in top]
 
 
