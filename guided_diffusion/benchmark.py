@@ -264,22 +264,20 @@ def best_batch(variant: Variant, device: torch.device, first: int) -> int:
 def costliest(name: str, call: Callable[[], object], device: torch.device) -> tuple[str, Rows]:
     """What torch.profiler says of one call: a title with the seconds in which the device was busy, and the operators
     that it was busy with for longest."""
-    cuda = device.type == "cuda"
+    cuda, own = device.type == "cuda", "self_cpu_time_total" if device.type == "cpu" else "self_device_time_total"
     with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * cuda]) as profiled:
-        seconds = seconds_of(call, device)
-    own, sides = "self_device_time_total" if cuda else "self_cpu_time_total", {"CPU": [], "CUDA": []}
+        took = seconds_of(call, device)
+    rows: dict[str, Rows] = {"CPU": [], "CUDA": []}
     for event in profiled.key_averages():
-        if not event.is_user_annotation and (took := getattr(event, own)):
-            row = {"operator": event.key[:70], "calls": event.count, "seconds": took / 1e6}
-            sides.setdefault(event.device_type.name, []).append(row)
-    kernels = sides["CUDA"] or sides["CPU"]
-    busy = sum(row["seconds"] for row in kernels)
+        if not event.is_user_annotation and getattr(event, own):
+            row = {"operator": event.key[:70], "calls": event.count, "seconds": getattr(event, own) / 1e6}
+            rows.setdefault(event.device_type.name, []).append(row)
+    launched = rows["CUDA" if cuda else "CPU"]
+    busy, named = (sum(row["seconds"] for row in of) for of in (launched, rows["CPU"]))
     # Kernels that are not put down to the operators that launched them stand for themselves.
-    rows = sides["CPU"] if sum(row["seconds"] for row in sides["CPU"]) > busy / 2 else kernels
-    rows = sorted(rows, key=lambda row: -row["seconds"])[:COSTLIEST]
-    launches = f"{sum(row['calls'] for row in kernels):,} {'kernels' if cuda else 'operators'}"
-    title = f"{name}, profiled: {seconds:.4g} s, busy {busy:.4g} s, {launches}"
-    return title, [row | {"share": row["seconds"] / busy} for row in rows]
+    top = sorted(rows["CPU"] if named > busy / 2 else launched, key=lambda row: -row["seconds"])[:COSTLIEST]
+    title = f"{name}, profiled: {took:.4g} s, busy {busy:.4g} s, {sum(row['calls'] for row in launched):,} launches"
+    return title, [row | {"share": row["seconds"] / busy} for row in top]
 
 
 def matrix_rates(device: torch.device, sizes: Sequence[int]) -> dict[str, float]:

@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
             left = max(1.0, end - time.perf_counter()) if args.preset else None
             # In a process, so that neither a crash nor an endless compilation costs the next part. A fork, as libraries
             # are loaded already: this process must leave the GPU alone.
-            process = multiprocessing.get_context("fork").Process(target=work, args=(part, args, left))
+            process = multiprocessing.get_context("fork").Process(target=work, args=(part, args, left, folder))
             process.start()
             process.join(left)
             if process.exitcode is None or process.exitcode < 0:
@@ -76,17 +76,19 @@ def main(argv: list[str] | None = None) -> int:
     return status
 
 
-def work(part: str, args: argparse.Namespace, seconds: float | None) -> None:
-    """Do one of PARTS, print its tables and add them to the file, and end this process."""
+def work(part: str, args: argparse.Namespace, seconds: float | None, folder: str) -> None:
+    """Do one of PARTS, print its tables and add them to the file, and end this process. folder: for other files."""
     began, preset, tiny, found = time.perf_counter(), bool(args.preset), args.tiny, read_json(args.json)
     own = found[part] = {}
 
     def tell(title: str, rows: Rows) -> None:
         own[title] = rows
         write_json(args.json, found)
-        shown = [[f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items() if k != "readings"] for row in rows]
+        shown = [
+            {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items() if k != "readings"} for row in rows
+        ]
         print(
-            f"\n{part}, {title}", rows and table([k for k in rows[0] if k != "readings"], shown), sep="\n", flush=True
+            f"\n{part}, {title}", shown and table(list(shown[0]), [row.values() for row in shown]), sep="\n", flush=True
         )
 
     try:
@@ -97,24 +99,21 @@ def work(part: str, args: argparse.Namespace, seconds: float | None) -> None:
         ways, until = (["off", "on"], began + seconds - PROFILES) if preset else (["off"], began + LONGEST)
         rounds, batch = (1, 2) if tiny else (PRESET_ROUNDS, PRESET_BATCH) if preset else (ROUNDS, BATCH)
         how = {"batch": batch, "rounds": rounds, "until": until, "profiled": preset}
-        with tempfile.TemporaryDirectory() as folder:
-            if part == "machine":
-                name = (
-                    torch.cuda.get_device_name() if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-                )
-                told = matrix_rates(device, (512,) if tiny else MATRIX_SIZES[device.type])
-                title = f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-                tell(title, [{"product": kind, "FLOP/s": rate} for kind, rate in told.items()])
-            elif part == "smoke":
-                smoke = runpy.run_path(str(ROOT / "scripts" / "gpu_smoke.py"))["smoke"]
-                smoke(read_pair(args, CHECKED), device, folder, tell)
-            elif part == "generation":
-                steps = (1, 2) if tiny else NUM_STEPS
-                compare(generation_variants(read_pair(args), device, ways, folder, steps), device, rates, tell, **how)
-            else:
-                how |= {"batch": 0, "first": batch} if preset else {}
-                size = part.split()[-1]
-                compare(training_variants(read_pair(args)[size], device, ways), device, rates, tell, **how)
+        if part == "machine":
+            told = matrix_rates(device, (512,) if tiny else MATRIX_SIZES[device.type])
+            capable = torch.backends.cpu.get_cpu_capability()
+            name = torch.cuda.get_device_name() if device.type == "cuda" else capable
+            title = f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+            tell(title, [{"product": kind, "FLOP/s": rate} for kind, rate in told.items()])
+        elif part == "smoke":
+            smoke = runpy.run_path(str(ROOT / "scripts" / "gpu_smoke.py"))["smoke"]
+            smoke(read_pair(args, CHECKED), device, folder, tell)
+        elif part == "generation":
+            variants = generation_variants(read_pair(args), device, ways, folder, (1, 2) if tiny else NUM_STEPS)
+            compare(variants, device, rates, tell, **how)
+        else:
+            how |= {"batch": 0, "first": batch} if preset else {}
+            compare(training_variants(read_pair(args)[part.split()[-1]], device, ways), device, rates, tell, **how)
     except (Exception, KeyboardInterrupt) as error:  # the next part may do
         sys.exit(f"error: {part}: {why(error)}")
     sys.exit(not all(own.values()))
