@@ -103,7 +103,7 @@ def test_a_hand_off_outside_the_trained_timesteps_is_refused(generator, large, s
         replace(network, config=replace(network.config, train=replace(network.config.train, t_range=t_range)))
         for network, t_range in zip(generator.networks.values(), (large, small), strict=True)
     ]
-    pair, every = DefectGen(networks, [], generator.device, "fp32", "ema"), {"num_steps": 1000, "spacing": "uniform"}
+    pair, every = DefectGen(networks, generator.device, "fp32", "ema"), {"num_steps": 1000, "spacing": "uniform"}
     assert pair.hand_offs == allowed
     for S in {0, 349, 350, 450, 451, 1000}:
         if S in allowed:

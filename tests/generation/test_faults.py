@@ -44,7 +44,7 @@ def test_a_second_run_in_the_folder_ends_in_a_line_that_names_the_first(generate
 def test_values_that_are_no_numbers_make_no_sample(generator: DefectGen, tmp_path: Path) -> None:
     large, small = generator.networks.values()
     network = replace(small, forward=lambda x, *types: small.forward(x, *types) * float("nan"))
-    broken = DefectGen([large, network], [], generator.device, "fp32", "ema")
+    broken = DefectGen([large, network], generator.device, "fp32", "ema")
     with pytest.raises(InputError, match="precision fp32: the networks' values are no numbers"):
         broken.generate_into(str(tmp_path), 1, broken.settings(num_steps=(1, 2)))
     assert not list(tmp_path.rglob("*.png"))
