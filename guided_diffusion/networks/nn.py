@@ -33,9 +33,18 @@ def downsample(channels: int) -> nn.Module:
     return nn.Sequential(OrderedDict(op=nn.Conv2d(channels, channels, 3, stride=2, padding=1)))
 
 
+class _Upsample(nn.Upsample):
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            return super().forward(x)
+        # The same, for compilers: torch 2.13's for the CPU loses the other's gradient where it fuses it in bf16.
+        n, c, height, width = x.shape
+        return x[:, :, :, None, :, None].expand(n, c, height, 2, width, 2).reshape(n, c, 2 * height, 2 * width)
+
+
 def upsample(channels: int) -> nn.Module:
     """Double height and width: nearest neighbour, then a 3x3 convolution."""
-    return nn.Sequential(OrderedDict(up=nn.Upsample(scale_factor=2), conv=nn.Conv2d(channels, channels, 3, padding=1)))
+    return nn.Sequential(OrderedDict(up=_Upsample(scale_factor=2), conv=nn.Conv2d(channels, channels, 3, padding=1)))
 
 
 class ResBlock(nn.Module):
