@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import zlib
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import nn
 
 from guided_diffusion import create_model, load_config
 from guided_diffusion.networks.estimate import describe, estimate, receptive_field
+from guided_diffusion.networks.nn import ResBlock, upsample
 from guided_diffusion.networks.unet import UNet
 
 GLOBAL = "models.unet.openaiunet.UNetModel"
@@ -82,3 +84,26 @@ def test_receptive_field_is_what_the_gradient_sees(mult, blocks, pixels, monkeyp
         spans.append(int(seen.max() - seen.min()) + 1)
     assert max(spans) == receptive_field(config) == pixels
     assert receptive_field(model_config(GLOBAL, channel_mult=mult, num_res_blocks=blocks)) == math.inf
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_gradients_survive_a_compiled_upsampling():
+    """In bf16 torch 2.13's compiler for the CPU makes those of nn.Upsample zero."""
+    torch.manual_seed(0)
+    conv, blocks = nn.Conv2d(4, 8, 3, padding=1), [ResBlock(8, 16, 8, 0.0, False, 4) for _ in range(2)]
+    model = nn.ModuleList([conv, *blocks, upsample(8)]).to(memory_format=torch.channels_last)
+    for parameter in model.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    x, emb = torch.randn(4, 4, 8, 8).to(memory_format=torch.channels_last), torch.randn(4, 16)
+
+    def gradients(forward, bf16):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            forward(x, emb).float().square().mean().backward()
+        return [parameter.grad.clone() for parameter in model.parameters()]
+
+    def forward(x, emb):
+        return blocks[1](model[3](blocks[0](conv(x), emb)), emb)
+
+    for ours, exact in zip(gradients(torch.compile(forward), True), gradients(forward, False), strict=True):
+        assert (ours - exact).norm() < 0.05 * exact.norm()
