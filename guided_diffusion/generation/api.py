@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import dist_util
+from ..data.image_files import View
 from ..diffusion.conditioning import Known
 from ..diffusion.gaussian_diffusion import GaussianDiffusion
 from ..diffusion.respace import Pair, format_num_steps
@@ -280,7 +281,9 @@ class DefectGen:
         data, about = self.config.data, {"seed": seed, **settings.row()}
         about |= {"weights": self.weights, "precision": self.precision}
         about["checkpoints"] = {name: network and network.sha256 for name, network in self.networks.items()}
-        if data.fit == "random_crop":  # samples show windows of images: evaluate.py cuts the same
+        if isinstance(conditions, Insertions):  # evaluate.py brings photographs to the size that training saw
+            about["whole_size"] = list(View.of(data).whole_size)
+        elif data.fit == "random_crop":  # samples show windows of images: evaluate.py cuts the same
             about["crops"] = {"crop_from": list(data.crop_from), "crop_defect": data.crop_defect}
         return {**about, "conditions": conditions.about} if conditions.about else about
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..config import Config
 from ..data.files import stem_of
-from ..data.image_files import read_image
+from ..data.image_files import read_image, resize_mask
 from ..errors import InputError
 from .conditions import list_images, mask_reader, parse_defects
 from .insertion import find_scale, insert
@@ -68,7 +68,7 @@ def read_insertions(
     seed: int = 0,
 ) -> Insertions:
     """The photographs of the folder `background` with masks: of a folder, each of its photograph's size, or of the
-    "bank", placed where the folder `where` allows it (above 0; a mask for each photograph, by name, or one for all), or
+    "bank", placed where the folder `where` allows it (above 0; a mask for each photograph, by name, or one for all, stretched), or
     where training shows defects of the type, or "anywhere".
 
     Masks of the same names as photographs belong to them; others are gone through in turn. defects: the types of each
@@ -105,8 +105,11 @@ def read_insertions(
         path = pictures[index % len(pictures)]
         types, area = types_to_draw(bank, asked, numbers, seed, index), None
         if allowed:
-            area = read_image(allowed[path])[..., 0] > 0
+            area = read_image(allowed[path])[..., 0]
+            if len(set(allowed.values())) == 1:
+                area = resize_mask(area, photograph.shape[:2])
             _check_size("where", allowed[path], area, path, photograph)
+            area = area > 0
         try:
             return placement.draw(photograph, area, seed, index, types)
         except InputError as error:
@@ -126,12 +129,12 @@ def _of_folder(
     files = [*islice(cycle(files), count)]
     chosen = chosen or [*islice(cycle(range(len(pictures))), count)]
     stats = [(bf.basename(path), bf.stat(path).size) for path in files]
+    for path, place in zip(files, chosen, strict=True):
+        _check_size("masks", path, read(path), pictures[place], read_image(pictures[place]))
     about |= {"masks": len(files), "sha256": hashlib.sha256(repr(stats).encode()).hexdigest()}
 
     def draw(index: int, photograph: np.ndarray) -> np.ndarray:
-        path = files[index % count]
-        _check_size("masks", path, mask := read(path), pictures[chosen[index % count]], photograph)
-        return mask
+        return read(files[index % count])
 
     both = [{"mask": bf.basename(path)} | names[place] for path, place in zip(files, chosen, strict=True)]
     return Insertions([pictures[place] for place in chosen], draw, scale, both, about)

@@ -102,7 +102,7 @@ def part_distance(image: np.ndarray) -> np.ndarray | None:
         return None
     contours = cv2.findContours(part, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
     filled = cv2.drawContours(np.zeros_like(part), contours, -1, 1, cv2.FILLED)  # dark defects are of the part too
-    return cv2.distanceTransform(np.pad(filled, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    return cv2.distanceTransform(np.pad(filled, 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
 
 
 def training_distances(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> dict[int, tuple[float, float]]:

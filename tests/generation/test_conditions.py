@@ -238,7 +238,7 @@ def test_bad_conditions_end_in_one_line(run, tmp_path):
         (("--background", wide), "--background: needs --masks"),
         (("--masks", small, "--where", wide), "--where: needs --background"),
         (("--masks", small, "--background", wide, "--where", wide), "--where: the masks tell that already"),
-        ((*into, "--where", tmp_path / "masks"), f"holds no file for {wide / 'a.png'}; give one of its name, or one"),
+        ((*into, "--where", tmp_path / "photos"), f"holds no file for {wide / 'a.png'}; give one of its name, or one"),
         ((*into, "--defects_per_image", "0-2"), "--defects_per_image 0-2: must be from 1 to 64"),
         ((*into, "--defects_per_image", "few"), "--defects_per_image few: should be a number, or two"),
         ((*into, "--defects", "pit", "--defects_per_image", 2), "--defects says which types"),

@@ -93,15 +93,15 @@ def test_windows_of_close_defects_are_one():
 def test_scales():
     assert find_scale(None, (2.0, 3.0)) == (2, 3) and find_scale([4], ()) == (4, 4) == find_scale(4, (1, 1))
     for given, recorded, words in ((None, (), "does not tell"), ([1, 2, 3], (), "one number or two"), (0, (), "0.001")):
-        with pytest.raises(InputError, match=f"`scale`.*{words}"):
+        with pytest.raises(InputError, match=f"scale.*{words}"):
             find_scale(given, recorded)
 
 
 @pytest.mark.parametrize(
     ("photograph", "mask", "words"),
     [
-        (photograph_of(32, 40), mask_of(32, 32), r"photograph`: uint8 \[32, 40, 3\], expected uint8 \[32, 32, 3\]"),
-        (photograph_of(32, 32), mask_of(32, 32).astype(int), "mask`: int64"),
+        (photograph_of(32, 40), mask_of(32, 32), r"photograph: uint8 \[32, 40, 3\], expected uint8 \[32, 32, 3\]"),
+        (photograph_of(32, 32), mask_of(32, 32).astype(int), "mask: int64"),
         (photograph_of(32, 32), mask_of(32, 32, (9, 0, 0, 4, 4)), "type 9, but the networks know 3"),
     ],
 )
