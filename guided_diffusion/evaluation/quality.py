@@ -25,7 +25,7 @@ from .image_sets import WINDOWS, Row, add_flags, read_sets, sources
 from .sample_scores import measure_asked, measure_labels, measure_limits, memorization, score_samples
 from .sample_scores import notes as notes_on_copies
 from .segmenter import agreement, reserve, train_agreement_segmenter
-from .tables import number, plot_spectra, table, write_results
+from .tables import number, table, write_results
 
 TITLES = {"samples": "samples", "train": "training images", "real": "real"}
 ALIKE, PARTLY = 0.75, 0.25  # shares of the precision of real images from which on samples look like them, or some do
@@ -86,8 +86,7 @@ def main(args: argparse.Namespace) -> None:
     result["notes"] = [*notes(result), *notes_on_copies(limits)]
     write_atomic(bf.join(out, "samples.jsonl"), "".join(json.dumps(row) + "\n" for row in rows).encode())
     pairs = draw_closest_pairs(samples, sets.train, rows, limits["copy"]["value"])
-    spectra = plot_spectra({TITLES[side]: own.power for side, own in seen.items()})
-    write_results(out, result, markdown(result), {"closest_pairs.png": pairs, "spectrum.png": spectra})
+    write_results(out, result, markdown(result), {"closest_pairs.png": pairs})
     print(result["verdict"]["sentence"])
 
 
@@ -126,7 +125,6 @@ def notes(result: Row) -> list[str]:
         "training.": settings["view"]["windows"],
         "Each real image is a group of its own; images of one object need --groups.": not settings["groups"],
         f"Intervals are too narrow where real images are of fewer than {FEW_GROUPS} groups.": few,
-        "FID falls as counts grow: compare it at equal counts only. KID does not.": True,
     }
     lines = [line for line, applies in told.items() if applies]
     ask = "Ask inference.py for more samples, or train on more of it."
@@ -162,7 +160,7 @@ def markdown(result: Row) -> str:
         "## Overall\n",
         _measures({title: side["overall"] for key, title in TITLES.items() if (side := sides[key])}, list(MEASURES)),
         "Real: distances from one half of the real images to the other; diversity of all of them. Top octave: power at "
-        "a quarter to half a cycle per pixel against that of real images (spectrum.png); below 0 is too smooth.\n",
+        "a quarter to half a cycle per pixel against that of real images; below 0 is too smooth.\n",
         "## Per type\n",
         _measures(result["per_type"], ["kid"]),
         "## Labels\n",

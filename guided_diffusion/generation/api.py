@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, partial
 from math import ceil, prod
 from typing import Any
@@ -41,6 +41,7 @@ from ..precision import (
     try_compile,
 )
 from ..training.checkpoint import check_agreement
+from .batch import GeneratedBatch
 from .conditions import Conditions
 from .network import WEIGHTS, Network, check_trained, choose_batch_size, load_network, most_at_once, possible_hand_offs
 from .sample_io import SampleFolder
@@ -50,15 +51,6 @@ from .windows import AUTO_AREAS, Place, place_windows, windowed
 Progress = Callable[[list[Pair]], Iterable[Pair]]
 SMALLER = "give a smaller size, or try `windows` on, `precision` bf16 or `device` cpu"
 OnOutOfMemory = Callable[[int, int], None]  # see DefectGen.generate
-
-
-@dataclass(frozen=True)
-class GeneratedBatch:
-    """images: uint8 [N, H, W, 3]; masks: uint8 [N, H, W], 0 background, k the type class_names[k - 1]."""
-
-    images: np.ndarray
-    masks: np.ndarray
-    class_names: tuple[str, ...]
 
 
 def _say_stop(before: int) -> None:
@@ -206,7 +198,11 @@ class DefectGen:
         indices = range(num_samples) if isinstance(num_samples, int) else num_samples
         batch_size = self._choose_batch_size(batch_size, len(indices), settings)
         how = {"seed": seed, "settings": settings, "conditions": conditions, "progress": progress}
-        return self._generate(indices, batch_size, on_out_of_memory, **how)
+        batch, about = (
+            self._generate(indices, batch_size, on_out_of_memory, **how),
+            self._about(settings, conditions, seed),
+        )
+        return replace(batch, indices=indices, about=about, conditions=conditions.names)
 
     @torch.no_grad()
     def _generate(

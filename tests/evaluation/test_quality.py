@@ -104,7 +104,7 @@ def run(folders: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 def test_from_files_to_files(run: Callable[..., dict], capsys, tmp_path: Path) -> None:
     result, out = run(groups="groups"), tmp_path / "out"
-    written = ["closest_pairs.png", "quality.json", "quality.md", "samples.jsonl", "spectrum.png"]
+    written = ["closest_pairs.png", "quality.json", "quality.md", "samples.jsonl"]
     assert sorted(path.name for path in out.iterdir()) == written
     counts = {"samples": 16, "real_images": 20, "real_groups": 10, "train_images": 12, "good_images": 0}
     assert result["counts"] == counts
