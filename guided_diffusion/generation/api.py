@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, partial
 from math import prod
 from typing import Any
@@ -37,6 +37,7 @@ from ..precision import (
     try_compile,
 )
 from ..training.checkpoint import check_agreement
+from .batch import GeneratedBatch
 from .conditions import Conditions
 from .insertion import check_drawable, find_scale, insert
 from .insertions import Insertions
@@ -49,15 +50,6 @@ from .windows import AUTO_AREAS, Place, place_windows, windowed
 Progress = Callable[[list[Pair]], Iterable[Pair]]
 SMALLER = "give a smaller size, or try `windows` on, `precision` bf16 or `device` cpu"
 OnOutOfMemory = Callable[[int, int], None]  # see DefectGen.generate
-
-
-@dataclass(frozen=True)
-class GeneratedBatch:
-    """images: uint8 [N, H, W, 3]; masks: uint8 [N, H, W], 0 background, k the type class_names[k - 1]."""
-
-    images: np.ndarray
-    masks: np.ndarray
-    class_names: tuple[str, ...]
 
 
 class DefectGen:
@@ -197,7 +189,9 @@ class DefectGen:
         indices = range(num_samples) if isinstance(num_samples, int) else num_samples
         batch_size = self.choose_batch_size(batch_size, len(indices), settings)
         how = {"seed": seed, "settings": settings, "conditions": conditions, "progress": progress}
-        return self.draw(indices, batch_size, on_out_of_memory, **how)
+        batch = self.draw(indices, batch_size, on_out_of_memory, **how)
+        about, held = self.about(settings, conditions, seed), conditions.names_of(indices)
+        return replace(batch, indices=indices, about=about, conditions=held)
 
     @torch.no_grad()
     def draw(

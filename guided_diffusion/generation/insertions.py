@@ -67,9 +67,9 @@ def read_insertions(
     bank_data: str | None = None,
     seed: int = 0,
 ) -> Insertions:
-    """The photographs of the folder `background` with masks: of a folder, each of its photograph's size, or of the
-    "bank", placed where the folder `where` allows it (above 0; a mask for each photograph, by name, or one for all, stretched), or
-    where training shows defects of the type, or "anywhere".
+    """The photographs of the folder `background` with masks: of a folder, each of its photograph's size; or of the
+    "bank", placed where the folder `where` allows it (above 0; an image for each photograph, by name, or one for all,
+    stretched), or where training shows defects of the type, or "anywhere".
 
     Masks of the same names as photographs belong to them; others are gone through in turn. defects: the types of each
     photograph in turn; else defects_per_image of them, from and to. Raises InputError naming what cannot be used.
