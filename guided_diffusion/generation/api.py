@@ -41,9 +41,10 @@ from ..precision import (
     try_compile,
 )
 from ..training.checkpoint import check_agreement
+from . import packing
 from .batch import GeneratedBatch
 from .conditions import Conditions
-from .network import WEIGHTS, Network, check_trained, choose_batch_size, load_network, most_at_once, possible_hand_offs
+from .network import WEIGHTS, Network, check_trained, choose_batch_size, load_networks, most_at_once, possible_hand_offs
 from .sample_io import SampleFolder
 from .settings import DEFAULT_STEPS, Settings
 from .windows import AUTO_AREAS, Place, place_windows, windowed
@@ -81,7 +82,7 @@ class DefectGen:
     def load(
         cls,
         large: str | None,
-        small: str | None,
+        small: str | None = None,
         *,
         large_config: str | None = None,
         small_config: str | None = None,
@@ -91,7 +92,7 @@ class DefectGen:
         device: str | torch.device = "auto",
         precision: str = "auto",
     ) -> DefectGen:
-        """Load two checkpoint files (or work_dirs: their latest checkpoint).
+        """Load two checkpoint files (or work_dirs: their latest checkpoint), or the folder of a packed pair.
 
         Configurations and num_defect are needed for released checkpoints, which carry none; so is
         separate_channel_loss where such a network was trained with it. weights: "ema" or "model". precision: "fp32";
@@ -102,17 +103,27 @@ class DefectGen:
             if value not in known:
                 raise InputError(unknown_name(f"`{name}`", value, known))
         device = dist_util.choose_device(device) if isinstance(device, str) else device
-        networks = [
-            load_network(name, path, config, num_defect, separate_channel_loss, weights)
-            for name, path, config in (("large", large, large_config), ("small", small, small_config))
-            if path
-        ]
+        configs = {"large": large_config, "small": small_config}
+        networks = load_networks(large, small, configs, num_defect, separate_channel_loss, weights)
         generator = cls(networks, device, resolve_precision(precision, device), weights)
         for network in generator._loaded:
             network.model.to(device, memory_format=torch.channels_last)
             if generator.precision == "bf16":
                 cast_weights(network.model)
         return generator
+
+    @classmethod
+    def from_pretrained(cls, name: str, **options: Any) -> DefectGen:
+        """load a packed pair of a folder or, by its name, of the Hugging Face hub. options: of load."""
+        return cls.load(packing.download(name), **options)
+
+    def pack(self, folder: str, figures: Sequence[str] = ()) -> None:
+        """packing.pack the networks into a folder that load takes. Raises InputError."""
+        packing.pack(folder, self._loaded, self.hand_offs, figures)
+
+    def push_to_hub(self, repo: str, *, private: bool = True) -> str:
+        """packing.upload the networks to the Hugging Face hub, and return their address. Raises InputError."""
+        return packing.upload(repo, self._loaded, self.hand_offs, private)
 
     @property
     def _loaded(self) -> list[Network]:
