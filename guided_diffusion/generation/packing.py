@@ -160,4 +160,6 @@ def _hub(what: str) -> Iterator[ModuleType]:
         raise
     except Exception as error:  # what it and its transports raise has no common type
         fault = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise InputError(f"{what} the hub refuses it ({fault}); check the name, and `hf auth login`") from error
+        raise InputError(
+            f"{what} the hub cannot do it ({fault}); check name, connection and `hf auth login`"
+        ) from error
