@@ -1,6 +1,6 @@
 """Models that travel: the EMA weights of a pair in a folder with its model card, and on the Hugging Face hub.
 
-large.safetensors and small.safetensors hold all that sampling needs; the rest is for people. Paths of the training are
+large.safetensors and small.safetensors hold all that sampling needs, the rest is for people. Paths of the training are
 left out.
 """
 
@@ -14,12 +14,11 @@ from types import ModuleType
 import blobfile as bf
 import yaml
 
-from ..config import DataConfig
 from ..data.files import list_folder
 from ..data.prepared import find_samples
 from ..errors import InputError
 from ..file_io import read_bytes, write_atomic
-from ..training.checkpoint import DIGEST, PACKED, Checkpoint, as_packed, digest, load_checkpoint
+from ..training.checkpoint import DIGEST, PACKED, as_packed, digest, load_checkpoint
 from .network import Network
 
 CARD = """\
@@ -36,16 +35,17 @@ Images of {size} pixels (height x width) with defects, and their index masks: 0 
 ```python
 from guided_diffusion import DefectGen
 
-generator = DefectGen.from_pretrained("this folder, or its name on the hub")
-batch = generator.generate(4)  # step_inference: {hand_offs}
+batch = DefectGen.from_pretrained("this folder, or its name on the hub").generate(4)  # step_inference: {hand_offs}
 ```
 
 On a command line: `defect-gen generate --large_recep FOLDER --sample_dir samples`.
 
 ## Training
 
-{data}
+{data}.
 
+| network | parameters | steps | images a step | CPU minutes | timesteps |
+| --- | ---: | ---: | ---: | ---: | ---: |
 {table}
 Weights are exponential moving averages, in float32. CPU minutes: of all cores, of the first process.
 
@@ -63,67 +63,37 @@ def pack(folder: str, networks: Sequence[Network], hand_offs: range, figures: Se
         measured = [re.sub("^#", "##", read_bytes(path).decode(), flags=re.M) for path in figures]
     except (FileNotFoundError, UnicodeDecodeError) as error:
         raise InputError(f"`figures` {' '.join(figures)}: {error}; name files such as quality.md, lift.md") from None
-    pairs = [(network, load_checkpoint(network.path, f"`{network.kind}`")) for network in networks]
-    files, previews = {}, ""
-    for network, checkpoint in pairs:
-        kind, config = network.kind, network.config
-        if path := _preview(checkpoint.path, kind):
-            files[f"previews/{kind}.png"] = read_bytes(path)
-            previews += f"![Samples during training, {kind}](previews/{kind}.png)\n\n"
-        config = replace(
-            config, data=replace(config.data, dir=None, val_dir=None), model=replace(config.model, ckpt=None)
-        )
+    files, table, previews = {}, "", ""
+    for network in networks:
+        checkpoint, kind, config = load_checkpoint(network.path, f"`{network.kind}`"), network.kind, network.config
+        data, model = replace(config.data, dir=None, val_dir=None), replace(config.model, ckpt=None)
+        config = replace(config, data=data, model=model)
         files[f"{kind}.yml"] = yaml.safe_dump(config.to_dict(), sort_keys=False).encode()
         files[kind + PACKED] = as_packed(checkpoint, config)
         files[kind + PACKED + DIGEST] = digest(files[kind + PACKED], kind + PACKED)
-    data, names = networks[0].config.data, networks[0].config.layout.class_names
+        images, (first, end) = bf.join(bf.dirname(bf.dirname(checkpoint.path)), "images"), config.train.t_range
+        for name in list_folder(images)[0][-1:]:  # the latest preview
+            files[f"previews/{kind}.png"] = read_bytes(bf.join(images, name))
+            previews += f"![Samples during training, {kind}](previews/{kind}.png)\n\n"
+        row = f"{kind} | {sum(p.numel() for p in network.model.parameters()):,} | {checkpoint.step:,}"
+        table += f"| {row} | {data.bs_per_gpu} | {checkpoint.cpu_minutes:.1f} | {first} to {end - 1} |\n"
+    names, data = config.layout.class_names, networks[0].config.data
+    told = f"First {data.num_image_train} images of each type" if data.num_image_train else "All images"
+    with suppress(InputError):
+        if data.dir and bf.isdir(data.dir):
+            told += f" among {len(find_samples(data.dir))} with defects of `{bf.basename(data.dir.rstrip('/'))}`"
     files["README.md"] = CARD.format(
         types=", ".join(names),
         labels=", ".join(f"{index} {name}" for index, name in enumerate(names, start=1)),
         size="{} x {}".format(*data.resolution),
         hand_offs=f"{hand_offs[0]} to {hand_offs[-1]}" if hand_offs else "none",
-        data=_describe(data),
-        table=_table(pairs),
+        data=f"{told}; {'stretched' if data.fit == 'resize' else 'seen in windows'}; mirrored: {data.flip}",
+        table=table,
         previews=previews,
         figures="\n".join(measured) or "None were measured.\n",
     ).encode()
-    for name in sorted(files, key=lambda name: PACKED in name):  # weights last: they make it one that can be loaded
+    for name in sorted(files, key=lambda name: (name.endswith(PACKED), name)):  # last what makes it one that loads
         write_atomic(bf.join(folder, name), files[name], "`folder`")
-
-
-def _preview(checkpoint: str, kind: str) -> str | None:
-    """The latest preview of a training, or the one that was packed."""
-    if checkpoint.endswith(PACKED):
-        path = bf.join(bf.dirname(checkpoint), "previews", f"{kind}.png")
-        return path if bf.exists(path) else None
-    images = bf.join(bf.dirname(bf.dirname(checkpoint)), "images")
-    return next((bf.join(images, name) for name in reversed(list_folder(images)[0])), None)
-
-
-def _describe(data: DataConfig) -> str:
-    """What was trained on, as far as it can still be told."""
-    told = "Images that are not at hand any more"
-    with suppress(InputError):
-        if data.dir and bf.isdir(data.dir):
-            told = f"{len(find_samples(data.dir))} images with defects of `{bf.basename(data.dir.rstrip('/'))}`"
-    told += f", the first {data.num_image_train} of each type" if data.num_image_train else ""
-    return f"{told}; {'seen in windows' if data.fit == 'random_crop' else 'stretched'}, mirrored: {data.flip}."
-
-
-def _table(pairs: Sequence[tuple[Network, Checkpoint]]) -> str:
-    """Size and compute of the networks."""
-    rows = [["network", "parameters", "steps", "images a step", "CPU minutes", "timesteps"], ["---"] * 6]
-    for network, checkpoint in pairs:
-        first, end = network.config.train.t_range
-        size, minutes = sum(p.numel() for p in network.model.parameters()), checkpoint.cpu_minutes
-        own = [
-            f"{size:,}",
-            f"{checkpoint.step:,}",
-            network.config.data.bs_per_gpu,
-            f"{minutes:.1f}" if minutes else "?",
-        ]
-        rows.append([network.kind, *own, f"{first} to {end - 1}"])
-    return "".join(f"| {' | '.join(map(str, row))} |\n" for row in rows)
 
 
 def download(name: str) -> str:
@@ -160,6 +130,4 @@ def _hub(what: str) -> Iterator[ModuleType]:
         raise
     except Exception as error:  # what it and its transports raise has no common type
         fault = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise InputError(
-            f"{what} the hub cannot do it ({fault}); check name, connection and `hf auth login`"
-        ) from error
+        raise InputError(f"{what} the hub cannot serve ({fault}); check name, connection, `hf auth login`") from error

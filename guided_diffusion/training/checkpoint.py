@@ -93,8 +93,7 @@ def as_packed(checkpoint: Checkpoint, config: Config) -> bytes:
 
 def _read_packed(data: bytes, name: str) -> dict[str, Any]:
     """What a packed checkpoint holds, as torch.load would say it. Raises InputError, and what safetensors does."""
-    header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")], name)
-    weights = _safetensors().load(data)
+    weights, header = _safetensors().load(data), parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")], name)
     return {**parse_json(header["__metadata__"]["defect_gen"], name), "model": weights, "ema": weights}
 
 
