@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..file_io import encode_png, lock_folder
-from ..pictures import draw_sheet, overlay, row_tile
+from ..pictures import draw_sheet, outline, row_tile
 from .sample_io import SampleFolder
 
 SHOWN = 8  # samples of a batch in a notebook
@@ -25,18 +25,18 @@ class GeneratedImage:
     class_names: tuple[str, ...]
 
     def _repr_png_(self) -> bytes:
-        """The image beside its overlay, for a notebook; small ones enlarged by a whole factor."""
+        """The image beside its outlines, for a notebook; small ones enlarged by a whole factor."""
         zoom = max(1, 128 // min(self.mask.shape))
-        pair = np.hstack([self.image, overlay(self.image, self.mask)])
-        return encode_png(pair.repeat(zoom, axis=0).repeat(zoom, axis=1))
+        image, mask = (array.repeat(zoom, axis=0).repeat(zoom, axis=1) for array in (self.image, self.mask))
+        return encode_png(np.hstack([image, outline(image, mask)]))
 
 
 @dataclass(frozen=True)
 class GeneratedBatch:
     """images: uint8 [N, H, W, 3]; masks: uint8 [N, H, W], 0 background, k the type class_names[k - 1].
 
-    For the manifest of save: indices, the samples' numbers; about, what decides them besides; conditions, what sample i
-    was held to, modulo their number.
+    For the manifest of save: indices, the samples' numbers; about, what decides them besides; conditions, what each was
+    held to.
     """
 
     images: np.ndarray
@@ -44,7 +44,7 @@ class GeneratedBatch:
     class_names: tuple[str, ...]
     indices: Sequence[int] | None = None  # None: 0..N-1
     about: Mapping[str, Any] = field(default_factory=dict)
-    conditions: Sequence[Mapping[str, Any]] = ()
+    conditions: Sequence[Mapping[str, Any] | None] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -53,11 +53,13 @@ class GeneratedBatch:
         """One image with its mask; of a slice or a list of positions, a batch of those."""
         if isinstance(which, (int, np.integer)):
             return GeneratedImage(self.images[which], self.masks[which], self.class_names)
-        own = np.arange(len(self)) if self.indices is None else np.array(self.indices)
-        return replace(self, images=self.images[which], masks=self.masks[which], indices=own[which].tolist())
+        places = np.arange(len(self))[which].tolist()
+        own = {"indices": places if self.indices is None else [self.indices[place] for place in places]}
+        own["conditions"] = [self.conditions[place] for place in places] if self.conditions else ()
+        return replace(self, images=self.images[which], masks=self.masks[which], **own)
 
     def _repr_png_(self) -> bytes | None:
-        """The first images over their overlays, for a notebook."""
+        """The first images over their outlines, for a notebook."""
         if not len(self):
             return None
         first = row_tile("", self.images[:SHOWN], self.masks[:SHOWN])
