@@ -199,7 +199,8 @@ def mask_reader(folder: str, layout: JointLayout) -> Callable[[str], np.ndarray]
 
 def list_images(folder: str, parameter: str) -> list[str]:
     """Paths of the files in a folder, in natural order. Raises InputError where there is none."""
-    files = list_folder(folder)[0] if bf.isdir(folder) else []
+    files, folders = list_folder(folder) if bf.isdir(folder) else ([], [])
     if not files:
-        raise InputError(f"`{parameter}` {folder}: is not a folder that holds image files; check the path")
+        guess = f"did you mean {bf.join(folder, folders[0])}?" if len(folders) == 1 else "check the path"
+        raise InputError(f"`{parameter}` {folder}: is not a folder that holds image files; {guess}")
     return [bf.join(folder, name) for name in files]

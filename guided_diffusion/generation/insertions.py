@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import blobfile as bf
 import numpy as np
 
+from .. import dist_util
 from ..config import Config
 from ..data.files import stem_of
 from ..data.image_files import read_image, resize_mask
@@ -76,7 +77,7 @@ def read_insertions(
     """
     if masks is None:
         raise InputError("`background`: needs `masks`, which say where the defects go: bank, or a folder")
-    pictures, scale = list_images(background, "background"), find_scale(scale, config.data.scale)
+    pictures, scale = _photographs(background), find_scale(scale, config.data.scale)
     stats = [(bf.basename(path), bf.stat(path).size) for path in pictures]
     about = {"backgrounds": hashlib.sha256(repr(stats).encode()).hexdigest(), "scale": scale, "margin": settings.margin}
     names = [{"background": bf.basename(path)} for path in pictures]
@@ -116,6 +117,16 @@ def read_insertions(
             raise InputError(f"`background` {path}: {error}") from None
 
     return Insertions(pictures, draw, scale, names, about)
+
+
+def _photographs(folder: str) -> list[str]:
+    """Those of a folder, but for masks: PNG files that lie beside a JPEG of the same name."""
+    files = list_images(folder, "background")
+    photographs = {stem_of(path) for path in files if path.lower().endswith((".jpg", ".jpeg"))}
+    masks = {path for path in files if path.lower().endswith(".png") and stem_of(path) in photographs}
+    if masks and dist_util.rank() == 0:
+        print(f"{folder}: {len(masks)} PNG files beside JPEGs of the same names are left out, as masks", flush=True)
+    return [path for path in files if path not in masks]
 
 
 def _of_folder(

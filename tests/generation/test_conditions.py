@@ -216,8 +216,12 @@ def test_photographs_of_any_size_get_defects_where_they_may(run, tmp_path):
         area[:, : area.shape[1] // 3] = 0
     where = save(tmp_path / "where", allowed, shapes)
     flags = ("--masks", "bank", "--background", folder, "--defects_per_image", "1-2", "--where", where)
+    Image.fromarray(photographs["b"]).save(folder / "b.jpg", quality=100, subsampling=0)  # whose mask b.png is then
+    photographs["b"] = np.array(Image.open(folder / "b.jpg"))
     rows = run(*flags, "--num_samples", 5, "--margin", 1)
-    assert [row["condition"] for row in rows] == [{"background": f"{name}.png"} for name in "abcab"]
+    assert [row["condition"] for row in rows] == [
+        {"background": name} for name in "a.png b.jpg c.png a.png b.jpg".split()
+    ]
     for row, name in zip(rows, "abcab", strict=True):
         image, mask = read_row(tmp_path, row)
         outside = far_from(mask, 2)
