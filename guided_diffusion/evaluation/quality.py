@@ -28,6 +28,8 @@ from .segmenter import agreement, reserve, train_agreement_segmenter
 from .tables import number, table, write_results
 
 TITLES = {"samples": "samples", "train": "training images", "real": "real"}
+ALIKE, PARTLY = 0.75, 0.25  # shares of the precision of real images from which on samples look like them, or some do
+SMOOTH = 1.5  # dB that the top octave of blurry samples lacks
 FEW_GROUPS = 10  # resampling fewer shows too little of how much groups differ
 
 
@@ -80,10 +82,32 @@ def main(args: argparse.Namespace) -> None:
         "agreement": agreed,
         "asked": measure_asked(samples),
     }
+    result["verdict"] = judge(result)
     result["notes"] = [*notes(result), *notes_on_copies(limits)]
     write_atomic(bf.join(out, "samples.jsonl"), "".join(json.dumps(row) + "\n" for row in rows).encode())
     pairs = draw_closest_pairs(samples, sets.train, rows, limits["copy"]["value"])
     write_results(out, result, markdown(result), {"closest_pairs.png": pairs})
+    print(result["verdict"]["sentence"])
+
+
+def judge(result: Row) -> Row:
+    """In words: {"looks": "real", "partly", "blurry", "wrong" or None where images are too few, "sentence"}."""
+    own, real = result["overall"], result["reference"]["real"]["overall"]
+    precision, best = (of["precision"]["value"] if of.get("precision") else None for of in (own, real))
+    if precision is None or not best:
+        return {"looks": None, "sentence": "Too few images to say whether the samples look like real ones."}
+    dull = own["spectrum"]["value"] < -SMOOTH
+    looks = "real" if precision >= ALIKE * best else "partly" if precision >= PARTLY * best else "wrong"
+    looks = "blurry" if looks == "wrong" and dull else looks
+    said = {
+        "real": "The samples look like real images",
+        "partly": "Some samples look like real images, others do not yet: train longer",
+        "blurry": "The samples are still blurry: train longer",
+        "wrong": "The samples do not look like real images yet: train longer",
+    }
+    of = "precision {:.2f}, KID x 1000 {:.1f}"
+    shown = (of.format(side["precision"]["value"], 1000 * side["kid"]["value"]) for side in (own, real))
+    return {"looks": looks, "sentence": "{} ({}; real ones among themselves: {}).".format(said[looks], *shown)}
 
 
 def notes(result: Row) -> list[str]:
@@ -128,6 +152,7 @@ def markdown(result: Row) -> str:
     found = ", ".join(f"{kind} {100 * share:.0f}%" for kind, share in limits["copy"]["planted_found"].items())
     parts = [
         "# Quality of the samples\n",
+        f"**{result['verdict']['sentence']}**\n",
         f"{counts['samples']} samples of {settings['samples']} against {counts['real_images']} real images "
         f"({counts['real_groups']} groups) of {settings['real']}. Features: {provenance['extractor']}, "
         f"weights {provenance['weights_sha256'][:12]}. In brackets: 95% intervals; -: too few images.\n",

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..file_io import encode_png, lock_folder
-from ..pictures import draw_sheet, overlay, row_tile
+from ..pictures import draw_sheet, outline, row_tile
 from .sample_io import SampleFolder
 
 SHOWN = 8  # samples of a batch in a notebook
@@ -25,10 +25,10 @@ class GeneratedImage:
     class_names: tuple[str, ...]
 
     def _repr_png_(self) -> bytes:
-        """The image beside its overlay, for a notebook; small ones enlarged by a whole factor."""
+        """The image beside its outlines, for a notebook; small ones enlarged by a whole factor."""
         zoom = max(1, 128 // min(self.mask.shape))
-        pair = np.hstack([self.image, overlay(self.image, self.mask)])
-        return encode_png(pair.repeat(zoom, axis=0).repeat(zoom, axis=1))
+        image, mask = (array.repeat(zoom, axis=0).repeat(zoom, axis=1) for array in (self.image, self.mask))
+        return encode_png(np.hstack([image, outline(image, mask)]))
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class GeneratedBatch:
         return replace(self, images=self.images[which], masks=self.masks[which], indices=own[which].tolist())
 
     def _repr_png_(self) -> bytes | None:
-        """The first images over their overlays, for a notebook."""
+        """The first images over their outlines, for a notebook."""
         if not len(self):
             return None
         first = row_tile("", self.images[:SHOWN], self.masks[:SHOWN])
