@@ -35,13 +35,15 @@ from .generation.batch import GeneratedBatch
 from .generation.conditions import Conditions
 from .generation.mask_bank import MaskBank
 from .generation.sample_io import SampleFolder
-from .pictures import fit_tile, overlay, palette
+from .generation.settings import Settings
+from .pictures import outline, palette, tile_of
 
 VARIANTS = 4  # of a photograph, side by side
 MAX_BYTES, MAX_PIXELS = 2**26, 2**26  # of an upload: the largest cameras' 64 megapixels are 0.2 GB decoded
 CANVAS = 1024  # the longer side of what is brushed on: less is hard to hit, more is slow in a browser
 AROUND = 64  # pixels of the photograph that are shown beside its defects
 ENLARGED = 256  # what is smaller is shown larger, by a whole factor
+CSS = ".grid-container {grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)) !important}"  # also on telephones
 SHOWN = 100  # samples in the gallery, the newest
 VARIED = ("seed", "step_inference", "image_size", "crops")  # settings that a kept sample has for itself, or not at all
 
@@ -91,16 +93,16 @@ def close_up(mask: np.ndarray) -> tuple[slice, ...]:
     return tuple(slice(max(0, own[0] - AROUND), own[-1] + 1 + AROUND) for own in found)
 
 
-def gallery(folder: str) -> list[tuple[Image.Image, str]]:
-    """The newest samples of a folder, images beside overlays, and what they show. Raises InputError."""
+def gallery(folder: str) -> list[tuple[np.ndarray, str]]:
+    """The newest samples of a folder, images beside outlined ones, and what they show. Raises InputError."""
     rows, tiles = list((read_manifest(folder) or {}).values()) if bf.isdir(folder) else [], []
     for row in rows[::-1][:SHOWN]:
         image, types = read_image(bf.join(folder, row["image"])), row["settings"]["class_names"]
         mask = read_index_mask(bf.join(folder, row["index_mask"]), len(types))
-        pair = np.hstack([np.asarray(fit_tile(one)) for one in (image, overlay(image, mask, alpha=0.7))])
         seed = row.get("condition", {}).get("seed", row["seed"])
         text = f"{row['index']:06d} · {', '.join(row['types']) or 'no defect'} · seed {seed}"
-        tiles.append((Image.fromarray(pair), text))
+        tile = tile_of(image, mask, text)
+        tiles.append((np.hstack([tile.image, tile.outlined]), text))
     return tiles
 
 
@@ -110,7 +112,9 @@ class Page:
     def __init__(self, generator: DefectGen, sample_dir: str, bank_data: str | None = None) -> None:
         self.generator, self.sample_dir, self.class_names = generator, sample_dir, generator.layout.class_names
         self.bank, self.scale = cache(lambda: MaskBank.from_training_set(bank_data, generator.config)), (1.0, 1.0)
-        settings = generator.settings()
+        steps = generator.hand_offs or [Settings.step_inference]  # settings() refuses a pair for which there is none
+        self.steps = steps[0], steps[-1], min(max(steps[0], Settings.step_inference), steps[-1])
+        settings = generator.settings(step_inference=self.steps[-1])
         about = generator._about(settings, Conditions(generator.layout, settings), 0)
         self.size, self.about = settings.image_size, {key: about[key] for key in about if key not in VARIED}
         SampleFolder(sample_dir, self.class_names, self.about)  # refuses other samples now, not after an hour's work
@@ -174,9 +178,6 @@ def build(page: Page) -> Any:
 
         return safe
 
-    def brush(type_: int) -> Any:
-        return gr.Brush(colors=[colours[type_ - 1]], default_color=colours[type_ - 1], color_mode="fixed")
-
     def drawing(photograph: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
         back = resize_image(photograph, canvas_size(mask.shape))
         return {"background": back, "layers": [to_layer(mask)] if mask.any() else [], "composite": None}
@@ -185,13 +186,11 @@ def build(page: Page) -> Any:
         size, layers = photo["array"].shape[:2], canvas and canvas["layers"]
         return from_layer(layers[0], size, len(names)) if layers else np.zeros(size, np.uint8)
 
-    def opened(path: str | None) -> tuple[dict, dict, dict]:
+    def opened(path: str | None) -> tuple:
         array = read_photograph(path) if path else np.full((*page.size, 3), 128, np.uint8)
-        return (
-            {"name": path and bf.basename(path), "array": array},
-            {},
-            drawing(array, np.zeros(array.shape[:2], np.uint8)),
-        )
+        photo, size = {"name": path and bf.basename(path), "array": array}, array.shape[:2]
+        about = f"{size[1]} x {size[0]} pixels" if path else "no photograph: an image of the networks' size"
+        return photo, {}, drawing(array, np.zeros(size, np.uint8)), about
 
     def moved(photo: dict, stamp: dict, canvas: dict, *place: float) -> tuple:
         """The mask of the bank at its place; what was brushed before and since stays."""
@@ -211,10 +210,10 @@ def build(page: Page) -> Any:
         told, tiles = [f"seed {about['seed']}" for about in made.conditions] if made else [], []
         for k, text in enumerate(told):
             cut = close_up(made.masks[k])
-            view = overlay(made.images[k], made.masks[k])[cut] if outlined else made.images[k][cut]
+            view = outline(made.images[k], made.masks[k])[cut] if outlined else made.images[k][cut]
             zoom = max(1, ENLARGED // max(view.shape))
             tiles.append((view.repeat(zoom, axis=0).repeat(zoom, axis=1), text))
-        return tiles, gr.CheckboxGroup([*zip(told, range(len(told)), strict=True)])
+        return tiles, gr.CheckboxGroup([*zip(told, range(len(told)), strict=True)], value=[])
 
     def generated(photo: dict, canvas: dict, step: int, seed: int, outlined: bool, bar: Any = gr.Progress()) -> tuple:  # noqa: B008
         photograph = photo["array"] if photo["name"] else None
@@ -230,8 +229,10 @@ def build(page: Page) -> Any:
         made = replace(made[left], conditions=[made.conditions[k] for k in left])
         return made, *views(made, outlined), f"{len(ticked)} added to {page.sample_dir}"
 
-    names, steps = page.class_names, page.generator.hand_offs
+    names = page.class_names
     colours = ["#" + colour.tobytes().hex() for colour in palette(len(names))[1:]]
+    fixed = {"color_mode": "fixed", "default_size": "auto"}
+    brushes = [{"colors": [colour], "default_color": colour, **fixed} for colour in colours]
     legend = " ".join(f'<b style="color:{c}">■</b> {html.escape(n)}' for c, n in zip(colours, names, strict=True))
     start, look = opened(None), {"sources": (), "transforms": (), "layers": False, "buttons": [], "format": "png"}
     with gr.Blocks(title="Defect-Gen", analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
@@ -239,30 +240,35 @@ def build(page: Page) -> Any:
         with gr.Tab("Insert"):
             with gr.Row():
                 with gr.Column(scale=3, min_width=320):
-                    file = gr.File(label="1. Photograph of a good part (none: the networks' own size)", height=120)
-                    canvas = gr.ImageEditor(start[2], label="2. Brush the defect", brush=brush(1), height=560, **look)
+                    file = gr.File(label="1. Photograph of a good part (none: the networks' own size)", height=150)
+                    type_ = gr.Dropdown(
+                        [*zip(names, range(1, 1 + len(names)), strict=True)], value=1, label="2. Type of defect"
+                    )
+                    canvas = gr.ImageEditor(
+                        start[2], label="3. Brush it", brush=gr.Brush(**brushes[0]), height=560, **look
+                    )
                     gr.HTML(legend)
                 with gr.Column(scale=1, min_width=280):
-                    type_ = gr.Dropdown([(name, k) for k, name in enumerate(names, 1)], value=1, label="Type of defect")
                     bank = gr.Button("Or take a mask from the bank")
                     across, down = (
                         gr.Slider(0, 100, 50, step=1, label=f"its place, % {way}") for way in ("across", "down")
                     )
                     size = gr.Slider(0.25, 4, 1, step=0.05, label="its size")
-                    step = gr.Slider(steps[0], steps[-1], 400, step=1, label="Hand-off step")
-                    seed = gr.Number(0, label="Seed", precision=0, minimum=0)
-                    go = gr.Button("3. Generate", variant="primary")
-            shown = gr.Gallery(label="Variants", columns=VARIANTS, object_fit="scale-down", format="png")
+                    step = gr.Slider(*page.steps, step=1, label="Hand-off step")
+                    seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=10**9)
+                    go = gr.Button("4. Generate", variant="primary")
+            shown = gr.Gallery(label="Variants", object_fit="scale-down", format="png")
             with gr.Row():
                 outlined = gr.Checkbox(True, label="show the mask")
-                ticked = gr.CheckboxGroup([], label="4. Tick what is good")
-                keep = gr.Button(f"Add it to {page.sample_dir}")
-            said = gr.Markdown()
+                ticked = gr.CheckboxGroup([], label="5. Tick what is good")
+                keep = gr.Button(f"Keep what is ticked in {page.sample_dir}")
+            said = gr.Markdown(start[3])
         with gr.Tab("Gallery") as tab:
-            samples = gr.Gallery(label=page.sample_dir, columns=4, object_fit="contain", format="png")
+            samples = gr.Gallery(label=page.sample_dir, object_fit="contain", format="png")
         place, result = [canvas, across, down, size], [made, shown, ticked, said]
-        file.change(told(opened), file, [photo, stamp, canvas])
-        type_.change(lambda type_: gr.ImageEditor(brush=brush(type_)), type_, canvas, show_progress="hidden")
+        file.change(told(opened), file, [photo, stamp, canvas, said])
+        pick = f"type => ({{__type__: 'update', brush: {brushes}[type - 1]}})"
+        type_.change(None, type_, canvas, js=pick)  # in the browser, so that no stroke is of the type before
         bank.click(told(from_bank), [photo, stamp, type_, *place], [stamp, canvas])
         gr.on([one.release for one in place[1:]], told(moved), [photo, stamp, *place], [stamp, canvas])
         go.click(told(generated), [photo, canvas, step, seed, outlined], result)

@@ -27,9 +27,9 @@ def main(argv: list[str] | None = None) -> None:
     check_range(args, port=(1, 65535))
     generator = DefectGen.load(args.large, args.small, device=args.device)
     blocks = page.build(page.Page(generator, args.sample_dir, args.bank_data))
-    where, bounds = {"server_name": args.host, "server_port": args.port}, {"max_file_size": page.MAX_BYTES}
+    how = {"server_name": args.host, "server_port": args.port, "max_file_size": page.MAX_BYTES, "css": page.CSS}
     try:
-        blocks.launch(**where, **bounds, prevent_thread_lock=True, ssr_mode=False, quiet=True, footer_links=[])
+        blocks.launch(**how, prevent_thread_lock=True, ssr_mode=False, quiet=True, footer_links=[])
     except OSError as error:
         raise InputError(f"--port {args.port}: cannot be listened at on {args.host}; name another") from error
     print(f"open http://{args.host}:{args.port} in a browser; Ctrl-C ends this", flush=True)
