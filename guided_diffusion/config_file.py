@@ -195,8 +195,11 @@ def _convert(path: str, value: Any, hint: Any) -> Any:
                     return number
         if kind in (bool, str, int) and type(value) is kind and (kind is bool or _is_sane(value)):
             return value
-        if origin is tuple and isinstance(value, (list, tuple)) and all(type(v) is int and _is_sane(v) for v in value):
-            return tuple(value)
+        if origin is tuple and isinstance(value, (list, tuple)):
+            if all(type(v) is int and _is_sane(v) for v in value):
+                return tuple(value)
+            if typing.get_args(kind)[0] is float and all(type(v) in (int, float) and math.isfinite(v) for v in value):
+                return tuple(value)
         expected += [WORDS[origin]] if origin in WORDS else []
     raise InputError(f"{path}: expected {' or '.join(expected)}, got {brief(value)}")
 

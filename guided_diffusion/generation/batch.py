@@ -35,8 +35,8 @@ class GeneratedImage:
 class GeneratedBatch:
     """images: uint8 [N, H, W, 3]; masks: uint8 [N, H, W], 0 background, k the type class_names[k - 1].
 
-    For the manifest of save: indices, the samples' numbers; about, what decides them besides; conditions, what sample i
-    was held to, modulo their number.
+    For the manifest of save: indices, the samples' numbers; about, what decides them besides; conditions, what each was
+    held to.
     """
 
     images: np.ndarray
@@ -44,7 +44,7 @@ class GeneratedBatch:
     class_names: tuple[str, ...]
     indices: Sequence[int] | None = None  # None: 0..N-1
     about: Mapping[str, Any] = field(default_factory=dict)
-    conditions: Sequence[Mapping[str, Any]] = ()
+    conditions: Sequence[Mapping[str, Any] | None] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -53,8 +53,10 @@ class GeneratedBatch:
         """One image with its mask; of a slice or a list of positions, a batch of those."""
         if isinstance(which, (int, np.integer)):
             return GeneratedImage(self.images[which], self.masks[which], self.class_names)
-        own = np.arange(len(self)) if self.indices is None else np.array(self.indices)
-        return replace(self, images=self.images[which], masks=self.masks[which], indices=own[which].tolist())
+        places = np.arange(len(self))[which].tolist()
+        own = {"indices": places if self.indices is None else [self.indices[place] for place in places]}
+        own["conditions"] = [self.conditions[place] for place in places] if self.conditions else ()
+        return replace(self, images=self.images[which], masks=self.masks[which], **own)
 
     def _repr_png_(self) -> bytes | None:
         """The first images over their outlines, for a notebook."""
