@@ -9,7 +9,7 @@ import html
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache, wraps
+from functools import cached_property, wraps
 from typing import Any
 
 import blobfile as bf
@@ -19,6 +19,7 @@ from PIL import Image
 
 from .data.image_files import (
     FORMATS,
+    View,
     open_image,
     read_image,
     read_index_mask,
@@ -33,7 +34,8 @@ from .file_io import read_bytes
 from .generation.api import DefectGen
 from .generation.batch import GeneratedBatch
 from .generation.conditions import Conditions
-from .generation.mask_bank import MaskBank
+from .generation.insertion import find_scale
+from .generation.mask_bank import MaskBank, load_bank_data
 from .generation.sample_io import SampleFolder
 from .generation.settings import Settings
 from .pictures import outline, palette, tile_of
@@ -109,19 +111,34 @@ def gallery(folder: str) -> list[tuple[np.ndarray, str]]:
 class Page:
     """What the page does with two networks and the folder of what is kept. Raises InputError."""
 
-    def __init__(self, generator: DefectGen, sample_dir: str, bank_data: str | None = None) -> None:
+    def __init__(
+        self,
+        generator: DefectGen,
+        sample_dir: str,
+        *,
+        bank_data: str | None = None,
+        scale: Sequence[float] | None = None,
+    ) -> None:
+        """bank_data, scale: as for read_insertions."""
         self.generator, self.sample_dir, self.class_names = generator, sample_dir, generator.layout.class_names
-        self.bank, self.scale = cache(lambda: MaskBank.from_training_set(bank_data, generator.config)), (1.0, 1.0)
-        steps = generator.hand_offs or [Settings.step_inference]  # settings() refuses a pair for which there is none
+        config, steps = generator.config, generator.hand_offs or [Settings.step_inference]  # which settings() refuses
+        self.bank_data = bank_data
+        self.scale = find_scale(scale, config.data.scale)
         self.steps = steps[0], steps[-1], min(max(steps[0], Settings.step_inference), steps[-1])
         settings = generator.settings(step_inference=self.steps[-1])
-        about = generator._about(settings, Conditions(generator.layout, settings), 0)
+        about = generator.about(settings, Conditions(generator.layout, settings), 0)
         self.size, self.about = settings.image_size, {key: about[key] for key in about if key not in VARIED}
+        self.about |= {"scale": self.scale, "margin": settings.margin, "whole_size": View.of(config.data).whole_size}
         SampleFolder(sample_dir, self.class_names, self.about)  # refuses other samples now, not after an hour's work
+
+    @cached_property
+    def bank(self) -> MaskBank:
+        data, root = load_bank_data(self.bank_data, self.generator.config)
+        return MaskBank.of(data, self.generator.config, root)
 
     def stencil(self, type_: int, number: int) -> np.ndarray:
         """Mask `number` of a type from the bank, uint8 [h, w], without its empty borders."""
-        mask = self.bank().draw(self.bank().size, 0, number, {type_})
+        mask = self.bank.draw(self.bank.size, 0, number, {type_})
         left, top, width, height = cv2.boundingRect(mask)
         return mask[top : top + height, left : left + width]
 
@@ -137,7 +154,7 @@ class Page:
             if photograph is None:
                 batches.append(self.generator.generate(1, seed=seed, masks=mask[None], **how))
             else:
-                batches.append(insert(self.generator, photograph, mask, [seed], **how))
+                batches.append(self.generator.insert(photograph, mask, seeds=[seed], scale=self.scale, **how))
             told.append({**condition, "seed": seed})
         arrays = (np.concatenate([getattr(one, key) for one in batches]) for key in ("images", "masks"))
         return GeneratedBatch(*arrays, self.class_names, about=self.about, conditions=told)
@@ -146,16 +163,7 @@ class Page:
         """Append these of a batch to the folder."""
         for k in which:
             index = max(read_manifest(self.sample_dir) or {}, default=-1) + 1
-            replace(batch[[k]], indices=[index], conditions=[batch.conditions[k]]).save(self.sample_dir)
-
-
-def insert(generator: DefectGen, photograph: np.ndarray, mask: np.ndarray, seeds: Sequence[int], **how: Any) -> Any:
-    size = generator.settings().image_size
-    small, small_mask = resize_image(photograph, size), resize_mask(mask, size)
-    made = [generator.generate(1, seed=s, masks=small_mask[None], backgrounds=small[None], **how) for s in seeds]
-    images = [resize_image(one.images[0], photograph.shape[:2]) for one in made]
-    images = [np.where(mask[..., None] > 0, one, photograph) for one in images]
-    return GeneratedBatch(np.stack(images), np.stack([mask] * len(images)), generator.layout.class_names)
+            replace(batch[[k]], indices=[index]).save(self.sample_dir)
 
 
 def build(page: Page) -> Any:
@@ -225,8 +233,7 @@ def build(page: Page) -> Any:
         if not ticked:
             raise InputError("nothing is ticked: generate, and tick what is good")
         page.keep(made, ticked)
-        left = [k for k in range(len(made)) if k not in ticked]
-        made = replace(made[left], conditions=[made.conditions[k] for k in left])
+        made = made[[k for k in range(len(made)) if k not in ticked]]
         return made, *views(made, outlined), f"{len(ticked)} added to {page.sample_dir}"
 
     names = page.class_names
