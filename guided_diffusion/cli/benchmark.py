@@ -28,7 +28,7 @@ from ..file_io import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 MATRIX_SIZES = {"cpu": (1024, 2048), "cuda": (4096, 8192, 16384)}
-BATCH, PRESET_BATCH = 8, 16  # images at a time; with the preset in generation, and where training's search begins
+BATCH, PRESET_BATCH = 8, 16  # images at a time
 ROUNDS, PRESET_ROUNDS = 5, 3  # each variant is timed so often, in turns, if time allows
 NUM_STEPS = 20  # of our denoising
 TINY = "model.channel_mult=[1,2] model.num_res_blocks=1 model.attention_downsample=[2] data.resolution=16"
@@ -44,7 +44,7 @@ PROFILES, LONGEST = 15, 160
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(description=__doc__)
     add = parser.add_argument
-    add("--preset", choices=("h100",), help="the released configurations at 256 px, compiled too, at their best batch")
+    add("--preset", choices=("h100",), help="the released configurations at 256 px, compiled too")
     add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one YAML key; repeatable")
     add("--json", help="file for everything found, the single timings included")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
@@ -112,7 +112,6 @@ def work(part: str, args: argparse.Namespace, seconds: float | None, folder: str
             variants = generation_variants(read_pair(args), device, ways, folder, (1, 2) if tiny else NUM_STEPS)
             compare(variants, device, rates, tell, **how)
         else:
-            how |= {"batch": 0, "first": batch} if preset else {}
             compare(training_variants(read_pair(args)[part.split()[-1]], device, ways), device, rates, tell, **how)
     except (Exception, KeyboardInterrupt) as error:  # the next part may do
         sys.exit(f"error: {part}: {why(error)}")

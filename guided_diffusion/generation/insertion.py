@@ -52,16 +52,6 @@ def find_scale(given: Sequence[float] | float | None, recorded: Sequence[float])
     return (values[0], values[-1])
 
 
-def check_drawable(photograph: np.ndarray, mask: np.ndarray, num_defect: int) -> None:
-    """Raise InputError unless these are a photograph uint8 [H, W, 3] and its index mask uint8 [H, W]."""
-    shape = mask.shape if mask.ndim == 2 and mask.size else ("H", "W")
-    for name, array, expected in (("mask", mask, shape), ("photograph", photograph, (*shape, 3))):
-        if array.dtype != np.uint8 or array.shape != expected:
-            raise InputError(f"`{name}`: {array.dtype} {list(array.shape)}, expected uint8 {list(expected)}")
-    if mask.max() > num_defect:
-        raise InputError(f"`mask`: holds type {mask.max()}, but the networks know {num_defect}")
-
-
 def reach(scale: Sequence[float], margin: int) -> list[int]:
     """Pixels of the photograph, down and across, from a defect within which its picture may change: the margin and a
     pixel of the training's, as masks are brought to its scale."""

@@ -101,7 +101,7 @@ def test_scales():
     ("photograph", "mask", "words"),
     [
         (photograph_of(32, 40), mask_of(32, 32), r"photograph: uint8 \[32, 40, 3\], expected uint8 \[32, 32, 3\]"),
-        (photograph_of(32, 32), mask_of(32, 32).astype(int), "mask: int64"),
+        (photograph_of(32, 32), mask_of(32, 32) / 2, "mask: float64"),
         (photograph_of(32, 32), mask_of(32, 32, (9, 0, 0, 4, 4)), "type 9, but the networks know 3"),
     ],
 )
