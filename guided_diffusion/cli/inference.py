@@ -39,15 +39,10 @@ leave = dist_util.leave  # ends one process of several
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     add = parser.add_argument
-    add("--large_recep", dest="large", help="checkpoint of the large network, or its work_dir")
-    add("--small_recep", dest="small", help="checkpoint of the small network, or its work_dir")
+    add_networks(parser)
     add("--sample_dir", required=True, help="folder for the samples")
     about = f"the small network takes over below this timestep ({Settings.step_inference})"
     add("--step_inference", type=int, default=Settings.step_inference, help=about)
-    add("--large_recep_config", dest="large_config", help="its YAML file; needed for checkpoints that carry none")
-    add("--small_recep_config", dest="small_config", help="the same for the small network")
-    add("--num_defect", type=int, help="number of defect types; needed for checkpoints that carry none")
-    add("--seperate_channel_loss", "--separate_channel_loss", type=int, choices=(0, 1), help="of a released checkpoint")
     add("--num_samples", type=int, help=f"in all ({DEFAULT_NUM_SAMPLES}; with --masks one for each)")
     add("--batch_size", default="auto", metavar="N|auto", help="per process; does not change samples (auto)")
     add("--image_size", type=int, nargs=2, metavar=("H", "W"), help="pixels; default: as in training")
@@ -83,9 +78,28 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
+def add_networks(parser: argparse.ArgumentParser) -> None:
+    """The flags that name trained networks."""
+    add = parser.add_argument
+    add("--large_recep", dest="large", help="large network: its work_dir, a checkpoint, or a packed pair, both in one")
+    add("--small_recep", dest="small", help="the same for the small network")
+    add("--large_recep_config", dest="large_config", help="its YAML file; needed for checkpoints that carry none")
+    add("--small_recep_config", dest="small_config", help="the same for the small network")
+    add("--num_defect", type=int, help="number of defect types; needed for checkpoints that carry none")
+    add("--seperate_channel_loss", "--separate_channel_loss", type=int, choices=(0, 1), help="of a released checkpoint")
+
+
+def given_networks(args: argparse.Namespace) -> dict[str, Any]:
+    """What add_networks added, as arguments of DefectGen.load."""
+    check_range(args, num_defect=(1, MAX_TYPES))
+    names = ("large", "small", "large_config", "small_config", "num_defect")
+    separate = None if args.seperate_channel_loss is None else bool(args.seperate_channel_loss)
+    return {name: getattr(args, name) for name in names} | {"separate_channel_loss": separate}
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    check_range(args, num_samples=(1, 10**6), seed=(0, 10**18), image_size=(1, 2**16), num_defect=(1, MAX_TYPES))
+    check_range(args, num_samples=(1, 10**6), seed=(0, 10**18), image_size=(1, 2**16))
     device = dist_util.setup(args.device)
 
     def given(*names: str) -> dict[str, Any]:
@@ -94,12 +108,7 @@ def main(argv: list[str] | None = None) -> None:
     precision = args.precision
     if precision == "auto":  # a folder that is continued keeps its own
         precision = recorded_settings(args.sample_dir).get("precision", "auto")
-    generator = DefectGen.load(
-        **given("large", "small", "large_config", "small_config", "num_defect", "weights"),
-        separate_channel_loss=None if args.seperate_channel_loss is None else bool(args.seperate_channel_loss),
-        device=device,
-        precision=precision,
-    )
+    generator = DefectGen.load(**given_networks(args), weights=args.weights, device=device, precision=precision)
     settings = generator.settings(
         **given("step_inference", "sampler", "spacing", "handoff", "image_size", "windows", "guidance_scale", "margin"),
         num_steps=None if args.num_steps is None else parse_num_steps(args.num_steps),

@@ -37,11 +37,12 @@ from ..precision import (
     try_compile,
 )
 from ..training.checkpoint import check_agreement
+from . import packing
 from .batch import GeneratedBatch
-from .conditions import Conditions
-from .insertion import check_drawable, find_scale, insert
+from .conditions import Conditions, as_index_masks, read_conditions
+from .insertion import find_scale, insert
 from .insertions import Insertions
-from .network import WEIGHTS, Network, check_trained, choose_batch_size, load_network, most_at_once, possible_hand_offs
+from .network import WEIGHTS, Network, check_trained, choose_batch_size, load_networks, most_at_once, possible_hand_offs
 from .rounds import fill_folder
 from .sample_io import SampleFolder
 from .settings import DEFAULT_STEPS, Settings
@@ -72,7 +73,7 @@ class DefectGen:
     def load(
         cls,
         large: str | None,
-        small: str | None,
+        small: str | None = None,
         *,
         large_config: str | None = None,
         small_config: str | None = None,
@@ -82,7 +83,7 @@ class DefectGen:
         device: str | torch.device = "auto",
         precision: str = "auto",
     ) -> DefectGen:
-        """Load two checkpoint files (or work_dirs: their latest checkpoint).
+        """Load two checkpoint files (or work_dirs: their latest checkpoint), or the folder of a packed pair.
 
         Configurations and num_defect are needed for released checkpoints, which carry none; so is
         separate_channel_loss where such a network was trained with it. weights: "ema" or "model". precision: "fp32";
@@ -93,17 +94,27 @@ class DefectGen:
             if value not in known:
                 raise InputError(unknown_name(f"`{name}`", value, known))
         device = dist_util.choose_device(device) if isinstance(device, str) else device
-        networks = [
-            load_network(name, path, config, num_defect, separate_channel_loss, weights)
-            for name, path, config in (("large", large, large_config), ("small", small, small_config))
-            if path
-        ]
+        configs = {"large": large_config, "small": small_config}
+        networks = load_networks(large, small, configs, num_defect, separate_channel_loss, weights)
         generator = cls(networks, device, resolve_precision(precision, device), weights)
         for network in generator._loaded:
             network.model.to(device, memory_format=torch.channels_last)
             if generator.precision == "bf16":
                 cast_weights(network.model)
         return generator
+
+    @classmethod
+    def from_pretrained(cls, name: str, **options: Any) -> DefectGen:
+        """load a packed pair of a folder or, by its name, of the Hugging Face hub. options: of load."""
+        return cls.load(packing.download(name), **options)
+
+    def pack(self, folder: str, figures: Sequence[str] = ()) -> None:
+        """packing.pack the networks into a folder that load takes. Raises InputError."""
+        packing.pack(folder, self._loaded, self.hand_offs, figures)
+
+    def push_to_hub(self, repo: str, *, private: bool = True) -> str:
+        """packing.upload the networks to the Hugging Face hub, and return their address. Raises InputError."""
+        return packing.upload(repo, self._loaded, self.hand_offs, private)
 
     @property
     def _loaded(self) -> list[Network]:
@@ -169,7 +180,7 @@ class DefectGen:
         settings: Settings | None = None,
         *,
         seed: int = 0,
-        masks: np.ndarray | None = None,
+        masks: Any = None,
         backgrounds: np.ndarray | None = None,
         batch_size: int | str = "auto",
         progress: Progress = lambda pairs: pairs,
@@ -178,15 +189,22 @@ class DefectGen:
     ) -> GeneratedBatch:
         """Generate samples 0..num_samples-1, or the given sample indices; batch size and order do not change them.
 
-        settings: by default Settings(); options are put into them: generate(16, step_inference=300). masks: index masks
-        uint8 [M, H, W], of which sample i gets the mask i modulo M. backgrounds: photographs uint8 [M, H, W, 3] that
-        stay as they are further than settings.margin pixels from a defect. A batch that does not fit into memory is
-        halved and made again, after on_out_of_memory(new batch size, samples left to make). progress wraps the list of
-        steps of each network and batch, such as tqdm. Raises InputError.
+        settings: by default Settings(); options are put into them: generate(16, step_inference=300). masks: what
+        as_index_masks takes, sample i gets the mask i modulo M; or "bank": new ones like the training set's, of the
+        types `defects`. backgrounds: photographs uint8 [M, H, W, 3] that stay as they are further than settings.margin
+        pixels from a defect. A batch that does not fit into memory is halved and made again, after
+        on_out_of_memory(new batch size, samples left to make). progress wraps the list of steps of each network and
+        batch, such as tqdm. Raises InputError.
         """
-        settings = self.settings(settings, **options)
-        conditions = Conditions(self.layout, settings, masks, backgrounds)
+        settings, about = replace(settings or Settings(), **options), None
+        defects, bank = settings.defects, isinstance(masks, str) and masks == "bank"
+        settings = self.settings(settings, defects=None if bank else defects)  # a bank's masks show them
         indices = range(num_samples) if isinstance(num_samples, int) else num_samples
+        if bank:
+            told = {"defects": defects, "seed": seed, "num_samples": 1 + max(indices, default=0)}
+            held = read_conditions(self.config, settings, masks="bank", **told)
+            masks, about = held.masks, held.about if backgrounds is None else None
+        conditions = Conditions(self.layout, settings, masks, backgrounds, about=about)
         batch_size = self.choose_batch_size(batch_size, len(indices), settings)
         how = {"seed": seed, "settings": settings, "conditions": conditions, "progress": progress}
         batch = self.draw(indices, batch_size, on_out_of_memory, **how)
@@ -262,7 +280,10 @@ class DefectGen:
         image_size is that of the windows in which the networks see the photograph. Raises InputError.
         """
         settings, scale = self.settings(settings, **options), find_scale(scale, self.config.data.scale)
-        check_drawable(photograph, mask, self.layout.num_defect)
+        mask = as_index_masks([mask], self.layout.num_defect, "mask")[0]
+        if photograph.dtype != np.uint8 or photograph.shape != (*mask.shape, 3):
+            given, wanted = f"{photograph.dtype} {list(photograph.shape)}", [*mask.shape, 3]
+            raise InputError(f"`photograph`: {given}, expected uint8 {wanted}, the size of `mask`")
         how = {"on_out_of_memory": lambda batch_size, left: None, "progress": lambda pairs: pairs}
         images = [
             insert(self, [photograph], [mask], [0], scale, batch_size, settings, seed=seed, **how)[0] for seed in seeds

@@ -46,6 +46,24 @@ def parse_defects(defects: Sequence[str], class_names: Sequence[str]) -> tuple[f
     return tuple(asked)
 
 
+def as_index_masks(masks: Any, num_defect: int, name: str = "masks") -> np.ndarray:
+    """Index masks uint8 [M, H, W] from whole numbers or, for networks of one type, bools: [M, H, W], [H, W], or a list
+    of [H, W]. Raises InputError."""
+    try:
+        found = np.asarray(masks)
+    except ValueError:  # of several sizes
+        found = np.zeros(0, object)
+    if found.dtype.kind not in "biu" or found.ndim not in (2, 3) or not found.size:
+        given = f"{found.dtype} {list(found.shape)}"
+        raise InputError(f"`{name}`: {given}; expected whole numbers [M, H, W], [H, W], or a list of [H, W]")
+    if found.dtype == bool and num_defect > 1:
+        raise InputError(f"`{name}`: bool does not tell which of {num_defect} types; multiply it by the type's number")
+    if not 0 <= found.min() <= found.max() <= num_defect:
+        wrong = found.min() if found.min() < 0 else found.max()
+        raise InputError(f"`{name}`: hold type {wrong}, but the networks know {num_defect}")
+    return found.astype(np.uint8).reshape(-1, *found.shape[-2:])
+
+
 class Conditions:
     """What samples are held to, checked: sample i to entry i modulo their number, or sample numbers[i] to entry i
     (ascending). Raises InputError.
@@ -65,7 +83,7 @@ class Conditions:
         numbers: Sequence[int] | None = None,
     ) -> None:
         self.layout, self.margin, self.names, self.about = layout, settings.margin, names, about or {}
-        self.masks, self.backgrounds, self.numbers = masks, backgrounds, numbers
+        self.masks, self.backgrounds, self.numbers = None, backgrounds, numbers
         one_hot = torch.eye(1 + layout.num_defect)
         self.types = one_hot[:1]  # column 0: nothing is told
         if masks is None:
@@ -83,12 +101,16 @@ class Conditions:
             return
         if settings.defects is not None:
             raise InputError("`defects`: the masks tell the types already; give one of the two")
-        shape = (max(1, len(masks)), *settings.image_size)
+        self.masks = masks = as_index_masks(masks, layout.num_defect)
+        shape = (len(masks), *settings.image_size)
         for name, array, expected in (("masks", masks, shape), ("backgrounds", backgrounds, (*shape, 3))):
             if array is not None and (array.dtype != np.uint8 or array.shape != expected):
                 raise InputError(f"`{name}`: {array.dtype} {list(array.shape)}, expected uint8 {list(expected)}")
-        if masks.max() > layout.num_defect:
-            raise InputError(f"`masks`: hold type {masks.max()}, but the networks know {layout.num_defect}")
+        if about is None:
+            self.about = {"masks": len(masks), "sha256": hashlib.sha256(masks.tobytes()).hexdigest()}
+            if backgrounds is not None:
+                sha256 = hashlib.sha256(backgrounds.tobytes()).hexdigest()
+                self.about |= {"backgrounds_sha256": sha256, "margin": settings.margin}
 
     def _rows(self, indices: Sequence[int]) -> np.ndarray:
         """Which masks samples have."""
@@ -160,8 +182,7 @@ def read_conditions(
                 f"{size[0]} x {size[1]}; bring it to that size without blending labels (scripts/prepare_data.py)"
             )
     held, names = np.stack(held), [{"mask": bf.basename(path)} for path in files]
-    about = {"masks": len(held), "sha256": hashlib.sha256(held.tobytes()).hexdigest()}
-    return Conditions(layout, settings, held, None, names, about)
+    return Conditions(layout, settings, held, None, names)
 
 
 def mask_reader(folder: str, layout: JointLayout) -> Callable[[str], np.ndarray]:

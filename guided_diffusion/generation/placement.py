@@ -63,12 +63,14 @@ class Placement:
         """Add a defect to the mask, if one of TRIES fits."""
         down, across = reach(self.scale, 2 * self.margin)
         places = None if allowed is None else np.flatnonzero(allowed)
-        for _ in range(TRIES if places is None or len(places) else 0):
+        for attempt in range(TRIES if places is None or len(places) else 0):
             layer = self.bank.layer(kind, rng)
             box = [min(n, round(s * f)) for n, s, f in zip(mask.shape, layer.shape, self.scale, strict=True)]
             shape = cv2.resize(layer.astype(np.float32), box[::-1], interpolation=cv2.INTER_LINEAR) >= 0.5
             rooms = [side - own for side, own in zip(mask.shape, box, strict=True)]
             cut = [layer.any(axis=1 - axis)[[0, -1]] for axis in (0, 1)]  # by the border of its image
+            if attempt < TRIES // 2 and np.any(cut):  # whole ones first: windows of training cut many
+                continue
             if not shape.any() or any(ends.all() and room for ends, room in zip(cut, rooms, strict=True)):
                 continue
             if places is None:
