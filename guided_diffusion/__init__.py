@@ -7,7 +7,7 @@ _HOMES = {
     "Config": "config",
     "DefectGen": "generation.api",
     "GaussianDiffusion": "diffusion.gaussian_diffusion",
-    "GeneratedBatch": "generation.api",
+    "GeneratedBatch": "generation.batch",
     "InputError": "errors",
     "Settings": "generation.settings",
     "UNet": "networks.unet",

@@ -123,6 +123,7 @@ class DataConfig(Section):
     fit: str = option("resize", "stretch to resolution, or cut windows of that size", "", ("resize", "random_crop"))
     crop_from: int | tuple[int, ...] = option((), "pixels that images are stretched to before windows are cut")
     crop_defect: float = option(0.0, "share of the windows that hold a defect for certain", "[0, 1]")
+    scale: tuple[float, ...] = option((), "pixels of a photograph to one of training, down and across; derived")
     flip: str = option("none", "random mirroring", "", ("none", "horizontal", "vertical", "both"))
     val_dir: str | None = option(None, "held-out images for the validation loss")
 
@@ -134,6 +135,8 @@ class DataConfig(Section):
             if len(size) not in (0, 2) or not all(1 <= side <= 2**16 for side in size):
                 raise InputError(f"data.{key}: {brief(list(size))} must be one number or [height, width], to 65536")
             object.__setattr__(self, key, tuple(size))
+        if len(self.scale) not in (0, 2) or not all(1e-3 <= factor <= 1e3 for factor in self.scale):
+            raise InputError(f"data.scale: {brief(list(self.scale))} must be two numbers from 0.001 to 1000")
         for key in ("crop_from", "crop_defect"):
             if getattr(self, key) and self.fit != "random_crop":
                 raise InputError(f"data.{key}: only with data.fit random_crop; set that, or remove {key}")

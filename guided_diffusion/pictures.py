@@ -1,4 +1,4 @@
-"""Colours of types, overlays, and sheets of tiles, such as the contact sheet.
+"""Colours of types, outlines, and sheets of tiles, such as the contact sheet.
 
 Lengths are in units of a 128 px tile, so that a sheet of larger tiles looks the same.
 """
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -36,18 +37,25 @@ def colorize(mask: np.ndarray) -> np.ndarray:
     return palette(MAX_TYPES)[mask]
 
 
-def overlay(image: np.ndarray, mask: np.ndarray, alpha: float = 0.55) -> np.ndarray:
-    """Blend the mask's colours over an image: uint8 [H, W, 3] and index mask [H, W] -> uint8 [H, W, 3]."""
-    mixed = (1 - alpha) * image + alpha * colorize(mask)
-    return np.where(mask[..., None] > 0, mixed.round(), image).astype(np.uint8)
+def outline(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Draw the types' outlines around their regions, whose own pixels stay visible, however small they are.
+
+    image: uint8 [H, W, 3]; mask: index mask uint8 [H, W]. Returns uint8 [H, W, 3].
+    """
+    shown, reach = image.copy(), 1 + 2 * max(1, round(max(mask.shape) / 128))
+    for index in np.unique(mask[mask > 0]).tolist():
+        inside = mask == index
+        near = cv2.dilate(inside.astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0
+        shown[near & ~inside] = palette(MAX_TYPES)[index]
+    return shown
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture and its overlay on a sheet, and what stands below them."""
+    """A picture and its outlines on a sheet, and what stands below them."""
 
     image: Image.Image
-    overlay: Image.Image
+    outlined: Image.Image
     caption: str
     note: str = ""  # a second line
     marked: bool = False  # framed and captioned in red
@@ -55,24 +63,30 @@ class Tile:
 
 def fit_tile(array: np.ndarray) -> Image.Image:
     """A tile of uint8 [H, W, 3]: small ones enlarged by a whole factor, large ones reduced to 256 px."""
-    image = Image.fromarray(array)
-    longest = max(image.size)
-    if longest < 128:
-        factor = math.ceil(128 / longest)
-        return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    image = Image.fromarray(_enlarged(array))
     image.thumbnail((256, 256), Image.Resampling.LANCZOS)  # no-op up to 256
     return image
+
+
+def _enlarged(array: np.ndarray) -> np.ndarray:
+    factor = math.ceil(128 / max(array.shape[:2]))
+    return array.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def tile_of(image: np.ndarray, mask: np.ndarray, caption: str) -> Tile:
+    """A tile of uint8 [H, W, 3] and its index mask uint8 [H, W]; a small image is enlarged before it is outlined."""
+    return Tile(fit_tile(image), fit_tile(outline(_enlarged(image), _enlarged(mask))), caption)
 
 
 def draw_sheet(
     title: str, notes: Sequence[str], legend: Sequence[str], tiles: Sequence[Tile], rows: bool = False
 ) -> Image.Image:
-    """Title and notes, legend with the types' colours, then the tiles, all of one size. rows: a tile is a row of
-    pictures, above the row of their overlays; it has a line of the sheet for itself."""
-    width, height = tiles[0].image.size
+    """Title and notes, legend with the types' colours, then the tiles, in cells of the largest's size. rows: a tile is
+    a row of pictures, above the row of these with outlines; it has a line of the sheet for itself."""
+    width, height = (max(sides) for sides in zip(*(tile.image.size for tile in tiles), strict=True))
     unit = max(height if rows else width, height, 128) / 128
     gap, line, font = round(3 * unit), round(18 * unit), ImageFont.load_default(13 * unit)
-    beside = (0, height + gap) if rows else (width + gap, 0)  # the overlay, from its picture
+    beside = (0, height + gap) if rows else (width + gap, 0)  # the outlined one, from its picture
     right, bottom = width + beside[0], height + beside[1]
     room = max(right, round(130 * unit))
     step = room + round(16 * unit), bottom + gap + line * (2 if any(tile.note for tile in tiles) else 1) + line // 2
@@ -105,7 +119,7 @@ def draw_sheet(
         if tile.marked:
             draw.rectangle((x - gap, y - gap, x + right + gap - 1, y + bottom + gap - 1), _RED)
         sheet.paste(tile.image, (x, y))
-        sheet.paste(tile.overlay, (x + beside[0], y + beside[1]))
+        sheet.paste(tile.outlined, (x + beside[0], y + beside[1]))
         for text, colour in ((tile.caption, _RED if tile.marked else _GREY), (tile.note, _GREY)):
             while font.getlength(text) > room and len(text) > 4:  # both ends tell
                 text = text[: len(text) // 2 - 2] + "..." + text[len(text) // 2 + 2 :]
@@ -115,7 +129,7 @@ def draw_sheet(
 
 
 def row_tile(caption: str, images: np.ndarray, masks: np.ndarray) -> Tile:
-    """A tile for draw_sheet(rows=True): uint8 images [N, H, W, 3] over their overlays by index masks [N, H, W]."""
-    overlays = [overlay(image, mask, alpha=0.7) for image, mask in zip(images, masks, strict=True)]
-    strips = (np.hstack([np.asarray(fit_tile(one)) for one in line]) for line in (images, overlays))
-    return Tile(*map(Image.fromarray, strips), caption)
+    """A tile for draw_sheet(rows=True): uint8 images [N, H, W, 3] over these with outlines by index masks [N, H, W]."""
+    tiles = [tile_of(image, mask, "") for image, mask in zip(images, masks, strict=True)]
+    strips = ([tile.image for tile in tiles], [tile.outlined for tile in tiles])
+    return Tile(*(Image.fromarray(np.hstack(strip)) for strip in strips), caption)

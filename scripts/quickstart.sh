@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The whole path, on a small drawn dataset, on any machine: set up, train both networks, generate.
+# The whole path, on a small drawn dataset, on any machine: set up, train both networks, generate, measure.
 # Run again, it goes on where it stopped and keeps what is done. It all lies in work/demo.
-set -eu
+set -eu -o pipefail
 ROOT=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
 DEMO=$ROOT/work/demo
 . "$ROOT/scripts/setup_env.sh"
@@ -29,17 +29,23 @@ generate() {
         sh "$ROOT/inference.sh"
 }
 
-stage "Set up Python" setup_env requirements.txt
+measure() { # the last line says in words what the figures mean
+    "$PYTHON" "$ROOT/scripts/draw_demo_data.py" "$DEMO/held_out" --num_images 200 --seed 1
+    "$PYTHON" "$ROOT/scripts/evaluate.py" quality --real "$DEMO/held_out" --train "$DEMO/data" \
+        --samples "$DEMO/samples" --no_agreement | tail -n 1
+}
+
+stage "Set up Python" setup_env requirements.txt requirements-eval.txt
 stage "Draw the data" "$PYTHON" "$ROOT/scripts/draw_demo_data.py" "$DEMO/data"
 stage "Train the large network" train large
 stage "Train the small network" train small
 stage "Generate 32 samples" generate
-stage "Check masks by colour" "$PYTHON" "$ROOT/scripts/draw_demo_data.py" --check "$DEMO/samples"
+stage "Compare with fresh plates" measure
 
 cat <<EOF
 
 $times
-Done. Look at the generated images, each beside its mask:
+Done. Look at the generated images, beside each the outlines of its mask:
   $DEMO/samples/contact_sheet.png
 
 Next, in $ROOT:

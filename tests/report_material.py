@@ -23,8 +23,11 @@ RESULTS = {  # what the page takes from them
     "quality": {
         "command": "quality",
         "class_names": list(TYPES),
-        "overall": {"kid": figure(0.4), "spectrum": figure(-3, 0.5)},
-        "reference": {"train": {"overall": {"kid": figure(0.1), "spectrum": figure(0.2)}}},
+        "overall": {"kid": figure(0.4), "spectrum": figure(-3, 0.5), "precision": figure(0.1)},
+        "reference": {
+            "train": {"overall": {"kid": figure(0.1), "spectrum": figure(0.2)}},
+            "real": {"overall": {"kid": figure(0.001), "precision": figure(0.8)}},
+        },
         "labels": {"empty": {"real": figure(0.25)}},
         "memorization": {"copies": figure(0.05)},
         "agreement": {"mean": figure(0.61), "reference": {"mean": None}},

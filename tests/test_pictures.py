@@ -1,16 +1,27 @@
-"""Colours that differ; overlays; both sheets show what they are given."""
+"""Colours that differ; outlines; both sheets show what they are given."""
 
 import numpy as np
 
-from guided_diffusion.pictures import Tile, draw_sheet, fit_tile, overlay, palette, row_tile
+from guided_diffusion.pictures import Tile, draw_sheet, fit_tile, outline, palette, row_tile, tile_of
 
 
-def test_colours_are_distinct_and_overlays_leave_the_rest():
+def test_colours_are_distinct():
     colours = palette(255)
     assert len({tuple(c) for c in colours.tolist()}) == 256
     assert (palette(3) == colours[:4]).all() and (colours[0] == 0).all()
-    mixed = overlay(np.full((1, 3, 3), 100, np.uint8), np.array([[0, 1, 2]], np.uint8), alpha=0.5)
-    assert (mixed[0] == [[100] * 3, *((100 + colours[1:3].astype(int)) / 2).round()]).all()
+
+
+def test_outlines_lie_around_regions_and_leave_them_visible():
+    image, mask = np.full((64, 64, 3), 100, np.uint8), np.zeros((64, 64), np.uint8)
+    mask[10, 20], mask[40:50, 30:33] = 1, 2  # one pixel, and a thin one
+    shown = outline(image, mask)
+    assert (shown[mask > 0] == 100).all() and (image == 100).all()
+    for index, pixels in ((1, 8), (2, 12 * 5 - 30)):
+        assert (shown == palette(2)[index]).all(axis=2).sum() == pixels
+    tile = np.asarray(tile_of(image, mask, "one").outlined)  # enlarged to 128 px: one pixel is 2 x 2
+    assert (tile == palette(2)[1]).all(axis=2).sum() == 12 and (tile[20:22, 40:42] == 100).all()
+    large = outline(np.zeros((512, 512, 3), np.uint8), np.kron(mask, np.ones((8, 8), np.uint8)))
+    assert (large == palette(2)[1]).all(axis=2).sum() == 16 * 16 - 8 * 8
 
 
 def test_rows_show_each_image_over_its_mask():
@@ -22,9 +33,8 @@ def test_rows_show_each_image_over_its_mask():
     for i in range(4):
         for k in range(3):
             value = 100 + 10 * k + 30 * i
-            assert ((sheet == value).all(axis=2)).sum() >= 128 * 128 * 1.4  # image, and the clear half of its overlay
-            blended = np.round(0.3 * value + 0.7 * palette(2)[2].astype(float))
-            assert ((sheet == blended).all(axis=2)).sum() == 128 * 64
+            assert ((sheet == value).all(axis=2)).sum() >= 128 * 128 + 128 * 127
+    assert ((sheet == palette(2)[2]).all(axis=2)).sum() >= 4 * 3 * 128  # a line below each region
 
 
 def test_marked_tiles_are_framed():

@@ -4,7 +4,7 @@
 
 DIR may have any layout that scripts/prepare_data.py reads; it is only read. Prints images, types, areas and what is
 left of them at the training resolution; a resolution at which regions stay; copies, odd masks and broken files. Draws
-a sheet of overlays for each type into OUT. Exit status: 0 fine or warnings; 1 training would go wrong; 2 wrong usage.
+a sheet of outlines for each type into OUT. Exit status: 0 fine or warnings; 1 training would go wrong; 2 wrong usage.
 """
 
 import argparse

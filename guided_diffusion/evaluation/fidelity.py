@@ -1,13 +1,12 @@
 """How near generated images come to real ones, and how much they differ from each other, by an extractor's features.
 
-KID: Binkowski et al. 2018; FID: Heusel et al. 2017; precision and recall: Kynkaanniemi et al. 2019; density and
-coverage: Naeem et al. 2020; a neighbour is of another group here, as photographs of one object are near copies.
+KID: Binkowski et al. 2018; precision and recall: Kynkaanniemi et al. 2019; a neighbour is of another group here, as
+photographs of one object are near copies.
 Diversity: the mean over pairs of the perceptual distance of Zhang et al. 2018 (equation 1) without learned weights, so
 not LPIPS. Spectrum: power in the top octave, in dB of that of real images; below 0 the samples are too smooth.
-Intervals of precision and density are over samples, of recall and coverage over real images; FID has none.
+Intervals of precision are over samples, of recall over real images.
 """
 
-import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -17,22 +16,18 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from ..keyed_random import Key, numpy_generator
-from .bootstrap import Resampling, halves, mean_interval, mean_of_pairs, number_groups, share_interval, with_interval
+from .bootstrap import Resampling, halves, mean_of_pairs, number_groups, share_interval, with_interval
 from .features import Extractor
 from .image_sets import ImageSet
 
 MEASURES = {  # key: title, factor, decimals
     "kid": ("KID x 1000", 1000, 1),
-    "fid": ("FID", 1, 1),
     "precision": ("precision", 1, 2),
     "recall": ("recall", 1, 2),
-    "density": ("density", 1, 2),
-    "coverage": ("coverage", 1, 2),
     "diversity": ("diversity", 1, 3),
     "spectrum": ("power in the top octave, dB", 1, 1, "+"),
 }
-PRECISION_NEIGHBOURS = 3  # Kynkaanniemi et al. 2019
-DENSITY_NEIGHBOURS = 5  # Naeem et al. 2020
+NEIGHBOURS = 3  # Kynkaanniemi et al. 2019
 MOST_DIVERSE = 1_000  # images whose diversity is measured; of more, so many are drawn
 LEAST_POWER = 1e-9  # for a logarithm of images without any grain
 LEAST_IMAGES = 8  # of fewer, nothing is measured
@@ -53,40 +48,23 @@ def kid(x: np.ndarray, y: np.ndarray, of_x: Resampling, of_y: Resampling) -> np.
     return within - 2 * between
 
 
-def fid(x: np.ndarray, y: np.ndarray) -> float:
-    """The FID between features [N, D] and [M, D]; N and M at least 2.
-
-    |m - n|^2 + tr A'A + tr B'B - 2 tr (A'A B'B)^(1/2), m and n the means, A [N, D] and B [M, D] the centred features
-    over the roots of N - 1 and M - 1. The last trace is the sum of the singular values of A B' [N, M]."""
-    x, y = x.astype(np.float64), y.astype(np.float64)
-    apart = x.mean(axis=0) - y.mean(axis=0)
-    a, b = ((z - z.mean(axis=0)) / math.sqrt(len(z) - 1) for z in (x, y))
-    root = np.linalg.svd(a @ b.T, compute_uv=False).sum()
-    return float(apart @ apart + (a**2).sum() + (b**2).sum() - 2 * root)
-
-
-def neighbourhoods(
-    samples: np.ndarray, real: np.ndarray, of_samples: Sequence[Hashable], of_real: Sequence[Hashable], *key: Key
+def precision_and_recall(
+    samples: np.ndarray, real: np.ndarray, of_samples: Sequence[Hashable], of_real: Sequence[Hashable]
 ) -> dict[str, dict[str, Any] | None]:
-    """Precision, recall, density and coverage of features [N, D] and [M, D], whose groups these are; all None where
-    other groups have too few images."""
-    if any(len(own) - max(Counter(own).values()) < DENSITY_NEIGHBOURS for own in (of_samples, of_real)):
-        return dict.fromkeys(("precision", "recall", "density", "coverage"))
+    """Of features [N, D] and [M, D], whose groups these are; both None where other groups have too few images."""
+    if any(len(own) - max(Counter(own).values()) < NEIGHBOURS for own in (of_samples, of_real)):
+        return {"precision": None, "recall": None}
 
-    def radii(x: np.ndarray, groups: Sequence[Hashable], k: int) -> np.ndarray:
-        """Distance float64 [N] of each image to the k-th nearest of other groups."""
+    def radii(x: np.ndarray, groups: Sequence[Hashable]) -> np.ndarray:
+        """Distance float64 [N] of each image to the NEIGHBOURS-th nearest of other groups."""
         unit = number_groups(groups)
-        return np.sort(np.where(unit[:, None] == unit, np.inf, cdist(x, x)))[:, k - 1]
+        return np.sort(np.where(unit[:, None] == unit, np.inf, cdist(x, x)))[:, NEIGHBOURS - 1]
 
     apart = cdist(samples, real)
-    near = apart < radii(real, of_real, PRECISION_NEIGHBOURS)
-    reached = apart < radii(samples, of_samples, PRECISION_NEIGHBOURS)[:, None]
-    wide = apart < radii(real, of_real, DENSITY_NEIGHBOURS)
+    near, reached = apart < radii(real, of_real), apart < radii(samples, of_samples)[:, None]
     return {
         "precision": share_interval(near.any(axis=1), of_samples),
         "recall": share_interval(reached.any(axis=0), of_real),
-        "density": mean_interval(wide.sum(axis=1) / DENSITY_NEIGHBOURS, of_samples, key=("density", *key)),
-        "coverage": share_interval(wide.any(axis=0), of_real),
     }
 
 
@@ -102,29 +80,28 @@ def diversity(extractor: Extractor, images: np.ndarray, groups: Sequence[Hashabl
     return with_interval(mean_of_pairs(pairs, Resampling.draw([groups[i] for i in some], "diversity", *key)))
 
 
-def radial_power(images: np.ndarray) -> np.ndarray:
-    """Power float64 [N, B] of uint8 images [N, H, W, 3] made grey, by radial frequency up to half of the sampling rate.
-    In bins of equal width, B of them, a multiple of 2: the upper half is the top octave. White noise has its variance.
-    """
+def fine_power(images: np.ndarray) -> np.ndarray:
+    """Power float64 [N] in the top octave of uint8 images [N, H, W, 3] made grey: the mean over bins of equal width of
+    radial frequency, from a quarter to half of the sampling rate. White noise has its variance."""
     height, width = images.shape[1:3]
     bins = 2 * max(1, min(height, width) // 4)
     radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)).ravel()
     at = (2 * bins * radius).astype(int) - (radius == 0.5)  # those in the corners, from bins on, are left out
+    top = slice(bins // 2, bins)
     window = np.outer(np.hanning(height), np.hanning(width))
     found = []
     for image in images:
         grey = image @ np.array([0.299, 0.587, 0.114])
         power = np.abs(np.fft.fft2((grey - grey.mean()) * window)) ** 2 / (window**2).sum() + LEAST_POWER
-        found.append(np.bincount(at, power.ravel())[:bins] / np.bincount(at)[:bins])
-    return np.stack(found)
+        found.append((np.bincount(at, power.ravel())[top] / np.bincount(at)[top]).mean())
+    return np.array(found)
 
 
 def spectrum(x: np.ndarray, y: np.ndarray, of_x: Resampling, of_y: Resampling) -> np.ndarray:
-    """Power in the top octave of radial_power [N, B] over that of [M, B], in dB: float64 [1 + R]."""
+    """The mean of fine_power [N] over that of [M], in dB: float64 [1 + R]."""
     rows = min(len(of_x.counts), len(of_y.counts))
     a, b = of_x.weights[:rows], of_y.weights[:rows]
-    top, base = (power[:, power.shape[1] // 2 :].mean(axis=1) for power in (x, y))
-    return 10 * np.log10(a @ top / a.sum(axis=1) / (b @ base / b.sum(axis=1)))
+    return 10 * np.log10(a @ x / a.sum(axis=1) / (b @ y / b.sum(axis=1)))
 
 
 @dataclass(frozen=True)
@@ -135,7 +112,7 @@ class Seen:
     types: np.ndarray  # bool [N, types + 1]: which types each holds; column 0 is of no use
     groups: np.ndarray  # str [N]: what is resampled together
     diversity: dict[str, Any] | None
-    power: np.ndarray  # float64 [N, B], of radial_power
+    power: np.ndarray  # float64 [N], of fine_power
 
     @classmethod
     def look(cls, images: ImageSet, extractor: Extractor, *key: Key) -> "Seen":
@@ -143,7 +120,7 @@ class Seen:
         types = [np.bincount(mask.ravel(), minlength=len(images.class_names) + 1) > 0 for mask in images.masks]
         pixels, groups = images.images, np.array(images.groups)
         varied = diversity(extractor, pixels, images.groups, *key)
-        return cls(extractor(pixels), np.stack(types), groups, varied, radial_power(pixels))
+        return cls(extractor(pixels), np.stack(types), groups, varied, fine_power(pixels))
 
 
 def compare(samples: Seen | None, real: Seen, key: Sequence[Key] = (), index: int | None = None) -> dict[str, Any]:
@@ -164,7 +141,7 @@ def compare(samples: Seen | None, real: Seen, key: Sequence[Key] = (), index: in
     drawn = [Resampling.draw(own, "kid", side, *key) for side, own in (("samples", of_x), ("real", of_y))]
     found = {"counts": counts, "kid": with_interval(kid(x, y, *drawn))}
     if index is None:
-        found |= {"fid": with_interval(fid(x, y)), **neighbourhoods(x, y, of_x, of_y, *key)}
+        found |= precision_and_recall(x, y, of_x, of_y)
         power = [of.power[rows] for of, rows in zip(sets, at, strict=True)]
         found |= {"diversity": sets[0].diversity, "spectrum": with_interval(spectrum(*power, *drawn))}
     return found

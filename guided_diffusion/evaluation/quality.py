@@ -25,9 +25,11 @@ from .image_sets import WINDOWS, Row, add_flags, read_sets, sources
 from .sample_scores import measure_asked, measure_labels, measure_limits, memorization, score_samples
 from .sample_scores import notes as notes_on_copies
 from .segmenter import agreement, reserve, train_agreement_segmenter
-from .tables import number, plot_spectra, table, write_results
+from .tables import number, table, write_results
 
 TITLES = {"samples": "samples", "train": "training images", "real": "real"}
+ALIKE, PARTLY = 0.75, 0.25  # shares of the precision of real images from which on samples look like them, or some do
+SMOOTH = 1.5  # dB that the top octave of blurry samples lacks
 FEW_GROUPS = 10  # resampling fewer shows too little of how much groups differ
 
 
@@ -80,11 +82,32 @@ def main(args: argparse.Namespace) -> None:
         "agreement": agreed,
         "asked": measure_asked(samples),
     }
+    result["verdict"] = judge(result)
     result["notes"] = [*notes(result), *notes_on_copies(limits)]
     write_atomic(bf.join(out, "samples.jsonl"), "".join(json.dumps(row) + "\n" for row in rows).encode())
     pairs = draw_closest_pairs(samples, sets.train, rows, limits["copy"]["value"])
-    spectra = plot_spectra({TITLES[side]: own.power for side, own in seen.items()})
-    write_results(out, result, markdown(result), {"closest_pairs.png": pairs, "spectrum.png": spectra})
+    write_results(out, result, markdown(result), {"closest_pairs.png": pairs})
+    print(result["verdict"]["sentence"])
+
+
+def judge(result: Row) -> Row:
+    """In words: {"looks": "real", "partly", "blurry", "wrong" or None where images are too few, "sentence"}."""
+    own, real = result["overall"], result["reference"]["real"]["overall"]
+    precision, best = (of["precision"]["value"] if of.get("precision") else None for of in (own, real))
+    if precision is None or not best:
+        return {"looks": None, "sentence": "Too few images to say whether the samples look like real ones."}
+    dull = own["spectrum"]["value"] < -SMOOTH
+    looks = "real" if precision >= ALIKE * best else "partly" if precision >= PARTLY * best else "wrong"
+    looks = "blurry" if looks == "wrong" and dull else looks
+    said = {
+        "real": "The samples look like real images",
+        "partly": "Some samples look like real images, others do not yet: train longer",
+        "blurry": "The samples are still blurry: train longer",
+        "wrong": "The samples do not look like real images yet: train longer",
+    }
+    of = "precision {:.2f}, KID x 1000 {:.1f}"
+    shown = (of.format(side["precision"]["value"], 1000 * side["kid"]["value"]) for side in (own, real))
+    return {"looks": looks, "sentence": "{} ({}; real ones among themselves: {}).".format(said[looks], *shown)}
 
 
 def notes(result: Row) -> list[str]:
@@ -102,7 +125,6 @@ def notes(result: Row) -> list[str]:
         "training.": settings["view"]["windows"],
         "Each real image is a group of its own; images of one object need --groups.": not settings["groups"],
         f"Intervals are too narrow where real images are of fewer than {FEW_GROUPS} groups.": few,
-        "FID falls as counts grow: compare it at equal counts only. KID does not.": True,
     }
     lines = [line for line, applies in told.items() if applies]
     ask = "Ask inference.py for more samples, or train on more of it."
@@ -130,6 +152,7 @@ def markdown(result: Row) -> str:
     found = ", ".join(f"{kind} {100 * share:.0f}%" for kind, share in limits["copy"]["planted_found"].items())
     parts = [
         "# Quality of the samples\n",
+        f"**{result['verdict']['sentence']}**\n",
         f"{counts['samples']} samples of {settings['samples']} against {counts['real_images']} real images "
         f"({counts['real_groups']} groups) of {settings['real']}. Features: {provenance['extractor']}, "
         f"weights {provenance['weights_sha256'][:12]}. In brackets: 95% intervals; -: too few images.\n",
@@ -137,7 +160,7 @@ def markdown(result: Row) -> str:
         "## Overall\n",
         _measures({title: side["overall"] for key, title in TITLES.items() if (side := sides[key])}, list(MEASURES)),
         "Real: distances from one half of the real images to the other; diversity of all of them. Top octave: power at "
-        "a quarter to half a cycle per pixel against that of real images (spectrum.png); below 0 is too smooth.\n",
+        "a quarter to half a cycle per pixel against that of real images; below 0 is too smooth.\n",
         "## Per type\n",
         _measures(result["per_type"], ["kid"]),
         "## Labels\n",

@@ -30,6 +30,7 @@ from ..file_io import ensure_writable, read_bytes, read_json, write_atomic
 from ..generation.sample_io import common_class_names
 from ..pictures import palette
 from .image_sets import read_samples
+from .quality import judge
 from .tables import number
 
 COMMANDS = {"lift": "lift.png", "quality": "closest_pairs.png", "compare": "compare.png"}  # and their pictures
@@ -38,6 +39,7 @@ UNKNOWN = ("clipped", "nearest_train", "nearest_sample", "agreement", "kept", "r
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, jinja2.TemplateError)
 # Of all images: PNG up to the first, reduced above the second, so that 5,000 samples always stay under 40 MB.
 EXACT_PIXELS, MAX_PIXELS = 2 << 20, 10 << 20
+MANY = 0.1  # share of samples to be dropped, from which on curating comes first
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,6 +95,7 @@ def main(args: argparse.Namespace) -> None:
     size = f"Images of {found.images.shape[2]} × {found.images.shape[1]} px are {how}."
     about = {"folder": samples, "sections": sections, "plots": plots, "notes": notes, "pictures_note": size}
     try:
+        about |= dict(zip(("next_step", "said"), conclude(results, list(rows.values())), strict=True))
         page = render(rows=list(rows.values()), pictures=pictures, class_names=class_names, **about, **results).encode()
     except MALFORMED as error:
         flags = " ".join(f"--{name}" for name in results)
@@ -134,6 +137,26 @@ def _add_states(rows: dict[str, dict[str, Any]], folder: str) -> None:
             if name not in rows:
                 raise InputError(f"--curated {folder}: tells of {name}, which is not in --samples")
             rows[name] |= {"kept": kept, "reason": row.get("reason")}
+
+
+def conclude(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
+    """What to do next, which is the headline, and what was found. Raises one of MALFORMED."""
+    verdicts = [of["verdict"] for lift in [results.get("lift")] if lift for of in (lift, *lift["others"])]
+    quality = judge(results["quality"]) if "quality" in results else {"looks": None, "sentence": None}
+    low, high = verdicts[0]["difference"]["interval"] if verdicts else (0, 0)
+    bad = [row for row in rows if row.get("speck") or (row["nearest_train"] or {}).get("copy")]
+    curated = any(row["kept"] is not None for row in rows)
+    steps = (
+        (low > 0, "Use these samples: they make a segmenter better."),
+        (quality["looks"] in ("partly", "blurry", "wrong"), "Train longer, then generate and measure again."),
+        (len(bad) > MANY * len(rows) and not curated, "Curate these samples: many are near-copies or mere specks."),
+        (high < 0, "Leave these samples out: they make a segmenter worse. Label more real images."),
+        (verdicts, "Label more real images, or generate more samples: a gain is not shown yet."),
+        (quality["looks"], "Measure next whether these samples make a segmenter better."),
+        (True, "Measure next whether these samples look like real images."),
+    )
+    said = [of["sentence"] for of in verdicts]
+    return next(step for applies, step in steps if applies), [quality["sentence"], *said] if quality["looks"] else said
 
 
 def choose_encoding(images: np.ndarray) -> tuple[str, float]:

@@ -59,21 +59,5 @@ def plot_intervals(names: Sequence[str], panels: Sequence[Panel]) -> Image.Image
         axes.grid(axis="x", alpha=0.25)
         axes.set_yticks(range(len(names)), names, fontsize=8)
         axes.set_ylim(len(names) - 0.5, -0.5)
-    return _drawn(figure)
-
-
-def plot_spectra(spectra: Mapping[str, np.ndarray]) -> Image.Image:
-    """The mean power of each title's images by frequency, of fidelity.radial_power."""
-    figure = Figure(figsize=(6, 4), dpi=100, layout="constrained")
-    axes = figure.subplots()
-    for title, power in spectra.items():
-        axes.semilogy(np.linspace(0, 0.5, power.shape[1]), power.mean(axis=0), label=title)
-    axes.axvspan(0.25, 0.5, color="#eeeeee", zorder=0)
-    axes.set(xlabel="cycles per pixel; shaded: the top octave", ylabel="power, grey levels squared")
-    axes.legend(frameon=False)
-    return _drawn(figure)
-
-
-def _drawn(figure: Figure) -> Image.Image:
     figure.savefig(buffer := io.BytesIO())
     return Image.open(buffer).convert("RGB")

@@ -20,7 +20,7 @@ from ..data.prepared import SAMPLES, listed, read_label_map
 from ..data.records import read_records
 from ..errors import InputError
 from ..file_io import encode_png, remove_inside, remove_temporaries, write_atomic, write_or_warn
-from ..pictures import Tile, colorize, draw_sheet, fit_tile, overlay
+from ..pictures import colorize, draw_sheet, tile_of
 
 WRITERS = 8  # a disk waits for several files as long as for one
 REAL = ("--real", "--val", "--train")  # flags of folders that hold no samples
@@ -67,27 +67,25 @@ class SampleFolder:
     def add(
         self,
         indices: Sequence[int],
-        images: np.ndarray,
-        masks: np.ndarray,
-        conditions: Sequence[Mapping[str, Any]] = (),
+        images: Sequence[np.ndarray],
+        masks: Sequence[np.ndarray],
+        conditions: Sequence[Mapping[str, Any] | None] = (),
     ) -> None:
-        """Write samples: uint8 images [N, H, W, 3] and uint8 index masks [N, H, W], N = len(indices).
+        """Write samples: N images uint8 [H, W, 3] and index masks uint8 [H, W], N = len(indices).
 
-        conditions: what the manifest says that sample i was held to, modulo their number. Raises InputError where a
-        file cannot be written.
+        conditions: what the manifest says that each was held to. Raises InputError where a file cannot be written.
         """
         if not self._prepared:
             self._prepare()
         with ThreadPoolExecutor(WRITERS) as pool:
-            for row in list(pool.map(self._write_sample, map(int, indices), images, masks)):
-                if conditions:
-                    row["condition"] = conditions[row["index"] % len(conditions)]
-                self._rows[row["index"]] = row
+            rows = list(pool.map(self._write_sample, map(int, indices), images, masks))
+        for row, condition in zip(rows, conditions or [None] * len(rows), strict=True):
+            self._rows[row["index"]] = row if condition is None else row | {"condition": condition}
         self._write_manifest()
 
     def write_contact_sheet(self, max_samples: int = 64) -> str:
-        """Draw the first samples beside their masks to contact_sheet.png and return its path; where it cannot be
-        written, there is a warning.
+        """Draw the first samples, beside each the outlines of its mask, to contact_sheet.png and return its path; where
+        it cannot be written, there is a warning.
 
         Raises InputError where there is no sample, or a file of one is gone.
         """
@@ -101,7 +99,7 @@ class SampleFolder:
             except InputError as error:
                 raise InputError(f"{error}; it is in manifest.jsonl: remove its line there to make it anew") from error
             caption = f"{row['index']:06d}  {', '.join(row['types']) or 'no defect'}"
-            tiles.append(Tile(fit_tile(image), fit_tile(overlay(image, mask, alpha=0.7)), caption))
+            tiles.append(tile_of(image, mask, caption))
         total = f"{len(rows):,} generated sample{'s' * (len(rows) > 1)}"
         title = total if len(tiles) == len(rows) else f"first {len(tiles)} of {total}"
         legend = [f"{name} (in {sum(name in row['types'] for row in rows):,})" for name in self._class_names]

@@ -5,15 +5,13 @@ backward, x and dy are read twice and dx is written once: x is all that is kept,
 float32; they add up over chunks of pixels, then over the chunks, always in the same order.
 """
 
-from collections.abc import Callable
-from functools import partial
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.library import triton_op, wrap_triton
 
 TILE = 4096  # numbers that a program holds at once
 PROGRAMS = 4096  # about as many in a grid keep a GPU busy to the end
@@ -208,83 +206,48 @@ def _cut_groups(c: int, groups: int) -> dict[str, int]:
     return {"R": max(1, TILE // 4 // K), "K": K}
 
 
-def _forward(launch, x, weight, bias, added, emb, groups: int, eps: float, silu: bool) -> tuple[Tensor, Tensor]:
-    (n, c, height, width), (tile, by_tile, by_chunk, chunks, length) = x.shape, _cut(x)
-    sums, table = (x.new_empty(shape, dtype=torch.float32) for shape in ((n, chunks, 2, c), (n, 5, c)))
-    y, pixels = torch.empty_like(x), height * width
-    launch(_moments)[by_chunk](x, sums, pixels, c, chunks, length, **tile)
-    vectors = weight, bias, *(weight if one is None else one for one in (added, emb))
-    given = {"ADDED": added is not None, "EMB": emb is not None}
-    launch(_statistics)[(groups, n)](
-        sums, table, *vectors, pixels, c, c // groups, chunks, length, eps, **given, **_cut_groups(c, groups)
-    )
-    launch(_apply)[by_tile](x, y, table, pixels, c, SILU=silu, **tile)
-    return y, table
+class _GroupNorm(torch.autograd.Function):
+    """The kernels, three each way. Under torch.compile they are traced into the graph."""
 
+    @staticmethod
+    def forward(ctx, x, weight, bias, added, emb, groups: int, eps: float, silu: bool) -> Tensor:
+        (n, c, height, width), (tile, by_tile, by_chunk, chunks, length) = x.shape, _cut(x)
+        sums, table = (x.new_empty(shape, dtype=torch.float32) for shape in ((n, chunks, 2, c), (n, 5, c)))
+        y, pixels = torch.empty_like(x), height * width
+        _moments[by_chunk](x, sums, pixels, c, chunks, length, **tile)
+        vectors = weight, bias, *(weight if one is None else one for one in (added, emb))
+        given = {"ADDED": added is not None, "EMB": emb is not None}
+        _statistics[(groups, n)](
+            sums, table, *vectors, pixels, c, c // groups, chunks, length, eps, **given, **_cut_groups(c, groups)
+        )
+        _apply[by_tile](x, y, table, pixels, c, SILU=silu, **tile)
+        ctx.save_for_backward(x, table, weight, bias, emb)
+        ctx.groups, ctx.silu, ctx.added_dtype = groups, silu, None if added is None else added.dtype
+        return y
 
-def _gradients(launch, dy, x, table, weight, bias, emb, groups: int, silu: bool) -> tuple[Tensor, Tensor]:
-    """dx, and d_vectors of _gather."""
-    (n, c, height, width), (tile, by_tile, by_chunk, chunks, length) = x.shape, _cut(x)
-    sums, d_vectors = (x.new_empty(shape, dtype=torch.float32) for shape in ((n, chunks, 2, c), (n, 7, c)))
-    dx, pixels = torch.empty_like(x), height * width
-    launch(_dots)[by_chunk](dy, x, table, sums, pixels, c, chunks, length, SILU=silu, **tile)
-    launch(_gather)[(groups, n)](
-        sums, table, d_vectors, weight, bias, weight if emb is None else emb, pixels, c, c // groups, chunks,
-        EMB=emb is not None, **_cut_groups(c, groups),
-    )  # fmt: skip
-    launch(_d_input)[by_tile](dy, x, dx, table, d_vectors, pixels, c, SILU=silu, **tile)
-    return dx, d_vectors
-
-
-@triton_op("defect_gen::group_norm", mutates_args={})
-def _forward_op(
-    x: Tensor, weight: Tensor, bias: Tensor, added: Tensor | None, emb: Tensor | None, groups: int, eps: float,
-    silu: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return _forward(wrap_triton, x, weight, bias, added, emb, groups, eps, silu)
-
-
-@triton_op("defect_gen::group_norm_backward", mutates_args={})
-def _gradients_op(
-    dy: Tensor, x: Tensor, table: Tensor, weight: Tensor, bias: Tensor, emb: Tensor | None, groups: int, silu: bool
-) -> tuple[Tensor, Tensor]:
-    return _gradients(wrap_triton, dy, x, table, weight, bias, emb, groups, silu)
-
-
-def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-    x, weight, bias, added, emb, ctx.groups, _, ctx.silu = inputs
-    ctx.save_for_backward(x, output[1], weight, bias, emb)
-    ctx.added_dtype = None if added is None else added.dtype
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)
-
-
-def _backward(gradients: Callable, ctx: Any, dy: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-    x, table, weight, bias, emb = ctx.saved_tensors
-    dy = dy.contiguous(memory_format=torch.channels_last)
-    dx, d_vectors = gradients(dy, x, table, weight, bias, emb, ctx.groups, ctx.silu)
-    d_weight, d_bias = d_vectors[:, :2].sum(0).to(weight.dtype).unbind()
-    d_added = None if ctx.added_dtype is None else d_vectors[:, 2].to(ctx.added_dtype)
-    d_emb = None if emb is None else d_vectors[:, 3:5].flatten(1).to(emb.dtype)
-    return dx, d_weight, d_bias, d_added, d_emb, None, None, None
-
-
-_forward_op.register_autograd(partial(_backward, _gradients_op), setup_context=_save)
-
-
-class _Eager(torch.autograd.Function):
-    """The operator without its cost on the host, which is that of several launches."""
-
-    forward = staticmethod(partial(_forward, lambda kernel: kernel))
-    setup_context = staticmethod(_save)
-    backward = staticmethod(partial(_backward, partial(_gradients, lambda kernel: kernel)))
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, table, weight, bias, emb = ctx.saved_tensors
+        dy = dy.contiguous(memory_format=torch.channels_last)
+        (n, c, height, width), (tile, by_tile, by_chunk, chunks, length) = x.shape, _cut(x)
+        sums, d_vectors = (x.new_empty(shape, dtype=torch.float32) for shape in ((n, chunks, 2, c), (n, 7, c)))
+        dx, pixels, groups, silu = torch.empty_like(x), height * width, ctx.groups, ctx.silu
+        _dots[by_chunk](dy, x, table, sums, pixels, c, chunks, length, SILU=silu, **tile)
+        _gather[(groups, n)](
+            sums, table, d_vectors, weight, bias, weight if emb is None else emb, pixels, c, c // groups, chunks,
+            EMB=emb is not None, **_cut_groups(c, groups),
+        )  # fmt: skip
+        _d_input[by_tile](dy, x, dx, table, d_vectors, pixels, c, SILU=silu, **tile)
+        d_weight, d_bias = d_vectors[:, :2].sum(0).to(weight.dtype).unbind()
+        d_added = None if ctx.added_dtype is None else d_vectors[:, 2].to(ctx.added_dtype)
+        d_emb = None if emb is None else d_vectors[:, 3:5].flatten(1).to(emb.dtype)
+        return dx, d_weight, d_bias, d_added, d_emb, None, None, None
 
 
 def fused_group_norm(x: Tensor, *others: Any) -> Tensor:
     """x: [N, C, H, W]; then weight, bias: [C]; added: [N, C] or None; emb: [N, 2C] or None; groups, eps, silu."""
     x = x.contiguous(memory_format=torch.channels_last)
     others = [other.contiguous() if isinstance(other, Tensor) else other for other in others]
-    if torch.compiler.is_compiling():
-        return _forward_op(x, *others)[0]
-    with torch.cuda.device_of(x):  # Triton launches on the current device
-        return _Eager.apply(x, *others)[0]
+    # Triton launches on the current device
+    with nullcontext() if torch.compiler.is_compiling() else torch.cuda.device_of(x):
+        return _GroupNorm.apply(x, *others)

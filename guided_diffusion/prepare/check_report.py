@@ -1,4 +1,4 @@
-"""The check of a data set: figures for JSON, the same as text, and a sheet of overlays for each type."""
+"""The check of a data set: figures for JSON, the same as text, and a sheet of outlines for each type."""
 
 import math
 import re
@@ -16,7 +16,7 @@ from ..data.files import stem_of
 from ..data.image_files import View
 from ..data.prepared import Sample
 from ..file_io import encode_png, remove_temporaries, write_atomic
-from ..pictures import Tile, draw_sheet, overlay
+from ..pictures import Tile, draw_sheet, outline
 from .check import Finding, Record, by_type, size_text
 from .layouts.drawing import read_labelled
 from .layouts.model import DrawingRule
@@ -104,8 +104,8 @@ def as_text(figures: Mapping[str, Any], names: Mapping[int, str], view: View, fi
 def draw_sheets(
     out: str, samples: Sequence[Sample], records: Sequence[Record], names: Mapping[int, str], rule: DrawingRule
 ) -> None:
-    """Write <index>_<type>.png for each type that occurs into `out`: images beside their overlays, the largest share
-    of the image first. names: of the types, by index."""
+    """Write <index>_<type>.png for each type that occurs into `out`: images beside their outlines, the largest share of
+    the image first. names: of the types, by index."""
     remove_temporaries(out)
     by_name = {sample.name: sample for sample in samples}
     shown = by_type(records)
@@ -128,8 +128,8 @@ def draw_sheets(
 
 
 def _framed(image: np.ndarray, mask: np.ndarray, index: int) -> np.ndarray:
-    """The overlay, with a frame around the type where that is small."""
-    shown = overlay(image, mask, alpha=0.75)
+    """The image with outlines, and a frame around the type where that is small."""
+    shown = outline(image, mask)
     unit = max(mask.shape) / TILE  # pixels of the image to one of the tile
     left, top, width, height = cv2.boundingRect((mask == index).astype(np.uint8))
     if max(width, height) < FRAMED * max(mask.shape):

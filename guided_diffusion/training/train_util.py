@@ -29,7 +29,7 @@ from ..file_io import encode_png, write_atomic, write_or_warn
 from ..joint_tensor import clip
 from ..keyed_random import key_to_seed, numpy_generator, sample_noise, torch_generator
 from ..networks.unet import create_model, noise_batch
-from ..pictures import overlay
+from ..pictures import outline
 from ..precision import autocast, exact_float32, free_memory, resolve_precision, to_device, try_compile
 from .checkpoint import Checkpoint, load_weights, save_checkpoint
 from .logger import QUARTILES, LossWindow, TrainLogger
@@ -312,7 +312,7 @@ class TrainLoop:
 
     @torch.no_grad()
     def preview(self) -> None:
-        """Write <work_dir>/images/NNNNNN.png: EMA samples from fixed noise, over their mask overlays.
+        """Write <work_dir>/images/NNNNNN.png: EMA samples from fixed noise, over these with outlines.
 
         Of the timesteps that are trained: down to the first the last prediction of x_start stands for the rest, and
         below T they start from training images under noise.
@@ -337,9 +337,9 @@ class TrainLoop:
             plan = list(zip(nodes, [*nodes[1:], -1], strict=True))
             x = ddim(x, plan, predict_x0, clip, self.diffusion.alpha_bar, noise)
         images, masks = layout.decode(x)
-        grid = np.vstack([np.hstack(list(row)) for row in (images, map(overlay, images, masks))])
         zoom = max(1, 128 // min(config.data.resolution))
-        png = encode_png(grid.repeat(zoom, axis=0).repeat(zoom, axis=1))
+        images, masks = (arrays.repeat(zoom, axis=1).repeat(zoom, axis=2) for arrays in (images, masks))
+        png = encode_png(np.vstack([np.hstack(list(row)) for row in (images, map(outline, images, masks))]))
         write_or_warn(bf.join(self.work_dir, "images", f"{self.step:06d}.png"), png)
 
     def save(self) -> None:

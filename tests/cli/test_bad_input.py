@@ -115,6 +115,7 @@ CASES = {
     "generate --sampler foo": "--sampler: invalid choice: 'foo'|dpmpp_2m|--help",
     "curate.py --samples {own}": "required: --train, --out",
     "evaluate.py quality --real {data} --samples no/where": "--samples no/where: does not exist",
+    "evaluate.py quality --real {data} --samples {own} --train=": "--train: is empty",
     "evaluate.py compare --large no/where --real {data}": "--large no/where: no such checkpoint file",
     "export_data.py no/where {own} --format coco": "SAMPLES no/where: does not exist",
     "benchmark.py --preset h100": "needs a CUDA GPU",

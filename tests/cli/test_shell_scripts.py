@@ -202,17 +202,18 @@ def test_quickstart_goes_through_its_stages(run: Callable) -> None:
     result = run("scripts/quickstart.sh", shell="bash", NUM_DEFECT="9", WORK_DIR="elsewhere")
     assert result.returncode == 0, result.stderr
     demo = f"{ROOT}/work/demo"
-    _, _, draw, *trained, generate, check = (" ".join(part.split()) for part in result.stdout.split("\n== "))
+    _, _, draw, *trained, generate, measure = (" ".join(part.split()) for part in result.stdout.split("\n== "))
     assert draw == f"Draw the data {ROOT}/scripts/draw_demo_data.py {demo}/data"
     for size, call in zip(("large", "small"), trained, strict=True):
         files = f"--config {ROOT}/configs/demo_{size}.yml --data_dir {demo}/data --work_dir {demo}/{size}"
         assert call == f"Train the {size} network {ROOT}/scripts/train.py {files} --resume auto"
     assert f"--sample_dir {demo}/samples --large_recep {demo}/large --small_recep {demo}/small" in generate
-    assert f"{ROOT}/scripts/draw_demo_data.py --check {demo}/samples" in check and "contact_sheet.png" in check
+    fresh = f"Compare with fresh plates {ROOT}/scripts/draw_demo_data.py {demo}/held_out --num_images 200 --seed 1"
+    assert measure.startswith(f"{fresh} --no_agreement ") and "contact_sheet.png" in measure  # quality's last line
 
-    stopped = run("scripts/quickstart.sh", shell="bash", FAILING="*/train.py")
-    assert stopped.returncode == 3
-    assert "Generate" not in stopped.stdout and "contact_sheet" not in stopped.stdout
+    for failing, later in (("*/train.py", "Generate"), ("*/evaluate.py", "contact_sheet")):
+        stopped = run("scripts/quickstart.sh", shell="bash", FAILING=failing)
+        assert stopped.returncode == 3 and later not in stopped.stdout
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no clone: git does not tell its attributes")

@@ -49,6 +49,21 @@ def test_label_statistics_tell_what_was_planted() -> None:
     assert bright["area"]["real"] is None and bright["share"]["samples"]["value"] == 0.25
 
 
+@pytest.mark.parametrize(
+    ("precision", "power", "looks"),
+    [(0.61, -9, "real"), (0.3, -9, "partly"), (0.1, -2, "blurry"), (0.1, 2, "wrong"), (None, 0, None)],
+)
+def test_the_verdict_holds_precision_against_that_of_real_halves(precision, power, looks) -> None:
+    real = {"precision": {"value": 0.8}, "kid": {"value": 0.001}}
+    own = {"precision": precision and {"value": precision}, "kid": {"value": 0.05}, "spectrum": {"value": power}}
+    verdict = quality.judge({"overall": own, "reference": {"real": {"overall": real}}})
+    assert verdict["looks"] == looks and ("train longer" in verdict["sentence"]) == (looks not in ("real", None))
+    shown = (
+        f"(precision {precision or 0:.2f}, KID x 1000 50.0; real ones among themselves: precision 0.80, KID x 1000 1.0)"
+    )
+    assert (shown in verdict["sentence"]) == (looks is not None)
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Training, held-out and generated images; the first sample is a training image, the last mask is empty."""
@@ -89,7 +104,7 @@ def run(folders: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 def test_from_files_to_files(run: Callable[..., dict], capsys, tmp_path: Path) -> None:
     result, out = run(groups="groups"), tmp_path / "out"
-    written = ["closest_pairs.png", "quality.json", "quality.md", "samples.jsonl", "spectrum.png"]
+    written = ["closest_pairs.png", "quality.json", "quality.md", "samples.jsonl"]
     assert sorted(path.name for path in out.iterdir()) == written
     counts = {"samples": 16, "real_images": 20, "real_groups": 10, "train_images": 12, "good_images": 0}
     assert result["counts"] == counts
@@ -110,7 +125,8 @@ def test_from_files_to_files(run: Callable[..., dict], capsys, tmp_path: Path) -
     rows = list(map(json.loads, (out / "samples.jsonl").read_text().splitlines()))
     assert len(rows) == 16 and rows[-1]["empty"] and rows[-1]["agreement"] == 0
     assert rows[0]["nearest_train"]["name"] == "dark/train000" and rows[0]["nearest_train"]["copy"]
-    assert (out / "quality.md").read_text() in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert (out / "quality.md").read_text() in said and said.endswith(f"{result['verdict']['sentence']}\n")
     assert run(groups="groups") == result
     other = run("--no_agreement", groups="groups", seed="1")
     assert other["overall"]["kid"]["value"] == result["overall"]["kid"]["value"]

@@ -13,11 +13,11 @@ import pytest
 from evaluating import evaluate
 from markupsafe import Markup
 from PIL import Image
-from report_material import EVIL, scores, write_all
+from report_material import EVIL, RESULTS, figure, scores, write_all
 
 from guided_diffusion.errors import InputError
 from guided_diffusion.evaluation import report
-from guided_diffusion.evaluation.report import choose_encoding, data_uri
+from guided_diffusion.evaluation.report import choose_encoding, conclude, data_uri
 from guided_diffusion.pictures import palette
 
 COUNT, LINES = 20, "quality/samples.jsonl"
@@ -112,6 +112,31 @@ def test_names_stay_text_and_only_our_script_runs(page: Page) -> None:
     assert addresses and all(address.startswith(("#", "data:")) for address in addresses)
     pattern = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|fetch\(|https?:"
     assert not re.search(pattern, page.js)
+
+
+@pytest.mark.parametrize(
+    ("precision", "gain", "specks", "step"),
+    [
+        (0.1, 4, 0, "Use these samples"),
+        (0.1, 0, 9, "Train longer"),
+        (0.7, None, 9, "Curate"),
+        (0.7, -4, 1, "Leave these samples out"),
+        (0.7, 0, 0, "Label more real images"),
+        (0.7, None, 0, "Measure next whether these samples make a segmenter better"),
+        (None, None, 0, "Measure next whether these samples look like real images"),
+    ],
+)
+def test_the_headline_says_what_to_do_next(precision: float, gain: float, specks: int, step: str) -> None:
+    results = {}
+    if precision is not None:
+        quality = RESULTS["quality"]
+        results["quality"] = quality | {"overall": quality["overall"] | {"precision": figure(precision)}}
+    if gain is not None:
+        results["lift"] = {"verdict": {"sentence": "Made up.", "difference": figure(gain, 2)}, "others": []}
+    rows = [{"speck": k < specks, "nearest_train": None, "kept": None} for k in range(20)]
+    headline, said = conclude(results, rows)
+    assert headline.startswith(step) and ("Made up." in said) == (gain is not None)
+    assert len(said) == len(results)
 
 
 def test_small_sets_are_exact_and_large_ones_reduced() -> None:

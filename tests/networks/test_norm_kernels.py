@@ -77,13 +77,15 @@ from torch._dynamo.backends.common import aot_autograd
 from triton.backends.compiler import GPUTarget
 class Driver: get_current_target = lambda self: GPUTarget("cuda", 90, 32)
 triton.runtime.driver.set_active(Driver())
+torch.utils._triton.has_triton = lambda: True  # as where there is a GPU
 from guided_diffusion.networks.norm_kernels import fused_group_norm
 def record(graph, inputs):
     print(*(node.kwargs["kernel_idx"] for node in graph.graph.nodes if "triton" in str(node.target)))
     return graph.forward
 network = torch.compile(fused_group_norm, backend=aot_autograd(fw_compiler=record), fullgraph=True)
-x, c, nc = (torch.empty(shape, device="meta", requires_grad=True) for shape in ((2, 32, 8, 8), (32,), (2, 64)))
-network(x, c, c, nc[:, ::2], nc, 8, 1e-5, True).sum().backward()
+shapes = (2, 32, 8, 8), (32,), (32,), (2, 64)
+x, w, b, nc = (torch.empty(shape, device="meta", requires_grad=True) for shape in shapes)
+network(x, w, b, nc[:, ::2], nc, 8, 1e-5, True).sum().backward()
 """
 
 

@@ -220,7 +220,7 @@ def test_preview_shows_the_same_noise_each_time(make_loop, tmp_path):
         pictures.append(np.asarray(Image.open(file)))
         file.unlink()
     assert np.array_equal(*pictures)
-    assert pictures[0].shape == (2 * 128, 3 * 128, 3)  # three images over their overlays, 16 px enlarged to 128
+    assert pictures[0].shape == (2 * 128, 3 * 128, 3)  # three images over their outlines, 16 px enlarged to 128
     assert np.abs(pictures[0][:128].astype(int) - 128).max() <= 1  # a fresh network predicts 0: mid-grey in RGB
 
 
