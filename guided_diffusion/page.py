@@ -115,7 +115,6 @@ class Page:
         self,
         generator: DefectGen,
         sample_dir: str,
-        *,
         bank_data: str | None = None,
         scale: Sequence[float] | None = None,
     ) -> None:
