@@ -181,7 +181,7 @@ def build(page: Page) -> Any:
                 return act(*args)
             except Exception as error:
                 line = html.escape(" ".join(str(error).split()) or type(error).__name__)
-                raise gr.Error(line, None, print_exception=not isinstance(error, InputError)) from error
+                raise gr.Error(line, print_exception=not isinstance(error, InputError)) from error
 
         return safe
 

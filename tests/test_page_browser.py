@@ -41,18 +41,24 @@ class Page(Browser):
         act.release().perform()
         time.sleep(1)  # the editor sends what is drawn after a while, and says nothing of it
 
+    def click(self, selector: str, text: str = "") -> None:
+        self.run("arguments[0].click()", self.find(selector, text))  # wherever the page has moved it to
+
     def choose(self, name: str) -> None:
         self.find("input[aria-label*='Type of defect']").click()
         self.find("[role=option]", name).click()
-        time.sleep(1)
+        time.sleep(3)
 
     def keep(self, first: int, *seeds: int) -> None:
         """Generate, the first seed being this, and keep some of the variants."""
-        self.find("button", "4. Generate").click()
+        seed = self.find("input[aria-label='Seed']")
+        seed.send_keys(webdriver.Keys.CONTROL, "a")
+        seed.send_keys(str(first))
+        self.click("button", "4. Generate")
         self.find("label", f"seed {first + 3}")
         for seed in seeds:
-            self.find("label", f"seed {seed}").click()
-        self.find("button", "Keep what").click()
+            self.click("label", f"seed {seed}")
+        self.click("button", "Keep what")
         self.find("p", f"{len(seeds)} added to")
 
 
@@ -82,8 +88,9 @@ def test_draw_generate_keep(page: Page, tmp_path: Path) -> None:
     Image.fromarray(photograph).save(tmp_path / "part.png")
     names = [row.split("\n")[0] for row in page.text(".html-container").split("■") if row.strip()]
     page.find("p", "no photograph")
-    page.find("button", "4. Generate").click()
+    page.click("button", "4. Generate")
     assert "Traceback" not in page.find(".toast-body", "no defect is drawn").text
+    page.click(".toast-close")
     page.find("input[type=file]").send_keys(str(tmp_path / "part.png"))
     page.find("p", "90 x 60 pixels")
     time.sleep(2)
@@ -111,15 +118,15 @@ def test_draw_generate_keep(page: Page, tmp_path: Path) -> None:
         assert far.any() and np.array_equal(image[far], photograph[far]) and (image != photograph).any()
     assert (kept(0)[0] != kept(1)[0]).any()
 
-    page.find("button", "bank").click()
+    page.click("button", "bank")
     slider = page.find("input[type=range]")
     time.sleep(2)
     webdriver.ActionChains(page.driver).move_to_element_with_offset(
         slider, -slider.size["width"] // 4, 0
     ).click().perform()
     time.sleep(2)
-    page.keep(0, 3)
+    page.keep(10, 13)
     added = kept(2)[1] != kept(1)[1]
     assert set(np.unique(kept(2)[1])) == {0, 1, 2} and added.any() and np.argwhere(added)[:, 1].mean() < 45
-    page.find("button[role=tab]", "Gallery").click()
-    assert f"000002 · {names[0].strip()}, {names[1].strip()} · seed 3" in page.find(".caption-label", "000002").text
+    page.click("button[role=tab]", "Gallery")
+    assert f"000002 · {names[0].strip()}, {names[1].strip()} · seed 13" in page.find(".caption-label", "000002").text
