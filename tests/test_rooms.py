@@ -10,7 +10,7 @@ from command_line import ROOT
 
 PACKAGE = ROOT / "guided_diffusion"
 # Top to bottom; rooms between two ">" do not import each other.
-FLOORS = "cli > evaluation export benchmark page > generation > training > prepare > diffusion > networks > data > root"
+FLOORS = "cli > evaluation export page > generation > training > prepare > diffusion > networks > data > root"
 FLOOR = {room: number for number, rooms in enumerate(FLOORS.split(" > ")) for room in rooms.split()}
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path

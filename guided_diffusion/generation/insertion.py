@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import torch
 
 from ..data.image_files import resize_image, resize_mask
-from ..diffusion.conditioning import far_from_defects
 from ..errors import InputError, brief
 from .conditions import Conditions
 from .settings import Settings
@@ -28,14 +26,14 @@ LARGEST_SCALE = 1000.0
 
 @dataclass(frozen=True)
 class Window:
-    """Where in a photograph defects are drawn, image uint8 [h, w, 3] and mask uint8 [h, w] there at the training's
-    scale, and the pixels uint8 [h, w] that may change: 1."""
+    """Where in a photograph defects are drawn; image uint8 [h, w, 3] and mask uint8 [h, w] there at the training's
+    scale; and how much of what is drawn counts, float32 [h, w]: all on a defect, nothing beyond the margin."""
 
     rows: slice
     columns: slice
     image: np.ndarray
     mask: np.ndarray
-    free: np.ndarray
+    weight: np.ndarray
 
 
 def find_scale(given: Sequence[float] | float | None, recorded: Sequence[float]) -> tuple[float, float]:
@@ -87,9 +85,10 @@ def find_windows(
         own = np.zeros(mask[rows, columns].shape, np.uint8)  # not what other windows draw
         cv2.drawContours(own, [contour], 0, 1, cv2.FILLED, offset=(-columns.start, -rows.start))
         small = _shrunk(own * mask[rows, columns], sides)
-        free = ~far_from_defects(torch.from_numpy(small)[None], margin)[0, 0].numpy()
+        beside = cv2.distanceTransform((small == 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        weight = np.clip((margin + 1 - beside) / max(1, margin), 0, 1)
         image = resize_image(photograph[rows, columns], sides)
-        windows.append(Window(rows, columns, image, small, free.astype(np.uint8)))
+        windows.append(Window(rows, columns, image, small, weight))
     return windows
 
 
@@ -107,12 +106,12 @@ def paste(photograph: np.ndarray, window: Window, drawn: np.ndarray) -> None:
     """Put a generated window uint8 [h, w, 3] into its photograph uint8 [H, W, 3].
 
     What is added is the change, enlarged: finer detail than the training's, such as grain, stays that of the
-    photograph. It fades out within the last pixel of the training's scale.
+    photograph. It fades out over the margin.
     """
     there = photograph[window.rows, window.columns]
     size, enlarged = there.shape[1::-1], there.shape[0] >= drawn.shape[0]
     change = cv2.resize(np.subtract(drawn, window.image, dtype=np.float32), size, interpolation=_WAYS[enlarged])
-    weight = np.clip(2 * cv2.resize(window.free.astype(np.float32), size, interpolation=cv2.INTER_LINEAR) - 1, 0, 1)
+    weight = cv2.resize(window.weight, size, interpolation=cv2.INTER_LINEAR)
     there[:] = np.rint(np.clip(there + weight[..., None] * change, 0, 255))
 
 

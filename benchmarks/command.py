@@ -10,7 +10,6 @@ networks against the CPU's. A table is printed and written as soon as it is ther
 
 import argparse
 import multiprocessing
-import runpy
 import sys
 import tempfile
 import time
@@ -18,15 +17,16 @@ from pathlib import Path
 
 import torch
 
-from .. import dist_util
-from ..benchmark import Rows, compare, generation_variants, matrix_rates, training_variants, why
-from ..config import Config
-from ..config_file import load_config, parse_override
-from ..errors import InputError, Parser
-from ..evaluation.tables import table
-from ..file_io import read_json, write_json
+from benchmarks.released import Rows, compare, generation_variants, matrix_rates, training_variants, why
+from benchmarks.smoke import smoke
+from guided_diffusion import dist_util
+from guided_diffusion.config import Config
+from guided_diffusion.config_file import load_config, parse_override
+from guided_diffusion.errors import InputError, Parser
+from guided_diffusion.evaluation.tables import table
+from guided_diffusion.file_io import read_json, write_json
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parent.parent
 MATRIX_SIZES = {"cpu": (1024, 2048), "cuda": (4096, 8192, 16384)}
 BATCH, PRESET_BATCH = 8, 16  # images at a time
 ROUNDS, PRESET_ROUNDS = 5, 3  # each variant is timed so often, in turns, if time allows
@@ -106,7 +106,6 @@ def work(part: str, args: argparse.Namespace, seconds: float | None, folder: str
             title = f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
             tell(title, [{"product": kind, "FLOP/s": rate} for kind, rate in told.items()])
         elif part == "smoke":
-            smoke = runpy.run_path(str(ROOT / "scripts" / "gpu_smoke.py"))["smoke"]
             smoke(read_pair(args, CHECKED), device, folder, tell)
         elif part == "generation":
             variants = generation_variants(read_pair(args), device, ways, folder, (1, 2) if tiny else NUM_STEPS)

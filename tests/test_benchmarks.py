@@ -11,8 +11,7 @@ import pytest
 import torch
 from conftest import tiny_config
 
-from guided_diffusion import load_config
-from guided_diffusion.benchmark import (
+from benchmarks.released import (
     ReleasedTraining,
     Variant,
     compare,
@@ -20,6 +19,7 @@ from guided_diffusion.benchmark import (
     random_model,
     released_forward,
 )
+from guided_diffusion import load_config
 from guided_diffusion.config import Config
 
 CPU = torch.device("cpu")
@@ -99,10 +99,9 @@ def test_ratios_of_planted_timings_and_no_round_when_the_time_is_out(step: Calla
 def test_the_preset_checks_times_and_profiles_and_writes_json(run_script: Callable, tmp_path: Path) -> None:
     quick = """
 import torch
-from guided_diffusion import benchmark
-from guided_diffusion.cli import benchmark as command
+from benchmarks import command, released
 
-benchmark.READING = 0
+released.READING = 0
 command.PARTS = dict.fromkeys(command.PARTS, 300)  # a busy machine may take long
 torch.compile = lambda network, **_: network
 """
@@ -123,11 +122,11 @@ torch.compile = lambda network, **_: network
 def test_parts_that_crash_or_last_cost_no_other(run_script: Callable, tmp_path: Path) -> None:
     broken = """
 import os
-from guided_diffusion.cli import benchmark
+from benchmarks import command
 
-benchmark.PARTS = {"machine": 99, "training step, large": 99, "training step, small": -999, "generation": 999}
-benchmark.training_variants = lambda config, *_: benchmark.time.sleep(60) if config.model.patch else os.abort()
-benchmark.generation_variants = lambda *_: []
+command.PARTS = {"machine": 99, "training step, large": 99, "training step, small": -999, "generation": 999}
+command.training_variants = lambda config, *_: command.time.sleep(60) if config.model.patch else os.abort()
+command.generation_variants = lambda *_: []
 """
     result = run_script("benchmark.py", "--preset", "h100", "--tiny", prelude=broken)
     assert result.returncode == 2 and "training step, small: cut off after" in result.stdout

@@ -21,24 +21,24 @@ from torch import Tensor
 from torch.nn import GroupNorm
 from torch.profiler import ProfilerActivity, profile
 
-from .config import Config
-from .data.image_datasets import DefectDataset
-from .data.image_files import View
-from .diffusion.gaussian_diffusion import GaussianDiffusion
-from .diffusion.respace import NumSteps
-from .diffusion.samplers import cold
-from .diffusion.two_stage import two_stage_plans
-from .errors import InputError
-from .generation.api import DefectGen
-from .generation.settings import Settings
-from .joint_tensor import clip_released
-from .keyed_random import sample_noise
-from .networks import nn, unet
-from .networks.estimate import estimate
-from .networks.unet import UNet, create_model
-from .precision import free_memory, resolve_precision
-from .training.checkpoint import save_checkpoint
-from .training.train_util import TrainLoop, learning_rate
+from guided_diffusion.config import Config
+from guided_diffusion.data.image_datasets import DefectDataset
+from guided_diffusion.data.image_files import View
+from guided_diffusion.diffusion.gaussian_diffusion import GaussianDiffusion
+from guided_diffusion.diffusion.respace import NumSteps
+from guided_diffusion.diffusion.samplers import cold
+from guided_diffusion.diffusion.two_stage import two_stage_plans
+from guided_diffusion.errors import InputError
+from guided_diffusion.generation.api import DefectGen
+from guided_diffusion.generation.settings import Settings
+from guided_diffusion.joint_tensor import clip_released
+from guided_diffusion.keyed_random import sample_noise
+from guided_diffusion.networks import nn, unet
+from guided_diffusion.networks.estimate import estimate
+from guided_diffusion.networks.unet import UNet, create_model
+from guided_diffusion.precision import free_memory, resolve_precision
+from guided_diffusion.training.checkpoint import save_checkpoint
+from guided_diffusion.training.train_util import TrainLoop, learning_rate
 
 READING = 0.25  # seconds that a reading takes at least; shorter calls are repeated within it
 FEW_SHOT = 25  # images in the data set: five of each of five types
