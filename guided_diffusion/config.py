@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .joint_tensor import JointLayout
 
 SCHEDULES = ("cosine", "linear", "sqrt_linear", "sqrt", "inverse_proportion")
+LOGGERS = ("tensorboard", "csv", "wandb", "mlflow")
 
 # `target` strings of released files. They are looked up here and never imported.
 COLD, ADAMW = "diffusion.base_diffusion.ColdDiffusion", "torch.optim.AdamW"
@@ -32,8 +33,8 @@ class Section:
         for field in dataclasses.fields(self):
             key = f"{type(self).__name__.removesuffix('Config').lower()}.{field.name}"
             value, bounds, choices = getattr(self, field.name), field.metadata["bounds"], field.metadata["choices"]
-            if choices and value not in choices:
-                raise InputError(unknown_name(key, value, choices))
+            if choices and (wrong := set(value if isinstance(value, tuple) else [value]) - set(choices)):
+                raise InputError(unknown_name(key, min(wrong), choices))
             if not bounds or value is None:
                 continue
             low, high = (float(end) for end in bounds[1:-1].split(","))
@@ -160,10 +161,11 @@ class OptimizerConfig(Section):
 @dataclass(frozen=True)
 class TrainConfig(Section):
     iterations: int = option(160_000, "steps in all", "[1, 1e9]")
-    log_image_interval: int = option(10_000, "steps between preview images; 0: none", "[0, 1e9]")
+    log_image_interval: int = option(10_000, "steps between previews, the first after a minute; 0: none", "[0, 1e9]")
     save_ckpt_interval: int = option(10_000, "steps between checkpoints", "[1, 1e9]")
     max_images: int = option(8, "images in a preview", "[1, 256]")
     eval_interval: int = option(10, "steps between log lines; with data.val_dir each costs a validation", "[1, 1e9]")
+    loggers: tuple[str, ...] = option(("tensorboard", "csv"), "who gets the numbers; csv with loss.png", "", LOGGERS)
     keep_last: int = option(0, "checkpoints kept on disk; 0: all", "[0, 1e9]")
     seed: int = option(0, "of weights, order of images, flips, timesteps and noise", "[0, 1e18]")
     precision: str = option("auto", "auto: bf16 where hardware has it, else fp32", "", ("fp32", "tf32", "bf16", "auto"))
