@@ -115,7 +115,6 @@ class Page:
         self,
         generator: DefectGen,
         sample_dir: str,
-        *,
         bank_data: str | None = None,
         scale: Sequence[float] | None = None,
     ) -> None:
@@ -182,7 +181,7 @@ def build(page: Page) -> Any:
                 return act(*args)
             except Exception as error:
                 line = html.escape(" ".join(str(error).split()) or type(error).__name__)
-                raise gr.Error(line, None, print_exception=not isinstance(error, InputError)) from error
+                raise gr.Error(line, print_exception=not isinstance(error, InputError)) from error
 
         return safe
 
