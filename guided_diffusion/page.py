@@ -8,7 +8,6 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import cached_property, wraps
 from typing import Any
 
@@ -160,9 +159,7 @@ class Page:
 
     def keep(self, batch: GeneratedBatch, which: Sequence[int]) -> None:
         """Append these of a batch to the folder."""
-        for k in which:
-            index = max(read_manifest(self.sample_dir) or {}, default=-1) + 1
-            replace(batch[[k]], indices=[index]).save(self.sample_dir)
+        batch[[*which]].save(self.sample_dir)
 
 
 def build(page: Page) -> Any:
