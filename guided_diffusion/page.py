@@ -16,16 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from .data.image_files import (
-    View,
-    open_image,
-    read_image,
-    read_index_mask,
-    resize_image,
-    resize_mask,
-    to_rgb,
-    turned,
-)
+from .data.image_files import View, open_image, read_image, read_index_mask, resize_image, resize_mask, to_rgb, turned
 from .data.manifest import read_manifest
 from .errors import InputError
 from .file_io import read_bytes
@@ -199,12 +190,8 @@ def build(page: Page) -> Any:
             return stamp, gr.skip()
         now, (across, down, size) = drawn(photo, canvas), place
         below = np.where(now == stamp["shown"], stamp["below"], now) if "shown" in stamp else now
-        shown = placed(
-            below,
-            stamp["mask"],
-            (down / 100, across / 100),
-            [size * one for one in page.scale if photo["name"]] or [size] * 2,
-        )
+        scale = [size * factor for factor in (page.scale if photo["name"] else (1, 1))]
+        shown = placed(below, stamp["mask"], (down / 100, across / 100), scale)
         return {**stamp, "below": below, "shown": shown}, drawing(photo["array"], shown)
 
     def from_bank(photo: dict, stamp: dict, type_: int, *rest: Any) -> tuple:
