@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import cached_property, wraps
 from typing import Any
 
@@ -141,12 +140,6 @@ class Page:
         arrays = (np.concatenate([getattr(one, key) for one in batches]) for key in ("images", "masks"))
         return GeneratedBatch(*arrays, self.class_names, about=self.about, conditions=told)
 
-    def keep(self, batch: GeneratedBatch, which: Sequence[int]) -> None:
-        """Append these of a batch to the folder."""
-        for k in which:
-            index = max(read_manifest(self.sample_dir) or {}, default=-1) + 1
-            replace(batch[[k]], indices=[index]).save(self.sample_dir)
-
 
 def build(page: Page) -> Any:
     """The layout, a gradio.Blocks to be launched. Raises InputError where gradio is missing."""
@@ -213,7 +206,7 @@ def build(page: Page) -> Any:
     def kept(made: GeneratedBatch | None, ticked: list[int], outlined: bool) -> tuple:
         if not ticked:
             raise InputError("nothing is ticked: generate, and tick what is good")
-        page.keep(made, ticked)
+        made[ticked].save(page.sample_dir)
         made = made[[k for k in range(len(made)) if k not in ticked]]
         return made, *views(made, outlined), f"{len(ticked)} added to {page.sample_dir}"
 

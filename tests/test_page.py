@@ -79,7 +79,7 @@ def test_what_is_kept_is_a_sample_folder_that_other_commands_read(
     assert free.images.shape == (1, 32, 32, 3) and np.array_equal(free.masks[0], np.eye(32))
     batches = [make(page, (48, 64), 1, 1, background="a.png"), make(page, (64, 40), 5, 3, background="b.png"), free]
     for batch, which in zip(batches, ([1], [1, 0], [0]), strict=True):
-        page.keep(batch, which)
+        batch[which].save(folder)
     rows = read_manifest(folder)
     told = [("a.png", 400, 2), ("b.png", 400, 6), ("b.png", 400, 5), (None, 300, 7)]
     keys = ("background", "step_inference", "seed")

@@ -273,7 +273,7 @@ class DefectGen:
         batch_size: int | str = "auto",
         **options: Any,
     ) -> GeneratedBatch:
-        """Draw the defects of an index mask uint8 [H, W] into a photograph uint8 [H, W, 3], once for each seed.
+        """Draw the defects of an index mask [H, W] into a photograph uint8 [H, W, 3], once for each seed.
 
         Pixels further than settings.margin, in pixels of the training, from a defect stay as they are. scale: pixels of
         the photograph to one of the training, or (down, across); by default what the training recorded. The settings'
@@ -288,10 +288,12 @@ class DefectGen:
         images = [
             insert(self, [photograph], [mask], [0], scale, batch_size, settings, seed=seed, **how)[0] for seed in seeds
         ]
-        masks = np.repeat(mask[None], len(images), axis=0)
-        return GeneratedBatch(np.array(images, np.uint8).reshape(-1, *photograph.shape), masks, self.layout.class_names)
+        arrays = np.array(images, np.uint8).reshape(-1, *photograph.shape), np.repeat(mask[None], len(images), axis=0)
+        held = Insertions((), lambda *_: mask, scale, (), {"scale": scale, "margin": settings.margin})
+        told = {"about": self.about(settings, held, None), "conditions": [{"seed": seed} for seed in seeds]}
+        return GeneratedBatch(*arrays, self.layout.class_names, **told)
 
-    def about(self, settings: Settings, conditions: Conditions | Insertions, seed: int) -> dict[str, Any]:
+    def about(self, settings: Settings, conditions: Conditions | Insertions, seed: int | None) -> dict[str, Any]:
         """Everything that decides the samples, for the manifest. settings: complete ones."""
         data, about = self.config.data, {"seed": seed, **settings.row()}
         about |= {"weights": self.weights, "precision": self.precision}

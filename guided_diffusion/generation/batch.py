@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.manifest import read_manifest
 from ..errors import InputError
 from ..file_io import encode_png, lock_folder
 from ..pictures import draw_sheet, outline, row_tile
@@ -42,7 +43,7 @@ class GeneratedBatch:
     images: np.ndarray
     masks: np.ndarray
     class_names: tuple[str, ...]
-    indices: Sequence[int] | None = None  # None: 0..N-1
+    indices: Sequence[int] | None = None  # None: the next ones that are free
     about: Mapping[str, Any] = field(default_factory=dict)
     conditions: Sequence[Mapping[str, Any] | None] = ()
 
@@ -54,8 +55,8 @@ class GeneratedBatch:
         if isinstance(which, (int, np.integer)):
             return GeneratedImage(self.images[which], self.masks[which], self.class_names)
         places = np.arange(len(self))[which].tolist()
-        own = {"indices": places if self.indices is None else [self.indices[place] for place in places]}
-        own["conditions"] = [self.conditions[place] for place in places] if self.conditions else ()
+        own = {key: getattr(self, key) for key in ("indices", "conditions")}
+        own = {key: [values[place] for place in places] if values else values for key, values in own.items()}
         return replace(self, images=self.images[which], masks=self.masks[which], **own)
 
     def _repr_png_(self) -> bytes | None:
@@ -73,6 +74,7 @@ class GeneratedBatch:
             raise InputError("`sample_dir`: the batch holds no sample to write; generate some first")
         with lock_folder(sample_dir, "`sample_dir`"):
             folder = SampleFolder(sample_dir, self.class_names, dict(self.about))
-            indices = range(len(self)) if self.indices is None else self.indices
+            first = 1 + max(read_manifest(sample_dir) or {}, default=-1)
+            indices = range(first, first + len(self)) if self.indices is None else self.indices
             folder.add(indices, self.images, self.masks, self.conditions)
             return folder.write_contact_sheet()

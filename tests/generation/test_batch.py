@@ -9,6 +9,7 @@ from PIL import Image
 from runs import tree
 
 from guided_diffusion import GeneratedBatch, InputError
+from guided_diffusion.data.manifest import read_manifest
 from guided_diffusion.generation.conditions import as_index_masks, read_conditions
 
 
@@ -60,3 +61,17 @@ def test_masks_of_the_bank_are_those_of_the_command_line(generator, tmp_path):
     batch.save(str(tmp_path / "saved"))
     assert tree(tmp_path / "saved") == tree(tmp_path / "written")
     assert (generator.generate([3, 1], settings, **told).masks == batch.masks[[3, 1]]).all()
+
+
+def test_insertions_of_several_photographs_make_one_folder(generator, tmp_path):
+    mask = np.zeros((48, 40), int)
+    mask[20:26, 10:16] = 2
+    for grey in (60, 120):
+        photograph = np.full((48, 40, 3), grey, np.uint8)
+        generator.insert(photograph, mask, seeds=(5, 7), scale=1, num_steps=3)[[1]].save(str(tmp_path))
+    rows = read_manifest(str(tmp_path))
+    assert [(row["condition"], row["settings"]["conditions"]) for row in rows.values()] == [
+        ({"seed": 7}, {"scale": [1, 1], "margin": 4})
+    ] * 2
+    assert rows[0]["settings"]["whole_size"] == [32, 32]
+    assert [np.asarray(Image.open(tmp_path / row["image"]))[0, 0, 0] for row in rows.values()] == [60, 120]

@@ -6,7 +6,6 @@ import shutil
 import sys
 from unittest.mock import MagicMock
 
-import numpy as np
 import pytest
 import torch
 from runs import tree
@@ -138,10 +137,8 @@ ABOUT = {"step": 1, "cpu_minutes": 0, "sha256": "0" * 64, "config": {}, "format_
     [
         (b"", "not a checkpoint"),
         (safetensors.save(TENSOR), "not a checkpoint"),
-        (safetensors.save(TENSOR, {"defect_gen": "[1]"}), "not a checkpoint"),
         (safetensors.save(TENSOR, {"defect_gen": json.dumps(ABOUT)}), "its configuration is not one"),
         (safetensors.save(TENSOR, {"defect_gen": json.dumps(ABOUT | {"format_version": 9})}), "newer version"),
-        (safetensors.save({"a": torch.full((1,), np.nan)}, {"defect_gen": json.dumps(ABOUT)}), "is not one"),
         (safetensors.save(TENSOR, {"defect_gen": json.dumps(ABOUT)})[:-1], "damaged, truncated"),
     ],
 )
@@ -150,13 +147,3 @@ def test_a_file_that_is_none_is_refused_in_one_line(data, fault, tmp_path):
     with pytest.raises(InputError, match=rf"^large .*large\.safetensors: .*{fault}") as error:
         DefectGen.load(str(tmp_path))
     assert "\n" not in str(error.value)
-
-
-def test_a_flipped_bit_is_refused(packed, tmp_path):
-    shutil.copytree(packed, tmp_path / "pair")
-    path = tmp_path / "pair" / "small.safetensors"
-    data = bytearray(path.read_bytes())
-    data[-9] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(InputError, match=r"^small .*small\.safetensors: damaged, its SHA-256 is not the one"):
-        DefectGen.load(str(tmp_path / "pair"))
