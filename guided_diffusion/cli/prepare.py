@@ -199,7 +199,8 @@ def main(argv: list[str] | None = None) -> None:
             plans.append(plan_set(out, own, recipe, about, workers=workers))
         for write in plans:
             print(write())
-    print("label map: " + ", ".join(f"{name} {index}" for name, index in label_map.items()))
+    hint = "" if data.label_map else "; the source names no types: --label_map NAME,NAME,... does, in this order"
+    print("label map: " + ", ".join(f"{name} {index}" for name, index in label_map.items()) + hint)
     if left := sum(item.part is None for item in items):
         print(f"left out: {left} images that show a part of another side of the split, but are not wanted there")
     if data.good and not args.keep_good:
