@@ -62,7 +62,7 @@ def pack(folder: str, networks: Sequence[Network], hand_offs: range, figures: Se
     try:
         measured = [re.sub("^#", "##", read_bytes(path).decode(), flags=re.M) for path in figures]
     except (FileNotFoundError, UnicodeDecodeError) as error:
-        raise InputError(f"`figures` {' '.join(figures)}: {reason(error)}; name files such as quality.md, lift.md") from None
+        raise InputError(f"`figures` {' '.join(figures)}: {reason(error)}; name text files, as quality.md") from None
     files, table, previews = {}, "", ""
     for network in networks:
         checkpoint, kind, config = load_checkpoint(network.path, f"`{network.kind}`"), network.kind, network.config
