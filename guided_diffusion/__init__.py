@@ -13,6 +13,7 @@ _HOMES = {
     "UNet": "networks.unet",
     "create_model": "networks.unet",
     "load_config": "config_file",
+    "train": "cli.train",
 }
 __all__ = sorted(_HOMES)
 MAX_TYPES = 255  # an index mask is uint8

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .joint_tensor import JointLayout
 
 SCHEDULES = ("cosine", "linear", "sqrt_linear", "sqrt", "inverse_proportion")
+LOGGERS = ("tensorboard", "csv", "wandb", "mlflow")
 
 # `target` strings of released files. They are looked up here and never imported.
 COLD, ADAMW = "diffusion.base_diffusion.ColdDiffusion", "torch.optim.AdamW"
@@ -32,8 +33,8 @@ class Section:
         for field in dataclasses.fields(self):
             key = f"{type(self).__name__.removesuffix('Config').lower()}.{field.name}"
             value, bounds, choices = getattr(self, field.name), field.metadata["bounds"], field.metadata["choices"]
-            if choices and value not in choices:
-                raise InputError(unknown_name(key, value, choices))
+            if choices and (wrong := set(value if isinstance(value, tuple) else [value]) - set(choices)):
+                raise InputError(unknown_name(key, min(wrong), choices))
             if not bounds or value is None:
                 continue
             low, high = (float(end) for end in bounds[1:-1].split(","))
@@ -122,6 +123,7 @@ class DataConfig(Section):
     fit: str = option("resize", "stretch to resolution, or cut windows of that size", "", ("resize", "random_crop"))
     crop_from: int | tuple[int, ...] = option((), "pixels that images are stretched to before windows are cut")
     crop_defect: float = option(0.0, "share of the windows that hold a defect for certain", "[0, 1]")
+    scale: tuple[float, ...] = option((), "pixels of a photograph to one of training, down and across; derived")
     flip: str = option("none", "random mirroring", "", ("none", "horizontal", "vertical", "both"))
     val_dir: str | None = option(None, "held-out images for the validation loss")
 
@@ -133,6 +135,8 @@ class DataConfig(Section):
             if len(size) not in (0, 2) or not all(1 <= side <= 2**16 for side in size):
                 raise InputError(f"data.{key}: {brief(list(size))} must be one number or [height, width], to 65536")
             object.__setattr__(self, key, tuple(size))
+        if len(self.scale) not in (0, 2) or not all(1e-3 <= factor <= 1e3 for factor in self.scale):
+            raise InputError(f"data.scale: {brief(list(self.scale))} must be two numbers from 0.001 to 1000")
         for key in ("crop_from", "crop_defect"):
             if getattr(self, key) and self.fit != "random_crop":
                 raise InputError(f"data.{key}: only with data.fit random_crop; set that, or remove {key}")
@@ -157,10 +161,11 @@ class OptimizerConfig(Section):
 @dataclass(frozen=True)
 class TrainConfig(Section):
     iterations: int = option(160_000, "steps in all", "[1, 1e9]")
-    log_image_interval: int = option(10_000, "steps between preview images; 0: none", "[0, 1e9]")
+    log_image_interval: int = option(10_000, "steps between previews, the first after a minute; 0: none", "[0, 1e9]")
     save_ckpt_interval: int = option(10_000, "steps between checkpoints", "[1, 1e9]")
     max_images: int = option(8, "images in a preview", "[1, 256]")
     eval_interval: int = option(10, "steps between log lines; with data.val_dir each costs a validation", "[1, 1e9]")
+    loggers: tuple[str, ...] = option(("tensorboard", "csv"), "who gets the numbers; csv with loss.png", "", LOGGERS)
     keep_last: int = option(0, "checkpoints kept on disk; 0: all", "[0, 1e9]")
     seed: int = option(0, "of weights, order of images, flips, timesteps and noise", "[0, 1e18]")
     precision: str = option("auto", "auto: bf16 where hardware has it, else fp32", "", ("fp32", "tf32", "bf16", "auto"))

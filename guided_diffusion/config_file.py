@@ -195,8 +195,8 @@ def _convert(path: str, value: Any, hint: Any) -> Any:
                     return number
         if kind in (bool, str, int) and type(value) is kind and (kind is bool or _is_sane(value)):
             return value
-        if origin is tuple and isinstance(value, (list, tuple)) and all(type(v) is int and _is_sane(v) for v in value):
-            return tuple(value)
+        if origin is tuple and isinstance(value, (list, tuple)):
+            return tuple(_convert(path, one, typing.get_args(kind)[0]) for one in value)
         expected += [WORDS[origin]] if origin in WORDS else []
     raise InputError(f"{path}: expected {' or '.join(expected)}, got {brief(value)}")
 

@@ -163,7 +163,7 @@ def average_(tensor: torch.Tensor) -> None:
 
 
 def choose_device(device: str) -> torch.device:
-    """The device of this process that --device names: auto (CUDA where there is one, else the CPU), cpu, cuda, cuda:N.
+    """The device of this process that `device` names: auto (CUDA where there is one, else the CPU), cpu, cuda, cuda:N.
 
     With several processes each takes the GPU of its local rank, or the only one that it sees, as Slurm may bind them.
     Raises InputError.
@@ -172,20 +172,20 @@ def choose_device(device: str) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = device.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
-        raise InputError(f"--device {device}: unknown device; use auto, cpu, cuda or cuda:N")
+        raise InputError(f"`device` {device}: unknown device; use auto, cpu, cuda or cuda:N")
     if kind == "cpu":
         return torch.device("cpu")
     count = torch.cuda.device_count()
     index = int(number or (os.environ.get("LOCAL_RANK", 0) if count > 1 else 0))
     if not torch.cuda.is_available():
-        fault = "no CUDA GPU can be used here; use --device cpu"
+        fault = "no CUDA GPU can be used here; use `device` cpu"
     elif number and _started() > 1:
-        fault = f"with {_started()} processes each takes a GPU of its own; use --device cuda and CUDA_VISIBLE_DEVICES"
+        fault = f"with {_started()} processes each takes a GPU of its own; use `device` cuda and CUDA_VISIBLE_DEVICES"
     elif index >= count:
-        fault = f"GPU number {index} is needed, but this host shows {count}; start fewer processes, or use --device cpu"
+        fault = f"GPU number {index} is needed, but this host shows {count}; start fewer processes, or use `device` cpu"
     else:
         return torch.device("cuda", index)
-    raise InputError(f"--device {device}: {fault}")
+    raise InputError(f"`device` {device}: {fault}")
 
 
 def _started() -> int:

@@ -81,9 +81,9 @@ def tile_of(image: np.ndarray, mask: np.ndarray, caption: str) -> Tile:
 def draw_sheet(
     title: str, notes: Sequence[str], legend: Sequence[str], tiles: Sequence[Tile], rows: bool = False
 ) -> Image.Image:
-    """Title and notes, legend with the types' colours, then the tiles, all of one size. rows: a tile is a row of
-    pictures, above the row of these with outlines; it has a line of the sheet for itself."""
-    width, height = tiles[0].image.size
+    """Title and notes, legend with the types' colours, then the tiles, in cells of the largest's size. rows: a tile is
+    a row of pictures, above the row of these with outlines; it has a line of the sheet for itself."""
+    width, height = (max(sides) for sides in zip(*(tile.image.size for tile in tiles), strict=True))
     unit = max(height if rows else width, height, 128) / 128
     gap, line, font = round(3 * unit), round(18 * unit), ImageFont.load_default(13 * unit)
     beside = (0, height + gap) if rows else (width + gap, 0)  # the outlined one, from its picture

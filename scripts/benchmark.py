@@ -1,6 +1,14 @@
-"""Time this program against the released recipe; see guided_diffusion/cli/benchmark.py."""
+"""Time this program against the released recipe; see benchmarks/command.py."""
 
-from run_command import run_command
+
+def run() -> None:
+    from benchmarks.command import main
+    from guided_diffusion.errors import run_cli
+
+    run_cli(main)
+
 
 if __name__ == "__main__":
-    run_command("benchmark")
+    import run_command
+
+    run_command.run(run)

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# What tests/evaluation/test_report_browser.py needs besides: Chromium with its driver, and an environment, .venv-browser,
-# that sees the packages of the project's Python and adds selenium. Then run:
+# What tests/test_page_browser.py and tests/evaluation/test_report_browser.py need besides: Chromium with its driver, and an
+# environment, .venv-browser, that sees the packages of the project's Python and adds selenium and gradio. Then run:
 #
-#   .venv-browser/bin/python -m pytest tests/evaluation/test_report_browser.py
+#   .venv-browser/bin/python -m pytest tests/test_page_browser.py tests/evaluation/test_report_browser.py
 set -eu
 ROOT=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
 . "$ROOT/scripts/setup_env.sh"
@@ -16,5 +16,5 @@ fi
 
 setup_env requirements.txt requirements-eval.txt requirements-dev.txt
 side_env .venv-browser
-"$venv/bin/python" -m pip install -qq --disable-pip-version-check selenium==4.51.0
-echo "ready: $venv/bin/python -m pytest $ROOT/tests/evaluation/test_report_browser.py"
+"$venv/bin/python" -m pip install -qq --disable-pip-version-check selenium==4.51.0 gradio==6.31.0
+echo "ready: $venv/bin/python -m pytest $ROOT/tests/test_page_browser.py $ROOT/tests/evaluation/test_report_browser.py"

@@ -43,7 +43,7 @@ def run_here(main: Callable, flags: dict[str, object], capsys: pytest.CaptureFix
     argv, status = [f"--{name}={value}" for name, value in flags.items()], []
     run_cli(lambda _: main(argv), status.append)
     lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
-    return status[0], [line for line in lines if line.strip() and not re.search(r"(it|step)/s[],]", line)]
+    return status[0], [line for line in lines if line.strip() and not re.search(r"((it|step)/s|s/(it|step))[],]", line)]
 
 
 def spoil_each(kind: str, run: Run, root: Path, whole: Path, part: str = "", begun: Path | None = None) -> set[str]:

@@ -86,6 +86,8 @@ def test_keys_may_stand_in_the_section_or_under_params_and_be_overridden():
         ({"diffusion": {"parameterization": "eps"}, "train": {"separate_channel_loss": True}}, 1, r"x0 only"),
         ({"data": {"params": {"dir": "a"}, "dir": "b"}}, 1, r"data\.dir: given twice"),
         ({"data": {"resolution": 64, "fit": "random_crop", "crop_from": 48}}, 1, r"crop_from: 48 x 48 .* 64 x 64"),
+        ({"train": {"loggers": ["csv", "wand"]}}, 1, r"unknown train\.loggers 'wand' \(did you mean 'wandb'"),
+        ({"train": {"loggers": "csv"}}, 1, r"train\.loggers: expected a list, got 'csv'"),
         ({"data": {"crop_from": 128}}, 1, "crop_from: only with data.fit random_crop"),
     ],
 )

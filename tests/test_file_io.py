@@ -219,12 +219,3 @@ def test_where_no_lock_is_known_a_warning_tells(tmp_path, monkeypatch, capsys):
         with file_io.lock_folder(str(folder), "--out"):
             pass
     assert capsys.readouterr().err.count("cannot be locked (not supported)") == 1
-
-
-def test_write_if_changed(tmp_path):
-    path, content = tmp_path / "folder" / "file", os.urandom(17)
-    assert file_io.write_if_changed(str(path), content)
-    before = path.stat().st_mtime_ns
-    assert not file_io.write_if_changed(str(path), content)
-    assert (path.read_bytes(), path.stat().st_mtime_ns) == (content, before)
-    assert file_io.write_if_changed(str(path), b"newer") and path.read_bytes() == b"newer"

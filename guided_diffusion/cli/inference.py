@@ -15,9 +15,10 @@ from ..data.manifest import recorded_settings
 from ..diffusion.respace import SPACINGS, parse_num_steps
 from ..diffusion.samplers import SAMPLERS
 from ..diffusion.two_stage import HANDOFFS
-from ..errors import Parser, check_range
+from ..errors import InputError, Parser, check_range
 from ..generation.api import DefectGen
 from ..generation.conditions import read_conditions
+from ..generation.insertions import read_insertions
 from ..generation.network import WEIGHTS
 from ..generation.settings import DEFAULT_STEPS, Settings
 from ..generation.windows import WINDOWS
@@ -30,7 +31,6 @@ FLAGS = {  # of parameters that have another name here
     "large_config": "--large_recep_config",
     "small_config": "--small_recep_config",
     "separate_channel_loss": "--seperate_channel_loss",
-    "backgrounds": "--background",
 }
 
 leave = dist_util.leave  # ends one process of several
@@ -39,15 +39,10 @@ leave = dist_util.leave  # ends one process of several
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     add = parser.add_argument
-    add("--large_recep", dest="large", help="checkpoint of the large network, or its work_dir")
-    add("--small_recep", dest="small", help="checkpoint of the small network, or its work_dir")
+    add_networks(parser)
     add("--sample_dir", required=True, help="folder for the samples")
     about = f"the small network takes over below this timestep ({Settings.step_inference})"
     add("--step_inference", type=int, default=Settings.step_inference, help=about)
-    add("--large_recep_config", dest="large_config", help="its YAML file; needed for checkpoints that carry none")
-    add("--small_recep_config", dest="small_config", help="the same for the small network")
-    add("--num_defect", type=int, help="number of defect types; needed for checkpoints that carry none")
-    add("--seperate_channel_loss", "--separate_channel_loss", type=int, choices=(0, 1), help="of a released checkpoint")
     add("--num_samples", type=int, help=f"in all ({DEFAULT_NUM_SAMPLES}; with --masks one for each)")
     add("--batch_size", default="auto", metavar="N|auto", help="per process; does not change samples (auto)")
     add("--image_size", type=int, nargs=2, metavar=("H", "W"), help="pixels; default: as in training")
@@ -61,20 +56,50 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--defects", nargs="+", metavar="TYPES", help="shown in turn: crack, or crack,hole; balanced; none")
     add("--guidance_scale", type=float, default=1.0, help="above 1: networks keep closer to the types (1)")
     add("--masks", metavar="DIR|bank", help="index masks that samples must have; bank: new ones like the training's")
-    add("--types_per_image", type=int, default=1, help="with --masks bank (1)")
+    add("--types_per_image", type=int, default=1, help="with --masks bank and no --background (1)")
     add("--bank_data", metavar="DIR", help="data set for --masks bank (default: the large network's training set)")
-    add("--background", metavar="DIR", help="photographs to draw the defects of --masks into")
-    add("--margin", type=int, default=Settings.margin, help=f"pixels around a defect drawn anew ({Settings.margin})")
+    add("--background", metavar="DIR", help="photographs, of any size, to draw the defects of --masks into")
+    add("--where", metavar="DIR|anywhere", help="masks that allow defects where above 0 (default: as in training)")
+    add("--defects_per_image", metavar="N|N-M", help="of a photograph, with --masks bank (1)")
+    about = "pixels of a photograph to one of training, or down and across (default: as training recorded)"
+    add("--scale", type=float, nargs="+", metavar="F", help=about)
+    about = f"pixels of training around a defect that are drawn anew ({Settings.margin})"
+    add("--margin", type=int, default=Settings.margin, help=about)
     add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     add("--precision", choices=(*PRECISIONS, "auto"), default="auto", help="auto: bf16 where the hardware can (auto)")
     add("--compile", choices=("on", "off"), default="off", help="torch.compile (off)")
     add("--local_rank", "--local-rank", help=argparse.SUPPRESS)  # older launchers pass it; the environment knows
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.defects_per_image:
+        low, _, high = args.defects_per_image.partition("-")
+        if not (low.isdecimal() and (high or low).isdecimal()):
+            parser.error(f"--defects_per_image {args.defects_per_image}: should be a number, or two as in 1-3")
+        args.defects_per_image = int(low), int(high or low)
+    return args
+
+
+def add_networks(parser: argparse.ArgumentParser) -> None:
+    """The flags that name trained networks."""
+    add = parser.add_argument
+    add("--large_recep", dest="large", help="large network: its work_dir, a checkpoint, or a packed pair, both in one")
+    add("--small_recep", dest="small", help="the same for the small network")
+    add("--large_recep_config", dest="large_config", help="its YAML file; needed for checkpoints that carry none")
+    add("--small_recep_config", dest="small_config", help="the same for the small network")
+    add("--num_defect", type=int, help="number of defect types; needed for checkpoints that carry none")
+    add("--seperate_channel_loss", "--separate_channel_loss", type=int, choices=(0, 1), help="of a released checkpoint")
+
+
+def given_networks(args: argparse.Namespace) -> dict[str, Any]:
+    """What add_networks added, as arguments of DefectGen.load."""
+    check_range(args, num_defect=(1, MAX_TYPES))
+    names = ("large", "small", "large_config", "small_config", "num_defect")
+    separate = None if args.seperate_channel_loss is None else bool(args.seperate_channel_loss)
+    return {name: getattr(args, name) for name in names} | {"separate_channel_loss": separate}
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    check_range(args, num_samples=(1, 10**6), seed=(0, 10**18), image_size=(1, 2**16), num_defect=(1, MAX_TYPES))
+    check_range(args, num_samples=(1, 10**6), seed=(0, 10**18), image_size=(1, 2**16))
     device = dist_util.setup(args.device)
 
     def given(*names: str) -> dict[str, Any]:
@@ -83,12 +108,7 @@ def main(argv: list[str] | None = None) -> None:
     precision = args.precision
     if precision == "auto":  # a folder that is continued keeps its own
         precision = recorded_settings(args.sample_dir).get("precision", "auto")
-    generator = DefectGen.load(
-        **given("large", "small", "large_config", "small_config", "num_defect", "weights"),
-        separate_channel_loss=None if args.seperate_channel_loss is None else bool(args.seperate_channel_loss),
-        device=device,
-        precision=precision,
-    )
+    generator = DefectGen.load(**given_networks(args), weights=args.weights, device=device, precision=precision)
     settings = generator.settings(
         **given("step_inference", "sampler", "spacing", "handoff", "image_size", "windows", "guidance_scale", "margin"),
         num_steps=None if args.num_steps is None else parse_num_steps(args.num_steps),
@@ -96,9 +116,17 @@ def main(argv: list[str] | None = None) -> None:
     )
     if args.num_samples is None and args.masks in (None, "bank"):
         args.num_samples = DEFAULT_NUM_SAMPLES
-    told = given("masks", "background", "bank_data", "types_per_image", "defects", "seed", "num_samples")
-    conditions = read_conditions(generator.config, settings, **told)
-    count = args.num_samples or len(conditions.masks)  # one for each mask
+    photographs = given("where", "scale", "defects_per_image")
+    told = given("masks", "bank_data", "defects", "seed")
+    if args.background:
+        if args.types_per_image != 1:
+            raise InputError("--types_per_image: goes without --background; give --defects_per_image or --defects")
+        conditions = read_insertions(generator.config, settings, background=args.background, **photographs, **told)
+    else:
+        if wrong := [name for name, value in photographs.items() if value]:
+            raise InputError(f"--{wrong[0]}: needs --background")
+        conditions = read_conditions(generator.config, settings, **told, **given("types_per_image", "num_samples"))
+    count = args.num_samples or len(conditions.names)  # one for each mask
     how = given("seed", "batch_size") | {"compile": args.compile == "on"}
     folder = generator.generate_into(args.sample_dir, count, settings, conditions, **how)
     if folder:

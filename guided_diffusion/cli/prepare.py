@@ -109,14 +109,6 @@ def parse_colormap(items: Sequence[str]) -> dict[str, tuple[int, int, int]]:
     return colours
 
 
-def parse_rename(items: Sequence[str]) -> dict[str, str]:
-    """--rename: {old name: new name}."""
-    names = {old: new.strip() for old, _, new in (item.rpartition("=") for item in items)}
-    if len(names) < len(items) or not all(old and new for old, new in names.items()):
-        raise InputError(f"--rename: {' '.join(items)!r} should be OLD=NEW, each old name once")
-    return names
-
-
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     workers = args.workers or default_workers()
@@ -131,7 +123,9 @@ def main(argv: list[str] | None = None) -> None:
             raise InputError(f"--label_map: {args.label_map!r} should be the types' names, each once, as in crack,hole")
         label_map = {name: index for index, name in enumerate(names, 1)}
     given = {name: getattr(args, name) for name in ("mask_values", "type_regex", "boxes", "mask_threshold", "void")}
-    rename = parse_rename(args.rename)
+    rename = {old: new.strip() for old, _, new in (item.rpartition("=") for item in args.rename)}
+    if len(rename) < len(args.rename) or not all(old and new for old, new in rename.items()):
+        raise InputError(f"--rename: {' '.join(args.rename)!r} should be OLD=NEW, each old name once")
     options = Options(label_map, parse_colormap(args.colormap) or None, rename=rename, **given)
     data = read_layout(args.source, options, format=args.format, workers=workers)
     check_problems(data.problems + ([] if args.types_as_found else data.doubts))

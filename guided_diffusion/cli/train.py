@@ -7,21 +7,23 @@ A data set that is not prepared yet, of a layout that is known for sure, is prep
 
 import argparse
 import shlex
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
+from typing import Any
 
 import blobfile as bf
 import torch
 
 from .. import dist_util
-from ..config import Config, describe_keys
-from ..config_file import load_config, parse_override, read_sections
+from ..config import SECTIONS, Config, describe_keys
+from ..config_file import Source, load_config, parse_override, read_sections
 from ..data.files import list_folder
 from ..data.image_datasets import DefectDataset
 from ..data.image_files import View
 from ..data.prepared import TRAIN, check_problems, find_samples, match_types, prepared_folders, read_label_map
-from ..errors import InputError, Parser
+from ..errors import InputError, Parser, unknown_name
 from ..file_io import ensure_writable, lies_in, lock_folder, remove_temporaries
 from ..networks.estimate import Estimate, describe, estimate
 from ..parallel import check_memory
@@ -33,6 +35,7 @@ from ..training.train_util import TrainLoop
 from ..training.warm_start import warm_start
 from . import prepare
 
+FLAGS = {"data": "--data_dir"}
 leave = dist_util.leave  # ends one process of several
 LESS_MEMORY = "set train.micro_batch 1, train.activation_checkpointing true or train.precision bf16, or lower"
 LESS_MEMORY += " data.bs_per_gpu or data.resolution"
@@ -55,15 +58,51 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--dry_run", action="store_true", help="read the data, tell what training would be and cost, write nothing")
     add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one YAML key; repeatable")
     add("--local_rank", "--local-rank", help=argparse.SUPPRESS)  # older launchers pass it; the environment knows
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    separate = None if args.seperate_channel_loss is None else bool(args.seperate_channel_loss)
+    flags = {"train.separate_channel_loss": separate, "data.dir": args.data_dir, "train.seed": args.seed}
+    args.set = dict(map(parse_override, args.set)) | {key: value for key, value in flags.items() if value is not None}
+    args.name = args.config
+    return args
+
+
+def train(
+    config: Source | Config,
+    data: str | None,
+    work_dir: str,
+    *,
+    num_defect: int | None = None,
+    resume: str = "auto",
+    init: str | None = None,
+    device: str = "auto",
+    **overrides: Any,
+) -> str:
+    """Train one network as the command line does, or go on where a call before stopped. Returns work_dir.
+
+    config: a YAML file, what it would hold, or a Config. data: the training set, None: config's. overrides: YAML keys,
+    iterations=1000 or, where sections share a key, **{"model.target": ...}. Raises InputError; KeyboardInterrupt after
+    a signal, when the work is saved.
+    """
+    keys = [f"{section}.{field.name}" for section, cls in SECTIONS.items() for field in fields(cls)]
+    for key in [key for key in overrides if "." not in key]:
+        found = [name for name in keys if name.partition(".")[2] == key]
+        if len(found) != 1:
+            raise InputError(unknown_name("key", key, found or [name.partition(".")[2] for name in keys]))
+        overrides[found[0]] = overrides.pop(key)
+    overrides |= {} if data is None else {"data.dir": str(data)}
+    name = "config" if isinstance(config, Config | Mapping) else str(config)
+    source = config.to_dict() if isinstance(config, Config) else config if isinstance(config, Mapping) else name
+    args = {"num_defect": num_defect, "resume": str(resume), "init": init and str(init), "device": device}
+    args |= {"config": source, "name": name, "work_dir": str(work_dir), "set": overrides}
+    if run(argparse.Namespace(**args)):
+        raise KeyboardInterrupt
+    return str(work_dir)
 
 
 def resolve_config(args: argparse.Namespace) -> tuple[Config, Dataset | None]:
-    """The YAML file under the flags, with the data set's own label map where the YAML has none; and what the data
+    """The configuration under its overrides, with the data set's own label map where it has none; and what the data
     folder holds where it is to be prepared first."""
-    separate = None if args.seperate_channel_loss is None else bool(args.seperate_channel_loss)
-    flags = {"train.separate_channel_loss": separate, "data.dir": args.data_dir, "train.seed": args.seed}
-    overrides = dict(map(parse_override, args.set)) | {key: value for key, value in flags.items() if value is not None}
+    overrides = args.set
     data, raw = read_sections(args.config, overrides)["data"], None
     if isinstance(root := data.get("dir"), str) and root:
         if prepared_folders(root):
@@ -74,7 +113,7 @@ def resolve_config(args: argparse.Namespace) -> tuple[Config, Dataset | None]:
         overrides |= {} if data.get("label_map") else {"data.label_map": own}
     config = load_config(args.config, args.num_defect, overrides)
     if (start := config.model.ckpt) and args.init:
-        raise InputError(f"--init and model.ckpt ({start}): a training starts from one; drop the other")
+        raise InputError(f"`init` and model.ckpt ({start}): a training starts from one; drop the other")
     config = replace(config, model=replace(config.model, ckpt=start or args.init))
     if raw:  # before it is prepared
         match_types(raw.label_map, config.layout.class_names, root)
@@ -109,33 +148,36 @@ def find_resume(args: argparse.Namespace, config: Config) -> Checkpoint | None:
     """The checkpoint to go on from, if any; its network must be the configuration's."""
     work, latest = args.work_dir, latest_checkpoint(args.work_dir)
     if args.init and lies_in(args.init, work):
-        raise InputError(f"--init {args.init}: lies in --work_dir, whose training would go on; name a new folder")
+        raise InputError(f"`init` {args.init}: lies in `work_dir`, whose training would go on; name a new folder")
     if args.resume == "none" and latest:
-        raise InputError(f"--resume none: {work} already holds {latest}; choose another --work_dir or --resume auto")
+        raise InputError(f"`resume` none: {work} already holds {latest}; choose another `work_dir` or `resume` auto")
     path = {"auto": latest, "none": None}.get(args.resume, args.resume)
-    checkpoint = path and load_checkpoint(path, "--resume")
+    checkpoint = path and load_checkpoint(path, "`resume`")
     if checkpoint and checkpoint.config:
-        check_agreement(checkpoint.config, checkpoint.path, config, args.config, ARCHITECTURE)
+        check_agreement(checkpoint.config, checkpoint.path, config, args.name, ARCHITECTURE)
     return checkpoint
 
 
 def find_start(args: argparse.Namespace, config: Config) -> tuple[Checkpoint | None, str]:
     """What a new training starts from, if anything, and a line about it."""
-    flag, path = "--init" if args.init else "model.ckpt", config.model.ckpt
-    return warm_start(load_checkpoint(path, flag), config, args.config, flag) if path else (None, "")
+    flag, path = "`init`" if args.init else "model.ckpt", config.model.ckpt
+    return warm_start(load_checkpoint(path, flag), config, args.name, flag) if path else (None, "")
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    if args.dry_run:
-        return dry_run(args, dist_util.choose_device(args.device))
+    return dry_run(args, dist_util.choose_device(args.device)) if args.dry_run else run(args)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, in a folder that no other training writes to. Returns the exit status."""
     if not args.work_dir:
-        raise InputError("--work_dir: missing; name the folder for checkpoints, logs and previews")
+        raise InputError("`work_dir`: missing; name the folder for checkpoints, logs and previews")
     device = dist_util.setup(args.device)
     try:
         with ExitStack() as held:
             dist_util.on_zero(lambda: take_work_dir(args.work_dir, held))
-            status = train(args, device)
+            status = train_here(args, device)
         dist_util.barrier()
         return status
     except (RuntimeError, MemoryError) as error:
@@ -186,10 +228,10 @@ def dry_run(args: argparse.Namespace, device: torch.device) -> int:
     return 0
 
 
-def train(args: argparse.Namespace, device: torch.device) -> int:
+def train_here(args: argparse.Namespace, device: torch.device) -> int:
     (config, raw), main_rank = resolve_config(args), dist_util.rank() == 0
     if not config.data.dir:
-        raise InputError("--data_dir: missing; name the training set (or set data.params.dir in the YAML)")
+        raise InputError("`data`: missing; name the training set (or set data.params.dir in the YAML)")
     _, cost = find_cost(config, device)
     resume = find_resume(args, config)
     if resume and resume.step >= config.train.iterations:
@@ -200,6 +242,7 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
     if raw:
         config = prepare_raw(config, raw, args.work_dir)
     data, val_data, told = load_data(config, device)
+    config = replace(config, data=replace(config.data, scale=config.data.scale or data.scale))
     loop = TrainLoop(config, args.work_dir, data, val_data, device, resume, warm)
     if main_rank:
         print(*told, describe(loop.config, cost), *filter(None, [started]), sep="\n", flush=True)
@@ -208,8 +251,8 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
 
 def take_work_dir(folder: str, held: ExitStack) -> None:
     """Keep other trainings out of a folder, and remove what killed writes left."""
-    held.enter_context(lock_folder(folder, "--work_dir"))
+    held.enter_context(lock_folder(folder, "`work_dir`"))
     if bf.exists(bf.join(folder, FOLDER)):  # a fault there would cost the work until the first save
-        ensure_writable(bf.join(folder, FOLDER), "--work_dir")
+        ensure_writable(bf.join(folder, FOLDER), "`work_dir`")
     for name in ("", FOLDER, "images"):
         remove_temporaries(bf.join(folder, name))

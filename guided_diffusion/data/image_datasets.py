@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Literal
 
+import blobfile as bf
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from ..parallel import check_memory
 from ..precision import to_device
 from .image_files import View, resize_image, resize_mask
 from .prepared import FirstShots, find_good, find_samples, match_types, read_label_map, read_pair, renumbered
+from .records import read_records
 
 SMALLER = "lower data.resolution or data.crop_from, or train on fewer images"
 Flip = Literal["none", "horizontal", "vertical", "both"]
@@ -40,6 +42,7 @@ class DefectDataset:
     view: View
     num_good: int = 0  # so many, the last ones, are the set's defect-free images
     left_out: int = 0  # so many images with a defect num_image_train leaves out
+    scale: tuple[float, ...] = ()  # median pixels of a photograph to one of its image here, down and across
     note: str = ""  # how its types were matched, where they are not numbered alike
     _places: dict[tuple[int, int | None], np.ndarray] = field(default_factory=dict)
 
@@ -66,7 +69,9 @@ class DefectDataset:
         shots = FirstShots(num_image_train) if num_image_train is not None else None
         if shots:  # what folders tell need not be read
             samples = [sample for sample in samples if sample.folder is None or shots.takes(sample.folder, ())]
-        dataset = cls([], [], [], view, note=note)
+        dataset, scales = cls([], [], [], view, note=note), []
+        records = read_records(root).get("images", [])
+        prepared = {bf.join(root, record["image"]): record["scale"] for record in records if "scale" in record}
         if include_good:
             samples += (good := find_good(root))
             dataset.num_good = len(good)
@@ -84,6 +89,8 @@ class DefectDataset:
             held += 4 * prod(size)
             most = held if shots else max(held, 4 * prod(view.whole_size) * len(samples))
             check_memory(most, f"{root}: all of it, held in memory,", SMALLER)
+            before = prepared.get(sample.image, (1, 1))
+            scales.append([side * factor / to for side, factor, to in zip(mask.shape, before, size, strict=True)])
             if size != mask.shape:
                 image, mask = resize_image(image, size), resize_mask(mask, size)
             dataset.images.append(torch.from_numpy(image).permute(2, 0, 1).contiguous())
@@ -93,6 +100,7 @@ class DefectDataset:
             if kinds and (index := names.index(folder) + 1) not in kinds:
                 text = f"no mask of its folder {folder} holds {index}, its number in the label map, but {kinds}"
                 raise InputError(f"{root}: {text}; correct either")
+        dataset.scale = tuple(np.round(np.median(scales, axis=0), 4).tolist())
         dataset.left_out = found + dataset.num_good - len(dataset)
         if not any(mask.any() for mask in dataset.masks):
             raise InputError(f"{root}: all index masks are empty, so there is nothing to learn; check them")

@@ -19,7 +19,7 @@ UNFINISHED_FILE = "dataset.unfinished.json"  # stands in its place while the dat
 SECTIONS = {"source": dict, "split": dict, "images": list}
 RECORD = {  # what is told of an image; its path alone must be
     **dict.fromkeys(("image", "mask", "source", "image_sha256", "mask_sha256"), str),
-    **{"group": str, "size": list, "types": dict},
+    **{"group": str, "size": list, "types": dict, "scale": list},
 }
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 from scipy import ndimage
 
-from ..errors import InputError, unknown_name
+from ..errors import InputError
 from .image_sets import ImageSet, Pair
 
 BASELINES = ("repeat", "copy_paste")
@@ -45,14 +45,6 @@ def plan_arms(
     if not arms[-1].samples:
         raise InputError(" ".join(["--samples: no arm takes any.", *notes, "Make more, or ask for smaller --ratios."]))
     return arms, notes
-
-
-def choose_verdict_arm(name: str | None, arms: Sequence[Arm]) -> str:
-    """The arm named, or ratio 1 of the first set, or its first arm. Raises InputError."""
-    known = [arm.name for arm in arms[1:]]
-    if name and name not in known:
-        raise InputError(unknown_name("--verdict_arm", name, known))
-    return name or min((arm for arm in arms if arm.samples), key=lambda arm: arm.ratio != 1).name
 
 
 def copy_paste(real: ImageSet, good: ImageSet | None, count: int, rng: np.random.Generator) -> ImageSet:

@@ -33,7 +33,7 @@ from ..training.checkpoint import FOLDER, load_checkpoint
 from .bootstrap import Resampling, share_interval, with_interval
 from .copies import place
 from .features import Extractor, load_extractor
-from .fidelity import diversity, kid, radial_power, spectrum
+from .fidelity import diversity, fine_power, kid, spectrum
 from .image_sets import ImageSet, RealSets, Row, add_flags, read_samples
 from .sample_scores import measure_limits
 from .tables import number, plot_intervals, table, write_results
@@ -122,7 +122,7 @@ def measure(
 ) -> tuple[list[Row], float]:
     """The rows of cells, each of MEASURES as {"value", "interval"} or None; and the margin. other: samples of the first
     cell's settings and other seeds."""
-    seeds, y, power = range(len(other)), extractor(real.images), radial_power(real.images)
+    seeds, y, power = range(len(other)), extractor(real.images), fine_power(real.images)
     of_real = Resampling.draw(real.groups, "compare", "real")
     of_seeds, of_others = (Resampling.draw(seeds, "compare", "seeds", i) for i in range(2))
     found = [kid(extractor(images.images), y, of_seeds, of_real) for images in tqdm(samples, "measuring", unit="cell")]
@@ -135,7 +135,7 @@ def measure(
         row["upper_bound"] = float(np.quantile(difference[1:], 0.95))
         row["as_good"] = row["upper_bound"] < margin
         row["diversity"] = diversity(extractor, images.images, seeds)
-        row["spectrum"] = with_interval(spectrum(radial_power(images.images), power, of_seeds, of_real))
+        row["spectrum"] = with_interval(spectrum(fine_power(images.images), power, of_seeds, of_real))
         row["empty"] = share_interval([not mask.any() for mask in images.masks], seeds)
         rows.append(row)
     return rows, margin

@@ -80,29 +80,28 @@ def diversity(extractor: Extractor, images: np.ndarray, groups: Sequence[Hashabl
     return with_interval(mean_of_pairs(pairs, Resampling.draw([groups[i] for i in some], "diversity", *key)))
 
 
-def radial_power(images: np.ndarray) -> np.ndarray:
-    """Power float64 [N, B] of uint8 images [N, H, W, 3] made grey, by radial frequency up to half of the sampling rate.
-    In bins of equal width, B of them, a multiple of 2: the upper half is the top octave. White noise has its variance.
-    """
+def fine_power(images: np.ndarray) -> np.ndarray:
+    """Power float64 [N] in the top octave of uint8 images [N, H, W, 3] made grey: the mean over bins of equal width of
+    radial frequency, from a quarter to half of the sampling rate. White noise has its variance."""
     height, width = images.shape[1:3]
     bins = 2 * max(1, min(height, width) // 4)
     radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)).ravel()
     at = (2 * bins * radius).astype(int) - (radius == 0.5)  # those in the corners, from bins on, are left out
+    top = slice(bins // 2, bins)
     window = np.outer(np.hanning(height), np.hanning(width))
     found = []
     for image in images:
         grey = image @ np.array([0.299, 0.587, 0.114])
         power = np.abs(np.fft.fft2((grey - grey.mean()) * window)) ** 2 / (window**2).sum() + LEAST_POWER
-        found.append(np.bincount(at, power.ravel())[:bins] / np.bincount(at)[:bins])
-    return np.stack(found)
+        found.append((np.bincount(at, power.ravel())[top] / np.bincount(at)[top]).mean())
+    return np.array(found)
 
 
 def spectrum(x: np.ndarray, y: np.ndarray, of_x: Resampling, of_y: Resampling) -> np.ndarray:
-    """Power in the top octave of radial_power [N, B] over that of [M, B], in dB: float64 [1 + R]."""
+    """The mean of fine_power [N] over that of [M], in dB: float64 [1 + R]."""
     rows = min(len(of_x.counts), len(of_y.counts))
     a, b = of_x.weights[:rows], of_y.weights[:rows]
-    top, base = (power[:, power.shape[1] // 2 :].mean(axis=1) for power in (x, y))
-    return 10 * np.log10(a @ top / a.sum(axis=1) / (b @ base / b.sum(axis=1)))
+    return 10 * np.log10(a @ x / a.sum(axis=1) / (b @ y / b.sum(axis=1)))
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ class Seen:
     types: np.ndarray  # bool [N, types + 1]: which types each holds; column 0 is of no use
     groups: np.ndarray  # str [N]: what is resampled together
     diversity: dict[str, Any] | None
-    power: np.ndarray  # float64 [N, B], of radial_power
+    power: np.ndarray  # float64 [N], of fine_power
 
     @classmethod
     def look(cls, images: ImageSet, extractor: Extractor, *key: Key) -> "Seen":
@@ -121,7 +120,7 @@ class Seen:
         types = [np.bincount(mask.ravel(), minlength=len(images.class_names) + 1) > 0 for mask in images.masks]
         pixels, groups = images.images, np.array(images.groups)
         varied = diversity(extractor, pixels, images.groups, *key)
-        return cls(extractor(pixels), np.stack(types), groups, varied, radial_power(pixels))
+        return cls(extractor(pixels), np.stack(types), groups, varied, fine_power(pixels))
 
 
 def compare(samples: Seen | None, real: Seen, key: Sequence[Key] = (), index: int | None = None) -> dict[str, Any]:

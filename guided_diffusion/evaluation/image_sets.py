@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ..data.files import read_groups, stem_of
 from ..data.image_datasets import DefectDataset
-from ..data.image_files import View, read_image
+from ..data.image_files import View, read_image, resize_image, resize_mask
 from ..data.manifest import recorded_settings
 from ..data.prepared import find_good, find_samples, read_pair
 from ..errors import InputError
@@ -81,10 +81,15 @@ def view_of_samples(folder: str, size: tuple[int, int]) -> View:
 
 
 def read_samples(folder: str, class_names: tuple[str, ...]) -> ImageSet:
-    """All samples in `folder`, in the order of their names, as arrays; each is a group of its own. Raises InputError
-    where there are none, they cannot be read, or they differ in size."""
-    found = find_samples(folder)
-    images, masks = zip(*(read_pair(sample, len(class_names)) for sample in tqdm(found, **BAR)), strict=True)
+    """All samples in `folder`, in the order of their names, as arrays; each is a group of its own. Photographs with
+    defects drawn in are brought to the size that training saw. Raises InputError where there are none, they cannot be
+    read, or they differ in size."""
+    found, whole = find_samples(folder), recorded_settings(folder).get("whole_size")
+    pairs = (read_pair(sample, len(class_names)) for sample in tqdm(found, **BAR))
+    shown = (
+        (resize_image(image, whole), resize_mask(mask, whole)) if whole else (image, mask) for image, mask in pairs
+    )
+    images, masks = zip(*shown, strict=True)
     for sample, mask in zip(found, masks, strict=True):
         if mask.shape != masks[0].shape:
             (height, width), (first, across), of = mask.shape, masks[0].shape, found[0].image

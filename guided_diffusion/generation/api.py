@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache, partial
-from math import ceil, prod
+from math import prod
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from .. import dist_util
+from ..data.image_files import View
 from ..diffusion.conditioning import Known
 from ..diffusion.gaussian_diffusion import GaussianDiffusion
 from ..diffusion.respace import Pair, format_num_steps
 from ..diffusion.samplers import PredictX0, make_predict_x0
 from ..diffusion.two_stage import two_stage_plans, two_stage_sample
 from ..errors import InputError, unknown_name
-from ..file_io import lock_folder
 from ..keyed_random import sample_noise
 from ..networks.estimate import forward_bytes, receptive_field
 from ..networks.unet import check_size, noise_batch
@@ -41,9 +37,13 @@ from ..precision import (
     try_compile,
 )
 from ..training.checkpoint import check_agreement
+from . import packing
 from .batch import GeneratedBatch
-from .conditions import Conditions
-from .network import WEIGHTS, Network, check_trained, choose_batch_size, load_network, most_at_once, possible_hand_offs
+from .conditions import Conditions, as_index_masks, read_conditions
+from .insertion import find_scale, insert
+from .insertions import Insertions
+from .network import WEIGHTS, Network, check_trained, choose_batch_size, load_networks, most_at_once, possible_hand_offs
+from .rounds import fill_folder
 from .sample_io import SampleFolder
 from .settings import DEFAULT_STEPS, Settings
 from .windows import AUTO_AREAS, Place, place_windows, windowed
@@ -51,14 +51,6 @@ from .windows import AUTO_AREAS, Place, place_windows, windowed
 Progress = Callable[[list[Pair]], Iterable[Pair]]
 SMALLER = "give a smaller size, or try `windows` on, `precision` bf16 or `device` cpu"
 OnOutOfMemory = Callable[[int, int], None]  # see DefectGen.generate
-
-
-def _say_stop(before: int) -> None:
-    """Ctrl-C or a closed terminal: the run ends after this step; a second one ends it at once."""
-    if before:
-        raise KeyboardInterrupt
-    with suppress(OSError):  # not print, which a signal may interrupt; and the terminal may be gone
-        os.write(2, b"\nstopping after this step; once more to stop at once\n")
 
 
 class DefectGen:
@@ -81,7 +73,7 @@ class DefectGen:
     def load(
         cls,
         large: str | None,
-        small: str | None,
+        small: str | None = None,
         *,
         large_config: str | None = None,
         small_config: str | None = None,
@@ -91,7 +83,7 @@ class DefectGen:
         device: str | torch.device = "auto",
         precision: str = "auto",
     ) -> DefectGen:
-        """Load two checkpoint files (or work_dirs: their latest checkpoint).
+        """Load two checkpoint files (or work_dirs: their latest checkpoint), or the folder of a packed pair.
 
         Configurations and num_defect are needed for released checkpoints, which carry none; so is
         separate_channel_loss where such a network was trained with it. weights: "ema" or "model". precision: "fp32";
@@ -102,17 +94,27 @@ class DefectGen:
             if value not in known:
                 raise InputError(unknown_name(f"`{name}`", value, known))
         device = dist_util.choose_device(device) if isinstance(device, str) else device
-        networks = [
-            load_network(name, path, config, num_defect, separate_channel_loss, weights)
-            for name, path, config in (("large", large, large_config), ("small", small, small_config))
-            if path
-        ]
+        configs = {"large": large_config, "small": small_config}
+        networks = load_networks(large, small, configs, num_defect, separate_channel_loss, weights)
         generator = cls(networks, device, resolve_precision(precision, device), weights)
         for network in generator._loaded:
             network.model.to(device, memory_format=torch.channels_last)
             if generator.precision == "bf16":
                 cast_weights(network.model)
         return generator
+
+    @classmethod
+    def from_pretrained(cls, name: str, **options: Any) -> DefectGen:
+        """load a packed pair of a folder or, by its name, of the Hugging Face hub. options: of load."""
+        return cls.load(packing.download(name), **options)
+
+    def pack(self, folder: str, figures: Sequence[str] = ()) -> None:
+        """packing.pack the networks into a folder that load takes. Raises InputError."""
+        packing.pack(folder, self._loaded, self.hand_offs, figures)
+
+    def push_to_hub(self, repo: str, *, private: bool = True) -> str:
+        """packing.upload the networks to the Hugging Face hub, and return their address. Raises InputError."""
+        return packing.upload(repo, self._loaded, self.hand_offs, private)
 
     @property
     def _loaded(self) -> list[Network]:
@@ -155,7 +157,7 @@ class DefectGen:
             check_size(network.config.model, self._window(network, settings), f"give another `image_size`{other}")
         return settings
 
-    def _choose_batch_size(self, asked: int | str, count: int, settings: Settings) -> int:
+    def choose_batch_size(self, asked: int | str, count: int, settings: Settings) -> int:
         """choose_batch_size. Raises InputError, too, where an image takes more memory than there is or, on the CPU, a
         batch: a GPU says so and is asked for less, a system that lacks memory kills."""
         size = settings.image_size
@@ -178,7 +180,7 @@ class DefectGen:
         settings: Settings | None = None,
         *,
         seed: int = 0,
-        masks: np.ndarray | None = None,
+        masks: Any = None,
         backgrounds: np.ndarray | None = None,
         batch_size: int | str = "auto",
         progress: Progress = lambda pairs: pairs,
@@ -187,26 +189,36 @@ class DefectGen:
     ) -> GeneratedBatch:
         """Generate samples 0..num_samples-1, or the given sample indices; batch size and order do not change them.
 
-        settings: by default Settings(); options are put into them: generate(16, step_inference=300). masks: index masks
-        uint8 [M, H, W], of which sample i gets the mask i modulo M. backgrounds: photographs uint8 [M, H, W, 3] that
-        stay as they are further than settings.margin pixels from a defect. A batch that does not fit into memory is
-        halved and made again, after on_out_of_memory(new batch size, samples left to make). progress wraps the list of
-        steps of each network and batch, such as tqdm. Raises InputError.
+        settings: by default Settings(); options are put into them: generate(16, step_inference=300). masks: what
+        as_index_masks takes, sample i gets the mask i modulo M; or "bank": new ones like the training set's, of the
+        types `defects`. backgrounds: photographs uint8 [M, H, W, 3] that stay as they are further than settings.margin
+        pixels from a defect. A batch that does not fit into memory is halved and made again, after
+        on_out_of_memory(new batch size, samples left to make). progress wraps the list of steps of each network and
+        batch, such as tqdm. Raises InputError.
         """
-        settings = self.settings(settings, **options)
-        conditions = Conditions(self.layout, settings, masks, backgrounds)
+        settings, about = replace(settings or Settings(), **options), None
+        defects, bank = settings.defects, isinstance(masks, str) and masks == "bank"
+        settings = self.settings(settings, defects=None if bank else defects)  # a bank's masks show them
         indices = range(num_samples) if isinstance(num_samples, int) else num_samples
-        batch_size = self._choose_batch_size(batch_size, len(indices), settings)
+        if bank:
+            told = {"defects": defects, "seed": seed, "num_samples": 1 + max(indices, default=0)}
+            held = read_conditions(self.config, settings, masks="bank", **told)
+            masks, about = held.masks, held.about if backgrounds is None else None
+        conditions = Conditions(self.layout, settings, masks, backgrounds, about=about)
+        batch_size = self.choose_batch_size(batch_size, len(indices), settings)
         how = {"seed": seed, "settings": settings, "conditions": conditions, "progress": progress}
-        batch, about = (
-            self._generate(indices, batch_size, on_out_of_memory, **how),
-            self._about(settings, conditions, seed),
-        )
-        return replace(batch, indices=indices, about=about, conditions=conditions.names)
+        batch = self.draw(indices, batch_size, on_out_of_memory, **how)
+        about, held = self.about(settings, conditions, seed), conditions.names_of(indices)
+        return replace(batch, indices=indices, about=about, conditions=held)
 
     @torch.no_grad()
-    def _generate(
-        self, indices: Sequence[int], batch_size: int, halved: OnOutOfMemory, x: Tensor | None = None, **how: Any
+    def draw(
+        self,
+        indices: Sequence[int],
+        batch_size: int,
+        on_out_of_memory: OnOutOfMemory,
+        x: Tensor | None = None,
+        **how: Any,
     ) -> GeneratedBatch:
         """generate. x: the first noise, if it is drawn already. how: for _generate_batch."""
         size = how["settings"].image_size
@@ -226,7 +238,7 @@ class DefectGen:
             self._graphs.clear()
             free_memory()  # not in the except block, whose error still holds the tensors
             batch_size = len(part) // 2
-            halved(batch_size, len(indices) - done)
+            on_out_of_memory(batch_size, len(indices) - done)
         return GeneratedBatch(*map(np.concatenate, zip(*batches, strict=True)), self.layout.class_names)
 
     def generate_into(
@@ -234,7 +246,7 @@ class DefectGen:
         sample_dir: str,
         num_samples: int,
         settings: Settings,
-        conditions: Conditions | None = None,
+        conditions: Conditions | Insertions | None = None,
         *,
         seed: int = 0,
         batch_size: int | str = "auto",
@@ -246,66 +258,49 @@ class DefectGen:
         next is computed, and gets the folder, which no other run may write to meanwhile. Raises InputError; and
         KeyboardInterrupt after SIGINT or SIGHUP, when the round before is written.
         """
-        conditions, rank = conditions or Conditions(self.layout, settings), dist_util.rank()
-        about = self._about(settings, conditions, seed)
-        with ExitStack() as ending:
-            folder = missing = None
-            if rank == 0:
-                ending.enter_context(lock_folder(sample_dir, "`sample_dir`"))
-                folder = SampleFolder(sample_dir, self.layout.class_names, about)
-                missing = folder.missing(num_samples)
-                if len(missing) < num_samples:
-                    print(f"{num_samples - len(missing)} of {num_samples} samples are there already", flush=True)
-            missing = dist_util.broadcast_from_zero(missing)
-            own, share = missing[rank :: dist_util.world_size()], ceil(len(missing) / dist_util.world_size())
-            size = self._choose_batch_size(batch_size, share, settings)
-            size = dist_util.broadcast_from_zero(size)  # as GPUs may differ
-            if compile and missing:
-                self.compile(size, settings)
-            rounds, steps = [own[i : i + size] for i in range(0, share, size)], int(np.sum(settings.num_steps))
+        conditions = conditions or Conditions(self.layout, settings)
+        how = {"seed": seed, "batch_size": batch_size, "compile": compile}
+        return fill_folder(self, sample_dir, num_samples, settings, conditions, **how)
 
-            def counted(pairs: Iterable[Pair]) -> Iterator[Pair]:
-                for pair in pairs:
-                    yield pair
-                    bar.update()
-                    if stop.number:
-                        raise KeyboardInterrupt
-                    if written.done():
-                        written.result()  # an error in writing ends the run now, not after the round
+    def insert(
+        self,
+        photograph: np.ndarray,
+        mask: np.ndarray,
+        *,
+        seeds: Sequence[int] = (0,),
+        scale: Sequence[float] | float | None = None,
+        settings: Settings | None = None,
+        batch_size: int | str = "auto",
+        **options: Any,
+    ) -> GeneratedBatch:
+        """Draw the defects of an index mask [H, W] into a photograph uint8 [H, W, 3], once for each seed.
 
-            def halved(smaller: int, left: int) -> None:
-                nonlocal size
-                tqdm.write(f"out of memory with {size} images at a time; going on with {smaller}")
-                size = smaller
-                bar.total = bar.n + steps * sum(ceil(count / size) for count in (left, *map(len, rounds)))
+        Pixels further than settings.margin, in pixels of the training, from a defect stay as they are. scale: pixels of
+        the photograph to one of the training, or (down, across); by default what the training recorded. The settings'
+        image_size is that of the windows in which the networks see the photograph. Raises InputError.
+        """
+        settings, scale = self.settings(settings, **options), find_scale(scale, self.config.data.scale)
+        mask = as_index_masks([mask], self.layout.num_defect, "mask")[0]
+        if photograph.dtype != np.uint8 or photograph.shape != (*mask.shape, 3):
+            given, wanted = f"{photograph.dtype} {list(photograph.shape)}", [*mask.shape, 3]
+            raise InputError(f"`photograph`: {given}, expected uint8 {wanted}, the size of `mask`")
+        how = {"on_out_of_memory": lambda batch_size, left: None, "progress": lambda pairs: pairs}
+        images = [
+            insert(self, [photograph], [mask], [0], scale, batch_size, settings, seed=seed, **how)[0] for seed in seeds
+        ]
+        arrays = np.array(images, np.uint8).reshape(-1, *photograph.shape), np.repeat(mask[None], len(images), axis=0)
+        held = Insertions((), lambda *_: mask, scale, (), {"scale": scale, "margin": settings.margin})
+        told = {"about": self.about(settings, held, None), "conditions": [{"seed": seed} for seed in seeds]}
+        return GeneratedBatch(*arrays, self.layout.class_names, **told)
 
-            stop = ending.enter_context(dist_util.Stop("SIGINT", "SIGHUP", on_signal=_say_stop))
-            writer = ending.enter_context(ThreadPoolExecutor(1))
-            bar = ending.enter_context(tqdm(total=len(rounds) * steps, unit="step", disable=rank > 0))
-            drawer = ending.enter_context(ThreadPoolExecutor(1))
-            key = self.diffusion.num_timestep, (self.layout.num_channels, *settings.image_size), torch.device("cpu")
-            how = {"seed": seed, "settings": settings, "conditions": conditions, "progress": counted}
-            written, drawn = writer.submit(lambda: None), None  # the last round, and the noise of the next
-            while rounds:
-                indices, x = rounds.pop(0), drawn and drawn.result()
-                drawn = drawer.submit(sample_noise, seed, rounds[0], *key) if rounds and rounds[0] else None
-                batch = self._generate(indices, size, halved, x, **how)
-                parts = dist_util.gather_to_zero((np.array(indices, int), batch.images, batch.masks))
-                if parts:
-                    written.result()  # at most one round waits to be written
-                    round_ = map(np.concatenate, zip(*parts, strict=True))
-                    written = writer.submit(folder.add, *round_, conditions.names)
-            written.result()
-            if stop.number:
-                raise KeyboardInterrupt
-        return folder
-
-    def _about(self, settings: Settings, conditions: Conditions, seed: int) -> dict[str, Any]:
+    def about(self, settings: Settings, conditions: Conditions | Insertions, seed: int | None) -> dict[str, Any]:
         """Everything that decides the samples, for the manifest. settings: complete ones."""
         data, about = self.config.data, {"seed": seed, **settings.row()}
         about |= {"weights": self.weights, "precision": self.precision}
         about["checkpoints"] = {name: network and network.sha256 for name, network in self.networks.items()}
-        if data.fit == "random_crop":  # samples show windows of images: evaluate.py cuts the same
+        if isinstance(conditions, Insertions):  # evaluate.py brings photographs to the size that training saw
+            about["whole_size"] = list(View.of(data).whole_size)
+        elif data.fit == "random_crop":  # samples show windows of images: evaluate.py cuts the same
             about["crops"] = {"crop_from": list(data.crop_from), "crop_defect": data.crop_defect}
         return {**about, "conditions": conditions.about} if conditions.about else about
 
@@ -319,7 +314,7 @@ class DefectGen:
         conditions: Conditions,
         progress: Progress,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 images [N, H, W, 3] and index masks [N, H, W] of N sample indices, all at once. x: as for _generate."""
+        """uint8 images [N, H, W, 3] and index masks [N, H, W] of N sample indices, all at once. x: as for draw."""
         shape = (self.layout.num_channels, *settings.image_size)
         noise = partial(sample_noise, seed, indices, shape=shape, device=self.device)
         known = conditions.known(indices, self.device)

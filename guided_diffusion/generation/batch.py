@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.manifest import read_manifest
 from ..errors import InputError
 from ..file_io import encode_png, lock_folder
 from ..pictures import draw_sheet, outline, row_tile
@@ -35,16 +36,16 @@ class GeneratedImage:
 class GeneratedBatch:
     """images: uint8 [N, H, W, 3]; masks: uint8 [N, H, W], 0 background, k the type class_names[k - 1].
 
-    For the manifest of save: indices, the samples' numbers; about, what decides them besides; conditions, what sample i
-    was held to, modulo their number.
+    For the manifest of save: indices, the samples' numbers; about, what decides them besides; conditions, what each was
+    held to.
     """
 
     images: np.ndarray
     masks: np.ndarray
     class_names: tuple[str, ...]
-    indices: Sequence[int] | None = None  # None: 0..N-1
+    indices: Sequence[int] | None = None  # None: the next ones that are free
     about: Mapping[str, Any] = field(default_factory=dict)
-    conditions: Sequence[Mapping[str, Any]] = ()
+    conditions: Sequence[Mapping[str, Any] | None] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -53,8 +54,10 @@ class GeneratedBatch:
         """One image with its mask; of a slice or a list of positions, a batch of those."""
         if isinstance(which, (int, np.integer)):
             return GeneratedImage(self.images[which], self.masks[which], self.class_names)
-        own = np.arange(len(self)) if self.indices is None else np.array(self.indices)
-        return replace(self, images=self.images[which], masks=self.masks[which], indices=own[which].tolist())
+        places = np.arange(len(self))[which].tolist()
+        own = {key: getattr(self, key) for key in ("indices", "conditions")}
+        own = {key: [values[place] for place in places] if values else values for key, values in own.items()}
+        return replace(self, images=self.images[which], masks=self.masks[which], **own)
 
     def _repr_png_(self) -> bytes | None:
         """The first images over their outlines, for a notebook."""
@@ -71,6 +74,7 @@ class GeneratedBatch:
             raise InputError("`sample_dir`: the batch holds no sample to write; generate some first")
         with lock_folder(sample_dir, "`sample_dir`"):
             folder = SampleFolder(sample_dir, self.class_names, dict(self.about))
-            indices = range(len(self)) if self.indices is None else self.indices
+            first = 1 + max(read_manifest(sample_dir) or {}, default=-1)
+            indices = range(first, first + len(self)) if self.indices is None else self.indices
             folder.add(indices, self.images, self.masks, self.conditions)
             return folder.write_contact_sheet()

@@ -1,7 +1,7 @@
 """What samples are held to: types, masks and photographs, checked, and read from folders for the command line."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import blobfile as bf
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from .. import dist_util
 from ..config import Config
-from ..data.files import list_folder, stem_of
-from ..data.image_files import read_image, read_index_mask, resize_image
+from ..data.files import list_folder
+from ..data.image_files import read_index_mask
 from ..data.prepared import match_types, read_label_map
 from ..diffusion.conditioning import Known, far_from_defects
 from ..errors import InputError, unknown_name
@@ -22,7 +22,6 @@ from .mask_bank import draw_masks
 from .settings import Settings
 
 BALANCED, NO_DEFECT = "balanced", "none"  # of defects, beside the types' names
-ASPECT_TOLERANCE = 0.01  # of width / height
 
 
 def parse_defects(defects: Sequence[str], class_names: Sequence[str]) -> tuple[frozenset[int], ...]:
@@ -47,8 +46,27 @@ def parse_defects(defects: Sequence[str], class_names: Sequence[str]) -> tuple[f
     return tuple(asked)
 
 
+def as_index_masks(masks: Any, num_defect: int, name: str = "masks") -> np.ndarray:
+    """Index masks uint8 [M, H, W] from whole numbers or, for networks of one type, bools: [M, H, W], [H, W], or a list
+    of [H, W]. Raises InputError."""
+    try:
+        found = np.asarray(masks)
+    except ValueError:  # of several sizes
+        found = np.zeros(0, object)
+    if found.dtype.kind not in "biu" or found.ndim not in (2, 3) or not found.size:
+        given = f"{found.dtype} {list(found.shape)}"
+        raise InputError(f"`{name}`: {given}; expected whole numbers [M, H, W], [H, W], or a list of [H, W]")
+    if found.dtype == bool and num_defect > 1:
+        raise InputError(f"`{name}`: bool does not tell which of {num_defect} types; multiply it by the type's number")
+    if not 0 <= found.min() <= found.max() <= num_defect:
+        wrong = found.min() if found.min() < 0 else found.max()
+        raise InputError(f"`{name}`: hold type {wrong}, but the networks know {num_defect}")
+    return found.astype(np.uint8).reshape(-1, *found.shape[-2:])
+
+
 class Conditions:
-    """What samples are held to, checked: sample i to entry i modulo their number. Raises InputError.
+    """What samples are held to, checked: sample i to entry i modulo their number, or sample numbers[i] to entry i
+    (ascending). Raises InputError.
 
     Masks uint8 [M, H, W], perhaps with backgrounds uint8 [M, H, W, 3]; or the settings' defects; or nothing. settings:
     complete ones. For the manifest, names: what to call each entry; about: what decides them all.
@@ -62,9 +80,10 @@ class Conditions:
         backgrounds: np.ndarray | None = None,
         names: Sequence[Mapping[str, Any]] = (),
         about: Mapping[str, Any] | None = None,
+        numbers: Sequence[int] | None = None,
     ) -> None:
         self.layout, self.margin, self.names, self.about = layout, settings.margin, names, about or {}
-        self.masks, self.backgrounds = masks, backgrounds
+        self.masks, self.backgrounds, self.numbers = None, backgrounds, numbers
         one_hot = torch.eye(1 + layout.num_defect)
         self.types = one_hot[:1]  # column 0: nothing is told
         if masks is None:
@@ -82,19 +101,33 @@ class Conditions:
             return
         if settings.defects is not None:
             raise InputError("`defects`: the masks tell the types already; give one of the two")
-        shape = (max(1, len(masks)), *settings.image_size)
+        self.masks = masks = as_index_masks(masks, layout.num_defect)
+        shape = (len(masks), *settings.image_size)
         for name, array, expected in (("masks", masks, shape), ("backgrounds", backgrounds, (*shape, 3))):
             if array is not None and (array.dtype != np.uint8 or array.shape != expected):
                 raise InputError(f"`{name}`: {array.dtype} {list(array.shape)}, expected uint8 {list(expected)}")
-        if masks.max() > layout.num_defect:
-            raise InputError(f"`masks`: hold type {masks.max()}, but the networks know {layout.num_defect}")
+        if about is None:
+            self.about = {"masks": len(masks), "sha256": hashlib.sha256(masks.tobytes()).hexdigest()}
+            if backgrounds is not None:
+                sha256 = hashlib.sha256(backgrounds.tobytes()).hexdigest()
+                self.about |= {"backgrounds_sha256": sha256, "margin": settings.margin}
+
+    def _rows(self, indices: Sequence[int]) -> np.ndarray:
+        """Which masks samples have."""
+        if self.numbers is not None:
+            return np.searchsorted(self.numbers, indices)
+        return np.asarray(indices) % len(self.masks)
+
+    def names_of(self, indices: Sequence[int]) -> list[Mapping[str, Any] | None]:
+        """For the manifest, what samples are held to."""
+        return [self.names[index % len(self.names)] if self.names else None for index in indices]
 
     def known(self, indices: Sequence[int], device: torch.device) -> Known | None:
         """The parts of x_start that are given of N samples: masks, and photographs further than the margin from a
         defect, so that it grows into them."""
         if self.masks is None:
             return None
-        rows = np.asarray(indices) % len(self.masks)
+        rows = self._rows(indices)
         index = to_device(torch.from_numpy(self.masks[rows]), device)  # [N, H, W]
         rgb = np.zeros((*index.shape, 3), np.uint8) if self.backgrounds is None else self.backgrounds[rows]
         values = self.layout.encode(to_device(torch.from_numpy(rgb), device).permute(0, 3, 1, 2), index)  # [N, C, H, W]
@@ -109,7 +142,7 @@ class Conditions:
         a window of `size` = (height, width) at `place` = (top, left), what the masks show there."""
         if self.masks is None:
             return self.types[np.asarray(indices) % len(self.types)]
-        rows = np.asarray(indices) % len(self.masks)
+        rows = self._rows(indices)
         window = self.masks[rows, place[0] : place[0] + size[0], place[1] : place[1] + size[1]]
         return self.layout.types_in(torch.from_numpy(np.ascontiguousarray(window)))
 
@@ -119,78 +152,55 @@ def read_conditions(
     settings: Settings,
     *,
     masks: str | None = None,
-    background: str | None = None,
     bank_data: str | None = None,
     types_per_image: int = 1,
     defects: Sequence[str] | None = None,
     seed: int = 0,
     num_samples: int = 0,
 ) -> Conditions:
-    """Masks (a folder of index masks, or "bank": num_samples new ones like those of the data set bank_data) and the
-    photographs of the folder `background`, for samples of the networks of `config`.
-
-    Files are taken in natural order. Photographs of the same names as the masks belong to them; others are gone through
-    in turn. defects: the types that the masks of a bank show. Raises InputError naming what cannot be used.
-    """
+    """Masks for samples of the networks of `config`: a folder of index masks, taken in natural order, or "bank":
+    num_samples new ones like those of the data set bank_data, which show the types `defects`. Raises InputError naming
+    what cannot be used."""
     layout, size = config.layout, settings.image_size
     if masks != "bank" and (bank_data or types_per_image != 1):
         raise InputError(f"`{'bank_data' if bank_data else 'types_per_image'}`: goes with `masks` bank only")
     if masks is None:
-        if background is not None:
-            raise InputError("`background`: needs `masks`, which say where the defects go")
         return Conditions(layout, settings)
-    files: list[str] = []
     if masks == "bank":
         types = parse_defects(defects, layout.class_names) if defects else ()
         if types and types_per_image != 1:
             raise InputError("`types_per_image`: `defects` says which types an image has; give one of the two")
         held, about = draw_masks(config, bank_data, size, seed, num_samples, types or types_per_image)
-        names: list[dict[str, str]] = [{} for _ in held]
-    else:
-        files, masks = _files(masks, "masks"), masks.rstrip("/")
-        above = (masks, bf.dirname(masks), bf.dirname(bf.dirname(masks)))  # masks of a data set, or of its type folder
-        own = next(filter(None, map(read_label_map, above)), None)
-        numbers, note = match_types(own, layout.class_names, masks)
-        table = np.array(numbers or range(layout.num_defect + 1), np.uint8)
-        read = [table[read_index_mask(path, len(table) - 1)] for path in files]
-        if note and dist_util.rank() == 0:
-            print(note, flush=True)
-        for path, mask in zip(files, read, strict=True):
-            if mask.shape != tuple(size):
-                raise InputError(
-                    f"`masks` {path}: is {mask.shape[0]} x {mask.shape[1]} (height x width), but samples are "
-                    f"{size[0]} x {size[1]}; bring it to that size without blending labels (scripts/prepare_data.py)"
-                )
-        held, names = np.stack(read), [{"mask": bf.basename(path)} for path in files]
-        about = {"masks": len(held), "sha256": hashlib.sha256(held.tobytes()).hexdigest()}
-    if background is None:
-        return Conditions(layout, settings, held, None, names, about)
-
-    pictures, photographs = _files(background, "background"), []
-    for path in pictures:
-        image = read_image(path)
-        height, width = image.shape[:2]
-        if abs(width / height / (size[1] / size[0]) - 1) > ASPECT_TOLERANCE:
+        return Conditions(layout, settings, held, about=about)
+    files = list_images(masks, "masks")
+    read = mask_reader(masks, layout)
+    held = [read(path) for path in files]
+    for path, mask in zip(files, held, strict=True):
+        if mask.shape != tuple(size):
             raise InputError(
-                f"`background` {path}: is {height} x {width} (height x width), of other proportions than the samples' "
-                f"{size[0]} x {size[1]}; cut it, or give an `image_size` of its proportions"
+                f"`masks` {path}: is {mask.shape[0]} x {mask.shape[1]} (height x width), but samples are "
+                f"{size[0]} x {size[1]}; bring it to that size without blending labels (scripts/prepare_data.py)"
             )
-        photographs.append(image if (height, width) == tuple(size) else resize_image(image, size))
-    places = {stem_of(path): place for place, path in enumerate(pictures)}
-    stems = [stem_of(path) for path in files]
-    if stems and set(stems) <= set(places):
-        rows, chosen = np.arange(len(held)), np.array([places[stem] for stem in stems])
-    else:
-        rows, chosen = np.arange(max(len(held), len(pictures) if files else 0))[None] % [[len(held)], [len(pictures)]]
-    own = zip(rows, chosen, strict=True)
-    names = [{**names[row], "background": bf.basename(pictures[place])} for row, place in own]
-    sha256 = hashlib.sha256(np.stack(photographs).tobytes()).hexdigest()
-    about = {**about, "backgrounds_sha256": sha256, "margin": settings.margin}
-    return Conditions(layout, settings, held[rows], np.stack(photographs)[chosen], names, about)
+    held, names = np.stack(held), [{"mask": bf.basename(path)} for path in files]
+    return Conditions(layout, settings, held, None, names)
 
 
-def _files(folder: str, parameter: str) -> list[str]:
-    files = list_folder(folder)[0] if bf.isdir(folder) else []
+def mask_reader(folder: str, layout: JointLayout) -> Callable[[str], np.ndarray]:
+    """Reads an index mask uint8 [H, W] of a folder, of a data set or not, types matched by name."""
+    folder = folder.rstrip("/")
+    above = (folder, bf.dirname(folder), bf.dirname(bf.dirname(folder)))  # masks of a data set, or of its type folder
+    own = next(filter(None, map(read_label_map, above)), None)
+    numbers, note = match_types(own, layout.class_names, folder)
+    table = np.array(numbers or range(layout.num_defect + 1), np.uint8)
+    if note and dist_util.rank() == 0:
+        print(note, flush=True)
+    return lambda path: table[read_index_mask(path, len(table) - 1)]
+
+
+def list_images(folder: str, parameter: str) -> list[str]:
+    """Paths of the files in a folder, in natural order. Raises InputError where there is none."""
+    files, folders = list_folder(folder) if bf.isdir(folder) else ([], [])
     if not files:
-        raise InputError(f"`{parameter}` {folder}: is not a folder that holds image files; check the path")
+        guess = f"did you mean {bf.join(folder, folders[0])}?" if len(folders) == 1 else "check the path"
+        raise InputError(f"`{parameter}` {folder}: is not a folder that holds image files; {guess}")
     return [bf.join(folder, name) for name in files]

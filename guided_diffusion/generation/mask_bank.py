@@ -38,7 +38,8 @@ def draw_masks(
     if isinstance(shown, int) and not 1 <= shown <= num_defect:
         raise InputError(f"`types_per_image` {shown}: must be from 1 to {num_defect}")
     check_memory(count * math.prod(size), f"`num_samples` {count}: all masks", "give fewer")
-    bank = MaskBank.from_training_set(root, config)
+    data, root = load_bank_data(root, config)
+    bank = MaskBank.of(data, config, root)
     if size[0] < bank.size[0] or size[1] < bank.size[1]:
         raise InputError(
             f"`masks` bank: makes masks of the training's {bank.size[0]} x {bank.size[1]} or larger, but "
@@ -46,8 +47,16 @@ def draw_masks(
         )
     each = [shown] if isinstance(shown, int) else [*map(sorted, shown)]
     masks = np.stack([bank.draw(size, seed, index, each[index % len(each)]) for index in range(count)])
-    sha256 = hashlib.sha256(b"".join(np.packbits(layers) for layers in bank.layers.values())).hexdigest()
-    return masks, {"masks": "bank", "sha256": sha256, "types_per_image": shown if isinstance(shown, int) else each}
+    return masks, {"masks": "bank", "sha256": bank.sha256, "types_per_image": shown if isinstance(shown, int) else each}
+
+
+def load_bank_data(root: str | None, config: Config) -> tuple[DefectDataset, str]:
+    """The data set root, by default that of the training, as `config` sees it, and where it is. Raises InputError."""
+    root = root or config.data.dir
+    if not root:
+        raise InputError("`masks` bank: the checkpoint names no training set; give `bank_data`")
+    shots = config.data.num_image_train
+    return DefectDataset.load(root, config.layout.class_names, View.of(config.data), num_image_train=shots), root
 
 
 @dataclass(frozen=True)
@@ -60,13 +69,8 @@ class MaskBank:
     mirrored: tuple[int, ...]
 
     @classmethod
-    def from_training_set(cls, root: str | None, config: Config) -> MaskBank:
-        """The bank of a data set, by default that of the training, as `config` sees it. Raises InputError."""
-        root = root or config.data.dir
-        if not root:
-            raise InputError("`masks` bank: the checkpoint names no training set; give `bank_data`")
-        view, shots = View.of(config.data), config.data.num_image_train
-        data = DefectDataset.load(root, config.layout.class_names, view, num_image_train=shots)
+    def of(cls, data: DefectDataset, config: Config, root: str) -> MaskBank:
+        """The bank of the data set read from `root`, as the training of `config` sees it. Raises InputError."""
         rng = numpy_generator("mask bank views")
         mirrored = {"none": (), "horizontal": (1,), "vertical": (0,), "both": (0, 1)}[config.data.flip]
         layers, places = {}, {}
@@ -85,6 +89,10 @@ class MaskBank:
     def size(self) -> tuple[int, ...]:
         """Height and width of its masks."""
         return next(iter(self.places.values())).shape
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(b"".join(np.packbits(layers) for layers in self.layers.values())).hexdigest()
 
     def draw(self, size: Sequence[int], seed: int, index: int, shown: int | Collection[int] = 1) -> np.ndarray:
         """Index mask uint8 number `index` of `size` = (height, width), no side below the bank's; a function of its
@@ -108,20 +116,24 @@ class MaskBank:
         """A mask uint8 [H, W] of the bank's own size, in which later types cover earlier ones."""
         rng = numpy_generator("mask bank", seed, index)
         if isinstance(shown, int):
-            others = sorted(self.layers)
-            turn, place = divmod(index, len(others))  # each type once in a turn, in another order each
-            order = numpy_generator("mask bank types", seed, turn).permutation(len(others))
-            first = others.pop(int(order[place]))
+            first = self.turn(seed, index)
+            others = [type_ for type_ in sorted(self.layers) if type_ != first]
             chosen = [*rng.permutation(others)[: shown - 1].tolist(), first]
         else:
             chosen = rng.permutation(sorted(shown)).tolist()
         mask = np.zeros(self.size, np.uint8)
         for type_ in chosen:
-            mask[self._layer(type_, rng)] = type_
+            mask[self.layer(type_, rng)] = type_
         return mask
 
-    def _layer(self, type_: int, rng: np.random.Generator) -> np.ndarray:
-        """A defect of one type, moved; as it was, if no move keeps it in its place."""
+    def turn(self, seed: int, index: int) -> int:
+        """The type whose turn it is: each once in a round, in another order each."""
+        round_, place = divmod(index, len(self.layers))
+        order = numpy_generator("mask bank types", seed, round_).permutation(len(self.layers))
+        return sorted(self.layers)[int(order[place])]
+
+    def layer(self, type_: int, rng: np.random.Generator) -> np.ndarray:
+        """A defect of one type, bool [H, W], moved; as it was, if no move keeps it in its place."""
         layers = self.layers[type_]
         layer = layers[int(rng.integers(len(layers)))]
         for axis in self.mirrored:

@@ -1,9 +1,11 @@
 """A trained network, loaded to sample."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
+from typing import Any
 
+import blobfile as bf
 import torch
 from torch import Tensor
 
@@ -12,7 +14,7 @@ from ..config_file import load_config
 from ..diffusion.respace import Pair
 from ..errors import InputError, brief
 from ..networks.unet import UNet
-from ..training.checkpoint import check_agreement, load_checkpoint, load_weights
+from ..training.checkpoint import PACKED, check_agreement, load_checkpoint, load_weights
 from .settings import Settings
 
 WEIGHTS = ("ema", "model")
@@ -35,12 +37,29 @@ class Network:
         return "small" if self.config.model.patch else "large"
 
 
+def load_networks(
+    large: str | None, small: str | None, configs: Mapping[str, str | None], *options: Any
+) -> list[Network]:
+    """load_network of each that is given. One packed folder alone stands for all that it holds. Raises InputError."""
+    given = {name: str(path) for name, path in (("large", large), ("small", small)) if path}
+    packed = {}
+    for folder in given.values():
+        files = {name: bf.join(folder, name + PACKED) for name in configs}
+        packed[folder] = {name: file for name, file in files.items() if bf.exists(file)}
+    found = {name: packed[path].get(name, path) for name, path in given.items()}
+    if len(given) == 1:
+        found = next(iter(packed.values())) or found
+    return [load_network(name, path, configs[name], *options) for name, path in found.items()]
+
+
 def load_network(
     name: str, path: str, config_path: str | None, num_defect: int | None, separate: bool | None, weights: str
 ) -> Network:
     """Load a checkpoint to the CPU; arguments as for DefectGen.load, where it is `name`. Raises InputError."""
     checkpoint = load_checkpoint(path, f"`{name}`")
     file, config = checkpoint.path, checkpoint.config
+    if weights != "ema" and file.endswith(PACKED):
+        raise InputError(f"`weights` {weights}: {file} is packed, which keeps ema only; leave it out")
     if config is None:
         if config_path is None:
             remedy = f"name its YAML file with `{name}_config`"

@@ -67,22 +67,20 @@ class SampleFolder:
     def add(
         self,
         indices: Sequence[int],
-        images: np.ndarray,
-        masks: np.ndarray,
-        conditions: Sequence[Mapping[str, Any]] = (),
+        images: Sequence[np.ndarray],
+        masks: Sequence[np.ndarray],
+        conditions: Sequence[Mapping[str, Any] | None] = (),
     ) -> None:
-        """Write samples: uint8 images [N, H, W, 3] and uint8 index masks [N, H, W], N = len(indices).
+        """Write samples: N images uint8 [H, W, 3] and index masks uint8 [H, W], N = len(indices).
 
-        conditions: what the manifest says that sample i was held to, modulo their number. Raises InputError where a
-        file cannot be written.
+        conditions: what the manifest says that each was held to. Raises InputError where a file cannot be written.
         """
         if not self._prepared:
             self._prepare()
         with ThreadPoolExecutor(WRITERS) as pool:
-            for row in list(pool.map(self._write_sample, map(int, indices), images, masks)):
-                if conditions:
-                    row["condition"] = conditions[row["index"] % len(conditions)]
-                self._rows[row["index"]] = row
+            rows = list(pool.map(self._write_sample, map(int, indices), images, masks))
+        for row, condition in zip(rows, conditions or [None] * len(rows), strict=True):
+            self._rows[row["index"]] = row if condition is None else row | {"condition": condition}
         self._write_manifest()
 
     def write_contact_sheet(self, max_samples: int = 64) -> str:

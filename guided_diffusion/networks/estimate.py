@@ -1,8 +1,7 @@
 """What a training will cost, worked out without allocating it: parameters, FLOPs, memory."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,17 +23,6 @@ class Estimate:
     parameters: int
     flops_per_image: int  # one forward pass, 2 per multiply-add
     training_bytes: int  # weights, gradients, AdamW moments, EMA; a batch, and its saved activations
-
-
-@contextmanager
-def _within_limits(size: Sequence[int]) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        if "overflow" not in str(error):  # a size of more than 63 bits
-            raise
-        text = f"{size[0]} x {size[1]} pixels take more memory than any machine has"
-        raise InputError(f"{text}; lower data.resolution, or `image_size`") from error
 
 
 def forward_bytes(config: ModelConfig, size: Sequence[int]) -> int:
@@ -68,14 +56,20 @@ def estimate(config: Config, device_type: str = "cpu") -> Estimate:
             saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
         return tensor
 
-    with _within_limits(size), torch.device("meta"):
-        model = UNet(config.model)
-        model.activation_checkpointing = train.activation_checkpointing
-        x, t = torch.empty(1, config.model.in_channels, *size), torch.empty(1)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(x, t)
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            model(x, t)
+    try:
+        with torch.device("meta"):
+            model = UNet(config.model)
+            model.activation_checkpointing = train.activation_checkpointing
+            x, t = torch.empty(1, config.model.in_channels, *size), torch.empty(1)
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                model(x, t)
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                model(x, t)
+    except RuntimeError as error:
+        if "overflow" not in str(error):  # a size of more than 63 bits
+            raise
+        text = f"{size[0]} x {size[1]} pixels take more memory than any machine has"
+        raise InputError(f"{text}; lower data.resolution, or `image_size`") from error
     for p in model.parameters():
         saved.pop(p.untyped_storage()._cdata, None)
     half = 2 if train.precision == "bf16" else 1

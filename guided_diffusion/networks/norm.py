@@ -33,7 +33,11 @@ def group_norm(
         scale, shift = emb.float().chunk(2, dim=1)
         weight, bias = weight * (1 + scale), bias * (1 + scale) + shift  # [N, C]
     if torch.compiler.is_compiling():
-        y = _fusible(x, weight, bias, groups, eps)
+        # The formula, of which the CPU's compiler makes two passes in any memory format.
+        values = x.unflatten(1, (groups, -1)).float()  # [N, G, C/G, H, W]
+        var, mean = torch.var_mean(values, dim=(2, 3, 4), correction=0, keepdim=True)
+        y = ((values - mean) * torch.rsqrt(var + eps)).flatten(1, 2)
+        y = y * weight[..., None, None] + bias[..., None, None]
     elif not x.is_cuda and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
         y = _ChannelsLastGroupNorm.apply(x, weight, bias, groups, eps)
     else:
@@ -58,14 +62,6 @@ def _native(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) ->
     return y, mean, rstd
 
 
-def _fusible(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-    """The formula, for the CPU's compiler, which makes two passes of it in any memory format."""
-    values = x.unflatten(1, (groups, -1)).float()  # [N, G, C/G, H, W]
-    var, mean = torch.var_mean(values, dim=(2, 3, 4), correction=0, keepdim=True)
-    y = ((values - mean) * torch.rsqrt(var + eps)).flatten(1, 2)
-    return y * weight[..., None, None] + bias[..., None, None]
-
-
 class _ChannelsLastGroupNorm(torch.autograd.Function):
     """x: [N, C, H, W] in channels_last, on the CPU; weight and bias: float [C] or [N, C].
 
@@ -82,7 +78,7 @@ class _ChannelsLastGroupNorm(torch.autograd.Function):
     def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, rstd = ctx.saved_tensors
         (n, c, height, width), groups = x.shape, mean.shape[1]
-        x, dy = _pixels(x), _pixels(dy)  # [N, HW, C]
+        x, dy = (v.permute(0, 2, 3, 1).flatten(1, 2) for v in (x, dy))  # [N, HW, C]: views where channels_last
         by_group = (n, groups, c // groups)
         mean, rstd = mean.float()[..., None], rstd.float()[..., None]  # [N, G, 1]
         gain = weight.float().expand(n, c).view(by_group)
@@ -100,11 +96,6 @@ class _ChannelsLastGroupNorm(torch.autograd.Function):
         if weight.ndim == 1:
             d_weight, d_bias = d_weight.sum(0), d_bias.sum(0)
         return dx.view(n, height, width, c).permute(0, 3, 1, 2), d_weight, d_bias, None, None
-
-
-def _pixels(x: Tensor) -> Tensor:
-    n, c, height, width = x.shape
-    return x.permute(0, 2, 3, 1).reshape(n, height * width, c)  # a view where x is channels_last
 
 
 def _sum_pixels(x: Tensor) -> Tensor:

@@ -131,6 +131,9 @@ def convert(root: str, recipe: Recipe, item: Item) -> tuple[list[dict[str, Any]]
     if recipe.tile:
         pieces = shaping.tiles(*pair, recipe.tile, recipe.overlap, recipe.keep_empty, f"{recipe.seed} {sample.name}")
     extra = {"source": item.source} | ({} if item.group is None else {"group": item.group})
+    if recipe.fit:  # pixels of the photograph to one of the image, down and across
+        sizes = zip(pair[1].shape, shaping.scaled_size(pair[1].shape, recipe.size, recipe.fit), strict=True)
+        extra["scale"] = [round(before / after, 4) for before, after in sizes]
     records, written = [], 0
     for ending, piece, drawn in pieces:
         own = None if found.mask is None else drawn

@@ -18,13 +18,18 @@ def fit(image: np.ndarray, mask: np.ndarray, size: tuple[int, int], how: str) ->
     """An image and its mask at `size` = (height, width). stretch: whatever the proportions. crop: scaled to cover
     `size`, then the window with the most defect pixels, the middle one among equals. pad: scaled to lie in `size`,
     centred, borders repeated outwards and called background."""
-    scaled = size
-    if how != "stretch":
-        factors = [target / side for target, side in zip(size, mask.shape, strict=True)]
-        factor = max(factors) if how == "crop" else min(factors)
-        scaled = tuple(max(1, round(side * factor)) for side in mask.shape)
+    scaled = scaled_size(mask.shape, size, how)
     image, mask = resize_image(image, scaled), resize_mask(mask, scaled)
     return _cut(image, mask, *_best_window(mask, size), size) if how == "crop" else _padded(image, mask, size)
+
+
+def scaled_size(shape: tuple[int, int], size: tuple[int, int], how: str) -> tuple[int, ...]:
+    """Height and width to which `fit` brings an image of that shape before it cuts or pads it."""
+    if how == "stretch":
+        return size
+    factors = [target / side for target, side in zip(size, shape, strict=True)]
+    factor = max(factors) if how == "crop" else min(factors)
+    return tuple(max(1, round(side * factor)) for side in shape)
 
 
 def tiles(

@@ -2,10 +2,13 @@
 
 Keys: `model`, `ema`, `optimizer` (state dicts, as in released checkpoints), and ours: `step`, `config`,
 `label_map`, `log_window`, `cpu_minutes`, `format_version`. Loading never runs code from the file.
+
+Packed, it is a safetensors file of the EMA weights, float32; the rest that sampling needs is in its header.
 """
 
 import hashlib
 import io
+import json
 import math
 import operator
 import pickle
@@ -15,6 +18,7 @@ import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import blobfile as bf
@@ -25,12 +29,13 @@ from torch import nn
 from ..config import Config
 from ..config_file import load_config
 from ..errors import InputError, brief
-from ..file_io import inside, read_bytes, remove_inside, warn_once, write_atomic
+from ..file_io import inside, parse_json, read_bytes, remove_inside, warn_once, write_atomic
 
 FORMAT_VERSION = 1
 FOLDER = "checkpoint"
 LATEST = "latest"  # a text file holding the name of the newest complete checkpoint
 DIGEST = ".sha256"  # after a checkpoint's name: a file for sha256sum -c
+PACKED = ".safetensors"
 _FILE_NAME = re.compile(r"diffusion_(\d{6,})\.pt")
 _FOLDER = 0x10  # the bit that makes a record of a zip a folder
 _DDP = "module."
@@ -42,7 +47,7 @@ class Checkpoint:
     """A loaded checkpoint. config is None for a released one, which carries none."""
 
     path: str
-    sha256: str
+    sha256: str  # of a packed one, that of the file that was packed: both sample alike
     model: dict[str, torch.Tensor]
     ema: dict[str, torch.Tensor]
     optimizer: dict[str, Any] | None
@@ -59,9 +64,8 @@ def save_checkpoint(work_dir: str, step: int, payload: Mapping[str, Any], keep_l
     torch.save({**payload, "step": step, "format_version": FORMAT_VERSION}, buffer)
     data = buffer.getvalue()
     remove_inside(folder, name + DIGEST, folder)  # of a file that is replaced now: no kill may leave it beside the new
-    digest = f"{hashlib.sha256(data).hexdigest()}  {name}\n"
     remedy = "free space or name another --work_dir; the same command goes on from the last checkpoint"
-    for file, content in ((name, data), (name + DIGEST, digest.encode()), (LATEST, name.encode())):
+    for file, content in ((name, data), (name + DIGEST, digest(data, name)), (LATEST, name.encode())):
         write_atomic(bf.join(folder, file), content, remedy=remedy)
     if keep_last:
         files = _by_step(folder)
@@ -72,6 +76,33 @@ def save_checkpoint(work_dir: str, step: int, payload: Mapping[str, Any], keep_l
             except InputError as error:
                 warn_once(files[old], f"an old checkpoint stays: {error}")
     return bf.join(folder, name)
+
+
+def digest(data: bytes, name: str) -> bytes:
+    """What stands beside a file, for sha256sum -c."""
+    return f"{hashlib.sha256(data).hexdigest()}  {name}\n".encode()
+
+
+def as_packed(checkpoint: Checkpoint, config: Config) -> bytes:
+    """A packed checkpoint, `config` in the place of its own. Raises InputError where safetensors is not installed."""
+    about = {key: getattr(checkpoint, key) for key in ("step", "cpu_minutes", "sha256")}
+    about |= {"config": config.to_dict(), "format_version": FORMAT_VERSION}
+    weights = {key: value.float().contiguous() for key, value in checkpoint.ema.items()}
+    return _safetensors().save(weights, {"defect_gen": json.dumps(about)})
+
+
+def _read_packed(data: bytes, name: str) -> dict[str, Any]:
+    """What a packed checkpoint holds, as torch.load would say it. Raises InputError, and what safetensors does."""
+    weights, header = _safetensors().load(data), parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")], name)
+    return {**parse_json(header["__metadata__"]["defect_gen"], name), "model": weights, "ema": weights}
+
+
+def _safetensors() -> ModuleType:
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise InputError("packed networks need safetensors; pip install safetensors") from None
+    return safetensors.torch
 
 
 def latest_checkpoint(work_dir: str) -> str | None:
@@ -112,10 +143,15 @@ def read_weights(path: str, name: str) -> tuple[Any, str]:
     elif data.startswith(b"PK\3\4") and (fault := _fault(data)):
         raise InputError(f"{name}: damaged or cut off ({fault}); {_instead(path)}")
     try:
+        if path.endswith(PACKED):
+            packed = _read_packed(data, name)
+            return packed, str(packed.pop("sha256"))[:64]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read is an error anyway
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), sha256
-    except Exception as error:  # what torch.load and pickle raise has no common type
+    except InputError:
+        raise
+    except Exception as error:  # what torch.load, pickle and safetensors raise has no common type
         fault = f"damaged, truncated or not a checkpoint; {_instead(path)}"
         if isinstance(error, pickle.UnpicklingError) and re.search("Unsupported|GLOBAL|REDUCE", str(error)):
             fault = "holds pickled objects other than weights, which could run code; not loaded"

@@ -1,15 +1,15 @@
-"""What the process of rank 0 reports while it trains: progress bar, progress.csv, TensorBoard, loss.png."""
+"""What the process of rank 0 reports while it trains: progress bar, progress.csv, loss.png, TensorBoard, trackers."""
 
 from __future__ import annotations
 
 import csv
 import io
 import os
-import socket
 import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 import blobfile as bf
 import numpy as np
@@ -21,8 +21,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import dist_util
-from ..errors import InputError
-from ..file_io import append, is_cloud, read_bytes, write_or_warn
+from ..config import Config
+from ..errors import InputError, reason
+from ..file_io import append, is_cloud, read_bytes, warn_once, write_or_warn
 
 QUARTILES = ("q1", "q2", "q3", "q4")
 PARTS = ("loss", "rgb", "mask", "grad_norm")
@@ -44,18 +45,18 @@ for _q, _colour in zip(QUARTILES, ("#f0a202", "#d95d39", "#8e3b7e", "#3b3a82"), 
 
 
 class TrainLogger:
-    """Reports on a run of `total_steps` steps that starts, or goes on, after `start_step` of them.
+    """Reports, in train.loggers, on a run that starts, or goes on, after `start_step`. Made after its first step.
 
-    A resumed run (start_step > 0) drops what was logged after start_step, so that its records read as if
-    it had never been interrupted; a fresh one begins them anew. As a context it ends its files at the end.
-    Raises InputError where an old progress.csv is not one.
+    A resumed run (start_step > 0) drops what was logged after start_step, as if it had never been interrupted; a fresh
+    one begins anew. Raises InputError where an old progress.csv is not one, or a tracker does not start.
     """
 
-    def __init__(self, work_dir: str, total_steps: int, start_step: int) -> None:
-        self._work_dir, self._csv_path = work_dir, bf.join(work_dir, "progress.csv")
+    def __init__(self, work_dir: str, config: Config, start_step: int) -> None:
+        loggers, self._work_dir = config.train.loggers, work_dir
+        self._csv_path = bf.join(work_dir, "progress.csv") if "csv" in loggers else ""
         self._rows: list[dict[str, str]] = []  # each {"step": ..., column: text}, by step
         self._columns, self._lines = ["step"], []  # of the CSV text of the rows
-        if start_step > 0 and bf.exists(self._csv_path):
+        if self._csv_path and start_step > 0 and bf.exists(self._csv_path):
             content = read_bytes(self._csv_path)
             try:
                 table = list(csv.DictReader(io.StringIO(content.decode())))
@@ -65,35 +66,46 @@ class TrainLogger:
             except (ValueError, TypeError, KeyError):
                 raise InputError(f"{self._csv_path}: is not a table of logged steps; rename or remove it") from None
             self._write_csv()
-        # In a log file every refresh of the bar is one more line, so it refreshes seldom there.
-        refresh = 0.2 if sys.stderr.isatty() else 10
-        self._bar = tqdm(total=total_steps, initial=start_step, dynamic_ncols=True, mininterval=refresh)
-        self._events = None
-        if is_cloud(work_dir):
-            tqdm.write("TensorBoard is left out: it needs a local work_dir; progress.csv has its numbers")
-        else:
-            self._events = _Events(work_dir, start_step)
+        self._trackers = [_start(name, work_dir, config) for name in ("wandb", "mlflow") if name in loggers]
+        self._events = _Events(work_dir, start_step) if "tensorboard" in loggers and not is_cloud(work_dir) else None
+        if "tensorboard" in loggers and not self._events:
+            tqdm.write("TensorBoard is left out: it needs a local work_dir")
+        # Last: the time left is by the mean of all steps but the first, which sets things up. In a log file every
+        # refresh of the bar is one more line, so it refreshes seldom there.
+        timing = {"initial": start_step + 1, "smoothing": 0, "mininterval": 0.2 if sys.stderr.isatty() else 10}
+        self._bar = tqdm(total=config.train.iterations, miniters=1, dynamic_ncols=True, **timing)
 
-    def __enter__(self) -> TrainLogger:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
+        """End the bar and the trackers' runs."""
         with suppress(OSError):
             self._bar.close()
+        self._tell("finish")
 
     def log(self, step: int, values: Mapping[str, float] | None) -> None:
         """Move the bar to `step` (steps done so far); with its numbers, show the loss and record them all."""
-        shown = [f"{key} {values[key]:.4g}" for key in ("loss", "val") if key in values] if values else ()
         with suppress(OSError):  # of a log file on a full disk
-            self._bar.update()
-            if shown:
+            self._bar.update(step - self._bar.n)
+            if values:
+                shown = (f"{key} {values[key]:.4g}" for key in ("loss", "val") if key in values)
                 self._bar.set_postfix_str(", ".join(shown), refresh=False)
         if not values:
             return
-        self._rows.append({"step": str(step)} | {key: f"{value:.6g}" for key, value in values.items()})
-        self._write_csv()
+        if self._csv_path:
+            self._rows.append({"step": str(step)} | {key: f"{value:.6g}" for key, value in values.items()})
+            self._write_csv()
+        groups = {key: "val" if key.startswith("val") else "train" if key in TRAIN_KEYS else "run" for key in values}
+        named = {f"{groups[key]}/{key}": value for key, value in values.items()}
         if self._events:
-            self._events.add(step, values)
+            self._events.add(step, named)
+        self._tell("log", named, step)
+
+    def _tell(self, method: str, *what: Any) -> None:
+        """Call a method of all trackers. A running training outlives what goes wrong with them."""
+        for tracker in self._trackers:
+            try:
+                getattr(tracker, method)(*what)
+            except Exception as error:
+                warn_once(tracker.name, f"{tracker.name} misses numbers ({reason(error)}); see to its settings")
 
     def _write_csv(self) -> None:
         """Each log line writes the whole table, so only new rows become text; all do where there is a new column."""
@@ -108,7 +120,11 @@ class TrainLogger:
         """Draw what was logged so far to <work_dir>/loss.png; nothing where a log axis can show nothing of it."""
         from matplotlib.figure import Figure  # slow to import; no pyplot: no global state, no display
 
-        lines = {key: points for panel in PANELS.values() for key in panel if len(points := self._positive(key))}
+        lines: dict[str, np.ndarray] = {}  # float64 [n, 2]: steps, and values where a log axis can show them
+        for key in (key for panel in PANELS.values() for key in panel):
+            points = np.array([(row["step"], row[key]) for row in self._rows if key in row], np.float64).reshape(-1, 2)
+            if len(points := points[(0 < points[:, 1]) & (points[:, 1] < np.inf)]):
+                lines[key] = points
         panels = {title: keys for title, panel in PANELS.items() if (keys := [key for key in panel if key in lines])}
         if not panels:
             return
@@ -128,18 +144,31 @@ class TrainLogger:
         figure.savefig(buffer, format="png")
         write_or_warn(bf.join(self._work_dir, "loss.png"), buffer.getvalue())
 
-    def _positive(self, key: str) -> np.ndarray:
-        """float64 [n, 2]: steps and values where `key` was logged and a log axis can show it."""
-        points = np.array([(row["step"], row[key]) for row in self._rows if key in row], np.float64).reshape(-1, 2)
-        return points[np.isfinite(points[:, 1]) & (points[:, 1] > 0)]
+
+def _start(name: str, work_dir: str, config: Config) -> Any:
+    """accelerate's tracker of a new run at wandb or mlflow, whose environment variables say where and for whom."""
+    hidden = {key: os.environ.pop(key) for key in [*os.environ] if key.endswith(("LOCAL_RANK", "_SIZE"))}
+    settings = {f"{part}.{key}": value for part, keys in config.to_dict().items() for key, value in keys.items()}
+    try:
+        from accelerate import PartialState, tracking
+
+        PartialState(cpu=True)  # which trackers want; of several processes it would make a group and set threads
+        tracker = tracking.LOGGER_TYPE_TO_CLASS[name](os.environ.get("WANDB_PROJECT", "defect-gen"))
+        tracker.start()
+        tracker.store_init_configuration({"work_dir": work_dir} | settings)
+    except Exception as error:  # of many kinds: a package, a key or the network is lacking
+        remedy = f"pip install accelerate {name}, see to its settings, or leave it out"
+        raise InputError(f"train.loggers: {name} does not start ({reason(error)}); {remedy}") from error
+    finally:
+        os.environ.update(hidden)
+    return tracker
 
 
 class _Events:
-    """TensorBoard's file of the numbers. Its own writer has a thread, which prints a traceback where a write fails."""
+    """TensorBoard's file of the numbers. Its own writer, and so accelerate's tracker, ends a run whose disk is full."""
 
     def __init__(self, work_dir: str, start_step: int) -> None:
-        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
-        self._path = bf.join(work_dir, "tensorboard", name)
+        self._path = bf.join(work_dir, "tensorboard", f"events.out.tfevents.{time.time_ns()}")
         # viewers forget older events from there on
         begin = SessionLog(status=SessionLog.START)
         self._append(Event(file_version="brain.Event:2"), Event(step=start_step + 1, session_log=begin))
@@ -147,8 +176,7 @@ class _Events:
     def add(self, step: int, values: Mapping[str, float]) -> None:
         summary = Summary()
         for key, value in values.items():
-            group = "val" if key.startswith("val") else "train" if key in TRAIN_KEYS else "run"
-            summary.value.add(tag=f"{group}/{key}", simple_value=value)
+            summary.value.add(tag=key, simple_value=value)
         self._append(Event(step=step, summary=summary))
 
     def _append(self, *events: Event) -> None:
@@ -164,14 +192,14 @@ class _Events:
 class LossWindow:
     """Running sums since the last report; `sums` is all its state, and goes into the checkpoint."""
 
+    SIZES = (1, len(PARTS), len(QUARTILES), len(QUARTILES))  # steps, the parts, loss and count of every quartile
+
     def __init__(self, num_timestep: int, device: torch.device):
-        self.num_timestep = num_timestep
-        # steps, the parts, then loss and count of every quartile
-        self.sums = torch.zeros(1 + len(PARTS) + 2 * len(QUARTILES), device=device)
+        self.num_timestep, self.sums = num_timestep, torch.zeros(sum(self.SIZES), device=device)
 
     def add(self, losses: Mapping[str, Tensor], t: Tensor) -> None:
         """Add one step: its scalar PARTS, and "per_sample" [N] at timesteps t [N]."""
-        steps, parts, totals, counts = self.sums.split([1, len(PARTS), len(QUARTILES), len(QUARTILES)])
+        steps, parts, totals, counts = self.sums.split(self.SIZES)
         steps += 1
         parts += torch.stack([losses[part].detach() for part in PARTS])
         quartile = t * len(QUARTILES) // self.num_timestep
@@ -181,9 +209,8 @@ class LossWindow:
     def report(self) -> dict[str, float]:
         """Means over the steps added and over ranks, "loss_q1".."loss_q4" by timestep quartile; then start anew."""
         dist_util.average_(self.sums)
-        steps, *rest = self.sums.tolist()
+        steps, parts, totals, counts = (part.tolist() for part in self.sums.cpu().split(self.SIZES))
         self.sums.zero_()
-        n, q = len(PARTS), len(QUARTILES)
-        values = {part: total / steps for part, total in zip(PARTS, rest[:n], strict=True)}
-        quartiles = zip(QUARTILES, rest[n : n + q], rest[n + q :], strict=True)
+        values = {part: total / steps[0] for part, total in zip(PARTS, parts, strict=True)}
+        quartiles = zip(QUARTILES, totals, counts, strict=True)
         return values | {f"loss_{name}": total / count for name, total, count in quartiles if count}

@@ -36,6 +36,7 @@ from .logger import QUARTILES, LossWindow, TrainLogger
 
 Batch = tuple[Tensor | None, ...]  # x_start, t, noise, types, known, augmented
 PREVIEW_STEPS = 50  # of ddim: enough to judge, cheap enough to repeat
+FIRST_PREVIEW = 60, 100  # seconds and steps of a new training: where a step is slow, so is a preview
 MAX_VAL_IMAGES = 64  # evenly spread over a larger held-out set, so that a log line stays cheap
 
 
@@ -101,9 +102,7 @@ class TrainLoop:
                     raise ValueError("it is not AdamW's for these parameters")
                 if not all(value.isfinite().all() for value in entry.values()):
                     raise ValueError("it is not finite")
-                for key, value in entry.items():
-                    if value.ndim:
-                        entry[key] = torch.empty_like(parameter).copy_(value)
+                entry |= {key: torch.empty_like(parameter).copy_(value) for key, value in entry.items() if value.ndim}
         except (ValueError, KeyError, IndexError, RuntimeError, AttributeError, TypeError) as error:
             raise InputError(f"{path}: its optimizer state does not fit ({error}); take another checkpoint") from None
 
@@ -117,9 +116,8 @@ class TrainLoop:
         if train.compile == "on":
             batch = train.micro_batch or self.config.data.bs_per_gpu
             inputs = noise_batch(self.config, batch, self.config.data.resolution, self.device)
-            told = {}
-            if self.config.model.augment:
-                told["augmented"] = torch.zeros(batch, AUGMENTATIONS, device=self.device)
+            told = {"augmented": torch.zeros(batch, AUGMENTATIONS, device=self.device)}
+            told = told if self.config.model.augment else {}
 
             def run(network: nn.Module) -> None:
                 network(*inputs, **told).square().mean().backward()
@@ -130,12 +128,8 @@ class TrainLoop:
                 network = try_compile(network, run, graphs)
         if dist_util.world_size() == 1:
             return network
-        return nn.parallel.DistributedDataParallel(
-            network,
-            device_ids=[self.device] if self.device.type == "cuda" else None,
-            gradient_as_bucket_view=True,
-            static_graph=not train.micro_batch,  # which no_sync would break
-        )
+        static = not train.micro_batch  # no_sync would break it
+        return nn.parallel.DistributedDataParallel(network, gradient_as_bucket_view=True, static_graph=static)
 
     @property
     def cpu_minutes(self) -> float:
@@ -147,7 +141,7 @@ class TrainLoop:
 
         Raises InputError if the loss stops being finite; the last good checkpoint is then what it was.
         """
-        cfg, logger = self.config.train, None
+        cfg, logger, first_preview = self.config.train, None, math.inf
         self.reported, start = (self.step, time.perf_counter()), self.step
         with ExitStack() as ending:
             stop = ending.enter_context(dist_util.Stop("SIGINT", "SIGTERM", "SIGHUP"))
@@ -155,13 +149,16 @@ class TrainLoop:
                 self.train_step()
                 if self.step == start + 1:  # only now: where memory does not suffice, the first step shows it
                     logger = dist_util.on_zero(self._begin_records)
-                    ending.push(logger) if logger else None
+                    ending.callback(logger.close) if logger else None
+                    first_preview = math.inf if start else time.perf_counter() + FIRST_PREVIEW[0]
                 last = self.step == cfg.iterations
                 values = self.report() if self.step % cfg.eval_interval == 0 or last else None
                 if logger:
                     logger.log(self.step, values)
-                if cfg.log_image_interval and (self.step % cfg.log_image_interval == 0 or last):
+                due = self.step >= FIRST_PREVIEW[1] and time.perf_counter() >= first_preview
+                if cfg.log_image_interval and (due or self.step % cfg.log_image_interval == 0 or last):
                     self.preview()
+                    first_preview = math.inf
                 if self.step % cfg.save_ckpt_interval == 0 or last:  # last, so that resuming repeats the rest
                     if logger:
                         logger.save_loss_plot()
@@ -171,20 +168,19 @@ class TrainLoop:
                 dist_util.barrier()  # nor may they end the rank that saves because the others have ended
         if self.step == cfg.iterations:
             return 0
-        if dist_util.rank() == 0:
-            if self.step > start:
-                print(f"stopped after step {self.step}, saved; the same command goes on (--resume auto, the default)")
-            else:
-                print("stopped before a step was made, nothing saved; the same command starts again")
+        if dist_util.rank() == 0 and self.step > start:
+            print(f"stopped after step {self.step}, saved; the same command goes on (--resume auto, the default)")
+        elif dist_util.rank() == 0:
+            print("stopped before a step was made, nothing saved; the same command starts again")
         return 128 + (stop.number or signal.SIGTERM)
 
     def _begin_records(self) -> TrainLogger:
         self._write_config()
-        return TrainLogger(self.work_dir, self.config.train.iterations, self.step - 1)
+        return TrainLogger(self.work_dir, self.config, self.step - 1)
 
     def _write_config(self) -> None:
-        text = yaml.safe_dump(self.config.to_dict(), sort_keys=False)
-        write_atomic(bf.join(self.work_dir, "config.yml"), text.encode())
+        text = yaml.safe_dump(self.config.to_dict(), sort_keys=False).encode()
+        write_atomic(bf.join(self.work_dir, "config.yml"), text)
 
     def train_step(self) -> None:
         """One update: draw, diffuse, predict, descend, average. The host waits for nothing of it."""
@@ -266,11 +262,9 @@ class TrainLoop:
     def check_finite(self) -> None:
         """Raise InputError if a gradient was not finite at some step so far. Waits for the device."""
         if self.failed_step > 0:
-            raise InputError(
-                f"the loss is not finite at step {int(self.failed_step)}; stopped before the update, what "
-                f"{self.work_dir} holds is untouched; lower optimizer.lr, set optimizer.grad_clip or "
-                "train.precision fp32"
-            )
+            told = f"stopped before the update, what {self.work_dir} holds is untouched"
+            remedy = "lower optimizer.lr, set optimizer.grad_clip or train.precision fp32"
+            raise InputError(f"the loss is not finite at step {int(self.failed_step)}; {told}; {remedy}")
 
     @torch.no_grad()
     def _update_ema(self) -> None:
@@ -325,19 +319,18 @@ class TrainLoop:
         """
         if dist_util.rank() != 0:
             return
-        config, layout, types, (first, end) = self.config, self.config.layout, None, self.config.train.t_range
+        config, layout, (first, end) = self.config, self.config.layout, self.config.train.t_range
         indices, shape = range(config.train.max_images), (layout.num_channels, *config.data.resolution)
         noise = partial(sample_noise, config.train.seed, indices, shape=shape, device=self.device)
         x = noise(end - 1)
-        if config.model.class_cond:  # one after the other
-            told = [1 + index % layout.num_defect for index in indices]
-            types = torch.eye(1 + layout.num_defect, device=self.device)[told]
+        types = torch.eye(1 + layout.num_defect)[[1 + index % layout.num_defect for index in indices]]
         if end < self.diffusion.num_timestep:
             given = np.array(indices) % len(self.data)
             images, masks = self.data.batch(given, numpy_generator("preview", config.train.seed))
-            types = layout.types_in(masks).to(self.device) if config.model.class_cond else None
+            types = layout.types_in(masks)
             t = torch.full((len(given),), end - 1, device=self.device)
             x = self.diffusion.q_sample(layout.encode(images, masks).to(self.device), t, x)
+        types = types.to(self.device) if config.model.class_cond else None
         predict_x0 = make_predict_x0(self.ema, config, self.diffusion, types)
         nodes = np.linspace(end - 1, first, min(PREVIEW_STEPS, end - first)).round().astype(int).tolist()
         with autocast(self.device, config.train.precision):
@@ -375,10 +368,8 @@ def learning_rate(config: Config, step: int) -> float:
     cfg, total = config.optimizer, config.train.iterations
     if step < cfg.warmup:
         return cfg.lr * (step + 1) / cfg.warmup
-    if not cfg.cosine_decay:
-        return cfg.lr
     done = (step - cfg.warmup) / max(1, total - cfg.warmup)
-    return cfg.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    return cfg.lr * (0.5 * (1 + math.cos(math.pi * min(1.0, done))) if cfg.cosine_decay else 1)
 
 
 def _hold(data: DefectDataset, device: torch.device) -> DefectDataset:

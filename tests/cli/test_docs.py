@@ -1,11 +1,13 @@
 """The pages in docs/ stay true: snippets load, flags exist, links and paths lead somewhere."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from command_line import ROOT
+from command_line import ROOT, plain_environment
 
 from guided_diffusion import load_config
 from guided_diffusion.config_file import parse_override
@@ -56,6 +58,7 @@ def test_paths_and_links_lead_somewhere(page: Path) -> None:
         r"(?<![\w./$-])((?:guided_diffusion|scripts|configs|docs|tests)/[\w./-]*\.\w+|\w+\.sh)\b", text
     ):
         assert (ROOT / path).exists() or (ROOT / "scripts" / path).exists(), path
+    assert not re.findall(r"!\[\s*\]|<img", text), "a picture without a text for those who cannot see it"
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if "://" in target:
             continue
@@ -66,3 +69,16 @@ def test_paths_and_links_lead_somewhere(page: Path) -> None:
             headings = re.findall(r"^#+ (.*)$", file.read_text(), re.M)
             slugs = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
             assert anchor in slugs, target
+
+
+def test_site_builds(tmp_path: Path) -> None:
+    pytest.importorskip("material", reason="mkdocs-material is not installed (requirements-dev.txt)")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", ROOT / "mkdocs.yml", "-d", tmp_path]
+    quiet = plain_environment() | {"NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, env=quiet, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    told = [line for line in done.stderr.splitlines() if not line.startswith("INFO ")]
+    assert (done.returncode, told) == (0, [])
+    pages = [*tmp_path.glob("*/index.html"), tmp_path / "index.html"]
+    assert len(pages) == len([*ROOT.glob("docs/*.md")])
+    for page in pages:  # all that a browser loads is of the site
+        assert not re.findall(r'<(?:script|link|img)\b[^>]*\b(?:src|href)="?https?:', page.read_text()), page

@@ -1,5 +1,7 @@
 """Pixels: file kinds, refusals, resizing, crops, flips, the choice of few shots, and the order of samples."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -54,6 +56,16 @@ def test_resize_invents_no_labels_and_keeps_images_aligned_with_masks(tmp_path):
     data = load(tmp_path, size=(32, 48))
     assert data.images[0].shape == (3, 32, 48) and data.masks[0].unique().tolist() == [0, 3]
     assert ((data.images[0][0] > 120) == (data.masks[0] == 3)).float().mean() > 0.99
+
+
+def test_how_much_larger_the_photographs_were(tmp_path):
+    for name, height, width in (("a", 24, 32), ("b", 32, 16), ("c", 40, 80)):
+        save_pair(tmp_path, name, np.zeros((height, width, 3), np.uint8), some_mask(height, width))
+    assert load(tmp_path, size=(8, 8)).scale == (4, 4)  # the median's, down and across
+    assert load(tmp_path, windows=True).scale == (1, 1)
+    before = [{"image": f"test/{name}.png", "scale": [2, 3.5]} for name in "abc"]  # what prepare_data.py did to them
+    (tmp_path / "dataset.json").write_text(json.dumps({"images": before}))
+    assert load(tmp_path, size=(8, 8)).scale == (8, 14)
 
 
 def test_random_crops_are_joint_native_and_fit(tmp_path):

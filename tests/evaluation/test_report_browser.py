@@ -1,16 +1,13 @@
-"""The report in a real headless Chromium: filters, overlay, keyboard, marks, export and import.
-
-scripts/setup_browser.sh installs what it needs.
-"""
+"""The report in a real headless Chromium: filters, overlay, keyboard, marks, export and import."""
 
 import io
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import Browser, ui, webdriver
 from drawn_boxes import SIZE
 from evaluating import evaluate
 from PIL import Image
@@ -20,49 +17,17 @@ from guided_diffusion.evaluation import report
 from guided_diffusion.evaluation.curation import read_list
 from guided_diffusion.pictures import colorize
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: scripts/setup_browser.sh")
-ui = pytest.importorskip("selenium.webdriver.support.ui")
-for program in ("chromium", "chromedriver"):
-    if not shutil.which(program):
-        pytest.skip(f"no {program} here: scripts/setup_browser.sh", allow_module_level=True)
 COUNT = 40
 
 
-class Page:
-    """A report in a Chromium with an empty profile."""
-
-    def __init__(self, path: Path, downloads: Path) -> None:
-        options = webdriver.ChromeOptions()
-        options.binary_location = shutil.which("chromium")
-        for flag in ("--headless", "--no-sandbox", "--hide-scrollbars", "--window-size=1440,900"):
-            options.add_argument(flag)
-        options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        self.driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-        self.run, self.downloads = self.driver.execute_script, downloads
-        self.driver.get(path.resolve().as_uri())
-
-    def find(self, selector: str) -> object:
-        return self.driver.find_element("css selector", selector)
-
-    def text(self, selector: str) -> str:
-        return self.find(selector).text
-
-    def shows(self, selector: str, text: str) -> bool:
-        return ui.WebDriverWait(self.driver, 20, 0.05).until(lambda _: text in self.text(selector))
+class Page(Browser):
+    """A report."""
 
     def painted(self, selector: str) -> np.ndarray:
         """uint8 [SIZE, SIZE, 3]: what the screen shows of a picture, at the middle of each of its pixels."""
         shot = np.asarray(Image.open(io.BytesIO(self.find(selector).screenshot_as_png)).convert("RGB"))
         rows, columns = ((np.arange(SIZE) + 0.5) * side / SIZE for side in shot.shape[:2])
         return shot[np.ix_(rows.astype(int), columns.astype(int))]
-
-    def complaints(self) -> list[str]:
-        """Errors on the console, and addresses that were fetched from elsewhere than the page itself."""
-        said = [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
-        messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
-        fetched = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-        return said + [url for url in fetched if not url.startswith(("file:", "data:", "blob:", "chrome:"))]
 
     def choose(self, name: str, value: str) -> int:
         """The number of samples shown then."""
@@ -86,7 +51,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def page(samples: Path, tmp_path: Path) -> Iterator[Page]:
     """The report with no marks; at the end nothing may have been complained of or fetched."""
-    page = Page(samples / "report.html", tmp_path)
+    page = Page((samples / "report.html").resolve().as_uri(), tmp_path)
     yield page
     complaints = page.complaints()
     page.driver.quit()

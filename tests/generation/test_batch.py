@@ -4,10 +4,13 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from runs import tree
 
 from guided_diffusion import GeneratedBatch, InputError
+from guided_diffusion.data.manifest import read_manifest
+from guided_diffusion.generation.conditions import as_index_masks, read_conditions
 
 
 def test_a_saved_batch_is_the_folder_that_the_command_line_writes(generator, tmp_path):
@@ -36,3 +39,39 @@ def test_a_notebook_shows_images_beside_their_masks():
     assert (shown[:, : 4 * 48] == 90).all() and (shown[:, 4 * 48 :] != 90).any()
     sheet = Image.open(io.BytesIO(batch._repr_png_()))
     assert sheet.width > 8 * 144 and batch[:0]._repr_png_() is None
+
+
+@pytest.mark.parametrize("shape", ["bool", "int64", "2-D", "list", "tensor"])
+def test_masks_are_taken_as_notebooks_have_them(generator, shape):
+    mask = np.zeros((32, 32), np.uint8)
+    mask[8:20, 10:14] = 1
+    of_one_type = as_index_masks(mask > 0, 1)
+    given = {"bool": of_one_type, "int64": mask[None].astype(int), "2-D": mask, "list": [mask.tolist()]}
+    given["tensor"] = torch.from_numpy(mask)
+    batch = generator.generate(2, masks=given[shape], num_steps=3)
+    assert batch.masks.dtype == np.uint8 and (batch.masks == mask).all()
+
+
+def test_masks_of_the_bank_are_those_of_the_command_line(generator, tmp_path):
+    settings = generator.settings(num_steps=3)
+    told = {"masks": "bank", "seed": 3, "defects": ["pit", "scratch,stain"]}
+    held = read_conditions(generator.config, settings, num_samples=4, **told)
+    generator.generate_into(str(tmp_path / "written"), 4, settings, held, seed=3, batch_size=4).write_contact_sheet()
+    batch = generator.generate(4, settings, **told)
+    batch.save(str(tmp_path / "saved"))
+    assert tree(tmp_path / "saved") == tree(tmp_path / "written")
+    assert (generator.generate([3, 1], settings, **told).masks == batch.masks[[3, 1]]).all()
+
+
+def test_insertions_of_several_photographs_make_one_folder(generator, tmp_path):
+    mask = np.zeros((48, 40), int)
+    mask[20:26, 10:16] = 2
+    for grey in (60, 120):
+        photograph = np.full((48, 40, 3), grey, np.uint8)
+        generator.insert(photograph, mask, seeds=(5, 7), scale=1, num_steps=3)[[1]].save(str(tmp_path))
+    rows = read_manifest(str(tmp_path))
+    assert [(row["condition"], row["settings"]["conditions"]) for row in rows.values()] == [
+        ({"seed": 7}, {"scale": [1, 1], "margin": 4})
+    ] * 2
+    assert rows[0]["settings"]["whole_size"] == [32, 32]
+    assert [np.asarray(Image.open(tmp_path / row["image"]))[0, 0, 0] for row in rows.values()] == [60, 120]

@@ -84,9 +84,13 @@ def test_sample_i_takes_what_is_given_in_turn_whatever_the_batch(generator, size
     ("networks", "arguments", "words"),
     [
         ("plain", {"masks": NO_DEFECTS}, r"masks: uint8 \[1, 16, 16\], expected uint8 \[1, 32, 32\]"),
-        ("plain", {"masks": some_masks(1).astype(np.int64)}, "masks: int64"),
+        ("plain", {"masks": some_masks(1) * 1.0}, r"masks: float64 \[1, 32, 32\]; expected whole numbers"),
+        ("plain", {"masks": [some_masks(1)[0], NO_DEFECTS[0]]}, "masks: object .* or a list of"),
+        ("plain", {"masks": "banks"}, "masks: <U5"),
+        ("plain", {"masks": some_masks(1) > 0}, "masks: bool does not tell which of 3 types; multiply it"),
         ("plain", {"masks": some_masks(1) * 9}, "hold type 9, but the networks know 3"),
-        ("plain", {"masks": some_masks(1)[:0]}, "expected uint8"),
+        ("plain", {"masks": some_masks(1).astype(int) - 1}, "hold type -1, but"),
+        ("plain", {"masks": some_masks(1)[:0]}, "expected whole numbers"),
         ("plain", {"masks": some_masks(2), "backgrounds": some_photographs(1)}, "backgrounds: .* expected uint8"),
         ("plain", {"defects": "pit"}, "without model.class_cond"),
         ("plain", {"guidance_scale": 2.0, "masks": some_masks(1)}, "without model.class_cond"),
@@ -179,6 +183,10 @@ def run(run_script, trained_pair, tmp_path):
     return run_here
 
 
+def read_row(tmp_path, row, out="out"):
+    return (np.array(Image.open(tmp_path / out / row[key])) for key in ("image", "index_mask"))
+
+
 def test_files_go_in_and_the_manifest_says_which(run, tmp_path):
     tag = Image.Exif()
     tag[0x0112] = 3  # upside down: photographs are taken the way up that they are shown
@@ -186,26 +194,64 @@ def test_files_go_in_and_the_manifest_says_which(run, tmp_path):
     rows = run("--masks", tmp_path / "masks", "--background", tmp_path / "photos", "--margin", 1)
     names = [{"mask": f"{mask}.png", "background": f"{photo}.png"} for mask, photo in ("ax", "by", "cx")]
     assert [row["condition"] for row in rows] == names
-    assert rows[0]["settings"]["conditions"].items() >= {"masks": 3, "margin": 1}.items()
+    assert rows[0]["settings"]["conditions"].items() >= {"masks": 3, "margin": 1, "scale": [1.0, 1.0]}.items()
     masks, photographs = some_masks(3), some_photographs(2)[[0, 1, 0]]
     for k, row in enumerate(rows):
-        image, mask = (np.array(Image.open(tmp_path / "out" / row[key])) for key in ("image", "index_mask"))
+        image, mask = read_row(tmp_path, row)
         far = far_from(masks[k], 1)
         assert np.array_equal(mask, masks[k]) and np.array_equal(image[far], photographs[k][far])
     others = save(tmp_path / "others", some_masks(3)[:, ::-1], "abc")
-    assert "made with conditions.sha256" in run("--masks", others, status=2)
+    assert "made with conditions." in run("--masks", others, status=2)
     named = save(tmp_path / "named", some_photographs(3), "cba")
     rows = run("--masks", tmp_path / "masks", "--background", named, out="of_their_names")
     assert all(row["condition"]["mask"] == row["condition"]["background"] for row in rows)
 
 
+def test_photographs_of_any_size_get_defects_where_they_may(run, tmp_path):
+    shapes = {"a": (50, 90), "b": (120, 64), "c": (40, 40)}
+    photographs = {name: some_photographs(1, shape)[0] for name, shape in shapes.items()}
+    folder = save(tmp_path / "good", photographs.values(), shapes)
+    allowed = [np.full(shape, 255, np.uint8) for shape in shapes.values()]
+    for area in allowed:
+        area[:, : area.shape[1] // 3] = 0
+    where = save(tmp_path / "where", allowed, shapes)
+    flags = ("--masks", "bank", "--background", folder, "--defects_per_image", "1-2", "--where", where)
+    Image.fromarray(photographs["b"]).save(folder / "b.jpg", quality=100, subsampling=0)  # whose mask b.png is then
+    photographs["b"] = np.array(Image.open(folder / "b.jpg"))
+    rows = run(*flags, "--num_samples", 5, "--margin", 1)
+    assert [row["condition"] for row in rows] == [
+        {"background": name} for name in "a.png b.jpg c.png a.png b.jpg".split()
+    ]
+    for row, name in zip(rows, "abcab", strict=True):
+        image, mask = read_row(tmp_path, row)
+        outside = far_from(mask, 2)
+        assert mask.shape == shapes[name] and mask.any() and not mask[:, : mask.shape[1] // 3].any()
+        assert np.array_equal(image[outside], photographs[name][outside]) and (image != photographs[name]).any()
+        assert sum(row["types"].values()) == (mask > 0).sum()
+    before = (tmp_path / "out/images/000001.png").read_bytes()
+    assert len(run(*flags, "--num_samples", 6, "--margin", 1)) == 6
+    assert (tmp_path / "out/images/000001.png").read_bytes() == before
+    whole = (*flags[:4], "--defects", "pit", "scratch,stain", "--where", "anywhere", "--scale", 0.5, 0.5)
+    rows = run(*whole, "--num_samples", 2, out="told")
+    assert [set(row["types"]) for row in rows] == [{"pit"}, {"scratch", "stain"}]
+
+
 def test_bad_conditions_end_in_one_line(run, tmp_path):
     small = save(tmp_path / "small", some_masks(1, (16, 16)), "a")
     wide = save(tmp_path / "wide", some_photographs(1, (32, 48)), "a")
+    into = ("--masks", "bank", "--background", wide)
     for flags, words in (
         (("--masks", small), f"--masks {small / 'a.png'}: is 16 x 16"),
-        (("--masks", small, "--image_size", 16, 16, "--background", wide), f"--background {wide / 'a.png'}: is 32 x"),
-        (("--background", tmp_path / "photos"), "--background: needs --masks"),
+        (("--masks", small, "--background", wide), f"its photograph {wide / 'a.png'} is 32 x 48; draw it at that size"),
+        (("--background", wide), "--background: needs --masks"),
+        (("--masks", small, "--where", wide), "--where: needs --background"),
+        (("--masks", small, "--background", wide, "--where", wide), "--where: the masks tell that already"),
+        ((*into, "--where", tmp_path / "photos"), f"holds no file for {wide / 'a.png'}; give one of its name, or one"),
+        ((*into, "--defects_per_image", "0-2"), "--defects_per_image 0-2: must be from 1 to 64"),
+        ((*into, "--defects_per_image", "few"), "--defects_per_image few: should be a number, or two"),
+        ((*into, "--defects", "pit", "--defects_per_image", 2), "--defects says which types"),
+        ((*into, "--types_per_image", 2), "--types_per_image: goes without --background"),
+        ((*into, "--scale", 0), "--scale [0.0]: must be one number or two"),
         (("--masks", tmp_path / "gone"), "is not a folder that holds image files"),
         (("--masks", small, "--margin", -1), "--margin -1"),
         (("--masks", small, "--margin", 10**9), "--margin 1000000000: must be from 0 to 65,536"),

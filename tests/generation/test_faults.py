@@ -54,7 +54,7 @@ def test_values_that_are_no_numbers_make_no_sample(generator: DefectGen, tmp_pat
 DROPPED = """
 import os, signal
 from guided_diffusion.generation import api
-generate, rounds = api.DefectGen._generate, []
+generate, rounds = api.DefectGen.draw, []
 
 class Going:
     def __del__(self):
@@ -66,7 +66,7 @@ def signalled(self, *args, **keywords):
         Going()
     return generate(self, *args, **keywords)
 
-api.DefectGen._generate = signalled
+api.DefectGen.draw = signalled
 """
 
 

@@ -122,6 +122,8 @@ def test_shots_by_group_and_a_leak_that_is_warned_of(run, bottle, tmp_path):
 def test_fit_and_tiles(run, bottle, tmp_path):
     run("bottle", "out", "--fit", "pad", "--size", 32)
     assert {Image.open(sample.image).size for sample in find_samples("out")} == {(32, 32)}
+    records = json.loads(Path("out/dataset.json").read_text())["images"]  # 40 x 60 became 21 x 32 before the padding
+    assert {tuple(record["scale"]) for record in records} == {(1.9048, 1.875)}
     flags = ("bottle", "tiled", "--tile", 16, "--overlap", 4, "--keep_empty", 0)
     run(*flags)
     masks = [read(sample.mask.path) for sample in find_samples("tiled")]

@@ -1,16 +1,22 @@
-"""What a training reports: a table, events, a plot, means of the losses. test_resume.py interrupts it."""
+"""What a training reports: a table, events, trackers, a plot, means of the losses. test_resume.py interrupts it."""
 
 import csv
 import math
 import os
+import sys
+from contextlib import closing
+from types import SimpleNamespace
 
 import blobfile as bf
 import pytest
 import torch
+from conftest import tiny_config
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from guided_diffusion import load_config
 from guided_diffusion.errors import InputError
+from guided_diffusion.training import logger as module
 from guided_diffusion.training.logger import LossWindow, TrainLogger
 
 
@@ -23,9 +29,14 @@ def values_at(step):
     return values
 
 
-def run(work_dir, first, last):
+def make(work_dir, start_step, loggers=("tensorboard", "csv"), steps=10):
+    changes = {"train.loggers": list(loggers), "train.iterations": steps}
+    return TrainLogger(str(work_dir), load_config(tiny_config("small", **changes), 1), start_step)
+
+
+def run(work_dir, first, last, *loggers):
     """Log the steps first..last of a run and return the logger."""
-    with TrainLogger(str(work_dir), 10, first - 1) as logger:
+    with closing(make(work_dir, first - 1, *loggers)) as logger:
         for step in range(first, last + 1):
             logger.log(step, values_at(step))
     return logger
@@ -45,15 +56,15 @@ def test_csv_has_six_digits_and_grows_columns(tmp_path, capsys):
 def test_a_file_that_is_no_progress_csv_is_named(tmp_path, content):
     (tmp_path / "progress.csv").write_bytes(content)
     with pytest.raises(InputError, match=r"progress\.csv: is not a table of logged steps"):
-        TrainLogger(str(tmp_path), 10, 5)
+        make(tmp_path, 5)
     assert (tmp_path / "progress.csv").read_bytes() == content
 
 
 def test_tensorboard_forgets_what_came_after_the_resumed_step(tmp_path):
     run(tmp_path, 1, 5)
-    with TrainLogger(str(tmp_path), 6, 3) as logger:
-        for step in (4, 5, 6):
-            logger.log(step, {"loss": 100 + step})
+    logger = make(tmp_path, 3)
+    for step in (4, 5, 6):
+        logger.log(step, {"loss": 100 + step})
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     points = {event.step: event.value for event in events.Scalars("train/loss")}
@@ -67,7 +78,7 @@ def test_tensorboard_forgets_what_came_after_the_resumed_step(tmp_path):
     [([1.0], 0.5, 2), ([1.0, 0.5], 0.0, 1), ([0.5, math.nan, -2.0], 1.0, 2), ([0.0], 0.0, 0)],
 )
 def test_loss_plot_has_a_panel_for_what_can_be_drawn(tmp_path, losses, quartile, panels):
-    logger = TrainLogger(str(tmp_path), 10, 0)
+    logger = make(tmp_path, 0)
     for step, loss in enumerate(losses, start=1):
         logger.log(step, {"loss": loss, "val": loss, "loss_q1": quartile})
     logger.save_loss_plot()
@@ -83,10 +94,52 @@ def test_cloud_work_dir_gets_csv_and_plot_but_no_events(tmp_path, monkeypatch, c
     monkeypatch.setattr(bf, "exists", store.__contains__)
     monkeypatch.chdir(tmp_path)
     run("gs://bucket/run", 1, 5).save_loss_plot()
-    TrainLogger("gs://bucket/run", 10, 3)
+    make("gs://bucket/run", 3)
     assert sorted(store) == ["gs://bucket/run/loss.png", "gs://bucket/run/progress.csv"]
     assert len(store["gs://bucket/run/progress.csv"].splitlines()) == 4
     assert os.listdir(tmp_path) == [] and "needs a local work_dir" in capsys.readouterr().out
+
+
+def test_time_left_is_by_all_steps_but_the_first(tmp_path, monkeypatch, capsys):
+    clock = [1000.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
+    monkeypatch.setattr(module, "_Events", lambda *_: clock.append(clock.pop() + 300))  # its import lasts
+    with closing(make(tmp_path, 0, ["tensorboard"], 101)) as logger:
+        for step in range(1, 12):
+            clock[0] += 2 * (step > 1)
+            logger.log(step, None)
+    assert "11/101 [00:20<03:00,  2.00s/it]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_tracker_offline_gets_the_numbers_and_the_configuration(tmp_path, monkeypatch, name):
+    pytest.importorskip("accelerate", reason="accelerate is not installed")
+    package = pytest.importorskip(name, reason=f"{name} is not installed")
+    own = {"WANDB_MODE": "offline", "WANDB_DIR": tmp_path, "MLFLOW_TRACKING_URI": tmp_path / "mlruns"}
+    own |= {"MLFLOW_ALLOW_FILE_STORE": "true", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    for key, value in (own | {"LOCAL_RANK": 0, "WORLD_SIZE": 1}).items():  # as torchrun sets them
+        monkeypatch.setenv(key, str(value))
+    with closing(make(tmp_path, 0, [name])) as logger:
+        for step in (3, 4):  # wandb shows what comes before the last line
+            logger.log(step, values_at(3))
+        run = logger._trackers[0].tracker
+        data = package.get_run(run.info.run_id).data if name == "mlflow" else None
+        numbers, told = (data.metrics, data.params) if data else (dict(run.summary), dict(run.config))
+    assert (numbers["train/loss"], numbers["val/val_q4"], numbers["run/lr"]) == (1 / 3, 4.4 / 3, 1e-4)
+    assert told["work_dir"] == str(tmp_path) and float(told["optimizer.lr"]) == 0.001
+    assert os.environ["WORLD_SIZE"] == "1" and not torch.distributed.is_initialized()
+
+
+def test_only_chosen_loggers_write_and_a_tracker_may_fail_but_at_its_start(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "accelerate", None)  # as if it were not installed
+    with pytest.raises(InputError, match="train.loggers: wandb does not start .*pip install accelerate wandb"):
+        make(tmp_path, 0, ["wandb"])
+    run(tmp_path, 1, 3, []).save_loss_plot()
+    assert os.listdir(tmp_path) == []
+    monkeypatch.setattr(module, "_start", lambda *_: SimpleNamespace(name="wandb"))  # which lacks all methods
+    run(tmp_path, 1, 4, ["wandb", "csv"])
+    assert capsys.readouterr().err.count("wandb misses numbers (") == 1
+    assert os.listdir(tmp_path) == ["progress.csv"]
 
 
 def test_a_window_averages_parts_and_quartiles_and_starts_anew():

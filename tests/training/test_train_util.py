@@ -224,6 +224,20 @@ def test_preview_shows_the_same_noise_each_time(make_loop, tmp_path):
     assert np.abs(pictures[0][:128].astype(int) - 128).max() <= 1  # a fresh network predicts 0: mid-grey in RGB
 
 
+def test_the_first_preview_comes_after_a_minute_of_a_new_training_and_changes_nothing(make_loop, monkeypatch):
+    shown, weights, preview = [], [], TrainLoop.preview
+    monkeypatch.setattr(train_util.time, "perf_counter", lambda: 25.0 * loop.step)
+    monkeypatch.setattr(TrainLoop, "preview", lambda own: shown.append(own.step) or preview(own))
+    changes = {"train.iterations": 6, "diffusion.num_timestep": 4, "model.dropout": 0.1, "train.loggers": []}
+    for interval, start, steps in ((0, 0, 1), (100, 0, 1), (100, 0, 5), (3, 0, 1), (100, 1, 1)):
+        monkeypatch.setattr(train_util, "FIRST_PREVIEW", (60, steps))
+        loop = make_loop(changes | {"train.log_image_interval": interval})
+        loop.step = start
+        assert loop.run() == 0
+        weights.append(loop.model)
+    assert shown == [4, 6, 5, 6, 3, 6, 6] and same(weights[0], weights[1])  # step 1 is for setting up
+
+
 def test_a_range_of_timesteps_is_trained_measured_and_shown(make_loop, tmp_path, monkeypatch):
     loop = make_loop({"train.t_range": [440, 450], "train.max_images": 2}, val_data=tiny_data())
     seen, predict = [], loop.diffusion.training_losses

@@ -70,8 +70,9 @@ def _doubts(data: Dataset, options: Options) -> Iterator[tuple[list[str], str, s
     """Names, why they are hardly those of types, and what to do."""
     names, one_type = list(data.types), "--rename '*=defect' makes all one type"
     alike: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        alike[_plain(name)].append(name)
+    for name in names:  # what is left without case, spaces and signs that join words
+        plain = re.sub(r"[\s_-]+", "", unicodedata.normalize("NFKC", name).casefold())
+        alike[plain or name].append(name)
     for own in alike.values():
         one = min(own, key=lambda name: (name != name.lower(), name))
         pairs = " ".join(shlex.quote(f"{name}={one}") for name in own if name != one)
@@ -105,11 +106,6 @@ def _parts(names: Collection[str]) -> list[str]:
     if len(names) > 1 and all(LIKE_PART.match(name.lower()) for name in names):
         return list(names)
     return [name for name in names if PART.fullmatch(name.lower())]
-
-
-def _plain(name: str) -> str:
-    """What is left of a name without case, spaces and signs that join words."""
-    return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFKC", name).casefold()) or name
 
 
 def _list(names: Sequence[str]) -> str:

@@ -10,7 +10,6 @@ networks against the CPU's. A table is printed and written as soon as it is ther
 
 import argparse
 import multiprocessing
-import runpy
 import sys
 import tempfile
 import time
@@ -18,17 +17,18 @@ from pathlib import Path
 
 import torch
 
-from .. import dist_util
-from ..benchmark import Rows, compare, generation_variants, matrix_rates, training_variants, why
-from ..config import Config
-from ..config_file import load_config, parse_override
-from ..errors import InputError, Parser
-from ..evaluation.tables import table
-from ..file_io import read_json, write_json
+from benchmarks.released import Rows, compare, generation_variants, matrix_rates, training_variants, why
+from benchmarks.smoke import smoke
+from guided_diffusion import dist_util
+from guided_diffusion.config import Config
+from guided_diffusion.config_file import load_config, parse_override
+from guided_diffusion.errors import InputError, Parser
+from guided_diffusion.evaluation.tables import table
+from guided_diffusion.file_io import read_json, write_json
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parent.parent
 MATRIX_SIZES = {"cpu": (1024, 2048), "cuda": (4096, 8192, 16384)}
-BATCH, PRESET_BATCH = 8, 16  # images at a time; with the preset in generation, and where training's search begins
+BATCH, PRESET_BATCH = 8, 16  # images at a time
 ROUNDS, PRESET_ROUNDS = 5, 3  # each variant is timed so often, in turns, if time allows
 NUM_STEPS = 20  # of our denoising
 TINY = "model.channel_mult=[1,2] model.num_res_blocks=1 model.attention_downsample=[2] data.resolution=16"
@@ -44,7 +44,7 @@ PROFILES, LONGEST = 15, 160
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(description=__doc__)
     add = parser.add_argument
-    add("--preset", choices=("h100",), help="the released configurations at 256 px, compiled too, at their best batch")
+    add("--preset", choices=("h100",), help="the released configurations at 256 px, compiled too")
     add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one YAML key; repeatable")
     add("--json", help="file for everything found, the single timings included")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
@@ -106,13 +106,11 @@ def work(part: str, args: argparse.Namespace, seconds: float | None, folder: str
             title = f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
             tell(title, [{"product": kind, "FLOP/s": rate} for kind, rate in told.items()])
         elif part == "smoke":
-            smoke = runpy.run_path(str(ROOT / "scripts" / "gpu_smoke.py"))["smoke"]
             smoke(read_pair(args, CHECKED), device, folder, tell)
         elif part == "generation":
             variants = generation_variants(read_pair(args), device, ways, folder, (1, 2) if tiny else NUM_STEPS)
             compare(variants, device, rates, tell, **how)
         else:
-            how |= {"batch": 0, "first": batch} if preset else {}
             compare(training_variants(read_pair(args)[part.split()[-1]], device, ways), device, rates, tell, **how)
     except (Exception, KeyboardInterrupt) as error:  # the next part may do
         sys.exit(f"error: {part}: {why(error)}")

@@ -11,18 +11,16 @@ import pytest
 import torch
 from conftest import tiny_config
 
-from guided_diffusion import load_config
-from guided_diffusion.benchmark import (
+from benchmarks.released import (
     ReleasedTraining,
     Variant,
-    best_batch,
     compare,
     random_data,
     random_model,
     released_forward,
 )
+from guided_diffusion import load_config
 from guided_diffusion.config import Config
-from guided_diffusion.errors import InputError
 
 CPU = torch.device("cpu")
 
@@ -68,35 +66,24 @@ def test_an_update_equals_one_of_torch_optim() -> None:
 
 @pytest.fixture
 def step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Variant]:
-    """step(name, seconds): takes `seconds` of a clock that nothing else moves, and memory for batches up to `fits`.
-
-    Up to the batch `growing` it takes no longer for more images.
-    """
+    """step(name, seconds): takes `seconds` of a clock that nothing else moves; or, with fits=False, fails."""
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
 
-    def make(name: str, seconds: float, fits: int = 10**6, growing: int = 10**6) -> Variant:
+    def make(name: str, seconds: float, fits: bool = True) -> Variant:
         def build(batch: int) -> Callable[[], None]:
-            if batch > fits:
+            if not fits:
                 raise RuntimeError("CUDA out of memory")
-            return lambda: now.append(now.pop() + seconds * max(1, batch / growing))
+            return lambda: now.append(now.pop() + seconds)
 
         return Variant(name, build, flops=1e6, precision="fp32")
 
     return make
 
 
-def test_the_best_batch_ends_with_memory_or_throughput(step: Callable[..., Variant]) -> None:
-    assert best_batch(step("a", 0.01, fits=4), CPU, first=16) == 4
-    assert best_batch(step("a", 0.02, growing=2), CPU, first=1) == 2
-    assert best_batch(step("a", 0.01), CPU, first=2) == 8  # three tries are enough
-    with pytest.raises(InputError, match="out of memory at batch 1"):
-        best_batch(step("a", 0.01, fits=0), CPU, first=4)
-
-
 def test_ratios_of_planted_timings_and_no_round_when_the_time_is_out(step: Callable[..., Variant]) -> None:
     told: dict[str, list[dict[str, Any]]] = {}
-    variants = [step("slow", 0.04), step("fast", 0.01), step("none", 1, fits=0)]
+    variants = [step("slow", 0.04), step("fast", 0.01), step("none", 1, fits=False)]
     compare(variants, CPU, {"fp32": 1e9}, told.__setitem__, batch=2, rounds=3)
     slow, fast = told["times"]
     assert slow["ratio"] == pytest.approx(1) and [fast[key] for key in ("from", "ratio", "to")] == pytest.approx(
@@ -112,10 +99,9 @@ def test_ratios_of_planted_timings_and_no_round_when_the_time_is_out(step: Calla
 def test_the_preset_checks_times_and_profiles_and_writes_json(run_script: Callable, tmp_path: Path) -> None:
     quick = """
 import torch
-from guided_diffusion import benchmark
-from guided_diffusion.cli import benchmark as command
+from benchmarks import command, released
 
-benchmark.READING = benchmark.DOUBLED = 0
+released.READING = 0
 command.PARTS = dict.fromkeys(command.PARTS, 300)  # a busy machine may take long
 torch.compile = lambda network, **_: network
 """
@@ -136,11 +122,11 @@ torch.compile = lambda network, **_: network
 def test_parts_that_crash_or_last_cost_no_other(run_script: Callable, tmp_path: Path) -> None:
     broken = """
 import os
-from guided_diffusion.cli import benchmark
+from benchmarks import command
 
-benchmark.PARTS = {"machine": 99, "training step, large": 99, "training step, small": -999, "generation": 999}
-benchmark.training_variants = lambda config, *_: benchmark.time.sleep(60) if config.model.patch else os.abort()
-benchmark.generation_variants = lambda *_: []
+command.PARTS = {"machine": 99, "training step, large": 99, "training step, small": -999, "generation": 999}
+command.training_variants = lambda config, *_: command.time.sleep(60) if config.model.patch else os.abort()
+command.generation_variants = lambda *_: []
 """
     result = run_script("benchmark.py", "--preset", "h100", "--tiny", prelude=broken)
     assert result.returncode == 2 and "training step, small: cut off after" in result.stdout

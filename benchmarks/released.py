@@ -21,26 +21,25 @@ from torch import Tensor
 from torch.nn import GroupNorm
 from torch.profiler import ProfilerActivity, profile
 
-from .config import Config
-from .data.image_datasets import DefectDataset
-from .data.image_files import View
-from .diffusion.gaussian_diffusion import GaussianDiffusion
-from .diffusion.respace import NumSteps
-from .diffusion.samplers import cold
-from .diffusion.two_stage import two_stage_plans
-from .errors import InputError
-from .generation.api import DefectGen
-from .generation.settings import Settings
-from .joint_tensor import clip_released
-from .keyed_random import sample_noise
-from .networks import nn, unet
-from .networks.estimate import estimate
-from .networks.unet import UNet, create_model
-from .precision import free_memory, is_out_of_memory, resolve_precision
-from .training.checkpoint import save_checkpoint
-from .training.train_util import TrainLoop, learning_rate
+from guided_diffusion.config import Config
+from guided_diffusion.data.image_datasets import DefectDataset
+from guided_diffusion.data.image_files import View
+from guided_diffusion.diffusion.gaussian_diffusion import GaussianDiffusion
+from guided_diffusion.diffusion.respace import NumSteps
+from guided_diffusion.diffusion.samplers import cold
+from guided_diffusion.diffusion.two_stage import two_stage_plans
+from guided_diffusion.errors import InputError
+from guided_diffusion.generation.api import DefectGen
+from guided_diffusion.generation.settings import Settings
+from guided_diffusion.joint_tensor import clip_released
+from guided_diffusion.keyed_random import sample_noise
+from guided_diffusion.networks import nn, unet
+from guided_diffusion.networks.estimate import estimate
+from guided_diffusion.networks.unet import UNet, create_model
+from guided_diffusion.precision import free_memory, resolve_precision
+from guided_diffusion.training.checkpoint import save_checkpoint
+from guided_diffusion.training.train_util import TrainLoop, learning_rate
 
-GROWTH, DOUBLED = 1.03, 2  # a batch twice as large must bring this much more throughput; that is tried so often at most
 READING = 0.25  # seconds that a reading takes at least; shorter calls are repeated within it
 FEW_SHOT = 25  # images in the data set: five of each of five types
 STEPS_TIMED = 4  # of each network in the released walk of all timesteps; the rest is scaled from them
@@ -122,7 +121,7 @@ class Variant:
     flops: float  # of one image
     precision: str  # fp32 or bf16
     scale: float = 1.0  # seconds of the whole over those of a call, where the call walks a part
-    compiled: bool = False  # building takes long, so it gets the batch of the variant before
+    compiled: bool = False  # building takes long
 
 
 def seconds_of(call: Callable[[], object], device: torch.device, count: int = 1) -> float:
@@ -142,20 +141,19 @@ def compare(
     rates: Mapping[str, float],
     tell: Callable[[str, Rows], None],
     *,
-    batch: int = 0,
-    first: int = 1,
+    batch: int,
     rounds: int = 5,
     until: float = float("inf"),
     profiled: bool = False,
 ) -> None:
     """Build the variants, time them in turns, and tell a table; before each compilation too, which may not end in time.
 
-    batch: 0 is the best of each, looked for from `first` on. Ratios are images per second over those of the first
-    variant, round by round; after `until` no other round begins. Each variant runs under the flags that building it
-    set: PyTorch's float32 convolutions are TF32 on GPUs unless that is forbidden, as ours does. profiled: tell what
-    costs most in ours, too. Of what fails the title says why, and the table is empty.
+    Ratios are images per second over those of the first variant, round by round; after `until` no other round begins.
+    Each variant runs under the flags that building it set: PyTorch's float32 convolutions are TF32 on GPUs unless that
+    is forbidden, as ours does. profiled: tell what costs most in ours, too. Of what fails the title says why, and the
+    table is empty.
     """
-    cudnn, cuda, own = torch.backends.cudnn, device.type == "cuda", batch
+    cudnn, cuda = torch.backends.cudnn, device.type == "cuda"
     built, seen = [], set()
 
     def measure() -> None:
@@ -166,7 +164,7 @@ def compare(
                     own.append(seconds_of(call, device, count) * variant.scale)
         rows, base = [], None  # images per second of the first variant, by round
         for (variant, _, row, tf32, _), own in zip(built, readings, strict=True):
-            speed = row["batch"] / np.array(own)
+            speed = batch / np.array(own)
             base = speed if base is None else base
             rate = float(np.median(speed)) * variant.flops
             kind = "tf32" if variant.precision == "fp32" and tf32 and "tf32" in rates else variant.precision
@@ -184,13 +182,12 @@ def compare(
             measure()
         cudnn.allow_tf32 = True  # as PyTorch starts
         try:
-            own = batch or (own if variant.compiled else 0) or best_batch(variant, device, first)
             if cuda:
                 torch.cuda.reset_peak_memory_stats()
             start = time.perf_counter()
-            call = variant.build(own)
+            call = variant.build(batch)
             call()  # compiles, fills caches
-            row = {"variant": variant.name, "batch": own, "to build, s": time.perf_counter() - start}
+            row = {"variant": variant.name, "batch": batch, "to build, s": time.perf_counter() - start}
             count = max(1, min(100, round(READING / seconds_of(call, device))))
             row["peak GiB"] = torch.cuda.max_memory_allocated() / 2**30 if cuda else None
             built.append((variant, call, row, cudnn.allow_tf32, count))
@@ -204,31 +201,6 @@ def why(error: Exception) -> str:
     """What went wrong, in one line."""
     line = (str(error).strip().splitlines() or [""])[0]
     return line if isinstance(error, InputError) else f"{type(error).__name__}: {line}"
-
-
-def best_batch(variant: Variant, device: torch.device, first: int) -> int:
-    """`first`, doubled while throughput grows, or halved until it fits. Raises InputError if not even 1 fits."""
-    best, throughput, batch, limit = 0, 0.0, first, first * 2**DOUBLED + 1
-    while 0 < batch < limit:
-        found = 0.0
-        try:
-            call = variant.build(batch)
-            seconds_of(call, device)
-            found = batch / seconds_of(call, device)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            limit = batch
-        finally:
-            call = None  # its tensors too
-            free_memory()
-        if best and found < GROWTH * throughput:
-            break
-        best, throughput = (batch, found) if found else (0, 0.0)
-        batch = 2 * batch if best else batch // 2
-    if not best:
-        raise InputError("out of memory at batch 1; use --set data.resolution or model.model_channels to shrink it")
-    return best
 
 
 def costliest(variant: Variant, call: Callable[[], object], device: torch.device) -> tuple[str, Rows]:

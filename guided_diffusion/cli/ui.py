@@ -1,0 +1,38 @@
+"""Draw defects into photographs by hand, on a page in the browser: drop one, brush, generate, keep what is good.
+
+    defect-gen ui --large_recep work/large --small_recep work/small --sample_dir work/by_hand
+
+What is kept goes into a sample folder that export, curate and evaluate read. The page is for this computer alone unless
+--host says otherwise; it fetches and tells nothing elsewhere. Needs an extra: pip install "defect-gen[ui]".
+"""
+
+from .. import page
+from ..errors import InputError, Parser, check_range
+from ..generation.api import DefectGen
+
+FLAGS = {"large": "--large_recep", "small": "--small_recep"}  # of parameters that have another name here
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = Parser(description=__doc__)
+    add = parser.add_argument
+    add("--large_recep", dest="large", help="checkpoint of the large network, or its work_dir")
+    add("--small_recep", dest="small", help="checkpoint of the small network, or its work_dir")
+    add("--sample_dir", required=True, help="folder for what is kept, which the gallery shows")
+    add("--bank_data", metavar="DIR", help="data set whose masks the bank has (the large network's training set)")
+    about = "pixels of a photograph to one of training, or down and across (default: as training recorded)"
+    add("--scale", type=float, nargs="+", metavar="F", help=about)
+    add("--host", default="127.0.0.1", help="address to listen at; others than 127.0.0.1 let others in (127.0.0.1)")
+    add("--port", type=int, default=7860, help="(7860)")
+    add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
+    args = parser.parse_args(argv)
+    check_range(args, port=(1, 65535))
+    generator = DefectGen.load(args.large, args.small, device=args.device)
+    blocks = page.build(page.Page(generator, args.sample_dir, args.bank_data, args.scale))
+    how = {"server_name": args.host, "server_port": args.port, "max_file_size": page.MAX_BYTES, "css": page.CSS}
+    try:
+        blocks.launch(**how, prevent_thread_lock=True, ssr_mode=False, quiet=True, footer_links=[])
+    except OSError as error:
+        raise InputError(f"--port {args.port}: cannot be listened at on {args.host}; name another") from error
+    print(f"open http://{args.host}:{args.port} in a browser; Ctrl-C ends this", flush=True)
+    blocks.block_thread()

@@ -1,0 +1,168 @@
+"""Photographs of good parts and the masks to draw into them, read for the command line, a round at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import TYPE_CHECKING, Any
+
+import blobfile as bf
+import numpy as np
+
+from .. import dist_util
+from ..config import Config
+from ..data.files import stem_of
+from ..data.image_files import read_image, resize_mask
+from ..errors import InputError
+from .conditions import list_images, mask_reader, parse_defects
+from .insertion import find_scale, insert
+from .mask_bank import MaskBank, load_bank_data
+from .placement import ANYWHERE, MOST_DEFECTS, Placement, training_distances, types_to_draw
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from .api import DefectGen
+
+
+@dataclass(frozen=True)
+class Insertions:
+    """What is drawn into which photographs. files: sample i takes number i, modulo their number. mask: that of a
+    sample, for its photograph uint8 [H, W, 3]. names, about: for the manifest, of each file and of all."""
+
+    files: Sequence[str]
+    mask: Callable[[int, np.ndarray], np.ndarray]
+    scale: tuple[float, float]
+    names: Sequence[dict[str, str]]
+    about: dict[str, Any]
+
+    def draw(
+        self,
+        generator: DefectGen,
+        indices: Sequence[int],
+        batch_size: int,
+        settings: Settings,
+        on_out_of_memory: Callable[[int, int], None],
+        **how: Any,
+    ) -> tuple[list[np.ndarray], list[np.ndarray], list[dict[str, str]]]:
+        """Images uint8 [H, W, 3], index masks uint8 [H, W] and conditions of samples. how: as for DefectGen.draw."""
+        places = [index % len(self.files) for index in indices]
+        photographs = [read_image(self.files[place]) for place in places]
+        masks = [self.mask(index, photograph) for index, photograph in zip(indices, photographs, strict=True)]
+        how["on_out_of_memory"] = on_out_of_memory
+        images = insert(generator, photographs, masks, indices, self.scale, batch_size, settings, **how)
+        return images, masks, [self.names[place] for place in places]
+
+
+def read_insertions(
+    config: Config,
+    settings: Settings,
+    *,
+    background: str,
+    masks: str | None = None,
+    where: str | None = None,
+    scale: Sequence[float] | None = None,
+    defects_per_image: tuple[int, int] | None = None,
+    defects: Sequence[str] | None = None,
+    bank_data: str | None = None,
+    seed: int = 0,
+) -> Insertions:
+    """The photographs of the folder `background` with masks: of a folder, each of its photograph's size; or of the
+    "bank", placed where the folder `where` allows it (above 0; an image for each photograph, by name, or one for all,
+    stretched), or where training shows defects of the type, or "anywhere".
+
+    Masks of the same names as photographs belong to them; others are gone through in turn. defects: the types of each
+    photograph in turn; else defects_per_image of them, from and to. Raises InputError naming what cannot be used.
+    """
+    if masks is None:
+        raise InputError("`background`: needs `masks`, which say where the defects go: bank, or a folder")
+    pictures, scale = _photographs(background), find_scale(scale, config.data.scale)
+    stats = [(bf.basename(path), bf.stat(path).size) for path in pictures]
+    about = {"backgrounds": hashlib.sha256(repr(stats).encode()).hexdigest(), "scale": scale, "margin": settings.margin}
+    names = [{"background": bf.basename(path)} for path in pictures]
+    if masks != "bank":
+        told = {"where": where, "defects_per_image": defects_per_image, "defects": defects, "bank_data": bank_data}
+        if wrong := [name for name, value in told.items() if value]:
+            raise InputError(f"`{wrong[0]}`: the masks tell that already; it goes with `masks` bank only")
+        return _of_folder(config, masks, pictures, names, scale, about)
+    asked = parse_defects(defects, config.layout.class_names) if defects else ()
+    if asked and defects_per_image:
+        raise InputError("`defects_per_image`: `defects` says which types an image has; give one of the two")
+    numbers = defects_per_image or (1, 1)
+    if not 1 <= numbers[0] <= numbers[1] <= MOST_DEFECTS:
+        raise InputError(f"`defects_per_image` {numbers[0]}-{numbers[1]}: must be from 1 to {MOST_DEFECTS}, as in 1-3")
+    data, root = load_bank_data(bank_data, config)
+    bank, distances = MaskBank.of(data, config, root), {}
+    if where is None:
+        images = (image.permute(1, 2, 0).numpy() for image in data.images)
+        distances = training_distances([*images], [mask.numpy() for mask in data.masks])
+    placement = Placement(bank, scale, settings.margin, distances)
+    allowed = _allowed(where, pictures) if where not in (None, ANYWHERE) else {}
+    about |= {"masks": "bank", "sha256": bank.sha256, "where": where and bf.basename(where.rstrip("/"))}
+    about |= {"defects_per_image": numbers, "defects": [sorted(types) for types in asked]}
+
+    def draw(index: int, photograph: np.ndarray) -> np.ndarray:
+        path = pictures[index % len(pictures)]
+        types, area = types_to_draw(bank, asked, numbers, seed, index), None
+        if allowed:
+            area = read_image(allowed[path])[..., 0]
+            if len(set(allowed.values())) == 1:
+                area = resize_mask(area, photograph.shape[:2])
+            _check_size("where", allowed[path], area, path, photograph)
+            area = area > 0
+        try:
+            return placement.draw(photograph, area, seed, index, types)
+        except InputError as error:
+            raise InputError(f"`background` {path}: {error}") from None
+
+    return Insertions(pictures, draw, scale, names, about)
+
+
+def _photographs(folder: str) -> list[str]:
+    """Those of a folder, but for masks: PNG files that lie beside a JPEG of the same name."""
+    files = list_images(folder, "background")
+    photographs = {stem_of(path) for path in files if path.lower().endswith((".jpg", ".jpeg"))}
+    masks = {path for path in files if path.lower().endswith(".png") and stem_of(path) in photographs}
+    if masks and dist_util.rank() == 0:
+        print(f"{folder}: {len(masks)} PNG files beside JPEGs of the same names are left out, as masks", flush=True)
+    return [path for path in files if path not in masks]
+
+
+def _of_folder(
+    config: Config, folder: str, pictures: list[str], names: list[dict[str, str]], scale: Any, about: dict[str, Any]
+) -> Insertions:
+    """read_insertions with masks of a folder."""
+    files, read = list_images(folder, "masks"), mask_reader(folder, config.layout)
+    places, stems = {stem_of(path): place for place, path in enumerate(pictures)}, [stem_of(path) for path in files]
+    chosen = [places[stem] for stem in stems] if set(stems) <= set(places) else None
+    count = len(files) if chosen else max(len(files), len(pictures))
+    files = [*islice(cycle(files), count)]
+    chosen = chosen or [*islice(cycle(range(len(pictures))), count)]
+    stats = [(bf.basename(path), bf.stat(path).size) for path in files]
+    for path, place in zip(files, chosen, strict=True):
+        _check_size("masks", path, read(path), pictures[place], read_image(pictures[place]))
+    about |= {"masks": len(files), "sha256": hashlib.sha256(repr(stats).encode()).hexdigest()}
+
+    def draw(index: int, photograph: np.ndarray) -> np.ndarray:
+        return read(files[index % count])
+
+    both = [{"mask": bf.basename(path)} | names[place] for path, place in zip(files, chosen, strict=True)]
+    return Insertions([pictures[place] for place in chosen], draw, scale, both, about)
+
+
+def _check_size(parameter: str, path: str, mask: np.ndarray, picture: str, photograph: np.ndarray) -> None:
+    (height, width), (own, across) = photograph.shape[:2], mask.shape
+    if (height, width) != (own, across):
+        text = f"is {own} x {across} (height x width), but its photograph {picture} is {height} x {width}"
+        raise InputError(f"`{parameter}` {path}: {text}; draw it at that size")
+
+
+def _allowed(where: str, pictures: list[str]) -> dict[str, str]:
+    """The file that says where defects may lie in each photograph."""
+    files = list_images(where, "where")
+    own = {stem_of(path): path for path in files}
+    found = {path: own.get(stem_of(path), files[0] if len(files) == 1 else None) for path in pictures}
+    if missing := [path for path, file in found.items() if file is None]:
+        raise InputError(f"`where` {where}: holds no file for {missing[0]}; give one of its name, or one for all")
+    return found

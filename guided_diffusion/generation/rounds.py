@@ -1,0 +1,110 @@
+"""Filling a sample folder: round after round, on one process or several, each written while the next is computed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from .. import dist_util
+from ..diffusion.respace import Pair
+from ..file_io import lock_folder
+from ..keyed_random import sample_noise
+from .conditions import Conditions
+from .insertions import Insertions
+from .sample_io import SampleFolder
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from .api import DefectGen
+
+
+def _say_stop(before: int) -> None:
+    """Ctrl-C or a closed terminal: the run ends after this step; a second one ends it at once."""
+    if before:
+        raise KeyboardInterrupt
+    with suppress(OSError):  # not print, which a signal may interrupt; and the terminal may be gone
+        os.write(2, b"\nstopping after this step; once more to stop at once\n")
+
+
+def fill_folder(
+    generator: DefectGen,
+    sample_dir: str,
+    num_samples: int,
+    settings: Settings,
+    conditions: Conditions | Insertions,
+    *,
+    seed: int,
+    batch_size: int | str,
+    compile: bool,
+) -> SampleFolder | None:
+    """DefectGen.generate_into."""
+    rank, inserting = dist_util.rank(), isinstance(conditions, Insertions)
+    about = generator.about(settings, conditions, seed)
+    with ExitStack() as ending:
+        folder = missing = None
+        if rank == 0:
+            ending.enter_context(lock_folder(sample_dir, "`sample_dir`"))
+            folder = SampleFolder(sample_dir, generator.layout.class_names, about)
+            missing = folder.missing(num_samples)
+            if len(missing) < num_samples:
+                print(f"{num_samples - len(missing)} of {num_samples} samples are there already", flush=True)
+        missing = dist_util.broadcast_from_zero(missing)
+        own, share = missing[rank :: dist_util.world_size()], ceil(len(missing) / dist_util.world_size())
+        size = generator.choose_batch_size(batch_size, share, settings)
+        size = dist_util.broadcast_from_zero(size)  # as GPUs may differ
+        if compile and missing:
+            generator.compile(size, settings)
+        rounds, steps = [own[i : i + size] for i in range(0, share, size)], int(np.sum(settings.num_steps))
+
+        def counted(pairs: Iterable[Pair]) -> Iterator[Pair]:
+            for pair in pairs:
+                yield pair
+                if not inserting:
+                    bar.update()
+                if stop.number:
+                    raise KeyboardInterrupt
+                if written.done():
+                    written.result()  # an error in writing ends the run now, not after the round
+
+        def halved(smaller: int, left: int) -> None:
+            nonlocal size
+            tqdm.write(f"out of memory with {size} images at a time; going on with {smaller}")
+            size = smaller
+            if not inserting:
+                bar.total = bar.n + steps * sum(ceil(count / size) for count in (left, *map(len, rounds)))
+
+        stop = ending.enter_context(dist_util.Stop("SIGINT", "SIGHUP", on_signal=_say_stop))
+        writer = ending.enter_context(ThreadPoolExecutor(1))
+        total, unit = (len(own), "photograph") if inserting else (len(rounds) * steps, "step")
+        bar = ending.enter_context(tqdm(total=total, unit=unit, disable=rank > 0))
+        drawer = ending.enter_context(ThreadPoolExecutor(1))
+        shape = generator.layout.num_channels, *settings.image_size
+        key = generator.diffusion.num_timestep, shape, torch.device("cpu")
+        how: dict[str, Any] = {"seed": seed, "progress": counted}
+        written, drawn = writer.submit(lambda: None), None  # the last round, and the noise of the next
+        while rounds:
+            indices = rounds.pop(0)
+            if inserting:  # whose windows are known once their masks are drawn
+                images, masks, about_each = conditions.draw(generator, indices, size, settings, halved, **how)
+                bar.update(len(indices))
+            else:
+                x = drawn and drawn.result()
+                drawn = drawer.submit(sample_noise, seed, rounds[0], *key) if rounds and rounds[0] else None
+                batch = generator.draw(indices, size, halved, x, settings=settings, conditions=conditions, **how)
+                images, masks, about_each = batch.images, batch.masks, conditions.names_of(indices)
+            parts = dist_util.gather_to_zero([*zip(indices, images, masks, about_each, strict=True)])
+            if parts:
+                written.result()  # at most one round waits to be written
+                written = writer.submit(folder.add, *zip(*(sample for part in parts for sample in part), strict=True))
+        written.result()
+        if stop.number:
+            raise KeyboardInterrupt
+    return folder
