@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from functools import cached_property, wraps
 from typing import Any
 
@@ -16,17 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from .data.image_files import (
-    FORMATS,
-    View,
-    open_image,
-    read_image,
-    read_index_mask,
-    resize_image,
-    resize_mask,
-    to_rgb,
-    turned,
-)
+from .data.image_files import View, open_image, read_image, read_index_mask, resize_image, resize_mask, to_rgb, turned
 from .data.manifest import read_manifest
 from .errors import InputError
 from .file_io import read_bytes
@@ -40,22 +29,18 @@ from .generation.settings import Settings
 from .pictures import outline, palette, tile_of
 
 VARIANTS = 4  # of a photograph, side by side
-MAX_BYTES, MAX_PIXELS = 2**26, 2**26  # of an upload: the largest cameras' 64 megapixels are 0.2 GB decoded
+MAX_BYTES, MAX_PIXELS = 2**26, 2**26  # of what the browser sends: the largest cameras' 64 megapixels, 0.2 GB decoded
 CANVAS = 1024  # the longer side of what is brushed on: less is hard to hit, more is slow in a browser
 AROUND = 64  # pixels of the photograph that are shown beside its defects
 ENLARGED = 256  # what is smaller is shown larger, by a whole factor
-CSS = ".grid-container {grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)) !important}"  # also on telephones
+CSS = ".grid-container {grid-template-columns: repeat(auto-fill, minmax(260px, 1fr)) !important}"  # also on telephones
 SHOWN = 100  # samples in the gallery, the newest
 VARIED = ("seed", "step_inference", "image_size", "crops")  # settings that a kept sample has for itself, or not at all
 
 
 def read_photograph(path: str) -> np.ndarray:
     """uint8 [H, W, 3] of an uploaded file, the way up that EXIF says. Raises InputError, which names no folder."""
-    name = bf.basename(path)
-    with suppress(OSError), Image.open(path, formats=FORMATS) as image:  # open_image says what is wrong with it
-        if (pixels := image.width * image.height) > MAX_PIXELS:
-            raise InputError(f"{name}: has {pixels / 1e6:.0f} million pixels, above {MAX_PIXELS / 1e6:.0f}; cut it up")
-    picture = open_image(name, lambda _: read_bytes(path))
+    picture = open_image(name := bf.basename(path), lambda _: read_bytes(path))
     return turned(to_rgb(picture, name), picture.orientation)
 
 
@@ -88,10 +73,14 @@ def placed(mask: np.ndarray, stencil: np.ndarray, centre: Sequence[float], scale
     return np.where(over > 0, over, mask)
 
 
-def close_up(mask: np.ndarray) -> tuple[slice, ...]:
-    """The rows and columns that show the defects of a mask [H, W] and their surroundings."""
-    found = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    return tuple(slice(max(0, own[0] - AROUND), own[-1] + 1 + AROUND) for own in found)
+def close_up(image: np.ndarray, mask: np.ndarray, outlined: bool) -> np.ndarray:
+    """uint8 [h, w, 3]: the part of an image [H, W, 3] around the defects of its mask [H, W], with or without outlines,
+    at its own size; what is small is enlarged by a whole factor."""
+    found = [np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0)]
+    cut = tuple(slice(max(0, own[0] - AROUND), own[-1] + 1 + AROUND) for own in found)
+    zoom = max(1, ENLARGED // max(mask[cut].shape))
+    image, mask = (array[cut].repeat(zoom, axis=0).repeat(zoom, axis=1) for array in (image, mask))
+    return outline(image, mask) if outlined else image
 
 
 def gallery(folder: str) -> list[tuple[np.ndarray, str]]:
@@ -110,22 +99,16 @@ def gallery(folder: str) -> list[tuple[np.ndarray, str]]:
 class Page:
     """What the page does with two networks and the folder of what is kept. Raises InputError."""
 
-    def __init__(
-        self,
-        generator: DefectGen,
-        sample_dir: str,
-        bank_data: str | None = None,
-        scale: Sequence[float] | None = None,
-    ) -> None:
+    def __init__(self, generator: DefectGen, sample_dir: str, bank_data: str | None = None, scale: Any = None) -> None:
         """bank_data, scale: as for read_insertions."""
-        self.generator, self.sample_dir, self.class_names = generator, sample_dir, generator.layout.class_names
-        config, steps = generator.config, generator.hand_offs or [Settings.step_inference]  # which settings() refuses
-        self.bank_data = bank_data
-        self.scale = find_scale(scale, config.data.scale)
+        self.generator, self.sample_dir, self.bank_data = generator, sample_dir, bank_data
+        self.class_names, config = generator.layout.class_names, generator.config
+        steps = generator.hand_offs or [Settings.step_inference]  # which settings() refuses
         self.steps = steps[0], steps[-1], min(max(steps[0], Settings.step_inference), steps[-1])
         settings = generator.settings(step_inference=self.steps[-1])
         about = generator.about(settings, Conditions(generator.layout, settings), 0)
-        self.size, self.about = settings.image_size, {key: about[key] for key in about if key not in VARIED}
+        self.size, self.scale = settings.image_size, find_scale(scale, config.data.scale)
+        self.about = {key: about[key] for key in about if key not in VARIED}
         self.about |= {"scale": self.scale, "margin": settings.margin, "whole_size": View.of(config.data).whole_size}
         SampleFolder(sample_dir, self.class_names, self.about)  # refuses other samples now, not after an hour's work
 
@@ -157,10 +140,6 @@ class Page:
         arrays = (np.concatenate([getattr(one, key) for one in batches]) for key in ("images", "masks"))
         return GeneratedBatch(*arrays, self.class_names, about=self.about, conditions=told)
 
-    def keep(self, batch: GeneratedBatch, which: Sequence[int]) -> None:
-        """Append these of a batch to the folder."""
-        batch[[*which]].save(self.sample_dir)
-
 
 def build(page: Page) -> Any:
     """The layout, a gradio.Blocks to be launched. Raises InputError where gradio is missing."""
@@ -168,6 +147,8 @@ def build(page: Page) -> Any:
         import gradio as gr
     except ImportError as error:
         raise InputError(f"the page needs gradio ({error}); pip install 'defect-gen[ui]'") from error
+
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses above twice that
 
     def told(act: Callable) -> Callable:
         """What goes wrong becomes one line on the page."""
@@ -202,7 +183,8 @@ def build(page: Page) -> Any:
             return stamp, gr.skip()
         now, (across, down, size) = drawn(photo, canvas), place
         below = np.where(now == stamp["shown"], stamp["below"], now) if "shown" in stamp else now
-        shown = placed(below, stamp["mask"], (down / 100, across / 100), [size * factor for factor in page.scale])
+        scale = [size * factor for factor in (page.scale if photo["name"] else (1, 1))]
+        shown = placed(below, stamp["mask"], (down / 100, across / 100), scale)
         return {**stamp, "below": below, "shown": shown}, drawing(photo["array"], shown)
 
     def from_bank(photo: dict, stamp: dict, type_: int, *rest: Any) -> tuple:
@@ -211,13 +193,9 @@ def build(page: Page) -> Any:
 
     def views(made: GeneratedBatch | None, outlined: bool) -> tuple[list, Any]:
         """Close-ups, and what can be ticked."""
-        told, tiles = [f"seed {about['seed']}" for about in made.conditions] if made else [], []
-        for k, text in enumerate(told):
-            cut = close_up(made.masks[k])
-            view = outline(made.images[k], made.masks[k])[cut] if outlined else made.images[k][cut]
-            zoom = max(1, ENLARGED // max(view.shape))
-            tiles.append((view.repeat(zoom, axis=0).repeat(zoom, axis=1), text))
-        return tiles, gr.CheckboxGroup([*zip(told, range(len(told)), strict=True)], value=[])
+        texts = [f"seed {about['seed']}" for about in made.conditions] if made else []
+        tiles = [(close_up(made.images[k], made.masks[k], outlined), text) for k, text in enumerate(texts)]
+        return tiles, gr.CheckboxGroup([*zip(texts, range(len(texts)), strict=True)], value=[])
 
     def generated(photo: dict, canvas: dict, step: int, seed: int, outlined: bool, bar: Any = gr.Progress()) -> tuple:  # noqa: B008
         photograph = photo["array"] if photo["name"] else None
@@ -228,37 +206,35 @@ def build(page: Page) -> Any:
     def kept(made: GeneratedBatch | None, ticked: list[int], outlined: bool) -> tuple:
         if not ticked:
             raise InputError("nothing is ticked: generate, and tick what is good")
-        page.keep(made, ticked)
+        made[ticked].save(page.sample_dir)
         made = made[[k for k in range(len(made)) if k not in ticked]]
         return made, *views(made, outlined), f"{len(ticked)} added to {page.sample_dir}"
 
-    names = page.class_names
+    names, fixed = page.class_names, {"color_mode": "fixed", "default_size": "auto"}
     colours = ["#" + colour.tobytes().hex() for colour in palette(len(names))[1:]]
-    fixed = {"color_mode": "fixed", "default_size": "auto"}
     brushes = [{"colors": [colour], "default_color": colour, **fixed} for colour in colours]
     legend = " ".join(f'<b style="color:{c}">■</b> {html.escape(n)}' for c, n in zip(colours, names, strict=True))
-    start, look = opened(None), {"sources": (), "transforms": (), "layers": False, "buttons": [], "format": "png"}
+    start, types = opened(None), [*zip(names, range(1, 1 + len(names)), strict=True)]
+    editor = {"sources": (), "transforms": (), "layers": False, "buttons": [], "format": "png", "height": 560}
     with gr.Blocks(title="Defect-Gen", analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
         photo, stamp, made = gr.State(start[0]), gr.State({}), gr.State()
         with gr.Tab("Insert"):
             with gr.Row():
                 with gr.Column(scale=3, min_width=320):
                     file = gr.File(label="1. Photograph of a good part (none: the networks' own size)", height=150)
-                    type_ = gr.Dropdown(
-                        [*zip(names, range(1, 1 + len(names)), strict=True)], value=1, label="2. Type of defect"
-                    )
-                    canvas = gr.ImageEditor(
-                        start[2], label="3. Brush it", brush=gr.Brush(**brushes[0]), height=560, **look
-                    )
+                    type_ = gr.Dropdown(types, value=1, label="2. Type of defect")
+                    canvas = gr.ImageEditor(start[2], label="3. Brush it", brush=gr.Brush(**brushes[0]), **editor)
                     gr.HTML(legend)
                 with gr.Column(scale=1, min_width=280):
-                    bank = gr.Button("Or take a mask from the bank")
-                    across, down = (
-                        gr.Slider(0, 100, 50, step=1, label=f"its place, % {way}") for way in ("across", "down")
-                    )
+                    bank = gr.Button("Or take a mask like the training's")
+                    across = gr.Slider(0, 100, 50, step=1, label="its place, % from the left")
+                    down = gr.Slider(0, 100, 50, step=1, label="its place, % from above")
                     size = gr.Slider(0.25, 4, 1, step=0.05, label="its size")
-                    step = gr.Slider(*page.steps, step=1, label="Hand-off step")
-                    seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=10**9)
+                    about = "the small network draws the detail below it"
+                    step = gr.Slider(*page.steps, step=1, label="Hand-off step", info=about)
+                    seed = gr.Number(
+                        0, label="Seed", info="of the first variant", precision=0, minimum=0, maximum=10**9
+                    )
                     go = gr.Button("4. Generate", variant="primary")
             shown = gr.Gallery(label="Variants", object_fit="scale-down", format="png")
             with gr.Row():

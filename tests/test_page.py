@@ -17,9 +17,9 @@ def test_photographs_are_bounded_and_errors_name_no_folder(tmp_path: Path, monke
     photograph = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
     Image.fromarray(photograph).save(tmp_path / "part.png")
     assert np.array_equal(read_photograph(str(tmp_path / "part.png")), photograph)
-    monkeypatch.setattr(page_module, "MAX_PIXELS", 23)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 11)
     (tmp_path / "text.png").write_text("no image")
-    for name, said in (("part.png", "has 0 million pixels, above 0; cut it up"), ("text.png", "is not an image")):
+    for name, said in (("part.png", ".*exceeds limit of 22 pixels"), ("text.png", "is not an image")):
         with pytest.raises(InputError, match=f"^{name}: {said}"):
             read_photograph(str(tmp_path / name))
 
@@ -48,11 +48,13 @@ def test_a_mask_is_placed_by_its_centre_and_cut_at_the_border() -> None:
     assert 0 < (placed(mask, stencil, (1.0, 0.0), (4, 4)) != mask).sum() < 5 * 16
 
 
-def test_a_close_up_shows_the_defects_and_what_is_around() -> None:
+def test_a_close_up_shows_the_defects_and_what_is_around_at_its_own_size() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (400, 300, 3), np.uint8)
     mask = np.zeros((400, 300), np.uint8)
     mask[150:160, 100:103], mask[180, 200] = 1, 2
-    assert close_up(mask) == (slice(150 - 64, 181 + 64), slice(100 - 64, 201 + 64))
-    assert mask[close_up(mask[:, :110])].shape == (10 + 128, 3 + 128)
+    assert np.array_equal(close_up(image, mask, False), image[150 - 64 : 181 + 64, 100 - 64 : 201 + 64])
+    few = close_up(image[140:180, 90:120], mask[140:180, 90:120], True)  # outlines lie beside the defect
+    assert few.shape == (40 * 6, 30 * 6, 3) and np.array_equal(few[60:120:6, 60:78:6], image[150:160, 100:103])
 
 
 def make(page: Page, size: tuple[int, int], seed: int, type_: int, **condition) -> object:
@@ -77,7 +79,7 @@ def test_what_is_kept_is_a_sample_folder_that_other_commands_read(
     assert free.images.shape == (1, 32, 32, 3) and np.array_equal(free.masks[0], np.eye(32))
     batches = [make(page, (48, 64), 1, 1, background="a.png"), make(page, (64, 40), 5, 3, background="b.png"), free]
     for batch, which in zip(batches, ([1], [1, 0], [0]), strict=True):
-        page.keep(batch, which)
+        batch[which].save(folder)
     rows = read_manifest(folder)
     told = [("a.png", 400, 2), ("b.png", 400, 6), ("b.png", 400, 5), (None, 300, 7)]
     keys = ("background", "step_inference", "seed")

@@ -16,8 +16,8 @@ FLAGS = {"large": "--large_recep", "small": "--small_recep"}  # of parameters th
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(description=__doc__)
     add = parser.add_argument
-    add("--large_recep", dest="large", help="checkpoint of the large network, or its work_dir")
-    add("--small_recep", dest="small", help="checkpoint of the small network, or its work_dir")
+    add("--large_recep", dest="large", help="large network: its work_dir, a checkpoint, or a packed pair, both in one")
+    add("--small_recep", dest="small", help="the same for the small network")
     add("--sample_dir", required=True, help="folder for what is kept, which the gallery shows")
     add("--bank_data", metavar="DIR", help="data set whose masks the bank has (the large network's training set)")
     about = "pixels of a photograph to one of training, or down and across (default: as training recorded)"

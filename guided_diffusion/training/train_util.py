@@ -155,13 +155,15 @@ class TrainLoop:
                 values = self.report() if self.step % cfg.eval_interval == 0 or last else None
                 if logger:
                     logger.log(self.step, values)
-                due = self.step >= FIRST_PREVIEW[1] and time.perf_counter() >= first_preview
-                if cfg.log_image_interval and (due or self.step % cfg.log_image_interval == 0 or last):
+                first = self.step >= FIRST_PREVIEW[1] and time.perf_counter() >= first_preview
+                show = cfg.log_image_interval and (first or last or self.step % cfg.log_image_interval == 0)
+                save = last or self.step % cfg.save_ckpt_interval == 0
+                if logger and (show or save):
+                    logger.save_loss_plot()
+                if show:
                     self.preview()
                     first_preview = math.inf
-                if self.step % cfg.save_ckpt_interval == 0 or last:  # last, so that resuming repeats the rest
-                    if logger:
-                        logger.save_loss_plot()
+                if save:  # last, so that resuming repeats the rest
                     self.save()
             if start < self.step < cfg.iterations:  # a signal; launchers send another, which must not break the save
                 self.save()
