@@ -16,7 +16,7 @@ import yaml
 
 from ..data.files import list_folder
 from ..data.prepared import find_samples
-from ..errors import InputError
+from ..errors import InputError, reason
 from ..file_io import read_bytes, write_atomic
 from ..training.checkpoint import DIGEST, PACKED, as_packed, digest, load_checkpoint
 from .network import Network
@@ -62,7 +62,7 @@ def pack(folder: str, networks: Sequence[Network], hand_offs: range, figures: Se
     try:
         measured = [re.sub("^#", "##", read_bytes(path).decode(), flags=re.M) for path in figures]
     except (FileNotFoundError, UnicodeDecodeError) as error:
-        raise InputError(f"`figures` {' '.join(figures)}: {error}; name files such as quality.md, lift.md") from None
+        raise InputError(f"`figures` {' '.join(figures)}: {reason(error)}; name text files, as quality.md") from None
     files, table, previews = {}, "", ""
     for network in networks:
         checkpoint, kind, config = load_checkpoint(network.path, f"`{network.kind}`"), network.kind, network.config

@@ -88,7 +88,7 @@ def test_what_sampling_needs_travels(tmp_path):
     assert (one.images == other.images).all() and (one.masks == other.masks).all() and one.about == other.about
     with pytest.raises(InputError, match="^folder .*pair: holds files already; name a new folder"):
         dirs.pack(str(tmp_path / "pair"))
-    with pytest.raises(InputError, match="^figures .*none.md: .* name files such as quality.md, lift.md"):
+    with pytest.raises(InputError, match="^figures .*none.md: .* name text files, as quality.md"):
         dirs.pack(str(tmp_path / "new"), [str(tmp_path / "none.md")])
     assert not (tmp_path / "new").exists()
 
