@@ -226,7 +226,7 @@ def build(page: Page) -> Any:
                     canvas = gr.ImageEditor(start[2], label="3. Brush it", brush=gr.Brush(**brushes[0]), **editor)
                     gr.HTML(legend)
                 with gr.Column(scale=1, min_width=280):
-                    bank = gr.Button("Or take a mask like the training's")
+                    bank = gr.Button("Or a mask like training's")
                     across = gr.Slider(0, 100, 50, step=1, label="its place, % from the left")
                     down = gr.Slider(0, 100, 50, step=1, label="its place, % from above")
                     size = gr.Slider(0.25, 4, 1, step=0.05, label="its size")

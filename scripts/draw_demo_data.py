@@ -33,48 +33,37 @@ def draw(index: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Share of each pixel inside a shape, from the signed distance to its outline (negative inside)."""
         return np.clip(0.5 - distance / (pixel + soft), 0, 1)
 
-    lit_from = rng.choice([-1, 1])  # the lamp stands on the left or on the right
-    plate = _plate_distance(rng, x, y)
-    floor = 58 + rng.normal(0, 1.5, x.shape)
-    shadow = 1 - 0.5 * np.exp(-np.clip(plate, 0, None) / 1.5)
-    image = floor * shadow
-    image += cover(plate) * (_lit_plate(rng, x, y, plate, lit_from) - image)
-
+    plate, image = _plate(rng, x, y)
     mask = np.zeros((size, size), np.uint8)
     types = types_of_image(index)
     for name in types:
-        most = 1 if name == "stain" or len(types) == 3 else 2  # so that all find room on the plate
+        most = 2 if name == "pit" and len(types) < 3 else 1  # so that all find room on the plate
         for _ in range(int(rng.integers(1, most + 1))):
-            shape, gain = _place(rng, SHAPES[name], x, y, lit_from, plate, mask)
+            shape, gain = _place(rng, SHAPES[name], x, y, plate, mask)
             image *= 1 + cover(shape, SOFT[name]) * (gain - 1)
             mask[shape < 0] = LABEL_MAP[name]
-    grey = np.clip(np.round(image + rng.normal(0, 1, image.shape)), 0, 255).astype(np.uint8)
+    grey = np.clip(np.round(image), 0, 255).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2), mask
 
 
-def _plate_distance(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Signed distance to a plate with rounded corners; a fixture holds it in nearly the same place."""
-    centre_x, centre_y = rng.uniform(31.5, 32.5, 2)
-    half, corner = 27.5, 6.0
-    outside_x = np.abs(x - centre_x) - (half - corner)
-    outside_y = np.abs(y - centre_y) - (half - corner)
-    to_corner = np.hypot(np.clip(outside_x, 0, None), np.clip(outside_y, 0, None))
-    return to_corner + np.clip(np.maximum(outside_x, outside_y), None, 0) - corner
+def _plate(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A plate from the left border to the right one: the signed distance to its edges, and its grey level.
 
-
-def _lit_plate(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, plate: np.ndarray, lit_from: int) -> np.ndarray:
-    """Grey level of the plate: brushed lengthwise, brighter towards the lamp, as is its bevelled edge."""
+    It is brushed lengthwise and brighter towards the lamp on the left; its bevelled edges fall off to a dark floor.
+    """
     size = len(x)
-    length = max(3, size // 5)
-    noise = rng.normal(0, 1, (size, size + length))
-    running = np.cumsum(noise, axis=1)
-    brushed = (running[:, length:] - running[:, :-length]) / np.sqrt(length)
-    towards = lit_from * (x - 32) / 32
-    middle = ((y - 32) / 32) ** 2
-    gradient_y, gradient_x = np.gradient(plate)
-    facing = lit_from * gradient_x / np.maximum(np.hypot(gradient_x, gradient_y), 1e-6)
-    bevel = np.clip(1 + plate / 2.5, 0, 1) ** 0.5 * (8 + 32 * facing)
-    return 150 + rng.uniform(-5, 5) + 14 * towards - 10 * middle + 6 * brushed + bevel
+    plate = np.abs(y - rng.uniform(31.5, 32.5)) - 25
+    length = max(3, size // 8)
+    noise = rng.normal(0, 1, (size, size + 2 * length))
+    for _ in range(2):  # a moving average of one: strokes that come and go
+        running = np.cumsum(noise, axis=1)
+        noise = running[:, length:] - running[:, :-length]
+    brushed = 6 * noise / noise.std()
+    level = 150 + rng.uniform(-5, 5) - 14 * (x - 32) / 32 + brushed
+    bevel = 18 * np.exp(-(((plate + 4.5) / 1.8) ** 2))
+    inside = 1 / (1 + np.exp((plate + 1) / 1.1))
+    floor = 62 + 0.4 * brushed
+    return plate, floor + inside * (level + bevel - floor)
 
 
 # A shape: signed distance to its outline, and what it multiplies the plate's grey level by, both [S, S].
@@ -82,10 +71,10 @@ Shape = tuple[np.ndarray, np.ndarray]
 SOFT = {"scratch": 0.0, "stain": 1.5, "pit": 0.0}  # width of the outline's fading
 
 
-def _scratch(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, at: np.ndarray, lit_from: int) -> Shape:
+def _scratch(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, at: np.ndarray) -> Shape:
     """A thin, slightly bent groove across the brushing: a bright core between dark rims, ends fading out."""
-    angle, bend = np.pi / 2 + rng.uniform(-0.7, 0.7), rng.uniform(-2, 2)
-    half_length, half_width = rng.uniform(8, 13), rng.uniform(1.7, 2.1)
+    angle, bend = np.pi / 2 + rng.uniform(-0.5, 0.5), rng.uniform(-1.5, 1.5)
+    half_length, half_width = rng.uniform(8, 11), rng.uniform(2.1, 2.5)
     along = (x - at[0]) * np.cos(angle) + (y - at[1]) * np.sin(angle)
     across = (y - at[1]) * np.cos(angle) - (x - at[0]) * np.sin(angle)
     place = np.clip(along / half_length, -1, 1)
@@ -95,7 +84,7 @@ def _scratch(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, at: np.ndar
     return distance, 0.62 + (0.85 - 0.25 * np.abs(place)) * core
 
 
-def _stain(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, at: np.ndarray, lit_from: int) -> Shape:
+def _stain(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, at: np.ndarray) -> Shape:
     """A soft dark blot with an uneven outline, darkest at its rim as a dried drop is; the brushing shows through."""
     radius = rng.uniform(6, 8)
     angle = np.arctan2(y - at[1], x - at[0])
@@ -107,11 +96,11 @@ def _stain(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, at: np.ndarra
     return distance, rng.uniform(0.68, 0.76) - 0.18 * rim
 
 
-def _pit(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, at: np.ndarray, lit_from: int) -> Shape:
+def _pit(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, at: np.ndarray) -> Shape:
     """A small round hole: dark, with a bright crescent on the wall that faces the lamp."""
-    radius = rng.uniform(3.8, 5)
+    radius = rng.uniform(4.2, 5.4)
     to_centre = np.hypot(x - at[0], y - at[1])
-    facing = np.clip(-lit_from * (x - at[0]) / np.maximum(to_centre, 1e-6), 0, 1)
+    facing = np.clip((x - at[0]) / np.maximum(to_centre, 1e-6), 0, 1)
     wall = np.clip(1 + (to_centre - radius) / (0.7 * radius), 0, 1)
     return to_centre - radius, 0.36 + 1.5 * facing * wall
 
@@ -124,13 +113,12 @@ def _place(
     shape: Callable[..., Shape],
     x: np.ndarray,
     y: np.ndarray,
-    lit_from: int,
     plate: np.ndarray,
     mask: np.ndarray,
 ) -> Shape:
     """Draw the shape on the plate and clear of what is there; after 100 tries, where it came to lie."""
     for _ in range(100):
-        distance, gain = shape(rng, x, y, rng.uniform(12, 52, 2), lit_from)
+        distance, gain = shape(rng, x, y, rng.uniform(10, 54, 2))
         if plate[distance < 0].max(initial=-9) < -4 and not mask[distance < 2].any():
             break
     return distance, gain

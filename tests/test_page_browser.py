@@ -118,7 +118,7 @@ def test_draw_generate_keep(page: Page, tmp_path: Path) -> None:
         assert far.any() and np.array_equal(image[far], photograph[far]) and (image != photograph).any()
     assert (kept(0)[0] != kept(1)[0]).any()
 
-    page.click("button", "Or take a mask")
+    page.click("button", "Or a mask")
     slider = page.find("input[type=range]")
     time.sleep(2)
     webdriver.ActionChains(page.driver).move_to_element_with_offset(

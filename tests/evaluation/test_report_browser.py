@@ -93,7 +93,7 @@ def exported(page: Page) -> tuple[set[str], set[str]]:
     path = page.downloads / "marks.json"
     path.unlink(missing_ok=True)
     page.find("#export").click()
-    ui.WebDriverWait(page.driver, 20, 0.05).until(lambda _: path.exists())
+    ui.WebDriverWait(page.driver, 20, 0.05).until(lambda _: path.exists() and path.stat().st_size)
     return read_list(str(path), [f"{k:06d}" for k in range(COUNT)])
 
 
