@@ -139,10 +139,11 @@ def _of_folder(
     count = len(files) if chosen else max(len(files), len(pictures))
     files = [*islice(cycle(files), count)]
     chosen = chosen or [*islice(cycle(range(len(pictures))), count)]
-    stats = [(bf.basename(path), bf.stat(path).size) for path in files]
+    content = hashlib.sha256()
     for path, place in zip(files, chosen, strict=True):
-        _check_size("masks", path, read(path), pictures[place], read_image(pictures[place]))
-    about |= {"masks": len(files), "sha256": hashlib.sha256(repr(stats).encode()).hexdigest()}
+        content.update(mask := read(path))
+        _check_size("masks", path, mask, pictures[place], read_image(pictures[place]))
+    about |= {"masks": len(files), "sha256": content.hexdigest()}
 
     def draw(index: int, photograph: np.ndarray) -> np.ndarray:
         return read(files[index % count])

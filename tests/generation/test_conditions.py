@@ -201,7 +201,9 @@ def test_files_go_in_and_the_manifest_says_which(run, tmp_path):
         far = far_from(masks[k], 1)
         assert np.array_equal(mask, masks[k]) and np.array_equal(image[far], photographs[k][far])
     others = save(tmp_path / "others", some_masks(3)[:, ::-1], "abc")
-    assert "made with conditions." in run("--masks", others, status=2)
+    assert "made with conditions.sha256" in run(
+        "--masks", others, "--background", tmp_path / "photos", "--margin", 1, status=2
+    )
     named = save(tmp_path / "named", some_photographs(3), "cba")
     rows = run("--masks", tmp_path / "masks", "--background", named, out="of_their_names")
     assert all(row["condition"]["mask"] == row["condition"]["background"] for row in rows)
