@@ -1,8 +1,9 @@
-"""Time this program against the released recipe; see benchmarks/command.py."""
+"""Time this program against the released recipe; see scripts/benchmarks/command.py."""
 
 
 def run() -> None:
     from benchmarks.command import main
+
     from guided_diffusion.errors import run_cli
 
     run_cli(main)

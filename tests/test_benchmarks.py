@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_config
-
 from benchmarks.released import (
     ReleasedTraining,
     Variant,
@@ -19,6 +17,8 @@ from benchmarks.released import (
     random_model,
     released_forward,
 )
+from conftest import tiny_config
+
 from guided_diffusion import load_config
 from guided_diffusion.config import Config
 

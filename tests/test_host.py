@@ -7,11 +7,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from benchmarks.released import random_data
 from told import make_config, save_untrained
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from benchmarks.released import random_data
 from guided_diffusion import DefectGen
 from guided_diffusion.data.image_files import View
 from guided_diffusion.training.train_util import TrainLoop

@@ -109,13 +109,10 @@ def paste(photograph: np.ndarray, window: Window, drawn: np.ndarray) -> None:
     photograph. It fades out over the margin.
     """
     there = photograph[window.rows, window.columns]
-    size, enlarged = there.shape[1::-1], there.shape[0] >= drawn.shape[0]
-    change = cv2.resize(np.subtract(drawn, window.image, dtype=np.float32), size, interpolation=_WAYS[enlarged])
+    size, way = there.shape[1::-1], cv2.INTER_CUBIC if there.shape[0] >= drawn.shape[0] else cv2.INTER_AREA
+    change = cv2.resize(np.subtract(drawn, window.image, dtype=np.float32), size, interpolation=way)
     weight = cv2.resize(window.weight, size, interpolation=cv2.INTER_LINEAR)
     there[:] = np.rint(np.clip(there + weight[..., None] * change, 0, 255))
-
-
-_WAYS = {True: cv2.INTER_CUBIC, False: cv2.INTER_AREA}
 
 
 def insert(

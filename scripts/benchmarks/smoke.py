@@ -12,8 +12,8 @@ from typing import Any
 import blobfile as bf
 import numpy as np
 import torch
-
 from benchmarks.released import Rows, random_data, save_random, why
+
 from guided_diffusion.config import Config
 from guided_diffusion.data.augment import AUGMENTATIONS
 from guided_diffusion.generation.api import DefectGen

@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 
 import torch
-
 from benchmarks.released import Rows, compare, generation_variants, matrix_rates, training_variants, why
 from benchmarks.smoke import smoke
+
 from guided_diffusion import dist_util
 from guided_diffusion.config import Config
 from guided_diffusion.config_file import load_config, parse_override
@@ -26,7 +26,7 @@ from guided_diffusion.errors import InputError, Parser
 from guided_diffusion.evaluation.tables import table
 from guided_diffusion.file_io import read_json, write_json
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MATRIX_SIZES = {"cpu": (1024, 2048), "cuda": (4096, 8192, 16384)}
 BATCH, PRESET_BATCH = 8, 16  # images at a time
 ROUNDS, PRESET_ROUNDS = 5, 3  # each variant is timed so often, in turns, if time allows
