@@ -130,5 +130,6 @@ def main(argv: list[str] | None = None) -> None:
     how = given("seed", "batch_size") | {"compile": args.compile == "on"}
     folder = generator.generate_into(args.sample_dir, count, settings, conditions, **how)
     if folder:
+        count -= len(folder.missing(count))  # of photographs without room
         print(f"{count} samples in {args.sample_dir}; look at {folder.write_contact_sheet()}", flush=True)
     dist_util.barrier()

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from ..data.image_files import resize_image, resize_mask
+from ..data.regions import least_broken
 from ..errors import InputError, brief
 from .conditions import Conditions
 from .settings import Settings
@@ -93,12 +94,13 @@ def find_windows(
 
 
 def _shrunk(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """An index mask at `size`, as training sees it; but a type that would vanish, as thin ones do, is widened first."""
+    """An index mask at `size`, as training sees it; but a type that would vanish or break, as thin ones do, is widened
+    first."""
     small = resize_mask(mask, size)
     kernel = np.ones([ceil(side / to) for side, to in zip(mask.shape, size, strict=True)], np.uint8)
-    for kind in np.setdiff1d(mask, small):
-        widened = cv2.dilate((mask == kind).astype(np.uint8), kernel)
-        small = np.where(resize_mask(widened, size), kind, small).astype(np.uint8)
+    for kind in np.unique(mask[mask > 0]):
+        widened = resize_mask(cv2.dilate((mask == kind).astype(np.uint8), kernel), size) > 0
+        small[least_broken(mask == kind, [small == kind, widened])] = kind
     return small
 
 

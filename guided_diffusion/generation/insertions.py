@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import blobfile as bf
 import numpy as np
+from tqdm import tqdm
 
 from .. import dist_util
 from ..config import Config
@@ -29,10 +30,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Insertions:
     """What is drawn into which photographs. files: sample i takes number i, modulo their number. mask: that of a
-    sample, for its photograph uint8 [H, W, 3]. names, about: for the manifest, of each file and of all."""
+    sample, for its photograph uint8 [H, W, 3]; None: it has no room. names, about: for the manifest, of each file and
+    of all."""
 
     files: Sequence[str]
-    mask: Callable[[int, np.ndarray], np.ndarray]
+    mask: Callable[[int, np.ndarray], np.ndarray | None]
     scale: tuple[float, float]
     names: Sequence[dict[str, str]]
     about: dict[str, Any]
@@ -45,14 +47,21 @@ class Insertions:
         settings: Settings,
         on_out_of_memory: Callable[[int, int], None],
         **how: Any,
-    ) -> tuple[list[np.ndarray], list[np.ndarray], list[dict[str, str]]]:
-        """Images uint8 [H, W, 3], index masks uint8 [H, W] and conditions of samples. how: as for DefectGen.draw."""
+    ) -> tuple[list[int], list[np.ndarray], list[np.ndarray], list[dict[str, str]]]:
+        """Indices, images uint8 [H, W, 3], index masks uint8 [H, W] and conditions of those of the samples whose
+        photographs have room for a defect; of the others a line is printed. how: as for DefectGen.draw."""
         places = [index % len(self.files) for index in indices]
         photographs = [read_image(self.files[place]) for place in places]
         masks = [self.mask(index, photograph) for index, photograph in zip(indices, photographs, strict=True)]
+        kept = [k for k, mask in enumerate(masks) if mask is not None]
+        for k in sorted({*range(len(masks))} - {*kept}):
+            tqdm.write(f"{self.files[places[k]]}: sample {indices[k]} is left out, as no defect finds room in it")
+        indices, photographs, masks, places = (
+            [each[k] for k in kept] for each in (indices, photographs, masks, places)
+        )
         how["on_out_of_memory"] = on_out_of_memory
         images = insert(generator, photographs, masks, indices, self.scale, batch_size, settings, **how)
-        return images, masks, [self.names[place] for place in places]
+        return indices, images, masks, [self.names[place] for place in places]
 
 
 def read_insertions(
@@ -102,7 +111,7 @@ def read_insertions(
     about |= {"masks": "bank", "sha256": bank.sha256, "where": where and bf.basename(where.rstrip("/"))}
     about |= {"defects_per_image": numbers, "defects": [sorted(types) for types in asked]}
 
-    def draw(index: int, photograph: np.ndarray) -> np.ndarray:
+    def draw(index: int, photograph: np.ndarray) -> np.ndarray | None:
         path = pictures[index % len(pictures)]
         types, area = types_to_draw(bank, asked, numbers, seed, index), None
         if allowed:
@@ -111,10 +120,8 @@ def read_insertions(
                 area = resize_mask(area, photograph.shape[:2])
             _check_size("where", allowed[path], area, path, photograph)
             area = area > 0
-        try:
-            return placement.draw(photograph, area, seed, index, types)
-        except InputError as error:
-            raise InputError(f"`background` {path}: {error}") from None
+        mask = placement.draw(photograph, area, seed, index, types)
+        return mask if mask.any() or not types else None
 
     return Insertions(pictures, draw, scale, names, about)
 

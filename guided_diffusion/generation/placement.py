@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from ..data.image_files import border_of, resize_image, resize_mask
-from ..errors import InputError
+from ..data.regions import unbroken
 from ..keyed_random import numpy_generator
 from .insertion import reach
 from .mask_bank import MaskBank
@@ -39,7 +39,7 @@ class Placement:
     ) -> np.ndarray:
         """Index mask uint8 [H, W] for a photograph uint8 [H, W, 3]: a defect of each of `types`, each where it fits
         with its margin beside the ones before; those that do not are left out. allowed: bool [H, W], where defects may
-        lie; None: see distances. Raises InputError where not one fits."""
+        lie; None: see distances."""
         rng = numpy_generator("placement", seed, index)
         mask = np.zeros(photograph.shape[:2], np.uint8)
         inside = part_distance(self._shrunk(photograph)) if self.distances and allowed is None else None
@@ -49,10 +49,6 @@ class Placement:
                 low, high = self.distances[kind]
                 where = resize_mask(((inside >= low) & (inside <= high)).astype(np.uint8), mask.shape) > 0
             self._place(mask, kind, where, rng)
-        if types and not mask.any():
-            raise InputError(
-                f"no defect of {TRIES} tries fits in; allow more of it (`where`), or give another `scale` or types"
-            )
         return mask
 
     def _shrunk(self, photograph: np.ndarray) -> np.ndarray:
@@ -66,7 +62,8 @@ class Placement:
         for attempt in range(TRIES if places is None or len(places) else 0):
             layer = self.bank.layer(kind, rng)
             box = [min(n, round(s * f)) for n, s, f in zip(mask.shape, layer.shape, self.scale, strict=True)]
-            shape = cv2.resize(layer.astype(np.float32), box[::-1], interpolation=cv2.INTER_LINEAR) >= 0.5
+            way = cv2.INTER_AREA if min(self.scale) < 1 else cv2.INTER_LINEAR
+            shape = unbroken(layer, cv2.resize(layer.astype(np.float32), box[::-1], interpolation=way))
             rooms = [side - own for side, own in zip(mask.shape, box, strict=True)]
             cut = [layer.any(axis=1 - axis)[[0, -1]] for axis in (0, 1)]  # by the border of its image
             if attempt < TRIES // 2 and np.any(cut):  # whole ones first: windows of training cut many

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from .. import dist_util
 from ..diffusion.respace import Pair
+from ..errors import InputError
 from ..file_io import lock_folder
 from ..keyed_random import sample_noise
 from .conditions import Conditions
@@ -93,18 +94,24 @@ def fill_folder(
         while rounds:
             indices = rounds.pop(0)
             if inserting:  # whose windows are known once their masks are drawn
-                images, masks, about_each = conditions.draw(generator, indices, size, settings, halved, **how)
-                bar.update(len(indices))
+                count = len(indices)
+                indices, images, masks, about_each = conditions.draw(generator, indices, size, settings, halved, **how)
+                bar.update(count)
             else:
                 x = drawn and drawn.result()
                 drawn = drawer.submit(sample_noise, seed, rounds[0], *key) if rounds and rounds[0] else None
                 batch = generator.draw(indices, size, halved, x, settings=settings, conditions=conditions, **how)
                 images, masks, about_each = batch.images, batch.masks, conditions.names_of(indices)
             parts = dist_util.gather_to_zero([*zip(indices, images, masks, about_each, strict=True)])
-            if parts:
+            if samples := [sample for part in parts or () for sample in part]:
                 written.result()  # at most one round waits to be written
-                written = writer.submit(folder.add, *zip(*(sample for part in parts for sample in part), strict=True))
+                written = writer.submit(folder.add, *zip(*samples, strict=True))
         written.result()
         if stop.number:
             raise KeyboardInterrupt
+        if folder and len(folder.missing(num_samples)) == num_samples:
+            raise InputError(
+                "`background`: no photograph has room for a defect; allow more of them (`where`), or give another "
+                "`scale` or types"
+            )
     return folder

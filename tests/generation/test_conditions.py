@@ -176,8 +176,9 @@ def run(run_script, trained_pair, tmp_path):
         result = run_script("inference.py", *networks, "--sample_dir", tmp_path / out, *quick, *flags)
         assert result.returncode == status, result.stdout + result.stderr
         if status:
-            assert result.stderr.count("\n") == 1 and (tmp_path / out).exists() == there
-            return result.stderr
+            lines = [line for line in result.stderr.splitlines() if line.strip() and "photograph/s" not in line]
+            assert len(lines) == 1 and (tmp_path / out).exists() == there
+            return lines[0]
         return [json.loads(line) for line in (tmp_path / out / "manifest.jsonl").open()]
 
     return run_here
@@ -236,6 +237,11 @@ def test_photographs_of_any_size_get_defects_where_they_may(run, tmp_path):
     whole = (*flags[:4], "--defects", "pit", "scratch,stain", "--where", "anywhere", "--scale", 0.5, 0.5)
     rows = run(*whole, "--num_samples", 2, out="told")
     assert [set(row["types"]) for row in rows] == [{"pit"}, {"scratch", "stain"}]
+    Image.fromarray(np.zeros((120, 64), np.uint8)).save(where / "b.png")  # no room: the others are made
+    rows = run(*flags, "--num_samples", 5, out="no_room")
+    assert [row["index"] for row in rows] == [0, 2, 3]
+    save(where, [np.zeros(shape, np.uint8) for shape in shapes.values()], shapes)
+    assert "--background: no photograph has room for a defect" in run(*flags, status=2, out="none")
 
 
 def test_bad_conditions_end_in_one_line(run, tmp_path):

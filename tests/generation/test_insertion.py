@@ -97,6 +97,15 @@ def test_windows_of_close_defects_are_one():
     assert (first.rows, first.columns) == (slice(0, 64), slice(0, 64)) and second.mask.shape == (32, 32)
 
 
+@pytest.mark.parametrize("slope", [0, 0.4, 1])
+def test_a_line_thinner_than_a_pixel_of_the_training_stays_whole(slope):
+    mask = mask_of(128, 128, *((1, 10 + round(slope * across), 10 + across, 1, 1) for across in range(100)))
+    (window,) = find_windows(photograph_of(128, 128), mask, (4, 4), (32, 32), 8, 2)
+    assert label(window.mask, np.ones((3, 3)))[1] == 1 and (window.mask > 0).any(axis=0).sum() == pytest.approx(
+        25, abs=2
+    )
+
+
 def test_scales():
     assert find_scale(None, (2.0, 3.0)) == (2, 3) and find_scale([4], ()) == (4, 4) == find_scale(4, (1, 1))
     for given, recorded, words in ((None, (), "does not tell"), ([1, 2, 3], (), "one number or two"), (0, (), "0.001")):

@@ -5,7 +5,6 @@ import pytest
 from scipy.ndimage import label
 from test_mask_bank import anywhere, layer
 
-from guided_diffusion import InputError
 from guided_diffusion.generation.placement import Placement, part_distance, training_distances, types_to_draw
 
 SPOT, BAR = layer(slice(6, 10), slice(6, 10)), layer(slice(7, 9), slice(4, 12))
@@ -50,8 +49,7 @@ def test_defects_lie_where_they_are_allowed():
         mask = places.draw(GREY, allowed, 0, index, [1])
         assert mask.any() and not mask[~allowed].any()
     allowed[:] = False
-    with pytest.raises(InputError, match="no defect of 64 tries fits in"):
-        places.draw(GREY, allowed, 0, 0, [1])
+    assert not places.draw(GREY, allowed, 0, 0, [1]).any()
 
 
 @pytest.mark.parametrize("rows", [slice(0, 5), slice(11, 16)])
@@ -60,8 +58,8 @@ def test_what_a_border_cut_lies_at_that_border(rows):
     for index in range(10):
         mask = places.draw(GREY, None, 0, index, [1])
         assert mask[0 if rows.start == 0 else -1].any() and not mask[-1 if rows.start == 0 else 0].any()
-    with pytest.raises(InputError, match="fits in"):  # it reaches across
-        placement(layer(slice(0, 16), slice(6, 10))).draw(GREY, None, 0, 0, [1])
+    across = placement(layer(slice(0, 16), slice(6, 10)))
+    assert not across.draw(GREY, None, 0, 0, [1]).any()
 
 
 def test_a_part_is_told_from_its_background():
