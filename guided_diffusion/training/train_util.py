@@ -18,7 +18,7 @@ import yaml
 from torch import Tensor, nn
 
 from .. import dist_util
-from ..config import Config
+from ..config import ADAMW, MUON, Config
 from ..data.augment import AUGMENTATIONS, augment
 from ..data.image_datasets import DefectDataset, epoch_indices
 from ..diffusion.conditioning import draw_conditions
@@ -33,7 +33,9 @@ from ..pictures import outline
 from ..precision import autocast, exact_float32, free_memory, resolve_precision, to_device, try_compile
 from .checkpoint import Checkpoint, load_weights, save_checkpoint
 from .logger import QUARTILES, LossWindow, TrainLogger
+from .muon import Muon
 
+OPTIMIZERS = {ADAMW: torch.optim.AdamW, MUON: Muon}
 Batch = tuple[Tensor | None, ...]  # x_start, t, noise, types, known, augmented
 PREVIEW_STEPS = 50  # of ddim: enough to judge, cheap enough to repeat
 FIRST_PREVIEW = 60, 100  # seconds and steps of a new training: where a step is slow, so is a preview
@@ -69,8 +71,8 @@ class TrainLoop:
         torch.manual_seed(key_to_seed("init", train.seed))
         self.model = create_model(config).to(device, memory_format=torch.channels_last)
         self.model.activation_checkpointing = train.activation_checkpointing
-        lr, weight_decay = config.optimizer.lr, config.optimizer.weight_decay
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
+        options = {"lr": config.optimizer.lr, "weight_decay": config.optimizer.weight_decay, "fused": True}
+        self.optimizer = OPTIMIZERS[config.optimizer.target](self.model.parameters(), **options)
         self.ema = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.window = LossWindow(self.diffusion.num_timestep, device)
         self.failed_step = torch.zeros((), device=device)  # number of the first step with a non-finite gradient
@@ -98,8 +100,10 @@ class TrainLoop:
             self.optimizer.load_state_dict({"state": named, "param_groups": options})
             for parameter, entry in self.optimizer.state.items():
                 shapes = {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+                if isinstance(self.optimizer, Muon) and Muon.takes(parameter):
+                    shapes = {"step": (), "momentum_buffer": parameter.shape}
                 if {key: value.shape for key, value in entry.items()} != shapes:
-                    raise ValueError("it is not AdamW's for these parameters")
+                    raise ValueError(f"it is not that of {self.config.optimizer.target} for these parameters")
                 if not all(value.isfinite().all() for value in entry.values()):
                     raise ValueError("it is not finite")
                 entry |= {key: torch.empty_like(parameter).copy_(value) for key, value in entry.items() if value.ndim}

@@ -13,6 +13,7 @@ from guided_diffusion.file_io import lock_folder
 CHANGES = {
     "data.resolution": 16,
     "diffusion.num_timestep": 4,  # so that a preview is cheap
+    "optimizer.target": "Muon",
     "optimizer.cosine_decay": True,
     "optimizer.grad_clip": 1.0,
     "train.iterations": 6,
