@@ -1,4 +1,4 @@
-"""Muon: AdamW whose updates of matrices and convolutions are made orthogonal. Small sets need far fewer steps with it."""
+"""Muon: AdamW, but updates of matrices and convolutions are made orthogonal. Small sets need fewer steps with it."""
 
 import torch
 from torch import Tensor
