@@ -150,7 +150,7 @@ class DataConfig(Section):
 
 @dataclass(frozen=True)
 class OptimizerConfig(Section):
-    target: str = option(ADAMW, "Muon: as good in about a third of the time on small sets", "", (ADAMW, MUON))
+    target: str = option(ADAMW, "Muon: as good in half the time on small sets", "", (ADAMW, MUON))
     lr: float = option(1e-4, "learning rate", "(0, 100]")
     weight_decay: float = option(0.002, "decoupled, as AdamW's", "[0, 100]")
     warmup: int = option(0, "steps over which the learning rate rises from 0", "[0, 1e9]")
