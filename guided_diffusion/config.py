@@ -17,7 +17,8 @@ SCHEDULES = ("cosine", "linear", "sqrt_linear", "sqrt", "inverse_proportion")
 LOGGERS = ("tensorboard", "csv", "wandb", "mlflow")
 
 # `target` strings of released files. They are looked up here and never imported.
-COLD, ADAMW, MUON = "diffusion.base_diffusion.ColdDiffusion", "torch.optim.AdamW", "Muon"
+COLD, ADAMW = "diffusion.base_diffusion.ColdDiffusion", "torch.optim.AdamW"
+MUON = "Muon"  # ours: training/muon.py
 GLOBAL, PATCH = "models.unet.openaiunet.UNetModel", "models.unet.unet_receptive.UNetModel"
 
 

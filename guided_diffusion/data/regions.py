@@ -1,6 +1,6 @@
 """Connected regions of index masks: pixels of one type that touch, at a corner too, are one region."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -30,13 +30,19 @@ def regions(mask: np.ndarray) -> list[Region]:
     return sorted(found, key=lambda region: (region.type, -region.pixels))
 
 
-def least_broken(where: np.ndarray, found: Sequence[np.ndarray]) -> np.ndarray:
+def least_broken(where: np.ndarray, found: Iterable[np.ndarray]) -> np.ndarray:
     """The first of `found`, ways to resample a shape bool [H, W], which has as many regions as it, or most nearly."""
-    count = number_regions(where)[1]
-    return min(found, key=lambda own: abs(number_regions(own)[1] - count))
+    count, best = number_regions(where)[1], None
+    for own in found:
+        off = abs(number_regions(own)[1] - count)
+        if best is None or off < best[0]:
+            best = off, own
+        if not off:
+            break
+    return best[1]
 
 
 def unbroken(where: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """bool [H, W] of a shape resampled, of whose pixels it covers these shares, float [H, W]: half or more, or less
     where that tears it."""
-    return least_broken(where, [shares >= least for least in (0.5, 0.375, 0.25)])  # lines reach a quarter all along
+    return least_broken(where, (shares >= least for least in (0.5, 0.375, 0.25)))  # lines reach a quarter all along

@@ -47,21 +47,21 @@ class Insertions:
         settings: Settings,
         on_out_of_memory: Callable[[int, int], None],
         **how: Any,
-    ) -> tuple[list[int], list[np.ndarray], list[np.ndarray], list[dict[str, str]]]:
+    ) -> tuple[Sequence[int], list[np.ndarray], Sequence[np.ndarray], Sequence[dict[str, str]]]:
         """Indices, images uint8 [H, W, 3], index masks uint8 [H, W] and conditions of those of the samples whose
         photographs have room for a defect; of the others a line is printed. how: as for DefectGen.draw."""
-        places = [index % len(self.files) for index in indices]
-        photographs = [read_image(self.files[place]) for place in places]
-        masks = [self.mask(index, photograph) for index, photograph in zip(indices, photographs, strict=True)]
-        kept = [k for k, mask in enumerate(masks) if mask is not None]
-        for k in sorted({*range(len(masks))} - {*kept}):
-            tqdm.write(f"{self.files[places[k]]}: sample {indices[k]} is left out, as no defect finds room in it")
-        indices, photographs, masks, places = (
-            [each[k] for k in kept] for each in (indices, photographs, masks, places)
-        )
+        jobs = []
+        for index in indices:
+            place = index % len(self.files)
+            photograph = read_image(self.files[place])
+            if (mask := self.mask(index, photograph)) is None:
+                tqdm.write(f"{self.files[place]}: sample {index} is left out, as no defect finds room in it")
+            else:
+                jobs.append((index, photograph, mask, self.names[place]))
+        indices, photographs, masks, names = zip(*jobs, strict=True) if jobs else ((),) * 4
         how["on_out_of_memory"] = on_out_of_memory
         images = insert(generator, photographs, masks, indices, self.scale, batch_size, settings, **how)
-        return indices, images, masks, [self.names[place] for place in places]
+        return indices, images, masks, names
 
 
 def read_insertions(
