@@ -108,7 +108,8 @@ class TrainLoop:
                     raise ValueError("it is not finite")
                 entry |= {key: torch.empty_like(parameter).copy_(value) for key, value in entry.items() if value.ndim}
         except (ValueError, KeyError, IndexError, RuntimeError, AttributeError, TypeError) as error:
-            raise InputError(f"{path}: its optimizer state does not fit ({error}); take another checkpoint") from None
+            remedy = "keep its optimizer.target, or take another checkpoint"
+            raise InputError(f"{path}: its optimizer state does not fit ({error}); {remedy}") from None
 
     @cached_property
     def network(self) -> nn.Module:
