@@ -11,10 +11,12 @@ from itertools import product
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from scipy import ndimage
 
 from ..config import DataConfig
 from ..errors import InputError, reason
 from ..file_io import read_bytes
+from .regions import number_regions, unbroken
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit; MAX_PIXELS is ours
 MAX_PIXELS = 2**28  # 0.8 GB decoded
@@ -160,9 +162,42 @@ def resize_image(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
     return np.array(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
-def resize_mask(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Index mask uint8 [H, W], or labels int32, stretched to `size` = (height, width); nearest: none appears."""
-    return np.array(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
+def resize_mask(mask: np.ndarray, size: Sequence[int], least: float = 0.5) -> np.ndarray:
+    """Index mask uint8 [H, W] stretched to `size` = (height, width), type by type as resize_regions does."""
+    if all(side <= to for side, to in zip(mask.shape, size, strict=True)):
+        return _nearest(mask, size)
+    small = np.zeros(size, np.uint8)
+    for kind in np.unique(mask[mask > 0]):
+        small[resize_regions(number_regions(mask == kind)[0], size, least) > 0] = kind
+    return small
+
+
+def resize_regions(numbered: np.ndarray, size: Sequence[int], least: float = 0.5) -> np.ndarray:
+    """Numbers of regions int32 [H, W], see number_regions, stretched to `size` = (height, width): the nearest pixel's;
+    but a region of the area of `least` new pixels or more that this would tear or lose, such as a hairline, takes those
+    that it covers by half, or by less to stay in one piece."""
+    numbered = _nearest(numbered, np.maximum(numbered.shape, size))  # along the axis that grows, if one does
+    small, area = _nearest(numbered, size), numbered.size / np.prod(size)
+    pixels = np.bincount(numbered.ravel())[1:]
+    found = zip(pixels, ndimage.find_objects(numbered), ndimage.find_objects(small, len(pixels)), strict=True)
+    for number, (count, box, kept) in enumerate(found, start=1):
+        if count < least * area or (kept and number_regions(small[kept] == number)[1] == 1):
+            continue
+        places = np.argwhere(numbered[box] == number) + [side.start for side in box]
+        places = (2 * places + 1) * size // np.multiply(2, numbered.shape)  # new pixels that hold their middles
+        first = places.min(axis=0)
+        covered = np.zeros(places.max(axis=0) - first + 1)
+        np.add.at(covered, tuple((places - first).T), 1 / area)
+        if kept:
+            small[kept][small[kept] == number] = 0
+        part = small[tuple(map(slice, first, first + covered.shape))]
+        part[unbroken(covered)] = number
+    return small
+
+
+def _nearest(array: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """uint8 or int32 [H, W] stretched to `size`."""
+    return np.array(Image.fromarray(array).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
 def read_index_mask(path: str, num_defect: int) -> np.ndarray:

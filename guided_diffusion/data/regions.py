@@ -1,6 +1,5 @@
 """Connected regions of index masks: pixels of one type that touch, at a corner too, are one region."""
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -30,19 +29,13 @@ def regions(mask: np.ndarray) -> list[Region]:
     return sorted(found, key=lambda region: (region.type, -region.pixels))
 
 
-def least_broken(where: np.ndarray, found: Iterable[np.ndarray]) -> np.ndarray:
-    """The first of `found`, ways to resample a shape bool [H, W], which has as many regions as it, or most nearly."""
-    count, best = number_regions(where)[1], None
-    for own in found:
+def unbroken(shares: np.ndarray, count: int = 1) -> np.ndarray:
+    """bool [H, W] of `count` regions that were resampled and cover these shares of each pixel, float [H, W]: the pixels
+    covered by half; by less, or at all, where that tears or loses regions."""
+    best, least_off = shares >= 0.5, np.inf
+    for least in (0.5, 0.375, 0.25, 1e-6):  # a line of one pixel covers a quarter of pixels all along
+        own = shares >= least
         off = abs(number_regions(own)[1] - count)
-        if best is None or off < best[0]:
-            best = off, own
-        if not off:
-            break
-    return best[1]
-
-
-def unbroken(where: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """bool [H, W] of a shape resampled, of whose pixels it covers these shares, float [H, W]: half or more, or less
-    where that tears it."""
-    return least_broken(where, (shares >= least for least in (0.5, 0.375, 0.25)))  # lines reach a quarter all along
+        if off < least_off:
+            best, least_off = own, off
+    return best

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 from scipy import ndimage
 
+from ..data.image_files import resize_image, resize_mask
 from ..errors import InputError
 from .image_sets import ImageSet, Pair
 
@@ -72,10 +73,8 @@ def _paste(source: Pair, target: Pair, rng: np.random.Generator) -> Pair:
     room = np.array(onto_mask.shape)
     scale = min(PASTE_SCALE ** rng.uniform(-1, 1), (room / label.shape).min())
     height, width = np.minimum(room, np.maximum(1, np.round(scale * np.array(label.shape)).astype(int))).tolist()
-    patch, label = (
-        np.asarray(Image.fromarray(np.ascontiguousarray(part)).resize((width, height), how))
-        for part, how in ((patch, Image.Resampling.BILINEAR), (label, Image.Resampling.NEAREST))
-    )
+    patch = resize_image(np.ascontiguousarray(patch), (height, width))
+    label = resize_mask(np.ascontiguousarray(label), (height, width))
 
     covered = []  # defect pixels that each place would cover, its number, and the place
     while len(covered) < PLACES and not (covered and covered[-1][0] == 0):

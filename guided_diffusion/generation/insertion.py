@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 
 from ..data.image_files import resize_image, resize_mask
-from ..data.regions import least_broken
 from ..errors import InputError, brief
 from .conditions import Conditions
 from .settings import Settings
@@ -85,23 +84,12 @@ def find_windows(
         rows, columns = where
         own = np.zeros(mask[rows, columns].shape, np.uint8)  # not what other windows draw
         cv2.drawContours(own, [contour], 0, 1, cv2.FILLED, offset=(-columns.start, -rows.start))
-        small = _shrunk(own * mask[rows, columns], sides)
+        small = resize_mask(own * mask[rows, columns], sides, least=0)  # what is drawn is meant
         beside = cv2.distanceTransform((small == 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
         weight = np.clip((margin + 1 - beside) / max(1, margin), 0, 1)
         image = resize_image(photograph[rows, columns], sides)
         windows.append(Window(rows, columns, image, small, weight))
     return windows
-
-
-def _shrunk(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """An index mask at `size`, as training sees it; but a type that would vanish or break, as thin ones do, is widened
-    first."""
-    small = resize_mask(mask, size)
-    kernel = np.ones([ceil(side / to) for side, to in zip(mask.shape, size, strict=True)], np.uint8)
-    for kind in np.unique(mask[mask > 0]):
-        widened = resize_mask(cv2.dilate((mask == kind).astype(np.uint8), kernel), size) > 0
-        small[least_broken(mask == kind, [small == kind, widened])] = kind
-    return small
 
 
 def paste(photograph: np.ndarray, window: Window, drawn: np.ndarray) -> None:

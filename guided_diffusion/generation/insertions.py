@@ -115,7 +115,7 @@ def read_insertions(
         path = pictures[index % len(pictures)]
         types, area = types_to_draw(bank, asked, numbers, seed, index), None
         if allowed:
-            area = read_image(allowed[path])[..., 0]
+            area = (read_image(allowed[path])[..., 0] > 0).astype(np.uint8)
             if len(set(allowed.values())) == 1:
                 area = resize_mask(area, photograph.shape[:2])
             _check_size("where", allowed[path], area, path, photograph)

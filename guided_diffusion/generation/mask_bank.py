@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from ..config import Config
 from ..data.image_datasets import DefectDataset
 from ..data.image_files import View
-from ..data.regions import unbroken
+from ..data.regions import number_regions, unbroken
 from ..diffusion.conditioning import far_from_defects
 from ..errors import InputError
 from ..keyed_random import numpy_generator
@@ -187,4 +187,5 @@ def _moved(layer: np.ndarray, rng: np.random.Generator, strength: float) -> np.n
     turned_x = (math.cos(turn) * x - math.sin(turn) * y / ratio) / stretch[1] + centre[1]
     grid = torch.stack([2 * turned_x - 1, 2 * turned_y - 1], dim=-1).float()[None]
     source = torch.from_numpy(np.ascontiguousarray(layer).astype(np.float32))[None, None]
-    return unbroken(layer, F.grid_sample(source, grid, padding_mode="border", align_corners=False)[0, 0].numpy())
+    shares = F.grid_sample(source, grid, padding_mode="border", align_corners=False)[0, 0].numpy()
+    return unbroken(shares, number_regions(layer)[1])

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from ..data.image_files import View, resize_mask
+from ..data.image_files import View, resize_regions
 from ..data.prepared import Sample
 from ..data.regions import number_regions
 from ..errors import InputError
@@ -49,7 +49,7 @@ def look_at_types(mask: np.ndarray, view: View) -> dict[int, TypeFacts]:
     types = {}
     for index, plain in plain_types(mask).items():
         numbered, count = number_regions(mask == index)
-        kept = np.bincount(resize_mask(numbered, view.size_of(mask.shape)).ravel(), minlength=count + 1)[1:]
+        kept = np.bincount(resize_regions(numbered, view.size_of(mask.shape)).ravel(), minlength=count + 1)[1:]
         lost, packed = int(np.count_nonzero(kept == 0)), zlib.compress(numbered.astype(np.int32).tobytes(), 1)
         types[index] = TypeFacts(plain.pixels, int(kept.sum()), count, lost, packed)
     return types
@@ -59,7 +59,7 @@ def keeps_regions(record: Record, size: Sequence[int]) -> bool:
     """Whether stretching a mask to `size` keeps all its regions."""
     for facts in record.types.values():
         numbered = np.frombuffer(zlib.decompress(facts.numbered), np.int32).reshape(record.size)
-        if np.count_nonzero(np.unique(resize_mask(numbered, size))) < facts.regions:
+        if np.count_nonzero(np.unique(resize_regions(numbered, size))) < facts.regions:
             return False
     return True
 

@@ -8,9 +8,18 @@ import numpy as np
 import pytest
 from drawn_formats import coded, refusal, save
 from PIL import Image
+from scipy.ndimage import label
 
 from guided_diffusion.data import image_files
-from guided_diffusion.data.image_files import open_image, orientations, read_image, read_index_mask, to_rgb, turned
+from guided_diffusion.data.image_files import (
+    open_image,
+    orientations,
+    read_image,
+    read_index_mask,
+    resize_mask,
+    to_rgb,
+    turned,
+)
 from guided_diffusion.data.prepared import IndexMask, Sample, read_pair
 from guided_diffusion.errors import InputError
 
@@ -122,3 +131,41 @@ def test_a_flipped_bit_of_a_png_is_refused_or_harmless():
             assert np.array_equal(open_image("a", lambda _, damaged=damaged: bytes(damaged)).pixels, MASK)
         except InputError:
             continue
+
+
+def pieces(where):
+    return label(where, np.ones((3, 3)))[1]
+
+
+@pytest.mark.parametrize(("shape", "size"), [((256, 256), (64, 64)), ((200, 230), (64, 64)), ((300, 40), (48, 64))])
+def test_thin_defects_stay_whole_when_masks_shrink(shape, size):
+    torn = 0
+    for turn in range(16):
+        way = np.pi * turn / 16
+        reach = 0.4 * np.array(shape) * (np.sin(way), np.cos(way))
+        (top, left), (bottom, right) = ((np.array(shape) / 2 + side * reach).astype(int).tolist() for side in (-1, 1))
+        mask = cv2.line(np.zeros(shape, np.uint8), (left, top), (right, bottom), 2)
+        small, nearest = resize_mask(mask, size), np.array(Image.fromarray(mask).resize(size[::-1], Image.NEAREST))
+        torn += pieces(nearest) != 1
+        assert small.shape == size and set(np.unique(small)) == {0, 2} and pieces(small) == 1
+        (down, across), (height, width) = np.divide(shape, size), np.ceil(np.divide(shape, size)).astype(int)
+        for y, x in np.argwhere(small):  # nothing but what the line touches
+            assert mask[int(y * down) :, int(x * across) :][: height + 1, : width + 1].any()
+    assert torn > 6
+
+
+@pytest.mark.parametrize("radius", [6, 9, 20])
+def test_thick_defects_shrink_to_the_nearest_pixel(radius):
+    mask = cv2.circle(np.zeros((100, 130), np.uint8), (50, 40), radius, 3, cv2.FILLED)
+    mask[:10, 100:] = 1
+    assert np.array_equal(resize_mask(mask, (32, 41)), Image.fromarray(mask).resize((41, 32), Image.NEAREST))
+
+
+@pytest.mark.parametrize(("side", "least", "kept"), [(3, 0.5, 16), (2, 0.5, 4), (2, 0, 16), (1, 0, 16)])
+def test_dots_of_half_a_pixel_or_more_are_kept_wherever_they_lie(side, least, kept):
+    found = []
+    for top, left in np.ndindex(4, 4):
+        mask = np.zeros((40, 40), np.uint8)
+        mask[8 + top : 8 + top + side, 8 + left : 8 + left + side] = 1
+        found.append(int(resize_mask(mask, (10, 10), least).sum()))
+    assert np.count_nonzero(found) == kept and max(found) <= 4  # smaller ones by luck, as the nearest pixel has it

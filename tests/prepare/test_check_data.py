@@ -95,7 +95,7 @@ def test_what_vanishes_is_counted_as_training_would_see_it(data, run):
     assert status == 0 and finding(found, "vanishes")["files"] == [str(path)]
     assert f"warning: {path}: hole vanishes at 24 x 32 from 1 of 5 images" in text
     for k in range(4):
-        write_pair(data, f"crack/{k}", k, box(1, 9, 10, 5, 45))  # of 16 rows none samples row 9
+        write_pair(data, f"crack/{k}", k, box(1, 9, 10, 5, 6))  # a third of a pixel, and of 16 rows none samples row 9
     status, text, found = run(data, "--resolution", 16, 64)
     assert status == 1 and "error: " in text and found["types"]["crack"]["lost_regions"] == 4
     assert [row["severity"] for row in found["findings"] if row["rule"] == "vanishes"] == ["error", "warning"]

@@ -15,11 +15,11 @@ def smooth(seed):
     return photograph(seed, (60, 80))[..., 0]
 
 
-def test_what_nearest_resizing_keeps():
+def test_what_resizing_keeps_of_specks():
     rng = np.random.default_rng(0)
     mask = (rng.random((90, 120)) < 0.03) * rng.integers(1, 3, (90, 120)).astype(np.uint8)
     found = look_at_types(mask, View((17, 23)))
-    # Pillow's nearest: the pixel under the middle of each new one
+    # of less than half a new pixel: the pixel under its middle, as Pillow's nearest
     rows, columns = (((np.arange(n) + 0.5) * side / n).astype(int) for n, side in ((17, 90), (23, 120)))
     for index in (1, 2):
         numbered, count = ndimage.label(mask == index, np.ones((3, 3)))
