@@ -17,6 +17,7 @@ from PIL import Image
 
 from .data.image_files import View, open_image, read_image, read_index_mask, resize_image, resize_mask, to_rgb, turned
 from .data.manifest import read_manifest
+from .data.regions import resize_shape
 from .errors import InputError
 from .file_io import read_bytes
 from .generation.api import DefectGen
@@ -64,12 +65,12 @@ def from_layer(layer: np.ndarray, size: Sequence[int], num_defect: int) -> np.nd
 
 
 def placed(mask: np.ndarray, stencil: np.ndarray, centre: Sequence[float], scale: Sequence[float]) -> np.ndarray:
-    """An index mask [H, W] with another [h, w] over it, enlarged, its centre at these shares of the height and width.
-    scale: down and across."""
-    shares = zip(mask.shape, stencil.shape, centre, scale, strict=True)
-    down, across = (share * side - factor * (own - 1) / 2 for side, own, share, factor in shares)
-    move = np.array([[scale[1], 0, across], [0, scale[0], down]])
-    over = cv2.warpAffine(stencil, move, mask.shape[::-1], flags=cv2.INTER_NEAREST)
+    """An index mask [H, W] with another of one type [h, w] over it, enlarged, its centre at these shares of the height
+    and width. scale: down and across."""
+    size = [max(1, round(side * factor)) for side, factor in zip(stencil.shape, scale, strict=True)]
+    top, left = (round(share * side - (own - 1) / 2) for side, own, share in zip(mask.shape, size, centre, strict=True))
+    shape = resize_shape(stencil > 0, size).astype(np.uint8) * stencil.max()
+    over = cv2.warpAffine(shape, np.float32([[1, 0, left], [0, 1, top]]), mask.shape[::-1], flags=cv2.INTER_NEAREST)
     return np.where(over > 0, over, mask)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import label
 
 from guided_diffusion import DefectGen, InputError
 from guided_diffusion import page as page_module
@@ -40,12 +41,16 @@ def test_masks_come_back_from_the_canvas(size: tuple[int, int]) -> None:
 
 
 def test_a_mask_is_placed_by_its_centre_and_cut_at_the_border() -> None:
-    mask, stencil = np.full((20, 30), 2, np.uint8), np.array([[1, 1, 1], [0, 3, 0], [0, 1, 0]], np.uint8)
+    mask, stencil = np.full((20, 30), 2, np.uint8), np.array([[3, 3, 3], [0, 3, 0], [0, 3, 0]], np.uint8)
     moved = placed(mask, stencil, (0.5, 0.5), (1, 1))
     assert np.array_equal(moved[9:12, 14:17], np.where(stencil, stencil, 2))
     assert (moved != mask).sum() == 5 and (mask == 2).all()
     assert (placed(mask, stencil, (0.5, 0.5), (4, 2)) != mask).sum() == pytest.approx(5 * 4 * 2, rel=0.2)
     assert 0 < (placed(mask, stencil, (1.0, 0.0), (4, 4)) != mask).sum() < 5 * 16
+    thin, empty = np.eye(24, dtype=np.uint8), np.zeros((90, 90), np.uint8)
+    for size in (0.3, 0.7, 1.4, 3.3):  # a scratch stays whole, and has no steps where it grows
+        moved = placed(empty, thin, (0.5, 0.5), (size, size))
+        assert label(moved, np.ones((3, 3)))[1] == 1 and np.ptp(np.nonzero(moved)[0]) == pytest.approx(24 * size, abs=2)
 
 
 def test_a_close_up_shows_the_defects_and_what_is_around_at_its_own_size() -> None:

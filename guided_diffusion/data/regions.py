@@ -1,7 +1,9 @@
 """Connected regions of index masks: pixels of one type that touch, at a corner too, are one region."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from scipy import ndimage
 
@@ -38,4 +40,13 @@ def unbroken(shares: np.ndarray, count: int = 1) -> np.ndarray:
         off = abs(number_regions(own)[1] - count)
         if off < least_off:
             best, least_off = own, off
+        if not off:
+            break
     return best
+
+
+def resize_shape(where: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """A shape bool [H, W] at `size` = (height, width), its outline smooth, its regions unbroken."""
+    way = cv2.INTER_AREA if size[0] < len(where) or size[1] < where.shape[1] else cv2.INTER_LINEAR
+    shares = cv2.resize(where.astype(np.float32), tuple(size[::-1]), interpolation=way)
+    return unbroken(shares, number_regions(where)[1])

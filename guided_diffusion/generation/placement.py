@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from ..data.image_files import border_of, resize_image, resize_mask
-from ..data.regions import number_regions, unbroken
+from ..data.regions import resize_shape
 from ..keyed_random import numpy_generator
 from .insertion import reach
 from .mask_bank import MaskBank
@@ -62,9 +62,7 @@ class Placement:
         for attempt in range(TRIES if places is None or len(places) else 0):
             layer = self.bank.layer(kind, rng)
             box = [min(n, round(s * f)) for n, s, f in zip(mask.shape, layer.shape, self.scale, strict=True)]
-            way = cv2.INTER_AREA if min(self.scale) < 1 else cv2.INTER_LINEAR
-            shares = cv2.resize(layer.astype(np.float32), box[::-1], interpolation=way)
-            shape = unbroken(shares, number_regions(layer)[1])
+            shape = resize_shape(layer, box)
             rooms = [side - own for side, own in zip(mask.shape, box, strict=True)]
             cut = [layer.any(axis=1 - axis)[[0, -1]] for axis in (0, 1)]  # by the border of its image
             if attempt < TRIES // 2 and np.any(cut):  # whole ones first: windows of training cut many
