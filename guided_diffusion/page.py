@@ -225,7 +225,7 @@ def build(page: Page) -> Any:
                     file = gr.File(label="1. Photograph of a good part (none: the networks' own size)", height=150)
                     type_ = gr.Dropdown(types, value=1, label="2. Type of defect")
                     canvas = gr.ImageEditor(start[2], label="3. Brush it", brush=gr.Brush(**brushes[0]), **editor)
-                    gr.HTML(legend)
+                    gr.HTML(f"{legend}<br>The tools on the picture, in order: brush, eraser, colour, width.")
                 with gr.Column(scale=1, min_width=280):
                     bank = gr.Button("Or a mask like training's")
                     across = gr.Slider(0, 100, 50, step=1, label="its place, % from the left")
