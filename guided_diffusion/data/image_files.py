@@ -183,15 +183,16 @@ def resize_regions(numbered: np.ndarray, size: Sequence[int], least: float = 0.5
     for number, (count, box, kept) in enumerate(found, start=1):
         if count < least * area or (kept and number_regions(small[kept] == number)[1] == 1):
             continue
-        places = np.argwhere(numbered[box] == number) + [side.start for side in box]
-        places = (2 * places + 1) * size // np.multiply(2, numbered.shape)  # new pixels that hold their middles
-        first = places.min(axis=0)
-        covered = np.zeros(places.max(axis=0) - first + 1)
-        np.add.at(covered, tuple((places - first).T), 1 / area)
+        rows, columns = (  # new ones that its pixels' middles lie in, and where each begins
+            np.unique((2 * np.arange(side.start, side.stop) + 1) * to // (2 * whole), return_index=True)
+            for side, to, whole in zip(box, size, numbered.shape, strict=True)
+        )
+        covered = np.add.reduceat(numbered[box] == number, rows[1], axis=0, dtype=np.int64)
+        covered = np.add.reduceat(covered, columns[1], axis=1)
         if kept:
             small[kept][small[kept] == number] = 0
-        part = small[tuple(map(slice, first, first + covered.shape))]
-        part[unbroken(covered)] = number
+        part = small[rows[0][0] : rows[0][-1] + 1, columns[0][0] : columns[0][-1] + 1]
+        part[unbroken(covered / area)] = number
     return small
 
 
