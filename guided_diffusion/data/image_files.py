@@ -164,11 +164,13 @@ def resize_image(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
 
 def resize_mask(mask: np.ndarray, size: Sequence[int], least: float = 0.5) -> np.ndarray:
     """Index mask uint8 [H, W] stretched to `size` = (height, width), type by type as resize_regions does."""
-    if all(side <= to for side, to in zip(mask.shape, size, strict=True)):
-        return _nearest(mask, size)
-    small = np.zeros(size, np.uint8)
-    for kind in np.unique(mask[mask > 0]):
-        small[resize_regions(number_regions(mask == kind)[0], size, least) > 0] = kind
+    small = near = _nearest(mask, size)
+    if any(side > to for side, to in zip(mask.shape, size, strict=True)):
+        small = near.copy()
+        for kind in np.unique(mask[mask > 0]):
+            own = resize_regions(number_regions(mask == kind)[0], size, least) > 0
+            small[(near == kind) & (small == kind) & ~own] = 0
+            small[own & (near != kind)] = kind  # over other types, which would tear it
     return small
 
 

@@ -154,6 +154,16 @@ def test_thin_defects_stay_whole_when_masks_shrink(shape, size):
     assert torn > 6
 
 
+@pytest.mark.parametrize("kind", [1, 3])
+def test_a_scratch_over_a_patch_stays_whole(kind):
+    for left in range(60, 80):
+        mask = np.zeros((200, 200), np.uint8)
+        mask[40:160, 30:170] = 2
+        cv2.line(mask, (left, 20), (left + 30, 180), kind)
+        small = resize_mask(mask, (64, 64))
+        assert pieces(small == kind) == 1 and (small == 2).sum() == pytest.approx((mask == 2).sum() / 9.77, rel=0.06)
+
+
 @pytest.mark.parametrize("radius", [6, 9, 20])
 def test_thick_defects_shrink_to_the_nearest_pixel(radius):
     mask = cv2.circle(np.zeros((100, 130), np.uint8), (50, 40), radius, 3, cv2.FILLED)
