@@ -4,6 +4,7 @@
 #     It is $PYTHON or the active environment's if that has it all; else .venv's, made where needed.
 #   side_env NAME        after setup_env: sets venv to an environment of its own, NAME, that sees PYTHON's packages.
 
+[ -n "${ROOT-}" ] || { echo "error: scripts/setup_env.sh is sourced by quickstart.sh and test.sh; run one of them" >&2; exit 2; }
 . "$ROOT/scripts/launch.sh"
 
 # lacking PYTHON FILE...: prints the first requirement that is not met; nothing if all are.

@@ -105,9 +105,13 @@ def judge(result: Row) -> Row:
         "blurry": "The samples are still blurry: train longer",
         "wrong": "The samples do not look like real images yet: train longer",
     }
-    of = "precision {:.2f}, KID x 1000 {:.1f}"
-    shown = (of.format(side["precision"]["value"], 1000 * side["kid"]["value"]) for side in (own, real))
-    return {"looks": looks, "sentence": "{} ({}; real ones among themselves: {}).".format(said[looks], *shown)}
+    of = "precision {:.2f}, recall {:.2f}, KID x 1000 {:.1f}"
+    figures = ([side[key]["value"] for key in ("precision", "recall", "kid")] for side in (own, real))
+    shown = (of.format(precision, recall, 1000 * kid) for precision, recall, kid in figures)
+    sentence = "{} ({}; real ones among themselves: {}).".format(said[looks], *shown)
+    if own["recall"]["value"] < PARTLY * real["recall"]["value"]:
+        sentence += " They show little of the variety of real ones: train on more photographs."
+    return {"looks": looks, "sentence": sentence}
 
 
 def notes(result: Row) -> list[str]:

@@ -77,7 +77,8 @@ def plan_set(
         there = found.get(section) or {}
         if key := next((key for key in (*value, *there) if there.get(key) != value.get(key)), None):
             told = f"it tells {section} {key} {brief(there.get(key))}, but this run {brief(value.get(key))}"
-            raise InputError(f"{root}: already holds files of another data set: {told}; name another OUT")
+            remedy = "give the flags that made it, delete it, or name another OUT"
+            raise InputError(f"{root}: already holds files of another data set: {told}; {remedy}")
     records = found.get("images", [])
     before, names = _files(records), [item.sample.name for item in items]
     check_no_links(root, [*before, *(f"{part}/{name}.png" for part in RELEASED for name in names)])

@@ -50,18 +50,26 @@ def test_label_statistics_tell_what_was_planted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "power", "looks"),
-    [(0.61, -9, "real"), (0.3, -9, "partly"), (0.1, -2, "blurry"), (0.1, 2, "wrong"), (None, 0, None)],
+    ("precision", "recall", "power", "looks"),
+    [
+        (0.61, 0.21, -9, "real"),
+        (0.3, 0.19, -9, "partly"),
+        (0.1, 0.5, -2, "blurry"),
+        (0.1, 0, 2, "wrong"),
+        (None, 0, 0, None),
+    ],
 )
-def test_the_verdict_holds_precision_against_that_of_real_halves(precision, power, looks) -> None:
-    real = {"precision": {"value": 0.8}, "kid": {"value": 0.001}}
+def test_the_verdict_holds_precision_and_recall_against_those_of_real_halves(precision, recall, power, looks) -> None:
+    real = {"precision": {"value": 0.8}, "recall": {"value": 0.8}, "kid": {"value": 0.001}}
     own = {"precision": precision and {"value": precision}, "kid": {"value": 0.05}, "spectrum": {"value": power}}
+    own |= {"recall": {"value": recall}}
     verdict = quality.judge({"overall": own, "reference": {"real": {"overall": real}}})
     assert verdict["looks"] == looks and ("train longer" in verdict["sentence"]) == (looks not in ("real", None))
     shown = (
-        f"(precision {precision or 0:.2f}, KID x 1000 50.0; real ones among themselves: precision 0.80, KID x 1000 1.0)"
+        f"(precision {precision or 0:.2f}, recall {recall:.2f}, KID x 1000 50.0; real ones among themselves: precision"
     )
-    assert (shown in verdict["sentence"]) == (looks is not None)
+    assert (f"{shown} 0.80, recall 0.80, KID x 1000 1.0)" in verdict["sentence"]) == (looks is not None)
+    assert ("more photographs" in verdict["sentence"]) == (looks is not None and recall < 0.2)
 
 
 @pytest.fixture(scope="module")
