@@ -23,10 +23,10 @@ RESULTS = {  # what the page takes from them
     "quality": {
         "command": "quality",
         "class_names": list(TYPES),
-        "overall": {"kid": figure(0.4), "spectrum": figure(-3, 0.5), "precision": figure(0.1)},
+        "overall": {"kid": figure(0.4), "spectrum": figure(-3, 0.5), "precision": figure(0.1), "recall": figure(0.3)},
         "reference": {
             "train": {"overall": {"kid": figure(0.1), "spectrum": figure(0.2)}},
-            "real": {"overall": {"kid": figure(0.001), "precision": figure(0.8)}},
+            "real": {"overall": {"kid": figure(0.001), "precision": figure(0.8), "recall": figure(0.8)}},
         },
         "labels": {"empty": {"real": figure(0.25)}},
         "memorization": {"copies": figure(0.05)},
