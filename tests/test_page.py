@@ -48,7 +48,7 @@ def test_a_mask_is_placed_by_its_centre_and_cut_at_the_border() -> None:
     assert (placed(mask, stencil, (0.5, 0.5), (4, 2)) != mask).sum() == pytest.approx(5 * 4 * 2, rel=0.2)
     assert 0 < (placed(mask, stencil, (1.0, 0.0), (4, 4)) != mask).sum() < 5 * 16
     thin, empty = np.eye(24, dtype=np.uint8), np.zeros((90, 90), np.uint8)
-    for size in (0.3, 0.7, 1.4, 3.3):  # a scratch stays whole, and has no steps where it grows
+    for size in (0.3, 0.7, 1.4, 3.3):  # a scratch stays whole, and as long as it should be
         moved = placed(empty, thin, (0.5, 0.5), (size, size))
         assert label(moved, np.ones((3, 3)))[1] == 1 and np.ptp(np.nonzero(moved)[0]) == pytest.approx(24 * size, abs=2)
 

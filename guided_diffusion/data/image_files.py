@@ -164,20 +164,19 @@ def resize_image(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
 
 def resize_mask(mask: np.ndarray, size: Sequence[int], least: float = 0.5) -> np.ndarray:
     """Index mask uint8 [H, W] stretched to `size` = (height, width), type by type as resize_regions does."""
-    small = near = _nearest(mask, size)
+    near = _nearest(mask, size)
+    small = near.copy()
     if any(side > to for side, to in zip(mask.shape, size, strict=True)):
-        small = near.copy()
         for kind in np.unique(mask[mask > 0]):
             own = resize_regions(number_regions(mask == kind)[0], size, least) > 0
-            small[(near == kind) & (small == kind) & ~own] = 0
             small[own & (near != kind)] = kind  # over other types, which would tear it
     return small
 
 
 def resize_regions(numbered: np.ndarray, size: Sequence[int], least: float = 0.5) -> np.ndarray:
     """Numbers of regions int32 [H, W], see number_regions, stretched to `size` = (height, width): the nearest pixel's;
-    but a region of the area of `least` new pixels or more that this would tear or lose, such as a hairline, takes those
-    that it covers by half, or by less to stay in one piece."""
+    a region of the area of `least` new pixels or more that this would tear or lose, such as a hairline, also takes
+    those that it covers by half, or by less to stay in one piece."""
     numbered = _nearest(numbered, np.maximum(numbered.shape, size))  # along the axis that grows, if one does
     small, area = _nearest(numbered, size), numbered.size / np.prod(size)
     pixels = np.bincount(numbered.ravel())[1:]
@@ -191,10 +190,8 @@ def resize_regions(numbered: np.ndarray, size: Sequence[int], least: float = 0.5
         )
         covered = np.add.reduceat(numbered[box] == number, rows[1], axis=0, dtype=np.int64)
         covered = np.add.reduceat(covered, columns[1], axis=1)
-        if kept:
-            small[kept][small[kept] == number] = 0
         part = small[rows[0][0] : rows[0][-1] + 1, columns[0][0] : columns[0][-1] + 1]
-        part[unbroken(covered / area)] = number
+        part[unbroken(np.where(part == number, 1, covered / area))] = number
     return small
 
 

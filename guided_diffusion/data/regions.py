@@ -34,7 +34,7 @@ def regions(mask: np.ndarray) -> list[Region]:
 def unbroken(shares: np.ndarray, count: int = 1) -> np.ndarray:
     """bool [H, W] of `count` regions that were resampled and cover these shares of each pixel, float [H, W]: the pixels
     covered by half; by less, or at all, where that tears or loses regions."""
-    best, least_off = shares >= 0.5, np.inf
+    least_off = np.inf
     for least in (0.5, 0.375, 0.25, 1e-6):  # a line of one pixel covers a quarter of pixels all along
         own = shares >= least
         off = abs(number_regions(own)[1] - count)

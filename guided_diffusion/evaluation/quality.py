@@ -110,7 +110,7 @@ def judge(result: Row) -> Row:
     shown = (of.format(precision, recall, 1000 * kid) for precision, recall, kid in figures)
     sentence = "{} ({}; real ones among themselves: {}).".format(said[looks], *shown)
     if own["recall"]["value"] < PARTLY * real["recall"]["value"]:
-        sentence += " They show little of the variety of real ones: train on more photographs."
+        sentence += " They show little of the variety of real ones: if longer training does not help, add photographs."
     return {"looks": looks, "sentence": sentence}
 
 

@@ -164,6 +164,19 @@ def test_a_scratch_over_a_patch_stays_whole(kind):
         assert pieces(small == kind) == 1 and (small == 2).sum() == pytest.approx((mask == 2).sum() / 9.77, rel=0.06)
 
 
+def test_crooked_scratches_stay_whole_and_leave_no_holes_in_a_patch():
+    rng, whole = np.random.default_rng(0), []
+    for _ in range(200):
+        shape = rng.integers(80, 260, 2)
+        mask = np.full(shape, 2, np.uint8)
+        points = np.stack([rng.integers(5, side - 5, 4) for side in shape[::-1]], axis=1)
+        cv2.polylines(mask, [points.astype(np.int32)], False, 1, int(rng.integers(1, 4)))
+        small = resize_mask(mask, rng.integers(24, 64, 2).tolist())
+        assert small.all()
+        whole.append(pieces(small == 1) == 1)
+    assert np.mean(whole) > 0.97  # the nearest pixel alone keeps a third; the others slivers of the patch cross
+
+
 @pytest.mark.parametrize("radius", [6, 9, 20])
 def test_thick_defects_shrink_to_the_nearest_pixel(radius):
     mask = cv2.circle(np.zeros((100, 130), np.uint8), (50, 40), radius, 3, cv2.FILLED)

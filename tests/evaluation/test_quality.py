@@ -69,7 +69,7 @@ def test_the_verdict_holds_precision_and_recall_against_those_of_real_halves(pre
         f"(precision {precision or 0:.2f}, recall {recall:.2f}, KID x 1000 50.0; real ones among themselves: precision"
     )
     assert (f"{shown} 0.80, recall 0.80, KID x 1000 1.0)" in verdict["sentence"]) == (looks is not None)
-    assert ("more photographs" in verdict["sentence"]) == (looks is not None and recall < 0.2)
+    assert ("add photographs" in verdict["sentence"]) == (looks is not None and recall < 0.2)
 
 
 @pytest.fixture(scope="module")
