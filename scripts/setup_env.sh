@@ -1,10 +1,16 @@
-# Sourced by quickstart.sh, test.sh and the other setup scripts, with ROOT set to the repository.
+# Run by itself, as `bash scripts/setup_env.sh`: sets up what training, generation and evaluation need.
+# Sourced by quickstart.sh, test.sh and the other setup scripts, with ROOT set to the repository:
 #
 #   setup_env FILE...    sets and exports PYTHON: a python with what these requirements files ask for.
 #     It is $PYTHON or the active environment's if that has it all; else .venv's, made where needed.
 #   side_env NAME        after setup_env: sets venv to an environment of its own, NAME, that sees PYTHON's packages.
 
-[ -n "${ROOT-}" ] || { echo "error: scripts/setup_env.sh is sourced by quickstart.sh and test.sh; run one of them" >&2; exit 2; }
+alone=
+[ -n "${ROOT-}" ] || {
+    set -eu
+    alone=yes
+    ROOT=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
+}
 . "$ROOT/scripts/launch.sh"
 
 # lacking PYTHON FILE...: prints the first requirement that is not met; nothing if all are.
@@ -83,4 +89,9 @@ side_env() {
     echo '*' >"$venv/.gitignore"
     site='import sysconfig; print(sysconfig.get_path("purelib"))'
     "$PYTHON" -c "$site" >"$("$venv/bin/python" -c "$site")/project.pth"
+}
+
+[ -z "$alone" ] || {
+    setup_env requirements.txt requirements-eval.txt
+    echo "ready: $PYTHON"
 }

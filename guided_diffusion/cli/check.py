@@ -86,7 +86,8 @@ def main(argv: list[str] | None = None) -> int:
     figures["resolution"] = None if view.windows else suggest_resolution(records, model.size_multiple)
     status = int(any(finding.severity == ERROR for finding in findings))
     limit = f", the first {first} of each type (data.num_image_train)" if first else ""
-    print(f"{data.root} ({data.format}{limit})\n\n{as_text(figures, names, view, findings)}")
+    held = summarize(held_out, names) if val_dir else None
+    print(f"{data.root} ({data.format}{limit})\n\n{as_text(figures, names, view, findings, held)}")
     if args.json:
         write_json(args.json, {**figures, "findings": [vars(finding) for finding in findings], "status": status})
     if figures["images"]:

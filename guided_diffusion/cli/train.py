@@ -246,7 +246,11 @@ def train_here(args: argparse.Namespace, device: torch.device) -> int:
     loop = TrainLoop(config, args.work_dir, data, val_data, device, resume, warm)
     if main_rank:
         print(*told, describe(loop.config, cost), *filter(None, [started]), sep="\n", flush=True)
-    return loop.run()
+    status = loop.run()
+    if main_rank and not status:
+        both = "with both networks trained, inference.sh generates"
+        print(f"trained to step {loop.step}: look at loss.png and images/ in {args.work_dir}; {both}")
+    return status
 
 
 def take_work_dir(folder: str, held: ExitStack) -> None:

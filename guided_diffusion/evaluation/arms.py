@@ -12,6 +12,7 @@ from ..errors import InputError
 from .image_sets import ImageSet, Pair
 
 BASELINES = ("repeat", "copy_paste")
+ALL = "all"  # in place of a ratio: as many samples as there are
 PASTE_SCALE = 1.25  # pasted defects are enlarged by up to this factor, or its inverse
 PLACES = 20  # tried, for one without a defect
 SURROUNDINGS = 3  # pixels around the defects that are compared with the place, and blended
@@ -30,15 +31,20 @@ class Arm:
 
 
 def plan_arms(
-    num_real: int, samples: dict[str, list[ImageSet]], ratios: Sequence[float], baselines: Sequence[str]
+    num_real: int, samples: dict[str, list[ImageSet]], ratios: Sequence[float | str], baselines: Sequence[str]
 ) -> tuple[list[Arm], list[str]]:
     """The arms, `real` first, and notes on those left out for want of samples; raises InputError if all are. samples:
-    the generator runs of each set, of which the smallest counts."""
+    the generator runs of each set, of which the smallest counts. ratios: of samples to real images, or ALL."""
     arms, notes = [Arm("real", "real"), *(Arm(f"{kind}_x1", kind, num_real, 1) for kind in baselines)], []
     for name, runs in samples.items():
         there = min(map(len, runs))
         for ratio in ratios:
-            arm = Arm(f"{name}_x{ratio:g}", "synthetic", max(1, round(ratio * num_real)), ratio, name, len(runs))
+            if ratio == ALL:
+                arm = Arm(f"{name}_{ALL}", "synthetic", there, there / num_real, name, len(runs))
+            else:
+                arm = Arm(f"{name}_x{ratio:g}", "synthetic", max(1, round(ratio * num_real)), ratio, name, len(runs))
+            if (arms[-1].samples, arms[-1].extra) == (name, arm.extra):
+                continue  # the same images again
             if arm.extra <= there:
                 arms.append(arm)
             else:

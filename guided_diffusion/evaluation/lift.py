@@ -30,7 +30,7 @@ from ..generation.sample_io import common_class_names
 from ..keyed_random import numpy_generator
 from ..parallel import default_workers, parallel_map
 from ..training.checkpoint import read_weights
-from .arms import BASELINES, Arm, copy_paste, plan_arms
+from .arms import ALL, BASELINES, Arm, copy_paste, plan_arms
 from .bootstrap import NUM_RESAMPLES, Resampling, with_interval
 from .image_sets import ImageSet, Row, add_flags, read_good, read_real, read_samples, view_of_samples
 from .segmenter import SEGMENTERS, Outcome, Pool, Segmenter, calibrate, count_pixels, scores, train_segmenter
@@ -40,16 +40,17 @@ Runs = Sequence[Sequence[Outcome]]  # of an arm: by generator run, then seed
 # Of what trainings do: change it when that changes, so that older runs are not taken for new ones.
 VERSIONS = {"deeplab": 4, "unet": "unet 2"}
 FROZEN = "net.encoder."  # what the files of segmenters leave out
-FULL = {"ratios": [0.5, 1, 2, 4], "seeds": 5, "steps": 600}
-QUICK = {"ratios": [1], "seeds": 3, "steps": 150}
+FULL = {"ratios": [0.5, 1, 2, 4, ALL], "seeds": 5, "steps": 600}
+QUICK = {"ratios": [ALL], "seeds": 3, "steps": 150}
 METRICS = dict(miou="mIoU", f1="F1, defect pixels", image_recall="images found", false_positive_rate="false alarms")
 FALSE_ALARMS = 0.05  # share of the defect-free training images that may be taken for defective
 GPU_WORKERS = 4  # a training's host is busier than the GPU
 MIN_PIXELS = 5  # predicted defect pixels from which an image is, where there are no defect-free training images
 
 
-def ratios(text: str) -> list[float]:
-    return sorted({float(part) for part in text.split(",")})
+def ratios(text: str) -> list[float | str]:
+    parts = {*text.split(",")}
+    return sorted(float(part) for part in parts - {ALL}) + [ALL] * (ALL in parts)
 
 
 def sample_set(text: str) -> tuple[str, list[str]]:
@@ -65,11 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--samples", required=True, action="append", type=sample_set, metavar="[NAME=]DIR[,DIR...]", help="repeatable")
     add("--out", required=True, help="folder for results; trainings that are there already are used again")
     add("--quick", action="store_true", help="a first look in minutes: fewer arms, seeds and steps")
-    add("--ratios", type=ratios, help="samples over real images, comma-separated (0.5,1,2,4; with --quick 1)")
+    add("--ratios", type=ratios, help="samples over real images, comma-separated (0.5,1,2,4,all; with --quick all)")
     add("--seeds", type=int, help="trainings of each arm (5; with --quick 3)")
     add("--steps", type=int, help="optimiser steps of each training (600; with --quick 150)")
     add("--segmenter", choices=[*SEGMENTERS, "both"], default="deeplab", help="what is trained (deeplab)")
-    add("--verdict_arm", help="the arm that the verdict is on (ratio 1 of the first samples)")
+    add("--verdict_arm", help="the arm that the verdict is on (of the first samples, the one with most)")
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,16 @@ def main(args: argparse.Namespace) -> None:
     for name, value in (QUICK if args.quick else FULL).items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    check_range(args, seeds=(1, 1000), steps=(1, 10**6), ratios=(0.001, 10**6))
+    check_range(args, seeds=(1, 1000), steps=(1, 10**6))
+    check_range(argparse.Namespace(ratios=[ratio for ratio in args.ratios if ratio != ALL]), ratios=(0.001, 10**6))
     setup = read_setup(args)
     baselines = ["copy_paste"] if args.quick else BASELINES
     arms, notes = plan_arms(len(setup.train), setup.samples, args.ratios, baselines)
     known = [arm.name for arm in arms[1:]]
     if args.verdict_arm and args.verdict_arm not in known:
         raise InputError(unknown_name("--verdict_arm", args.verdict_arm, known))
-    verdict_arm = args.verdict_arm or min((arm for arm in arms if arm.samples), key=lambda arm: arm.ratio != 1).name
+    first = next(arm.samples for arm in arms if arm.samples)
+    verdict_arm = args.verdict_arm or [arm.name for arm in arms if arm.samples == first][-1]
     kinds = list(SEGMENTERS) if args.segmenter == "both" else [args.segmenter]
     seeds = range(args.seeds)
     jobs = [(kind, arm, run, seed) for kind in kinds for arm in arms for run in range(arm.runs) for seed in seeds]

@@ -153,10 +153,8 @@ def notes(limits: Row) -> list[str]:
     if far_out := copy["far_out"]:
         alone = copy["calibrated_on"] == TRAINING_IMAGES
         remedy = "give it one group in --groups" if alone else "remove them from --real"
-        some = (
-            f"{len(far_out)} of {copy['images']} {copy['calibrated_on']} are like training images and set no threshold"
-        )
-        lines.append(f"{some}, such as {far_out[0]}; where they show the same object, {remedy}.")
+        some = f"{len(far_out)} of {copy['images']} {copy['calibrated_on']} look like training images"
+        lines.append(f"{some}, such as {far_out[0]}; if they show the same object, {remedy}.")
     if missed := ", ".join(kind for kind, share in copy["planted_found"].items() if share < LEAST_FOUND):
         remedy = "It takes more held-out images of other objects to tell copies from likeness."
         lines.append(f"Near-copies are missed: the threshold does not find all planted copies ({missed}). {remedy}")

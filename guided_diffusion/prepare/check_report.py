@@ -76,8 +76,14 @@ def suggest_resolution(records: Sequence[Record], multiple: int) -> list[int] | 
     return None
 
 
-def as_text(figures: Mapping[str, Any], names: Mapping[int, str], view: View, findings: Sequence[Finding]) -> str:
-    """The report: what is there, by type, what to set, and last what is wrong."""
+def as_text(
+    figures: Mapping[str, Any],
+    names: Mapping[int, str],
+    view: View,
+    findings: Sequence[Finding],
+    held_out: Mapping[str, Any] | None = None,
+) -> str:
+    """The report: what is there, by type, what to set, and last what is wrong. held_out: figures of that set."""
     how = "windows (fit: random_crop) of images" if view.windows else "images"
     head = {
         "images": f"{figures['images']:,} with a mask, {figures['good']:,} defect-free",
@@ -85,6 +91,9 @@ def as_text(figures: Mapping[str, Any], names: Mapping[int, str], view: View, fi
         "height x width": ", ".join(f"{what} {size_text(size)}" for what, size in figures["sizes"].items()),
         "training sees": f"{size_text(view.size)}, {how} stretched to {size_text(view.whole_size)}",
     }
+    if held_out:
+        shown = ", ".join(f"{name} {own['images']:,}" for name, own in held_out["types"].items())
+        head["held out"] = f"{held_out['images']:,} with a mask ({shown}), {held_out['good']:,} defect-free"
     regions = sum(one["regions"] for one in figures["types"].values())
     if regions and not view.windows and not figures["resolution"]:
         head["suggested"] = "data.fit random_crop: at no size up to the median image's do all regions stay"

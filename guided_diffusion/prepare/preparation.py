@@ -76,7 +76,8 @@ def plan_set(
     for section, value in content.items() if found else ():
         there = found.get(section) or {}
         if key := next((key for key in (*value, *there) if there.get(key) != value.get(key)), None):
-            told = f"it tells {section} {key} {brief(there.get(key))}, but this run {brief(value.get(key))}"
+            theirs, ours = (brief(one[key]) if one.get(key) is not None else "none" for one in (there, value))
+            told = f"{section} {key} is {theirs} there, {ours} in this run"
             remedy = "give the flags that made it, delete it, or name another OUT"
             raise InputError(f"{root}: already holds files of another data set: {told}; {remedy}")
     records = found.get("images", [])

@@ -27,6 +27,7 @@ from ..file_io import append, is_cloud, read_bytes, warn_once, write_or_warn
 
 QUARTILES = ("q1", "q2", "q3", "q4")
 PARTS = ("loss", "rgb", "mask", "grad_norm")
+REDRAW = 60  # seconds after which a log line draws loss.png anew
 TRAIN_KEYS = ("loss", "rgb", "mask", *(f"loss_{q}" for q in QUARTILES))
 PANELS: dict[str, dict[str, tuple[str, str]]] = {  # of loss.png: key in progress.csv: colour and label
     "loss": {
@@ -72,7 +73,8 @@ class TrainLogger:
             tqdm.write("TensorBoard is left out: it needs a local work_dir")
         # Last: the time left is by the mean of all steps but the first, which sets things up. In a log file every
         # refresh of the bar is one more line, so it refreshes seldom there.
-        timing = {"initial": start_step + 1, "smoothing": 0, "mininterval": 0.2 if sys.stderr.isatty() else 10}
+        timing = {"initial": start_step + 1, "smoothing": 0, "mininterval": 0.2 if sys.stderr.isatty() else 30}
+        self._drawn = time.monotonic()  # when loss.png was, in seconds
         self._bar = tqdm(total=config.train.iterations, miniters=1, dynamic_ncols=True, **timing)
 
     def close(self) -> None:
@@ -93,6 +95,8 @@ class TrainLogger:
         if self._csv_path:
             self._rows.append({"step": str(step)} | {key: f"{value:.6g}" for key, value in values.items()})
             self._write_csv()
+            if time.monotonic() > self._drawn + REDRAW:
+                self.save_loss_plot()
         groups = {key: "val" if key.startswith("val") else "train" if key in TRAIN_KEYS else "run" for key in values}
         named = {f"{groups[key]}/{key}": value for key, value in values.items()}
         if self._events:
@@ -118,6 +122,7 @@ class TrainLogger:
 
     def save_loss_plot(self) -> None:
         """Draw what was logged so far to <work_dir>/loss.png; nothing where a log axis can show nothing of it."""
+        self._drawn = time.monotonic()
         from matplotlib.figure import Figure  # slow to import; no pyplot: no global state, no display
 
         lines: dict[str, np.ndarray] = {}  # float64 [n, 2]: steps, and values where a log axis can show them

@@ -112,6 +112,7 @@ def test_a_raw_folder_is_prepared_first(run: Run, demo_data: Path, tmp_path: Pat
     before = tree(raw)
     result = run("--data_dir", raw)
     assert result.returncode == 0 and "of layout mvtec, prepared into" in result.stdout, result.stderr
+    assert f"trained to step 1: look at loss.png and images/ in {tmp_path / 'work'}; with both" in result.stdout
     config = yaml.safe_load((tmp_path / "work/config.yml").read_text())
     assert config["data"]["dir"] == str(tmp_path / "work/data") and config["data"]["label_map"] == ORDER
     assert "complete: trained to step 1" in run("--data_dir", raw).stdout and tree(raw) == before

@@ -9,9 +9,9 @@ from drawn_boxes import image_set
 from scipy.ndimage import maximum_filter
 
 from guided_diffusion.evaluation import arms
-from guided_diffusion.evaluation.arms import BASELINES, copy_paste, plan_arms
+from guided_diffusion.evaluation.arms import ALL, BASELINES, Arm, copy_paste, plan_arms
 from guided_diffusion.evaluation.image_sets import ImageSet, View
-from guided_diffusion.evaluation.lift import Setup, make_pool
+from guided_diffusion.evaluation.lift import Setup, make_pool, ratios
 from guided_diffusion.evaluation.segmenter import DEFECT_SHARE, Pool, cut_window
 
 
@@ -33,6 +33,9 @@ def test_arms_are_planned_in_order_and_left_out_where_samples_are_few() -> None:
     found = {arm.name: arm.extra for arm in arms}
     assert found == {"real": 0, "repeat_x1": 6, "copy_paste_x1": 6, "ours_x0.5": 3, "ours_x1": 6}
     assert list(found)[0] == "real" and notes == ["Left out: ours_x4 needs 24 samples, but ours has 12."]
+    for asked, name in ((ALL, "ours_all"), (2, "ours_x2")):
+        arm = Arm(name, "synthetic", 12, 2, "ours")
+        assert plan_arms(6, {"ours": [SAMPLES]}, ratios(f"all,{asked}"), ())[0][1:] == [arm]  # never the same twice
 
 
 def test_every_arm_has_the_same_defect_free_share_and_draws_all_others_equally_often() -> None:

@@ -106,7 +106,8 @@ def test_several_processes_and_generator_runs(folder: Path, tmp_path: Path, monk
     one = run(folder, tmp_path / "a", "--quick", **common)
     monkeypatch.setattr(lift, "default_workers", lambda: 2)
     assert run(folder, tmp_path / "b", "--quick", **common)["arms"] == one["arms"]
-    assert list(one["arms"]) == ["real", "copy_paste_x1", "two_x1"] and one["arms"]["two_x1"]["runs"] == 2
+    assert list(one["arms"]) == ["real", "copy_paste_x1", "two_all"] and one["arms"]["two_all"]["runs"] == 2
+    assert one["arms"]["two_all"]["extra"] == 6  # the smaller run's
     real, pasted, two = one["arms"].values()
     versus = two["miou"]["value"] - pasted["miou"]["value"]
     assert two["difference_to_copy_paste"]["miou"]["value"] == pytest.approx(versus)
@@ -173,7 +174,7 @@ def test_bad_input_gets_one_line(folder: Path, tmp_path: Path) -> None:
         ("synthetic_x4 needs 16 samples, but synthetic has 10. Make more", {"ratios": 4}),
         ("--seeds 0: must be from 1 to", {"seeds": 0}),
         *((f"--ratios {ratio}: must be from 0.001", {"ratios": f"1,{ratio}"}) for ratio in ("-2.0", "nan", "inf")),
-        ("unknown --verdict_arm 'synthetic_x3'", {"ratios": 1, "verdict_arm": "synthetic_x3"}),
+        ("unknown --verdict_arm 'synthetic_x3'", {"ratios": "all", "verdict_arm": "synthetic_x3"}),
         ("--val .*: intervals need images of at least 2 groups; add", {"groups": groups}),
         ("--samples: name each set NAME=DIR", {"samples": f"repeat={ours}"}),
         ("--samples #1 : does not exist", {"samples": "x="}),

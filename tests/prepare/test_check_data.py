@@ -182,7 +182,8 @@ def test_copies_and_leaks(data, run, tmp_path):
     darker = (0.8 * photograph(11, SIZE)).astype(np.uint8)  # another exposure of hole/1
     write_pair(tmp_path / "val", "hole/a", darker, box(2, 20, 30, 20, 30))
     write_pair(tmp_path / "val", "hole/b", 50, box(2, 20, 30, 20, 30))
-    _, _, found = run(data, "--val_dir", tmp_path / "val", "--resolution", *SIZE)
+    _, text, found = run(data, "--val_dir", tmp_path / "val", "--resolution", *SIZE)
+    assert "\nheld out        2 with a mask (crack 0, hole 2), 0 defect-free\n" in text
     assert rules(found) == ["equal_files", "leak"] and found["images"] == 9  # held-out images are not counted
     assert finding(found, "equal_files")["files"] == [str(data / "test/crack/copy.png")]
     assert finding(found, "leak")["files"] == [str(tmp_path / "val/test/hole/a.png")]

@@ -87,6 +87,17 @@ def test_loss_plot_has_a_panel_for_what_can_be_drawn(tmp_path, losses, quartile,
     assert not panels or Image.open(picture).size == (715 * panels, 550)
 
 
+def test_the_loss_plot_is_drawn_anew_after_a_minute(tmp_path, monkeypatch):
+    clock = iter([0, *(20, 40, 61, 61, 100, 120, 122, 122)])  # begin; log lines, two of them draw
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock), time=lambda: 0))
+    with closing(make(tmp_path, 0, ["csv"])) as logger:
+        for step, drawn in enumerate([False, False, True, False, False, True], start=1):
+            (tmp_path / "loss.png").unlink(missing_ok=True)
+            logger.log(step, {"loss": 1.0})
+            assert (tmp_path / "loss.png").exists() == drawn
+    assert next(clock, None) is None
+
+
 def test_cloud_work_dir_gets_csv_and_plot_but_no_events(tmp_path, monkeypatch, capsys):
     store: dict[str, bytes] = {}
     monkeypatch.setattr(bf, "write_bytes", store.__setitem__)
