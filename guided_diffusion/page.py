@@ -116,7 +116,7 @@ class Page:
     @cached_property
     def bank(self) -> MaskBank:
         data, root = load_bank_data(self.bank_data, self.generator.config)
-        return MaskBank.of(data, self.generator.config, root)
+        return MaskBank.of(data, self.generator.config, root, whole=True)
 
     def stencil(self, type_: int, number: int) -> np.ndarray:
         """Mask `number` of a type from the bank, uint8 [h, w], without its empty borders."""
@@ -184,7 +184,7 @@ def build(page: Page) -> Any:
             return stamp, gr.skip()
         now, (across, down, size) = drawn(photo, canvas), place
         below = np.where(now == stamp["shown"], stamp["below"], now) if "shown" in stamp else now
-        scale = [size * factor for factor in (page.scale if photo["name"] else (1, 1))]
+        scale = size * np.multiply(page.scale if photo["name"] else (1, 1), page.bank.shrunk)
         shown = placed(below, stamp["mask"], (down / 100, across / 100), scale)
         return {**stamp, "below": below, "shown": shown}, drawing(photo["array"], shown)
 

@@ -102,7 +102,7 @@ def read_insertions(
     if not 1 <= numbers[0] <= numbers[1] <= MOST_DEFECTS:
         raise InputError(f"`defects_per_image` {numbers[0]}-{numbers[1]}: must be from 1 to {MOST_DEFECTS}, as in 1-3")
     data, root = load_bank_data(bank_data, config)
-    bank, distances = MaskBank.of(data, config, root), {}
+    bank, distances = MaskBank.of(data, config, root, whole=True), {}
     if where is None:
         images = (image.permute(1, 2, 0).numpy() for image in data.images)
         distances = training_distances([*images], [mask.numpy() for mask in data.masks])

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from ..config import Config
 from ..data.image_datasets import DefectDataset
-from ..data.image_files import View
+from ..data.image_files import View, resize_mask
 from ..data.regions import number_regions, unbroken
 from ..diffusion.conditioning import far_from_defects
 from ..errors import InputError
@@ -22,6 +22,7 @@ from ..keyed_random import numpy_generator
 from ..parallel import check_memory
 
 VIEWS = 64  # masks kept of each type, as training sees them
+LONGEST = 512  # pixels of a side of masks of whole images; larger ones are shrunk
 TRIES = 12  # moves until one keeps the defect in its place, the later ones smaller
 MAX_SHIFT, MAX_TURN, MAX_STRETCH, MAX_BEND = 0.15, 20.0, 1.3, 0.03  # of the side; degrees; factor; of the side
 NEARBY = 1 / 16  # of the longer side: so far from where a type was seen it may still lie
@@ -63,28 +64,37 @@ def load_bank_data(root: str | None, config: Config) -> tuple[DefectDataset, str
 @dataclass(frozen=True)
 class MaskBank:
     """Masks of single types as training sees them. layers: by type, bool [n, H, W]. places: by type, bool [H, W], where
-    its defects may lie: near to where one was seen. mirrored: axes along which training flips."""
+    its defects may lie: near to where one was seen. mirrored: axes along which training flips. shrunk: pixels of the
+    training to one of the masks, down and across."""
 
     layers: dict[int, np.ndarray]
     places: dict[int, np.ndarray]
     mirrored: tuple[int, ...]
+    shrunk: tuple[float, float] = (1.0, 1.0)
 
     @classmethod
-    def of(cls, data: DefectDataset, config: Config, root: str) -> MaskBank:
-        """The bank of the data set read from `root`, as the training of `config` sees it. Raises InputError."""
+    def of(cls, data: DefectDataset, config: Config, root: str, whole: bool = False) -> MaskBank:
+        """The bank of the data set read from `root`, as the training of `config` sees it; or of its whole images where
+        that sees windows, which no large defect fits into. Raises InputError."""
         rng = numpy_generator("mask bank views")
+        seen = np.median([mask.shape for mask in data.masks], axis=0)  # of images that have a size of their own
+        size = np.ceil(seen / max(1, seen.max() / LONGEST)).astype(int).tolist()
         mirrored = {"none": (), "horizontal": (1,), "vertical": (0,), "both": (0, 1)}[config.data.flip]
         layers, places = {}, {}
         for index, name in enumerate(config.layout.class_names, start=1):
             having = [place for place, mask in enumerate(data.masks) if (mask == index).any()]
             if not having:
                 raise InputError(f"`masks` bank: no mask of {root} holds a {name}; name a data set that has all types")
-            masks = data.batch(np.resize(having, max(VIEWS, len(having))), rng)[1].numpy() == index
-            masks = masks[masks.any(axis=(1, 2))]
+            if whole:
+                shapes = ((data.masks[place] == index).numpy().astype(np.uint8) for place in having)
+                masks = np.stack([resize_mask(shape, size, least=0) for shape in shapes]) > 0
+            else:
+                masks = data.batch(np.resize(having, max(VIEWS, len(having))), rng)[1].numpy() == index
+                masks = masks[masks.any(axis=(1, 2))]
             if not len(masks):
                 raise InputError(f"`masks` bank: no {name} of {root} is left at the training's resolution; raise it")
             layers[index], places[index] = masks, _widened(masks.any(axis=0), mirrored)
-        return cls(layers, places, mirrored)
+        return cls(layers, places, mirrored, tuple(seen / size) if whole else (1.0, 1.0))
 
     @property
     def size(self) -> tuple[int, ...]:

@@ -59,16 +59,17 @@ class Placement:
         """Add a defect to the mask, if one of TRIES fits."""
         down, across = reach(self.scale, 2 * self.margin)
         places = None if allowed is None else np.flatnonzero(allowed)
-        for attempt in range(TRIES if places is None or len(places) else 0):
+        for _ in range(TRIES if places is None or len(places) else 0):
             layer = self.bank.layer(kind, rng)
-            box = [min(n, round(s * f)) for n, s, f in zip(mask.shape, layer.shape, self.scale, strict=True)]
-            shape = resize_shape(layer, box)
-            rooms = [side - own for side, own in zip(mask.shape, box, strict=True)]
+            factors = np.multiply(self.scale, self.bank.shrunk)
+            box = [min(n, round(s * f)) for n, s, f in zip(mask.shape, layer.shape, factors, strict=True)]
             cut = [layer.any(axis=1 - axis)[[0, -1]] for axis in (0, 1)]  # by the border of its image
-            if attempt < TRIES // 2 and np.any(cut):  # whole ones first: windows of training cut many
+            # what goes from border to border does so in the photograph
+            box = [n if ends.all() else own for n, own, ends in zip(mask.shape, box, cut, strict=True)]
+            shape = resize_shape(layer, box)
+            if not shape.any():
                 continue
-            if not shape.any() or any(ends.all() and room for ends, room in zip(cut, rooms, strict=True)):
-                continue
+            rooms = [side - own for side, own in zip(mask.shape, box, strict=True)]
             if places is None:
                 at = [int(rng.integers(room + 1)) for room in rooms]
             else:

@@ -1,12 +1,17 @@
 """New masks like those of a training set: balanced, in their places, on canvases of any size."""
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
+import torch
 from scipy.ndimage import label
 
+from guided_diffusion.data.image_datasets import DefectDataset
+from guided_diffusion.data.image_files import View
 from guided_diffusion.data.regions import number_regions
-from guided_diffusion.generation.mask_bank import MaskBank, _moved, _widened
+from guided_diffusion.generation.mask_bank import LONGEST, MaskBank, _moved, _widened
 from guided_diffusion.keyed_random import numpy_generator
 
 
@@ -59,6 +64,22 @@ def test_thin_defects_stay_whole_and_round_ones_keep_their_area():
     disc = cv2.circle(np.zeros((64, 64), np.uint8), (30, 30), 6, 1, cv2.FILLED) > 0
     areas = [_moved(disc, rng, 0.8).sum() / disc.sum() for rng in numbers]
     assert abs(np.mean(areas) - 1) < 0.1
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_bank_of_whole_images_has_what_no_window_of_training_shows(large):
+    """A band from border to border, and a spot; of large images, shrunk to a limit, at the same proportions."""
+    height, width, factor = (1200, 900, 1200 / LONGEST) if large else (60, 45, 1)
+    band, spot = np.zeros((2, height, width), np.uint8)
+    band[height // 3 : height // 2], spot[height // 4 : height // 3, width // 4 : width // 3] = 1, 2
+    masks = [torch.from_numpy(mask) for mask in (band, spot)]
+    data = DefectDataset([], masks, [], View((16, 16), True))
+    config = SimpleNamespace(layout=SimpleNamespace(class_names=("band", "spot")), data=SimpleNamespace(flip="both"))
+    bank = MaskBank.of(data, config, "data", whole=True)
+    assert bank.size == (height / factor, width / factor) and bank.shrunk == pytest.approx((factor, factor))
+    areas = {k: np.mean([bank.draw(bank.size, 0, n, {k}) > 0 for n in range(40)]) for k in (1, 2)}
+    assert areas == {1: pytest.approx(1 / 6, rel=0.15), 2: pytest.approx(1 / 144, rel=0.15)}
+    assert all(bank.draw(bank.size, 0, n, {1}).any(axis=0).all() for n in range(10))
 
 
 def test_several_types_per_image():

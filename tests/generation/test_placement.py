@@ -1,5 +1,7 @@
 """Where new defects go: apart from each other, where they are allowed, as deep in the part as in training."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.ndimage import label
@@ -58,8 +60,19 @@ def test_what_a_border_cut_lies_at_that_border(rows):
     for index in range(10):
         mask = places.draw(GREY, None, 0, index, [1])
         assert mask[0 if rows.start == 0 else -1].any() and not mask[-1 if rows.start == 0 else 0].any()
+
+
+def test_what_goes_from_border_to_border_does_so_in_the_photograph():
     across = placement(layer(slice(0, 16), slice(6, 10)))
-    assert not across.draw(GREY, None, 0, 0, [1]).any()
+    for index in range(10):
+        mask = across.draw(GREY, None, 0, index, [1])
+        assert mask.any(axis=1).all() and not mask[:, [0, -1]].any()
+
+
+def test_a_shrunk_bank_gives_defects_of_their_own_size():
+    bank = replace(anywhere(SPOT), shrunk=(2.0, 3.0))
+    areas = [Placement(bank, (2.0, 1.0), 2, {}).draw(GREY, None, 0, k, [1]).sum() for k in range(30)]
+    assert np.mean(areas) == pytest.approx(16 * 4 * 3, rel=0.2)
 
 
 def test_a_part_is_told_from_its_background():
