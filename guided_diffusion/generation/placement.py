@@ -16,6 +16,7 @@ from .mask_bank import MaskBank
 
 TRIES = 64  # masks and places until a defect fits
 MOST_DEFECTS = 64  # of a photograph
+MOST_STRETCH = 2  # of what goes from border to border
 ANYWHERE = "anywhere"
 # A part is told from its background by brightness where the two explain so much of its variance, and so much of the
 # border is background.
@@ -65,7 +66,9 @@ class Placement:
             box = [min(n, round(s * f)) for n, s, f in zip(mask.shape, layer.shape, factors, strict=True)]
             cut = [layer.any(axis=1 - axis)[[0, -1]] for axis in (0, 1)]  # by the border of its image
             # what goes from border to border does so in the photograph
-            box = [n if ends.all() else own for n, own, ends in zip(mask.shape, box, cut, strict=True)]
+            box, own = [n if ends.all() else side for n, side, ends in zip(mask.shape, box, cut, strict=True)], box
+            if any(side > MOST_STRETCH * before for side, before in zip(box, own, strict=True)):
+                continue
             shape = resize_shape(layer, box)
             if not shape.any():
                 continue

@@ -63,10 +63,11 @@ def test_what_a_border_cut_lies_at_that_border(rows):
 
 
 def test_what_goes_from_border_to_border_does_so_in_the_photograph():
-    across = placement(layer(slice(0, 16), slice(6, 10)))
+    across = placement(layer(slice(0, 16), slice(6, 10)), scale=(2.5, 2))
     for index in range(10):
         mask = across.draw(GREY, None, 0, index, [1])
         assert mask.any(axis=1).all() and not mask[:, [0, -1]].any()
+    assert not placement(layer(slice(0, 16), slice(6, 10))).draw(GREY, None, 0, 0, [1]).any()  # 2.5 times as long
 
 
 def test_a_shrunk_bank_gives_defects_of_their_own_size():
