@@ -79,7 +79,7 @@ def test_images_of_trained_objects_are_not_held_out() -> None:
     assert found["images"] == 24 and found["far_out"] == []
     found = measure_limits(TRAIN, TRAIN, real)
     assert found["copy"]["images"] == 27 and found["copy"]["far_out"] == ["x024", "x025", "x026"]
-    assert "3 of 27 held-out images are like training images" in notes(found)[0]
+    assert "3 of 27 held-out images look like training images" in notes(found)[0]
     # Each image by itself: names that are alike in two folders do not make one object.
     names = TRAIN.names + HELD_OUT.names[10:]
     assert measure_limits(TRAIN, TRAIN, replace(HELD_OUT, names=names, groups=names))["copy"]["images"] == 24

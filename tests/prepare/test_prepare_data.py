@@ -260,7 +260,7 @@ def test_the_fraction_keeps_look_alikes_together_unless_groups_are_given(run, bo
         assert content["split"] == {"part": "val", "by": f"val_fraction 0.34, {by}"}
         assert out == "out" or {record["group"] for record in content["images"]} == sides[1]
     flags = "--val_fraction", 0.34, "--seed", 3, "--group_regex", r"(part\d+_shot\d)"
-    told = "split by 'val_fraction 0.34, seed 3, look-alikes kept together', but this run 'val_fraction 0.34, seed 3'"
+    told = "split by is 'val_fraction 0.34, seed 3, look-alikes kept together' there, 'val_fraction 0.34, seed 3' in"
     assert told in run("bottle", "out", *flags, status=2)
     shown = run("bottle", "own", *flags)
     assert "look like others" not in shown and "look alike" in shown
