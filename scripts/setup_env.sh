@@ -6,11 +6,12 @@
 #   side_env NAME        after setup_env: sets venv to an environment of its own, NAME, that sees PYTHON's packages.
 
 alone=
-[ -n "${ROOT-}" ] || {
+case $0 in *setup_env.sh)
     set -eu
     alone=yes
     ROOT=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
-}
+    ;;
+esac
 . "$ROOT/scripts/launch.sh"
 
 # lacking PYTHON FILE...: prints the first requirement that is not met; nothing if all are.
