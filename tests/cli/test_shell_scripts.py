@@ -198,6 +198,11 @@ def test_set_up_makes_an_environment_where_something_is_lacking(tmp_path: Path) 
     assert set_up(tmp_path, python).stdout == set_up(tmp_path, "").stdout == chosen
 
 
+def test_set_up_by_itself(run: Callable) -> None:
+    result = run("scripts/setup_env.sh", shell="bash", ROOT="/elsewhere")
+    assert (result.returncode, result.stderr) == (0, "") and result.stdout.startswith("ready: /")
+
+
 def test_quickstart_goes_through_its_stages(run: Callable) -> None:
     result = run("scripts/quickstart.sh", shell="bash", NUM_DEFECT="9", WORK_DIR="elsewhere")
     assert result.returncode == 0, result.stderr
