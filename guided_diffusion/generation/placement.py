@@ -60,14 +60,14 @@ class Placement:
         """Add a defect to the mask, if one of TRIES fits."""
         down, across = reach(self.scale, 2 * self.margin)
         places = None if allowed is None else np.flatnonzero(allowed)
+        factors = np.multiply(self.scale, self.bank.shrunk)  # pixels of the photograph to one of the bank's
         for _ in range(TRIES if places is None or len(places) else 0):
             layer = self.bank.layer(kind, rng)
-            factors = np.multiply(self.scale, self.bank.shrunk)
-            box = [min(n, round(s * f)) for n, s, f in zip(mask.shape, layer.shape, factors, strict=True)]
+            own = [min(n, round(s * f)) for n, s, f in zip(mask.shape, layer.shape, factors, strict=True)]
             cut = [layer.any(axis=1 - axis)[[0, -1]] for axis in (0, 1)]  # by the border of its image
             # what goes from border to border does so in the photograph
-            box, own = [n if ends.all() else side for n, side, ends in zip(mask.shape, box, cut, strict=True)], box
-            if any(side > MOST_STRETCH * before for side, before in zip(box, own, strict=True)):
+            box = [n if ends.all() else side for n, side, ends in zip(mask.shape, own, cut, strict=True)]
+            if np.any(np.array(box) > MOST_STRETCH * np.array(own)):
                 continue
             shape = resize_shape(layer, box)
             if not shape.any():
