@@ -268,7 +268,7 @@ def judge(arms: Mapping[str, Row], name: str, segmenter: str) -> Row:
     difference, pasted = (arm[key] and arm[key]["miou"] for key in ("difference_to_real", "difference_to_copy_paste"))
     low, high = difference["interval"]
     gain = f"{difference['value']:+.1f} mIoU of {segmenter}"
-    sentence = f"{gain}, 95% interval {low:.1f} to {high:.1f}, at ratio {arm['ratio']:g}"
+    sentence = f"{gain}, 95% interval {low:.1f} to {high:.1f}, at ratio {arm['ratio']:.3g}"
     if high < 0:
         sentence = f"The samples do harm: {sentence}"
     elif low <= 0:
