@@ -107,7 +107,7 @@ class Page:
         steps = generator.hand_offs or [Settings.step_inference]  # which settings() refuses
         self.steps = steps[0], steps[-1], min(max(steps[0], Settings.step_inference), steps[-1])
         settings = generator.settings(step_inference=self.steps[-1])
-        about = generator.about(settings, Conditions(generator.layout, settings), 0)
+        about = generator.about(settings, Conditions(generator.config, settings), 0)
         self.size, self.scale = settings.image_size, find_scale(scale, config.data.scale)
         self.about = {key: about[key] for key in about if key not in VARIED}
         self.about |= {"scale": self.scale, "margin": settings.margin, "whole_size": View.of(config.data).whole_size}

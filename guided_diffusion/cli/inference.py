@@ -53,7 +53,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--spacing", choices=SPACINGS, default=Settings.spacing, help=f"of the steps ({Settings.spacing})")
     add("--weights", choices=WEIGHTS, default="ema", help="(ema)")
     add("--handoff", choices=HANDOFFS, default="paper", help="released: the released script's restart (paper)")
-    add("--defects", nargs="+", metavar="TYPES", help="shown in turn: crack, or crack,hole; balanced; none")
+    add(
+        "--defects",
+        nargs="+",
+        metavar="TYPES",
+        help="in turn: crack; crack,hole; none; balanced; training: as there (default)",
+    )
     add("--guidance_scale", type=float, default=1.0, help="above 1: networks keep closer to the types (1)")
     add("--masks", metavar="DIR|bank", help="index masks that samples must have; bank: new ones like the training's")
     add("--types_per_image", type=int, default=1, help="with --masks bank and no --background (1)")

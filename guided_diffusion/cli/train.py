@@ -242,7 +242,8 @@ def train_here(args: argparse.Namespace, device: torch.device) -> int:
     if raw:
         config = prepare_raw(config, raw, args.work_dir)
     data, val_data, told = load_data(config, device)
-    config = replace(config, data=replace(config.data, scale=config.data.scale or data.scale))
+    seen = data.types_seen(config.layout.class_names) if config.model.class_cond else ()
+    config = replace(config, data=replace(config.data, scale=config.data.scale or data.scale, types_seen=seen))
     loop = TrainLoop(config, args.work_dir, data, val_data, device, resume, warm)
     if main_rank:
         print(*told, describe(loop.config, cost), *filter(None, [started]), sep="\n", flush=True)

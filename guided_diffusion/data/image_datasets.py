@@ -28,6 +28,7 @@ from .prepared import FirstShots, find_good, find_samples, match_types, read_lab
 from .records import read_records
 
 SMALLER = "lower data.resolution or data.crop_from, or train on fewer images"
+FEW, MOST_SEEN = 64, 256  # windows that tell which types occur together, at least; images, at most
 Flip = Literal["none", "horizontal", "vertical", "both"]
 
 
@@ -114,6 +115,16 @@ class DefectDataset:
         self.images = [image.to(device) for image in self.images]
         self.masks = [mask.to(device) for mask in self.masks]
         return self
+
+    def types_seen(self, class_names: Sequence[str]) -> tuple[str, ...]:
+        """The types that images with a defect, or windows of them, show together, as --defects takes them: "crack,pit"
+        or "none". Shuffled, every image equally often, but of many some."""
+        count = len(self) - self.num_good
+        rng = numpy_generator("types seen")
+        rounds = max(1, FEW // count) if self.view.windows else 1
+        drawn = np.concatenate([rng.permutation(count) for _ in range(rounds)])[:MOST_SEEN]
+        shown = (mask[mask > 0].unique().tolist() for mask in self.batch(drawn, rng)[1])
+        return tuple(",".join(class_names[kind - 1] for kind in kinds) or "none" for kinds in shown)
 
     def draw_by_type(
         self, rates: Sequence[float], batch_size: int, rng: np.random.Generator

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from .. import dist_util
 from ..data.image_files import View, present_types
-from ..errors import InputError, check_range, unknown_name
+from ..errors import InputError, brief, check_range, unknown_name
 from ..file_io import lock_folder, write_atomic
 from ..generation.sample_io import common_class_names
 from ..keyed_random import numpy_generator
@@ -38,7 +38,7 @@ from .tables import number, plot_intervals, table, write_results
 
 Runs = Sequence[Sequence[Outcome]]  # of an arm: by generator run, then seed
 # Of what trainings do: change it when that changes, so that older runs are not taken for new ones.
-VERSIONS = {"deeplab": 4, "unet": "unet 2"}
+VERSIONS = {"deeplab": 5, "unet": "unet 3"}
 FROZEN = "net.encoder."  # what the files of segmenters leave out
 FULL = {"ratios": [0.5, 1, 2, 4, ALL], "seeds": 5, "steps": 600}
 QUICK = {"ratios": [ALL], "seeds": 3, "steps": 150}
@@ -50,7 +50,10 @@ MIN_PIXELS = 5  # predicted defect pixels from which an image is, where there ar
 
 def ratios(text: str) -> list[float | str]:
     parts = {*text.split(",")}
-    return sorted(float(part) for part in parts - {ALL}) + [ALL] * (ALL in parts)
+    try:
+        return sorted(float(part) for part in parts - {ALL}) + [ALL] * (ALL in parts)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{brief(text)} is not a list such as 0.5,1,{ALL}") from None
 
 
 def sample_set(text: str) -> tuple[str, list[str]]:

@@ -204,7 +204,7 @@ class DefectGen:
             told = {"defects": defects, "seed": seed, "num_samples": 1 + max(indices, default=0)}
             held = read_conditions(self.config, settings, masks="bank", **told)
             masks, about = held.masks, held.about if backgrounds is None else None
-        conditions = Conditions(self.layout, settings, masks, backgrounds, about=about)
+        conditions = Conditions(self.config, settings, masks, backgrounds, about=about)
         batch_size = self.choose_batch_size(batch_size, len(indices), settings)
         how = {"seed": seed, "settings": settings, "conditions": conditions, "progress": progress}
         batch = self.draw(indices, batch_size, on_out_of_memory, **how)
@@ -258,7 +258,7 @@ class DefectGen:
         next is computed, and gets the folder, which no other run may write to meanwhile. Raises InputError; and
         KeyboardInterrupt after SIGINT or SIGHUP, when the round before is written.
         """
-        conditions = conditions or Conditions(self.layout, settings)
+        conditions = conditions or Conditions(self.config, settings)
         how = {"seed": seed, "batch_size": batch_size, "compile": compile}
         return fill_folder(self, sample_dir, num_samples, settings, conditions, **how)
 

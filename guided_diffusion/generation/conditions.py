@@ -21,25 +21,31 @@ from ..precision import to_device
 from .mask_bank import draw_masks
 from .settings import Settings
 
-BALANCED, NO_DEFECT = "balanced", "none"  # of defects, beside the types' names
+BALANCED, TRAINING, NO_DEFECT = "balanced", "training", "none"  # of defects, beside the types' names
 
 
-def parse_defects(defects: Sequence[str], class_names: Sequence[str]) -> tuple[frozenset[int], ...]:
+def parse_defects(defects: Sequence[str], config: Config) -> tuple[frozenset[int], ...]:
     """Which types samples are to show, as sets of type indices: sample i the i-th, modulo their number.
 
-    An entry is "crack", "crack,hole" (both), "none", or "balanced", which stands for one type after the other. Raises
-    InputError.
+    An entry is "crack", "crack,hole" (both), "none", "balanced", which stands for one type after the other, or
+    "training", which stands for data.types_seen. Raises InputError.
     """
     asked: list[frozenset[int]] = []
+    class_names = config.layout.class_names
     for entry in defects:
         names = [name.strip() for name in entry.split(",")]
         if names == [BALANCED]:
             asked += [frozenset({k}) for k in range(1, len(class_names) + 1)]
             continue
+        if names == [TRAINING]:
+            if not config.data.types_seen:
+                raise InputError(f"`defects` {TRAINING}: the checkpoint does not say which types it saw; name some")
+            asked += parse_defects(config.data.types_seen, config)
+            continue
         names = [] if names == [NO_DEFECT] else names
         for name in names:
             if name not in class_names:
-                raise InputError(unknown_name("type in `defects`", name, [*class_names, BALANCED, NO_DEFECT]))
+                raise InputError(unknown_name("type in `defects`", name, [*class_names, BALANCED, TRAINING, NO_DEFECT]))
         asked.append(frozenset(class_names.index(name) + 1 for name in names))
     if not asked:
         raise InputError("`defects`: names no type; give some, or leave it out")
@@ -68,13 +74,14 @@ class Conditions:
     """What samples are held to, checked: sample i to entry i modulo their number, or sample numbers[i] to entry i
     (ascending). Raises InputError.
 
-    Masks uint8 [M, H, W], perhaps with backgrounds uint8 [M, H, W, 3]; or the settings' defects; or nothing. settings:
-    complete ones. For the manifest, names: what to call each entry; about: what decides them all.
+    Masks uint8 [M, H, W], perhaps with backgrounds uint8 [M, H, W, 3]; or the settings' defects, by default the types
+    that training saw; or nothing. settings: complete ones. For the manifest, names: what to call each entry; about:
+    what decides them all.
     """
 
     def __init__(
         self,
-        layout: JointLayout,
+        config: Config,
         settings: Settings,
         masks: np.ndarray | None = None,
         backgrounds: np.ndarray | None = None,
@@ -82,15 +89,19 @@ class Conditions:
         about: Mapping[str, Any] | None = None,
         numbers: Sequence[int] | None = None,
     ) -> None:
-        self.layout, self.margin, self.names, self.about = layout, settings.margin, names, about or {}
+        self.layout = layout = config.layout
+        self.margin, self.names, self.about = settings.margin, names, about or {}
         self.masks, self.backgrounds, self.numbers = None, backgrounds, numbers
         one_hot = torch.eye(1 + layout.num_defect)
         self.types = one_hot[:1]  # column 0: nothing is told
         if masks is None:
             if backgrounds is not None:
                 raise InputError("`backgrounds`: need masks that say where the defects go; give `masks` too")
-            if settings.defects is not None:
-                shown = [sorted(own) for own in parse_defects(settings.defects, layout.class_names)]
+            defects = settings.defects
+            if defects is None and config.data.types_seen:
+                defects = (TRAINING,)
+            if defects is not None:
+                shown = [sorted(own) for own in parse_defects(defects, config)]
                 self.types = torch.stack([one_hot[own].sum(dim=0) for own in shown])
                 self.names = [{"types": [layout.class_names[k - 1] for k in own]} for own in shown]
             elif settings.guidance_scale != 1:
@@ -165,13 +176,13 @@ def read_conditions(
     if masks != "bank" and (bank_data or types_per_image != 1):
         raise InputError(f"`{'bank_data' if bank_data else 'types_per_image'}`: goes with `masks` bank only")
     if masks is None:
-        return Conditions(layout, settings)
+        return Conditions(config, settings)
     if masks == "bank":
-        types = parse_defects(defects, layout.class_names) if defects else ()
+        types = parse_defects(defects, config) if defects else ()
         if types and types_per_image != 1:
             raise InputError("`types_per_image`: `defects` says which types an image has; give one of the two")
         held, about = draw_masks(config, bank_data, size, seed, num_samples, types or types_per_image)
-        return Conditions(layout, settings, held, about=about)
+        return Conditions(config, settings, held, about=about)
     files = list_images(masks, "masks")
     read = mask_reader(masks, layout)
     held = [read(path) for path in files]
@@ -182,7 +193,7 @@ def read_conditions(
                 f"{size[0]} x {size[1]}; bring it to that size without blending labels (scripts/prepare_data.py)"
             )
     held, names = np.stack(held), [{"mask": bf.basename(path)} for path in files]
-    return Conditions(layout, settings, held, None, names)
+    return Conditions(config, settings, held, None, names)
 
 
 def mask_reader(folder: str, layout: JointLayout) -> Callable[[str], np.ndarray]:

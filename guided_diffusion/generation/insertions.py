@@ -95,7 +95,7 @@ def read_insertions(
         if wrong := [name for name, value in told.items() if value]:
             raise InputError(f"`{wrong[0]}`: the masks tell that already; it goes with `masks` bank only")
         return _of_folder(config, masks, pictures, names, scale, about)
-    asked = parse_defects(defects, config.layout.class_names) if defects else ()
+    asked = parse_defects(defects, config) if defects else ()
     if asked and defects_per_image:
         raise InputError("`defects_per_image`: `defects` says which types an image has; give one of the two")
     numbers = defects_per_image or (1, 1)

@@ -1,8 +1,10 @@
 """guided_diffusion.train: the command line's training, from Python."""
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny_config
+from PIL import Image
 from runs import assert_same_training
 
 from guided_diffusion import InputError, load_config, train
@@ -16,7 +18,7 @@ def test_it_is_the_training_of_the_command_line_and_goes_on(trained_pair, demo_d
         assert train(tiny_config("large"), demo_data, tmp_path / "a", iterations=4, device="cpu") == str(tmp_path / "a")
         assert_same_training(tmp_path / "a", trained_pair.large)
         config = load_config(tiny_config("small"), num_defect=3)  # it names the types defect_1, ...
-        labels = {"data.label_map": {"scratch": 1, "stain": 2, "pit": 3}}
+        labels = {"data.label_map": {"scratch": 1, "stain": 2, "pit": 3}, "model.class_cond": True}
         with monkeypatch.context() as patch:  # as after Ctrl-C
             patch.setattr(TrainLoop, "run", lambda loop: loop.train_step() or loop.save() or 130)
             with pytest.raises(KeyboardInterrupt):
@@ -25,7 +27,11 @@ def test_it_is_the_training_of_the_command_line_and_goes_on(trained_pair, demo_d
         assert "going on from" in capsys.readouterr().out
     finally:
         torch.set_num_threads(threads)
-    assert load_config(str(tmp_path / "b" / "config.yml")).optimizer.lr == 0.002
+    config = load_config(str(tmp_path / "b" / "config.yml"))
+    assert config.optimizer.lr == 0.002
+    masks = [np.asarray(Image.open(path)) for path in (demo_data / "converted_ground_truth").rglob("*.png")]
+    shown = [",".join(name for name, k in config.data.label_map.items() if (mask == k).any()) for mask in masks]
+    assert sorted(config.data.types_seen) == sorted(shown)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """Types that networks are told: the embedding, drawing by type, dropping, parts given in training, guidance."""
 
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -73,6 +76,17 @@ def test_types_are_drawn_at_their_rates():
     empty = DefectDataset(data.images, [torch.zeros_like(mask) for mask in data.masks], data.names, View((16, 16)))
     with pytest.raises(InputError, match="0 for all"):
         empty.draw_by_type((0, 1, 1, 1), 4, rng)
+
+
+def test_types_that_are_seen_together():
+    data, names = some_set(), ("crack", "hole", "dent")
+    data.num_good, data.masks[0][20:, 20:] = 4, 3  # too far from the other for one window
+    both = Counter({"crack,dent": 1, "crack": 6, "hole": 4, "dent": 1})
+    assert Counter(replace(data, view=View((24, 24))).types_seen(names)) == both
+    seen = Counter(data.types_seen(names))
+    assert seen["hole"] == 20 and seen["crack"] + seen["dent"] == 40 and 30 <= seen["crack"] <= 35
+    data.view = View((16, 16), True)
+    assert "none" in data.types_seen(names)
 
 
 def test_crops_are_placed_around_the_type_that_was_drawn():

@@ -174,6 +174,7 @@ def test_bad_input_gets_one_line(folder: Path, tmp_path: Path) -> None:
         ("synthetic_x4 needs 16 samples, but synthetic has 10. Make more", {"ratios": 4}),
         ("--seeds 0: must be from 1 to", {"seeds": 0}),
         *((f"--ratios {ratio}: must be from 0.001", {"ratios": f"1,{ratio}"}) for ratio in ("-2.0", "nan", "inf")),
+        ("--ratios: '1;2' is not a list such as 0.5,1,all", {"ratios": "1;2"}),
         ("unknown --verdict_arm 'synthetic_x3'", {"ratios": "all", "verdict_arm": "synthetic_x3"}),
         ("--val .*: intervals need images of at least 2 groups; add", {"groups": groups}),
         ("--samples: name each set NAME=DIR", {"samples": f"repeat={ours}"}),

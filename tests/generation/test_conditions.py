@@ -292,6 +292,22 @@ def test_the_bank_draws_the_types_that_are_given(demo_data):
     assert [set(np.unique(mask)) - {0} for mask in matched.masks] == [{3}, {2, 1}] * 3
 
 
+def test_types_as_training_has_seen_them(demo_data):
+    label_map, seen = {"scratch": 1, "stain": 2, "pit": 3}, ["scratch,pit", "stain", "none"]
+    config = load_config(tiny_config("large", **{"data.label_map": label_map, "data.types_seen": seen}))
+    settings, shown = Settings(image_size=(32, 32)), [{1, 3}, {2}, set()]
+    for defects in (None, "training"):
+        held = read_conditions(config, replace(settings, defects=defects))
+        told = held.told(range(4), (0, 0), (32, 32))
+        assert [{*row.nonzero().flatten().tolist()} for row in told] == [*shown, shown[0]]
+        assert held.names_of([4]) == [{"types": ["stain"]}]
+    bank = {"masks": "bank", "bank_data": str(demo_data), "num_samples": 6, "defects": ["training"]}
+    assert [set(np.unique(mask)) - {0} for mask in read_conditions(config, settings, **bank).masks] == shown * 2
+    unsaid = load_config(tiny_config("large", **{"data.label_map": label_map}))
+    with pytest.raises(InputError, match="defects training: the checkpoint does not say which types it saw; name some"):
+        read_conditions(unsaid, replace(settings, defects="training"))
+
+
 def test_masks_of_a_data_set_are_matched_by_name(tmp_path, capsys):
     config = load_config(tiny_config("large", **{"data.label_map": {"pit": 1, "dent": 2}}))
     settings, folder = Settings(image_size=(32, 32)), tmp_path / "converted_ground_truth" / "dent"
