@@ -1,6 +1,5 @@
 """Commands of evaluate.py run in this process, and an extractor and a segmenter that need no weights."""
 
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from types import ModuleType, SimpleNamespace
 
@@ -8,12 +7,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from guided_diffusion.errors import Parser
 from guided_diffusion.evaluation.features import Extractor
 
 
 def evaluate(command: ModuleType, *given: object, **flags: object) -> None:
     """Run a command; flags are names and values, and those of value None are not given."""
-    parser = ArgumentParser()
+    parser = Parser()
     command.add_arguments(parser)
     named = [part for flag, value in flags.items() if value is not None for part in (f"--{flag}", value)]
     command.main(parser.parse_args(list(map(str, (*given, *named)))))

@@ -53,7 +53,7 @@ def ratios(text: str) -> list[float | str]:
     try:
         return sorted(float(part) for part in parts - {ALL}) + [ALL] * (ALL in parts)
     except ValueError:
-        raise InputError(f"--ratios: {brief(text)} is not a list such as 0.5,1,{ALL}") from None
+        raise argparse.ArgumentTypeError(f"{brief(text)} is not a list such as 0.5,1,{ALL}") from None
 
 
 def sample_set(text: str) -> tuple[str, list[str]]:
