@@ -61,15 +61,9 @@ class Pool:
     size: tuple[int, int]
 
     def draw(self, step: int, seed: int) -> list[Pair]:
-        """The whole images and masks of a batch, of its arguments alone; over time all of a kind equally often, but
-        half of those with defects are real where others outnumber them."""
+        """The whole images and masks of a batch, of its arguments alone; over time all of a kind equally often."""
         good, drawn = NUM_GOOD if self.good else 0, []
-        others, half = BATCH_SIZE - good, (BATCH_SIZE - good) // 2
-        if self.extra and len(self.extra) > len(self.real):
-            kinds = [([self.real], half), ([self.extra], others - half)]
-        else:
-            kinds = [([self.real, self.extra], others)]
-        for sets, count in [([self.good], good), *kinds]:
+        for sets, count in (([self.good], good), ([self.real, self.extra], BATCH_SIZE - good)):
             pairs = [pair for part in sets if part for pair in zip(part.images, part.masks, strict=True)]
             drawn += [pairs[i] for i in epoch_indices(len(pairs), count, step, 0, 1, seed)]
         return drawn
