@@ -33,16 +33,17 @@ def parse_defects(defects: Sequence[str], config: Config) -> tuple[frozenset[int
     asked: list[frozenset[int]] = []
     class_names = config.layout.class_names
     for entry in defects:
-        names = [name.strip() for name in entry.split(",")]
-        if names == [BALANCED]:
+        word = None if entry in class_names else entry.strip()  # a type of such a name wins
+        names = [entry] if word is None else [name.strip() for name in entry.split(",")]
+        if word == BALANCED:
             asked += [frozenset({k}) for k in range(1, len(class_names) + 1)]
             continue
-        if names == [TRAINING]:
+        if word == TRAINING:
             if not config.data.types_seen:
                 raise InputError(f"`defects` {TRAINING}: the checkpoint does not say which types it saw; name some")
             asked += parse_defects(config.data.types_seen, config)
             continue
-        names = [] if names == [NO_DEFECT] else names
+        names = [] if word == NO_DEFECT else names
         for name in names:
             if name not in class_names:
                 raise InputError(unknown_name("type in `defects`", name, [*class_names, BALANCED, TRAINING, NO_DEFECT]))
@@ -97,9 +98,7 @@ class Conditions:
         if masks is None:
             if backgrounds is not None:
                 raise InputError("`backgrounds`: need masks that say where the defects go; give `masks` too")
-            defects = settings.defects
-            if defects is None and config.data.types_seen:
-                defects = (TRAINING,)
+            defects = (config.data.types_seen or None) if settings.defects is None else settings.defects
             if defects is not None:
                 shown = [sorted(own) for own in parse_defects(defects, config)]
                 self.types = torch.stack([one_hot[own].sum(dim=0) for own in shown])

@@ -303,6 +303,9 @@ def test_types_as_training_has_seen_them(demo_data):
         assert held.names_of([4]) == [{"types": ["stain"]}]
     bank = {"masks": "bank", "bank_data": str(demo_data), "num_samples": 6, "defects": ["training"]}
     assert [set(np.unique(mask)) - {0} for mask in read_conditions(config, settings, **bank).masks] == shown * 2
+    odd = {"data.label_map": {"training": 1, "none": 2, "a, b": 3}, "data.types_seen": ["training", "none", "a, b"]}
+    held = read_conditions(load_config(tiny_config("large", **odd)), settings)
+    assert held.types.argmax(dim=1).tolist() == [1, 2, 3]
     unsaid = load_config(tiny_config("large", **{"data.label_map": label_map}))
     with pytest.raises(InputError, match="defects training: the checkpoint does not say which types it saw; name some"):
         read_conditions(unsaid, replace(settings, defects="training"))
