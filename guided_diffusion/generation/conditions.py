@@ -98,7 +98,9 @@ class Conditions:
         if masks is None:
             if backgrounds is not None:
                 raise InputError("`backgrounds`: need masks that say where the defects go; give `masks` too")
-            defects = (config.data.types_seen or None) if settings.defects is None else settings.defects
+            defects, alone = settings.defects, settings.step_inference == config.diffusion.num_timestep
+            if defects is None and (config.model.patch or not alone):  # else the small network works alone
+                defects = config.data.types_seen or None
             if defects is not None:
                 shown = [sorted(own) for own in parse_defects(defects, config)]
                 self.types = torch.stack([one_hot[own].sum(dim=0) for own in shown])

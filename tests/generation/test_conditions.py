@@ -301,6 +301,8 @@ def test_types_as_training_has_seen_them(demo_data):
         told = held.told(range(4), (0, 0), (32, 32))
         assert [{*row.nonzero().flatten().tolist()} for row in told] == [*shown, shown[0]]
         assert held.names_of([4]) == [{"types": ["stain"]}]
+    alone = replace(settings, step_inference=config.diffusion.num_timestep)  # the large network has no step to be told
+    assert not read_conditions(config, alone).names
     bank = {"masks": "bank", "bank_data": str(demo_data), "num_samples": 6, "defects": ["training"]}
     assert [set(np.unique(mask)) - {0} for mask in read_conditions(config, settings, **bank).masks] == shown * 2
     odd = {"data.label_map": {"training": 1, "none": 2, "a, b": 3}, "data.types_seen": ["training", "none", "a, b"]}
