@@ -213,6 +213,7 @@ def test_quickstart_goes_through_its_stages(run: Callable) -> None:
         files = f"--config {ROOT}/configs/demo_{size}.yml --data_dir {demo}/data --work_dir {demo}/{size}"
         assert call == f"Train the {size} network {ROOT}/scripts/train.py {files} --resume auto"
     assert f"--sample_dir {demo}/samples --large_recep {demo}/large --small_recep {demo}/small" in generate
+    assert generate.endswith(" --spacing uniform")
     fresh = f"Compare with fresh plates {ROOT}/scripts/draw_demo_data.py {demo}/held_out --num_images 200 --seed 1"
     assert measure.startswith(f"{fresh} --no_agreement ") and "contact_sheet.png" in measure  # quality's last line
 
