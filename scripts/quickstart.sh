@@ -25,7 +25,7 @@ train() { # train large|small
 
 generate() {
     LARGE_RECEP=$DEMO/large SMALL_RECEP=$DEMO/small LARGE_RECEP_CONFIG= SMALL_RECEP_CONFIG= \
-        NUM_DEFECT= SAMPLE_DIR=$DEMO/samples NUM_SAMPLES=32 \
+        NUM_DEFECT= SAMPLE_DIR=$DEMO/samples NUM_SAMPLES=64 \
         sh "$ROOT/inference.sh" --spacing uniform # after so short a training, many steps at low t do harm
 }
 
@@ -39,7 +39,7 @@ stage "Set up Python" setup_env requirements.txt requirements-eval.txt
 stage "Draw the data" "$PYTHON" "$ROOT/scripts/draw_demo_data.py" "$DEMO/data"
 stage "Train the large network" train large
 stage "Train the small network" train small
-stage "Generate 32 samples" generate
+stage "Generate 64 samples" generate
 stage "Compare with fresh plates" measure
 
 cat <<EOF
