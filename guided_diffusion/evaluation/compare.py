@@ -1,4 +1,4 @@
-"""Compare ways to generate, from the same seeds: hand-offs, samplers, numbers of steps, or checkpoints of a training.
+"""Compare ways to generate, from the same seeds: hand-offs, samplers, spacings, numbers of steps, or checkpoints.
 
     python scripts/evaluate.py compare --large work/large --small work/small --real data/val --train data/train
     python scripts/evaluate.py compare --checkpoints work/large --small work/small --real data/val   # when to stop
@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     about = "(0,50,200,400,600,1000 within the networks' train.t_range, and its ends; 400 where something else differs)"
     add("--steps", help=f"hand-offs, comma-separated {about}")
     add("--samplers", default=Settings.sampler, help=f"comma-separated ({Settings.sampler})")
+    add("--spacings", default=Settings.spacing, help=f"of the steps, comma-separated ({Settings.spacing})")
     add("--num_steps", default=str(DEFAULT_STEPS), help=f"denoising steps, N or A+B, comma-separated ({DEFAULT_STEPS})")
     add("--num_samples", type=int, default=64, help="in every cell (64)")
 
@@ -143,20 +144,23 @@ def measure(
 
 def make_cells(args: argparse.Namespace, pairs: dict[str, tuple], possible: range) -> list[Cell]:
     """The cells in the order of the flags, at least two. possible: hand-offs to choose from. Raises InputError."""
-    samplers, num_steps = args.samplers.split(","), [parse_num_steps(text) for text in args.num_steps.split(",")]
+    samplers, spacings = args.samplers.split(","), args.spacings.split(",")
+    num_steps = [parse_num_steps(text) for text in args.num_steps.split(",")]
     hand_offs = [Settings.step_inference]
     if args.steps:
         try:
             hand_offs = [int(text) for text in args.steps.split(",")]
         except ValueError:
             raise InputError(f"`steps` {args.steps}: must be whole numbers with commas between") from None
-    elif len(pairs) * len(samplers) * len(num_steps) == 1:
+    elif len(pairs) * len(samplers) * len(spacings) * len(num_steps) == 1:
         hand_offs = sorted({S for S in STEPS if S in possible} | {*possible[:1], *possible[-1:]})
     cells = []
-    for prefix, S, sampler, steps in product(pairs, hand_offs, samplers, num_steps):
-        name = f"{prefix}s{S}_{sampler}_{format_num_steps(steps)}_seed{args.seed}"
-        cells.append(Cell(name, pairs[prefix], {"step_inference": S, "sampler": sampler, "num_steps": steps}))
-    flags = "`steps`, `samplers`, `num_steps`"
+    for prefix, S, sampler, spacing, steps in product(pairs, hand_offs, samplers, spacings, num_steps):
+        how = sampler if spacing == Settings.spacing else f"{sampler}_{spacing}"
+        name = f"{prefix}s{S}_{how}_{format_num_steps(steps)}_seed{args.seed}"
+        settings = {"step_inference": S, "sampler": sampler, "spacing": spacing, "num_steps": steps}
+        cells.append(Cell(name, pairs[prefix], settings))
+    flags = "`steps`, `samplers`, `spacings`, `num_steps`"
     if twice := [name for name, count in Counter(cell.name for cell in cells).items() if count > 1]:
         raise InputError(f"{flags}: name the cell {twice[0]} twice; leave one out")
     if len(cells) < 2:

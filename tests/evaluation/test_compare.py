@@ -53,6 +53,7 @@ def name(S: int, sampler: str = "dpmpp_2m", steps: str = "3") -> str:
         ("", 0, 1000, [name(S, steps="20") for S in (0, 50, 200, 400, 600, 1000)]),
         ("", 350, 450, [name(S, steps="20") for S in (350, 400, 450)]),
         ("--samplers ddim,dpmpp_2m", 0, 1000, [name(400, sampler, "20") for sampler in ("ddim", "dpmpp_2m")]),
+        ("--spacings logsnr,uniform", 350, 450, [name(400, f"dpmpp_2m{s}", "20") for s in ("", "_uniform")]),
         ("--steps 0,400 --num_steps 4,5", 350, 450, [name(S, steps=n) for S in (0, 400) for n in "45"]),
     ],
 )
