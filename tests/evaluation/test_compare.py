@@ -60,7 +60,9 @@ def name(S: int, sampler: str = "dpmpp_2m", steps: str = "3") -> str:
 def test_cells_come_from_the_flags(flags: str, first: int, last: int, names: list[str]) -> None:
     compare.add_arguments(parser := ArgumentParser())
     args = parser.parse_args(["--real", "data", *flags.split()])
-    assert [cell.name for cell in compare.make_cells(args, {"": (None, None)}, range(first, last + 1))] == names
+    cells = compare.make_cells(args, {"": (None, None)}, range(first, last + 1))
+    assert [cell.name for cell in cells] == names
+    assert all(("uniform" in cell.name) == (cell.settings["spacing"] == "uniform") for cell in cells)
 
 
 def test_figures_are_as_defined(compared: Path, demo_data: Path) -> None:
