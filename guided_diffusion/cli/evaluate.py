@@ -10,7 +10,7 @@ Needs requirements-eval.txt. Each command has its own --help.
 
 from ..errors import InputError, Parser
 
-FLAGS = {"sample_dir": "--out", "step_inference": "--steps", "sampler": "--samplers"}
+FLAGS = {"sample_dir": "--out", "step_inference": "--steps", "sampler": "--samplers", "spacing": "--spacings"}
 
 
 def main(argv: list[str] | None = None) -> None:

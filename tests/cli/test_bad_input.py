@@ -117,6 +117,9 @@ CASES = {
     "evaluate.py quality --real {data} --samples no/where": "--samples no/where: does not exist",
     "evaluate.py quality --real {data} --samples {own} --train=": "--train: is empty",
     "evaluate.py compare --large no/where --real {data}": "--large no/where: no such checkpoint file",
+    "evaluate.py compare --large {large} --small {small} --real {data} --out {own} --spacings linear": (
+        "unknown --spacings 'linear'|logsnr, uniform"
+    ),
     "export_data.py no/where {own} --format coco": "SAMPLES no/where: does not exist",
     "benchmark.py --preset h100": "needs a CUDA GPU",
     "draw_demo_data.py {own} --num_images 2": "--num_images",
