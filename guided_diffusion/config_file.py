@@ -96,13 +96,15 @@ def _keys(node: yaml.Node, path: str = "", depth: int = 1) -> Iterator[tuple[str
 
 @contextmanager
 def _errors_name(source: Source, lines: Mapping[str, int] | None = None) -> Iterator[None]:
-    """Put the file, and the line of the first key that it names, before the text of an InputError from inside."""
+    """Put the file, and the line of the first key that it names, before the text of an InputError from inside; nothing
+    where that key is an override's, line 0."""
     try:
         yield
     except InputError as error:
         words = (word.strip(".") for word in re.findall(r"[\w.]+", str(error)))
-        line = next((f", line {lines[word]}" for word in words if word in (lines or {})), "")
-        raise InputError(f"{'config' if isinstance(source, Mapping) else source}{line}: {error}") from None
+        line = next((lines[word] for word in words if word in (lines or {})), None)
+        place = f"{'config' if isinstance(source, Mapping) else source}{f', line {line}' if line else ''}: "
+        raise InputError(f"{'' if line == 0 else place}{error}") from None
 
 
 def load_config(source: Source, num_defect: int | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -144,10 +146,10 @@ def _read(source: Source, overrides: Mapping[str, Any] | None) -> tuple[Sections
         for path, value in (overrides or {}).items():
             section, _, key = path.partition(".")
             key = key.removeprefix("params.")
+            lines |= {path: 0, f"{section}.{key}": 0}
             if section not in SECTIONS or not key:
                 raise InputError(unknown_name("key", path, [f"{s}.{k}" for s in SECTIONS for k in flat[s]]))
             flat[section][key] = value
-            lines.pop(f"{section}.{key}", None)
     return flat, lines
 
 

@@ -28,7 +28,7 @@ RESULTS = {  # what the page takes from them
             "train": {"overall": {"kid": figure(0.1), "spectrum": figure(0.2)}},
             "real": {"overall": {"kid": figure(0.001), "precision": figure(0.8), "recall": figure(0.8)}},
         },
-        "labels": {"empty": {"real": figure(0.25)}},
+        "labels": {"empty": {"samples": figure(0.1), "real": figure(0.25)}},
         "memorization": {"copies": figure(0.05)},
         "agreement": {"mean": figure(0.61), "reference": {"mean": None}},
     },

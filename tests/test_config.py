@@ -1,6 +1,7 @@
 """Configurations: released files load unchanged, derived numbers are right, every slip has its line."""
 
 import json
+import re
 
 import pytest
 import yaml
@@ -142,7 +143,12 @@ def test_lines_are_of_what_the_file_says_and_anchors_may_be_used(tmp_path):
     path = tmp_path / "my.yml"
     path.write_text(f"model: {{target: {PATCH}}}\ndata: &d\n  bs_per_gpu: 2\noptimizer:\n  lr: 1e-3\n")
     assert load_config(str(path), 1).optimizer.lr == 1e-3
-    with pytest.raises(InputError, match=r"my\.yml: data\.bs_per_gpu: 0 must be"):
-        load_config(str(path), 1, {"data.bs_per_gpu": 0})
+    for key, said in (
+        ("data.bs_per_gpu", "data.bs_per_gpu: 0 must be"),
+        ("data.bs_per_gpus", "unknown key 'data.bs_per_gpus' (did you mean 'data.bs_per_gpu'?)"),
+        ("dat.bs_per_gpu", "unknown key 'dat.bs_per_gpu' (did you mean 'data.bs_per_gpu'?)"),
+    ):
+        with pytest.raises(InputError, match=f"^{re.escape(said)}"):  # not what the file says
+            load_config(str(path), 1, {key: 0})
     with pytest.raises(InputError, match=r"--set train\.seed=\*a: not valid YAML at line 1: found undefined alias"):
         parse_override("train.seed=*a")

@@ -136,5 +136,8 @@ def main(argv: list[str] | None = None) -> None:
     folder = generator.generate_into(args.sample_dir, count, settings, conditions, **how)
     if folder:
         count -= len(folder.missing(count))  # of photographs without room
-        print(f"{count} samples in {args.sample_dir}; look at {folder.write_contact_sheet()}", flush=True)
+        made = f"{count} sample{'s' * (count != 1)} in {args.sample_dir}"
+        if folder.num_empty == count and not args.defects:
+            made += ", all without a defect: train longer"
+        print(f"{made}; look at {folder.write_contact_sheet()}", flush=True)
     dist_util.barrier()

@@ -26,7 +26,7 @@ from ..prepare import splits
 from ..prepare.check import find_overlaps
 from ..prepare.layouts import FORMATS, Options, read_layout
 from ..prepare.layouts.model import BOXES, MASK_VALUES
-from ..prepare.preparation import Recipe, look_first, plan_set
+from ..prepare.preparation import Recipe, check_no_other_kind, look_first, plan_set
 from ..prepare.shaping import FITS
 
 NUMBERS = {  # flag: default, least, most, meaning
@@ -116,6 +116,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.split and (bf.isdir(path) or not bf.exists(path)):
         raise InputError(f"--split: there is no split file {path}; name one that is there")
     drawn = args.shots or args.val_fraction
+    unused = [f"{path} is not used: parts are drawn anew"] if drawn and bf.exists(path) else []
     split, label_map = splits.read_split(path) if not drawn and bf.exists(path) else ({}, None)
     if args.label_map:
         names = [name.strip() for name in args.label_map.split(",")]
@@ -191,6 +192,7 @@ def main(argv: list[str] | None = None) -> None:
     parts = dict.fromkeys(item.part for item in items if item.part is not None)
     with lock_folder(args.out, "OUT"):
         check_no_links(args.out, filter(None, parts))
+        check_no_other_kind(args.out, parts)
         plans = []
         for part in parts:
             about = {"source": source, "split": {"part": part or ", ".join(args.part or ["all"]), "by": by}}
@@ -208,5 +210,5 @@ def main(argv: list[str] | None = None) -> None:
     if data.unlabelled:
         print(f"left out: {len(data.unlabelled)} photographs without a mask or label (--strict refuses them):")
         print(*(f"  {path}" for path in data.unlabelled), sep="\n")
-    for note in data.notes:
+    for note in [*data.notes, *unused]:
         print(f"note: {note}")

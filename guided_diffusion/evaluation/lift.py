@@ -117,7 +117,8 @@ def main(args: argparse.Namespace) -> None:
         outcomes = {arm: [[next(tested) for _ in seeds] for _ in range(arm.runs)] for arm in arms}
         found = summarize(outcomes, [*val.groups, *setup.val_good.groups], val.class_names)
         about = {"segmenter": kind, "provenance": SEGMENTERS[kind](1, "cpu").provenance}
-        judged.append({**about, "arms": found, "verdict": judge(found, verdict_arm, SEGMENTERS[kind].title)})
+        verdict = judge(found, verdict_arm, SEGMENTERS[kind].title, args.seeds)
+        judged.append({**about, "arms": found, "verdict": verdict})
     counts: dict[str, Any] = {name: len(getattr(setup, name)) for name in ("train", "train_good", "val", "val_good")}
     counts |= {"val_groups": len(set(val.groups)), "seeds": args.seeds}
     counts["samples"] = {name: [len(run) for run in runs] for name, runs in setup.samples.items()}
@@ -164,7 +165,8 @@ def read_setup(args: argparse.Namespace) -> Setup:
     for flag, images in [("--val", val), *(("--samples", run) for run in generated)]:
         if not set(trained) & set(own := _types(images)):
             shown = f"shows {', '.join(own) or 'no defects'}, but --train {args.train} {', '.join(trained)}"
-            raise InputError(f"{flag} {images.folder}: {shown}; take images of types that are trained")
+            remedy = "take images of types that are trained" if own or flag == "--val" else "train the generator longer"
+            raise InputError(f"{flag} {images.folder}: {shown}; {remedy}")
     return Setup(view, train, train_good, val, val_good, samples, args.steps, device, bf.join(args.out, "runs"))
 
 
@@ -265,14 +267,17 @@ def summarize(outcomes: Mapping[Arm, Runs], groups: Sequence[str], class_names: 
     return found
 
 
-def judge(arms: Mapping[str, Row], name: str, segmenter: str) -> Row:
-    """The verdict on the arm `name`: whether its interval of the difference to `real` in mIoU leaves out 0."""
+def judge(arms: Mapping[str, Row], name: str, segmenter: str, seeds: int) -> Row:
+    """The verdict on the arm `name`, trained so many times: whether its interval of the difference to `real` in mIoU
+    leaves out 0."""
     arm = arms[name]
     difference, pasted = (arm[key] and arm[key]["miou"] for key in ("difference_to_real", "difference_to_copy_paste"))
     low, high = difference["interval"]
     gain = f"{difference['value']:+.1f} mIoU of {segmenter}"
     sentence = f"{gain}, 95% interval {low:.1f} to {high:.1f}, at ratio {arm['ratio']:.3g}"
-    if high < 0:
+    if seeds < 2:
+        sentence = f"One training of each arm shows nothing for certain: {sentence}"
+    elif high < 0:
         sentence = f"The samples do harm: {sentence}"
     elif low <= 0:
         sentence = f"A lift is not shown: {sentence}; the interval holds 0"
@@ -290,7 +295,7 @@ def markdown(result: Row) -> str:
     trained = " and ".join(map(" ".join, zip(titles, encoders, strict=True)))
     lines = [
         "# What the samples add to a segmenter\n",
-        *(f"**{of['verdict']['sentence']}** (arm {of['verdict']['arm']}, named before the run)\n" for of in judged),
+        *(f"**{of['verdict']['sentence']}** (arm {of['verdict']['arm']})\n" for of in judged),
         f"- {counts['train']} real training images and {counts['train_good']} defect-free ones; samples: {sizes}",
         f"- tested on {counts['val']} images of {counts['val_groups']} groups, {counts['val_good']} defect-free ones",
         f"- {trained}: {result['settings']['steps']} steps, {counts['seeds']} seeds; percent, intervals at 95% over "

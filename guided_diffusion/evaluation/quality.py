@@ -93,6 +93,8 @@ def main(args: argparse.Namespace) -> None:
 def judge(result: Row) -> Row:
     """In words: {"looks": "real", "partly", "blurry", "wrong" or None where images are too few, "sentence"}."""
     own, real = result["overall"], result["reference"]["real"]["overall"]
+    if result["labels"]["empty"]["samples"]["value"] == 1:
+        return {"looks": "wrong", "sentence": "All masks of the samples are empty: train longer."}
     precision, best = (of["precision"]["value"] if of.get("precision") else None for of in (own, real))
     if precision is None or not best:
         return {"looks": None, "sentence": "Too few images to say whether the samples look like real ones."}

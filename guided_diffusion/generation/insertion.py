@@ -27,13 +27,15 @@ LARGEST_SCALE = 1000.0
 @dataclass(frozen=True)
 class Window:
     """Where in a photograph defects are drawn; image uint8 [h, w, 3] and mask uint8 [h, w] there at the training's
-    scale; and how much of what is drawn counts, float32 [h, w]: all on a defect, nothing beyond the margin."""
+    scale; how much of what is drawn counts, float32 [h, w], from 1 on a defect's border to 0 at the margin, cut to that
+    when it is enlarged; and the pixels of the photograph that may change, uint8 0/1 of its own size."""
 
     rows: slice
     columns: slice
     image: np.ndarray
     mask: np.ndarray
     weight: np.ndarray
+    near: np.ndarray
 
 
 def find_scale(given: Sequence[float] | float | None, recorded: Sequence[float]) -> tuple[float, float]:
@@ -51,8 +53,8 @@ def find_scale(given: Sequence[float] | float | None, recorded: Sequence[float])
 
 
 def reach(scale: Sequence[float], margin: int) -> list[int]:
-    """Pixels of the photograph, down and across, from a defect within which its picture may change: the margin and a
-    pixel of the training's, as masks are brought to its scale."""
+    """Pixels of the photograph, down and across, around a defect that are its window's: the margin and a pixel of the
+    training's, as masks are brought to its scale."""
     return [ceil((margin + 1) * factor) for factor in scale]
 
 
@@ -66,8 +68,8 @@ def find_windows(
     shown at that size.
     """
     down, across = reach(scale, margin)
-    near = cv2.dilate((mask > 0).astype(np.uint8), np.ones((2 * down + 1, 2 * across + 1), np.uint8))
-    contours = cv2.findContours(near, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
+    around = cv2.dilate((mask > 0).astype(np.uint8), np.ones((2 * down + 1, 2 * across + 1), np.uint8))
+    contours = cv2.findContours(around, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
     if len(contours) > MOST_WINDOWS:
         raise InputError(f"`masks`: one has {len(contours):,} separate defects; {MOST_WINDOWS:,} are the most")
     windows = []
@@ -84,11 +86,13 @@ def find_windows(
         rows, columns = where
         own = np.zeros(mask[rows, columns].shape, np.uint8)  # not what other windows draw
         cv2.drawContours(own, [contour], 0, 1, cv2.FILLED, offset=(-columns.start, -rows.start))
-        small = resize_mask(own * mask[rows, columns], sides, least=0)  # what is drawn is meant
+        own *= mask[rows, columns]
+        near = cv2.dilate((own > 0).astype(np.uint8), np.ones([2 * int(margin * factor) + 1 for factor in scale]))
+        small = resize_mask(own, sides, least=0)  # what is drawn is meant
         beside = cv2.distanceTransform((small == 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        weight = np.clip((margin + 1 - beside) / max(1, margin), 0, 1)
+        weight = 1 - (beside - 0.5) / max(1, margin)
         image = resize_image(photograph[rows, columns], sides)
-        windows.append(Window(rows, columns, image, small, weight))
+        windows.append(Window(rows, columns, image, small, weight, near))
     return windows
 
 
@@ -101,7 +105,7 @@ def paste(photograph: np.ndarray, window: Window, drawn: np.ndarray) -> None:
     there = photograph[window.rows, window.columns]
     size, way = there.shape[1::-1], cv2.INTER_CUBIC if there.shape[0] >= drawn.shape[0] else cv2.INTER_AREA
     change = cv2.resize(np.subtract(drawn, window.image, dtype=np.float32), size, interpolation=way)
-    weight = cv2.resize(window.weight, size, interpolation=cv2.INTER_LINEAR)
+    weight = cv2.resize(window.weight, size, interpolation=cv2.INTER_LINEAR).clip(0, 1) * window.near
     there[:] = np.rint(np.clip(there + weight[..., None] * change, 0, 255))
 
 

@@ -97,8 +97,10 @@ def possible_hand_offs(networks: Sequence[Network], T: int) -> range:
 def check_trained(networks: Sequence[Network], plan: Sequence[Pair], settings: Settings, possible: range) -> None:
     """Raise InputError where a network was not trained at a timestep of its plan. possible: see possible_hand_offs."""
     for network in networks:
-        first, end = network.config.train.t_range
-        if plan[-1][0] < first or plan[0][0] >= end:
+        (first, end), last = network.config.train.t_range, plan[-1][0]
+        if network.kind == "large" and settings.handoff == "paper":
+            last = settings.step_inference  # whether or not a step lands there
+        if last < first or plan[0][0] >= end:
             remedy = f"give from {possible[0]} to {possible[-1]}" if possible else "no other will do"
             remedy += ", with `handoff` paper" if settings.handoff == "released" else ""
             raise InputError(

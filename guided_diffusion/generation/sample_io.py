@@ -64,6 +64,11 @@ class SampleFolder:
         """The indices among 0..num_samples-1 of which there is no sample yet, ascending."""
         return [index for index in range(num_samples) if index not in self._rows]
 
+    @property
+    def num_empty(self) -> int:
+        """How many of the samples show no defect."""
+        return sum(not row["types"] for row in self._rows.values())
+
     def add(
         self,
         indices: Sequence[int],

@@ -3,14 +3,14 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import blobfile as bf
 
-from ..data.files import check_no_links
+from ..data.files import check_no_links, list_folder
 from ..data.image_files import MAX_PLAUSIBLE_INDEX
 from ..data.prepared import check_no_strangers, check_problems, clear_temporaries, write_pair
 from ..data.records import DATASET_FILE, RELEASED, UNFINISHED_FILE, read_records
@@ -61,6 +61,17 @@ def look_first(
         remedy = "a stray value? Correct it, or name all types with `label_map`"
         raise InputError(f"{first[gap].mask}: holds value {gap}, but no mask holds {gap - 1}: {remedy}")
     return {f"defect_{index}": index for index in sorted(first)}, rule
+
+
+def check_no_other_kind(out: str, parts: Collection[str]) -> None:
+    """Raise InputError where `out` is a set and parts are to go below it, or holds sets and is to be one (part "")."""
+
+    def is_set(part: str) -> bool:
+        return any(bf.exists(bf.join(out, part, name)) for name in (DATASET_FILE, UNFINISHED_FILE))
+
+    if other := [part for part in (list_folder(out)[1] if "" in parts else [""]) if is_set(part)]:
+        what = f"holds the data set {other[0]}" if other[0] else "is a data set, which takes no parts"
+        raise InputError(f"OUT {out}: {what}; give the flags that made it, or name another OUT")
 
 
 def plan_set(

@@ -152,10 +152,15 @@ def test_seeds_spread_as_their_mean_does() -> None:
 
 def test_the_verdict_says_what_the_interval_says() -> None:
     pasted = {"miou": {"value": 1, "interval": [-2, 4]}}
-    for low, high, start in ((5.1, 9.6, ""), (-0.2, 9.6, "A lift is not shown: "), (-9, -5, "The samples do harm: ")):
+    for low, high, seeds, start in (
+        (5.1, 9.6, 2, ""),
+        (-0.2, 9.6, 2, "A lift is not shown: "),
+        (-9, -5, 2, "The samples do harm: "),
+        (-9, -5, 1, "One training of each arm shows nothing for certain: "),
+    ):
         difference = {"miou": {"value": 7.3, "interval": [low, high]}}
         arm = {"ratio": 2.0, "difference_to_real": difference, "difference_to_copy_paste": pasted}
-        sentence = judge({"ours_x2": arm}, "ours_x2", "U-Net")["sentence"]
+        sentence = judge({"ours_x2": arm}, "ours_x2", "U-Net", seeds)["sentence"]
         assert sentence.startswith(f"{start}+7.3 mIoU of U-Net, 95% interval {low:.1f} to {high:.1f}, at ratio 2")
         assert sentence.endswith("Against copy-paste: +1.0, -2.0 to 4.0.")
 

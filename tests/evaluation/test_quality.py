@@ -63,13 +63,16 @@ def test_the_verdict_holds_precision_and_recall_against_those_of_real_halves(pre
     real = {"precision": {"value": 0.8}, "recall": {"value": 0.8}, "kid": {"value": 0.001}}
     own = {"precision": precision and {"value": precision}, "kid": {"value": 0.05}, "spectrum": {"value": power}}
     own |= {"recall": {"value": recall}}
-    verdict = quality.judge({"overall": own, "reference": {"real": {"overall": real}}})
+    result = {"overall": own, "reference": {"real": {"overall": real}}}
+    verdict = quality.judge(result | {"labels": {"empty": {"samples": {"value": 0.9}}}})
     assert verdict["looks"] == looks and ("train longer" in verdict["sentence"]) == (looks not in ("real", None))
     shown = (
         f"(precision {precision or 0:.2f}, recall {recall:.2f}, KID x 1000 50.0; real ones among themselves: precision"
     )
     assert (f"{shown} 0.80, recall 0.80, KID x 1000 1.0)" in verdict["sentence"]) == (looks is not None)
     assert ("add photographs" in verdict["sentence"]) == (looks is not None and recall < 0.2)
+    verdict = quality.judge(result | {"labels": {"empty": {"samples": {"value": 1}}}})
+    assert verdict == {"looks": "wrong", "sentence": "All masks of the samples are empty: train longer."}
 
 
 @pytest.fixture(scope="module")

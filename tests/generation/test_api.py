@@ -1,6 +1,7 @@
 """The generator in Python: keyed samples, settings, batches that do not fit, released checkpoints."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -105,12 +106,12 @@ def test_a_hand_off_outside_the_trained_timesteps_is_refused(generator, large, s
     ]
     pair, every = DefectGen(networks, generator.device, "fp32", "ema"), {"num_steps": 1000, "spacing": "uniform"}
     assert pair.hand_offs == allowed
-    for S in {0, 349, 350, 450, 451, 1000}:
+    for S, steps in product({0, 349, 350, 450, 451, 1000}, (every, {})):  # whether or not a step lands outside
         if S in allowed:
-            pair.settings(step_inference=S, **every)
+            pair.settings(step_inference=S, **steps)
             continue
         with pytest.raises(InputError, match=rf"^step_inference {S}: the (large|small) network, .*\.pt, .* {remedy}$"):
-            pair.settings(step_inference=S, **every)
+            pair.settings(step_inference=S, **steps)
     if large[0]:  # which the released hand-off walks down to 0
         with pytest.raises(InputError, match=f"at timesteps {large[0]} to 999 only; {remedy}, with handoff paper$"):
             pair.settings(handoff="released")

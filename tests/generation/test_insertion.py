@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import label
 
 from guided_diffusion import InputError
-from guided_diffusion.generation.insertion import find_scale, find_windows, insert, paste, reach
+from guided_diffusion.generation.insertion import find_scale, find_windows, insert, paste
 
 QUICK = {"num_steps": 4, "margin": 2}
 
@@ -24,7 +24,7 @@ def mask_of(height, width, *boxes):
 
 def far(mask, scale, margin):
     """bool [H, W]: further than the margin from each defect, by brute force."""
-    down, across = reach(scale, margin)
+    down, across = (int(margin * factor) for factor in scale)
     outside = np.ones(mask.shape, bool)
     for y, x in np.argwhere(mask):
         outside[max(0, y - down) : y + down + 1, max(0, x - across) : x + across + 1] = False
@@ -32,20 +32,20 @@ def far(mask, scale, margin):
 
 
 @pytest.mark.parametrize(
-    ("shape", "scale", "boxes"),
-    [
-        ((150, 210), (2.3, 1.7), [(1, 10, 20, 12, 9), (2, 100, 150, 30, 20), (3, 0, 190, 8, 20)]),  # one at the border
-        ((70, 300), (2, 2), [(1, 30, 40, 6, 200)]),  # longer than a window of the training
-        ((40, 50), (4, 4), [(2, 5, 30, 9, 9)]),  # in a photograph smaller than a window
-        ((60, 80), (0.5, 0.5), [(1, 20, 20, 5, 5)]),  # enlarged for the networks
-        ((90, 90), (4, 4), [(1, 40, 3, 1, 80)]),  # thinner than a pixel of the training
+    ("shape", "scale", "margin", "boxes"),
+    [  # the first has one at the border
+        ((150, 210), (2.3, 1.7), 2, [(1, 10, 20, 12, 9), (2, 100, 150, 30, 20), (3, 0, 190, 8, 20)]),
+        ((70, 300), (2, 2), 2, [(1, 30, 40, 6, 200)]),  # longer than a window of the training
+        ((40, 50), (4, 4), 0, [(2, 5, 30, 9, 9)]),  # in a photograph smaller than a window
+        ((60, 80), (0.5, 0.5), 2, [(1, 20, 20, 5, 5)]),  # enlarged for the networks
+        ((90, 90), (4, 4), 0, [(1, 40, 3, 1, 80)]),  # thinner than a pixel of the training
     ],
 )
-def test_what_is_far_from_a_defect_stays(generator, shape, scale, boxes):
+def test_what_is_far_from_a_defect_stays(generator, shape, scale, margin, boxes):
     photograph, mask = photograph_of(*shape), mask_of(*shape, *boxes)
-    batch = generator.insert(photograph, mask, seeds=(0, 1), scale=scale, **QUICK)
+    batch = generator.insert(photograph, mask, seeds=(0, 1), scale=scale, num_steps=4, margin=margin)
     assert batch.images.shape == (2, *shape, 3) and (batch.masks == mask).all()
-    outside = far(mask, scale, 2)
+    outside = far(mask, scale, margin)
     for image in batch.images:
         assert np.array_equal(image[outside], photograph[outside])
         pieces, count = label(mask)
@@ -60,9 +60,9 @@ def test_at_the_size_of_the_training_it_is_what_generate_gives(generator, margin
     expected = generator.generate([0], seed=3, masks=mask[None], backgrounds=photograph[None], **given).images[0]
     image = generator.insert(photograph, mask, seeds=[3], scale=1, **given).images[0]
     assert np.array_equal(image[mask > 0], expected[mask > 0])
-    for beside in range(1, margin + 2):  # the change fades out over the margin
+    for beside in range(1, margin + 1):  # the change fades out over the margin
         whole = expected[9 - beside, 13].astype(float) - photograph[9 - beside, 13]
-        faded = photograph[9 - beside, 13] + (margin + 1 - beside) / max(1, margin) * whole
+        faded = photograph[9 - beside, 13] + (margin + 0.5 - beside) / margin * whole
         assert np.abs(image[9 - beside, 13] - faded).max() <= 0.51
 
 

@@ -106,6 +106,11 @@ def test_split_file_parts_label_map_and_pixels(run, tiles, tmp_path):
     assert not (tmp_path / "two/converted_ground_truth/good").exists()
     assert np.array_equal(read(tmp_path / "two/converted_ground_truth/crack/exp10.png"), 2 * (SOFT > 200))
     assert "another data set" in run("tiles", "two", "--part", "train5", status=2)
+    before = tree(tmp_path)
+    assert "OUT two: is a data set, which takes no parts" in run("tiles", "two", status=2)
+    assert "OUT out: holds the data set dev" in run("tiles", "out", "--part", "dev", status=2)
+    assert tree(tmp_path) == before
+    assert "note: tiles/split.json is not used" in run("tiles", "drawn", "--shots", 1)
 
 
 def test_shots_by_group_and_a_leak_that_is_warned_of(run, bottle, tmp_path):
