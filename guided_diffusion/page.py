@@ -147,7 +147,7 @@ def build(page: Page) -> Any:
     try:
         import gradio as gr
     except ImportError as error:
-        raise InputError(f"the page needs gradio ({error}); pip install 'defect-gen[ui]'") from error
+        raise InputError(f"the page needs gradio ({error}); pip install '.[ui]' in the clone") from error
 
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses above twice that
 

@@ -4,7 +4,8 @@
 
 SAMPLES is a sample folder, or a prepared set, whose images are then marked as real. --real joins the training part,
 --val becomes the validation part; names, and where the format can say it a field, tell generated from real. Everything
-is only read but OUT, which must be empty or hold an earlier export in that format: that is brought up to date.
+is only read but OUT, which must be empty or hold an earlier export in that format without other images: it gets what
+is missing or has changed.
 """
 
 from collections import Counter

@@ -3,7 +3,7 @@
     defect-gen ui --large_recep work/large --small_recep work/small --sample_dir work/by_hand
 
 What is kept goes into a sample folder that export, curate and evaluate read. The page is for this computer alone unless
---host says otherwise; it fetches and tells nothing elsewhere. Needs an extra: pip install "defect-gen[ui]".
+--host says otherwise; it fetches and tells nothing elsewhere. Needs an extra: pip install ".[ui]" in the clone.
 """
 
 from .. import page
