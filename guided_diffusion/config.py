@@ -205,13 +205,10 @@ class Config:
     def rates(self) -> tuple[float, ...] | None:
         """How often a training image is drawn as one that is defect-free (first) or shows type 1, 2, ..., relatively;
         None: images are gone through as they are, the default without class_cond."""
-        given = self.data.type_rates
-        if given is None and not self.model.class_cond:
+        if self.data.type_rates is None and not self.model.class_cond:
             return None
-        rates = dict.fromkeys((GOOD, *self.layout.class_names), 1.0) | dict(given or {})
-        if not self.data.include_good:
-            rates[GOOD] = 0.0
-        return tuple(rates.values())
+        given, good = self.data.type_rates or {}, float(self.data.include_good)
+        return (good * given.get(GOOD, 1.0), *(given.get(name, 1.0) for name in self.layout.class_names))
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """{section: {key: value}} of plain values; load_config gives the same Config back."""

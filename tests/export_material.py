@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.path import Path as Polygon
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from guided_diffusion.cli.export import main
 from guided_diffusion.generation.sample_io import SampleFolder
@@ -99,6 +100,9 @@ def make_sets(root: Path) -> Sets:
     exif = Image.Exif()
     exif[0x0112] = 6  # a rotation, which only some readers apply
     Image.open(images / "crack/exp10.png").save(images / "crack/exp10.png", exif=exif)
+    xmp = PngInfo()
+    xmp.add_itxt("XML:com.adobe.xmp", '<x:xmpmeta xmlns:x="adobe:ns:meta/"><r tiff:Orientation="6"/></x:xmpmeta>')
+    Image.open(images / "oil stain/a b.png").save(images / "oil stain/a b.png", pnginfo=xmp)
     Image.fromarray(picture(7)[..., 0]).save(images / "pit/grey.png")
     Image.fromarray(picture(8)[..., 0].astype(np.uint16) * 257).save(images / "pit/deep.png")
     (images / "pit/photo.png").unlink()

@@ -16,6 +16,7 @@ from ..diffusion.respace import SPACINGS, parse_num_steps
 from ..diffusion.samplers import SAMPLERS
 from ..diffusion.two_stage import HANDOFFS
 from ..errors import InputError, Parser, check_range
+from ..file_io import lies_in
 from ..generation.api import DefectGen
 from ..generation.conditions import read_conditions
 from ..generation.insertions import read_insertions
@@ -123,6 +124,9 @@ def main(argv: list[str] | None = None) -> None:
         args.num_samples = DEFAULT_NUM_SAMPLES
     photographs = given("where", "scale", "defects_per_image")
     told = given("masks", "bank_data", "defects", "seed")
+    for name in ("masks", "background", "where"):  # where samples would count as more of them
+        if (folder := getattr(args, name)) and lies_in(args.sample_dir, folder):
+            raise InputError(f"--sample_dir {args.sample_dir}: lies in --{name} {folder}; name another folder")
     if args.background:
         if args.types_per_image != 1:
             raise InputError("--types_per_image: goes without --background; give --defects_per_image or --defects")

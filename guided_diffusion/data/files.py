@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import blobfile as bf
 
 from .. import GOOD
-from ..errors import InputError, reason
+from ..errors import InputError, brief, reason
 from ..file_io import inside, is_cloud, read_bytes, read_json
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm", ".jp2")
@@ -19,6 +19,7 @@ IMAGE_SUFFIXES += (".heic", ".heif", ".avif")  # no such file is read, but said 
 # What folders and lists of parts are called.
 PARTS = dict(train="train", training="train", val="val", valid="val", validation="val", test="test", testing="test")
 ALSO_GOOD = ("ok", "normal", "free", "defect_free", "defect-free", "no_defect", "nodefect")
+LONGEST = 255  # bytes of a file's name, on most disks
 SYSTEM = {  # what systems, NAS boxes and tools leave in folders, beside hidden files
     "@eadir", "@recycle", "@recently-snapshot", "@sharebin", "@tmp", "@__thumb", "#recycle", "#snapshot", "~snapshot",
     "__macosx", "__pycache__", "network trash folder", "temporary items", "lost+found", "found.000", "$recycle.bin",
@@ -49,6 +50,12 @@ def check_text(name: str, folder: str = "") -> None:
     except UnicodeEncodeError:
         shown = os.fsencode(bf.join(folder, name) if folder else name).decode("utf-8", "backslashreplace")
         raise InputError(f"{shown}: is no name in UTF-8; rename it (convmv does whole folders)") from None
+
+
+def check_lengths(paths: Iterable[str], source: str) -> None:
+    """Raise InputError where a file to be written would have a longer name than disks take. source: whose it is."""
+    if long := [name for name in (path.rpartition("/")[2] for path in paths) if len(name.encode()) > LONGEST]:
+        raise InputError(f"{source}: {brief(long[0])} would be longer than {LONGEST} bytes; shorten the image's name")
 
 
 def check_no_links(root: str, files: Iterable[str]) -> None:
@@ -153,8 +160,10 @@ def read_groups(path: str, names: Sequence[str], flag: str) -> list[str]:
         raise InputError(f"{flag} {path}: should hold rows 'file,group' (CSV) or {{file: group}} (JSON)")
     told: dict[str, set[str]] = defaultdict(set)
     for file, group in rows:
-        for key in (stem_of(file), "/".join([*file.split("/")[-2:-1], stem_of(file)])):
-            told[key].add(str(group))
+        *above, name = words_of(file) or [file]
+        for stem in {name, stem_of(name)}:  # of p_0.5 the suffix may be none
+            for key in (stem, "/".join([*above[-1:], stem])):
+                told[key].add(str(group))
     groups = []
     for name in names:
         own = told[name] or told[name.rpartition("/")[2]]

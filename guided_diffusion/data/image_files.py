@@ -25,32 +25,32 @@ EXIF_ORIENTATION, NEW_SUBFILE, PHOTOMETRIC = 0x0112, 254, 262  # TIFF's tags
 UNTURN = dict(enumerate((0, 3, 1, 5, 2, 6, 4), start=2))  # by orientation: Pillow's Transpose that undoes it
 DEEP = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 MAX_PLAUSIBLE_INDEX = 64
+FEW_LEVELS = 16  # more levels of a mask than that are soft edges, not types
 DEPTHS = (8, 10, 12, 14, 16)
 
 
 @dataclass(frozen=True)
 class Picture:
     """A decoded image file, its pixels in the order of the file, in Pillow's mode. levels: int [H, W] or [H, W, 3] of a
-    file with more than 8 bits a channel, else None. orientation: 1 to 8, how EXIF or TIFF asks to turn the pixels."""
+    file with more than 8 bits a channel, else None. orientation: 1 to 8, how EXIF or TIFF asks to turn the pixels.
+    lossy: its compression alters, or may have altered, values."""
 
     pixels: Image.Image
     format: str
     orientation: int = 1
     levels: np.ndarray | None = None
+    lossy: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width), not turned."""
         return self.pixels.height, self.pixels.width
 
-    @property
-    def lossy(self) -> bool:
-        return self.format in ("JPEG", "MPO")
-
     def check_lossless(self, path: str) -> None:
         """Raise InputError for a mask file that does not hold what was drawn."""
         if self.lossy:
-            raise InputError(f"{path}: is a JPEG, whose compression alters indices and colours; save masks as PNG")
+            text = f"is a {self.format}, whose compression alters indices and colours; save masks as PNG"
+            raise InputError(f"{path}: {text}")
 
 
 def open_image(path: str, read: Callable[[str], bytes] = read_bytes) -> Picture:
@@ -80,6 +80,8 @@ def _decode(path: str, content: bytes, image: Image.Image) -> Picture:
     format, arguments = image.format, image.tile[0].args if image.tile else None
     coding = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     deep_colour = format in ("PNG", "TIFF") and ";16" in str(coding) and not image.mode.startswith("I")
+    lossy = format in ("JPEG", "MPO", "JPEG2000") or "jpeg" in str(image.info.get("compression"))
+    lossy |= format == "WEBP" and b"VP8L" not in content
     tag = image.getexif().get(EXIF_ORIENTATION) if format == "TIFF" else None  # gone once it is loaded
     falling = format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == 0 and image.mode not in ("1", "L", "P")
     image.load()
@@ -98,7 +100,7 @@ def _decode(path: str, content: bytes, image: Image.Image) -> Picture:
         levels = np.asarray(image).astype(np.int32)
     elif deep_colour:  # of which Pillow keeps 8 bits
         levels = cv2.imdecode(np.frombuffer(content, np.uint8), DEEP)[..., ::-1].astype(np.int32)
-    return Picture(image, format, orientation, levels)
+    return Picture(image, format, orientation, levels, lossy)
 
 
 def _pages(image: Image.Image) -> int:
@@ -210,7 +212,7 @@ def index_values(picture: Picture, path: str, num_defect: int, void: int | None 
     """Index mask uint8 [H, W], values 0..num_defect, of a grey, palette (its indices), 16- or 1-bit file; not turned.
     void: a value that becomes background. Raises InputError for any other kind of file and for other values."""
     picture.check_lossless(path)
-    mask = np.asarray(picture.pixels) if picture.levels is None else picture.levels
+    mask = np.asarray(picture.pixels) if picture.levels is None else _numbers(picture.levels)
     if picture.levels is None and picture.pixels.mode in ("RGB", "RGBA", "LA") and not _hides(picture):
         colours = np.asarray(picture.pixels.convert("RGB"))  # grey, as some libraries write it
         mask = colours[..., 0] if (colours == colours[..., :1]).all() else colours
@@ -229,6 +231,33 @@ def index_values(picture: Picture, path: str, num_defect: int, void: int | None 
             guess = "a soft or coloured mask? An index mask holds one small number per type; threshold or convert it"
         raise InputError(f"{path}: holds value {wrong[0]}, but num_defect is {num_defect}: {guess}")
     return mask.astype(np.uint8)
+
+
+def mask_levels(picture: Picture, path: str) -> np.ndarray:
+    """uint8 [H, W] of a mask file: its palette indices, or its brightest channel, of 16-bit levels above 255 scaled.
+    Raises InputError where these hold small numbers beside large ones, which would vanish."""
+    image = picture.pixels
+    if has_palette(picture):
+        return np.asarray(image)
+    if picture.levels is not None:
+        values = _numbers(picture.levels if picture.levels.ndim == 2 else picture.levels.max(axis=2))
+        if values.max() > 255 and len(found := np.unique(values)) <= FEW_LEVELS and 0 < found[found > 0][0] <= 128:
+            told = f"holds {found[found > 0][0]} beside {found[-1]}; correct it, or save it with 8 bits"
+            raise InputError(f"{path}: a 16-bit mask that {told}")
+        return (values if values.max() <= 255 else np.round(values / 257)).clip(0, 255).astype(np.uint8)
+    return np.asarray(image.convert("L")) if image.mode in ("1", "L") else np.asarray(image.convert("RGB")).max(axis=2)
+
+
+def has_palette(picture: Picture) -> bool:
+    """Whether a file's values are places in a palette that is more than the grey levels."""
+    image = picture.pixels
+    return image.mode == "P" and image.getpalette() != [level for level in range(256) for _ in range(3)]
+
+
+def _numbers(levels: np.ndarray) -> np.ndarray:
+    """16-bit levels int32 [H, W] of a mask; beside 8-bit ones 65535 stands for 255."""
+    others = levels[levels != 65535]
+    return np.where(levels == 65535, 255, levels) if others.any() and others.max() <= 255 else levels
 
 
 def _hides(picture: Picture) -> bool:

@@ -1,7 +1,6 @@
 """Sets of labelled images as the measures take them: samples, and real images seen as samples show them (`View`)."""
 
 import argparse
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +23,7 @@ Pair = tuple[np.ndarray, np.ndarray]  # an image [H, W, 3] and its mask [H, W]
 BAR_DELAY = 2  # seconds that work has to last to get a progress bar
 BAR = {"desc": "reading images", "unit": "image", "delay": BAR_DELAY}
 WINDOWS = 4  # of each real image, where samples show windows of images
+WINDOW = "//"  # between the name of an image, which cannot hold it, and the number of its window
 FLAGS: dict[str, dict[str, Any]] = {  # of several commands
     "samples": {"help": "folder of generated samples"},
     "real": {"help": "data set of real images to measure against, best held out"},
@@ -71,7 +71,7 @@ class ImageSet:
 
 def sources(images: ImageSet) -> list[str]:
     """The images that they are or that they are windows of."""
-    return [re.sub(r"#\d+$", "", name) for name in images.names]
+    return [name.partition(WINDOW)[0] for name in images.names]
 
 
 def view_of_samples(folder: str, size: tuple[int, int]) -> View:
@@ -116,7 +116,7 @@ def as_shown(whole: ImageSet, view: View) -> ImageSet:
     which = np.repeat(np.arange(len(whole)), WINDOWS if view.windows else 1)
     images, masks = data.batch(which, numpy_generator("evaluation windows"))
     shown = whole.take(which)
-    names = [f"{name}#{k % WINDOWS}" for k, name in enumerate(shown.names)] if view.windows else shown.names
+    names = [f"{name}{WINDOW}{k % WINDOWS}" for k, name in enumerate(shown.names)] if view.windows else shown.names
     return replace(shown, images=images.movedim(1, -1).contiguous().numpy(), masks=masks.numpy(), names=names)
 
 

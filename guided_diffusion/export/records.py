@@ -1,5 +1,6 @@
 """The images of an export: read and checked before anything is written, then written into a folder of their own."""
 
+import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,11 +10,12 @@ from typing import Any, Literal, NamedTuple
 
 import blobfile as bf
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from .. import MAX_TYPES, file_io
-from ..data.files import check_no_links
-from ..data.image_files import present_types
+from ..data.files import check_lengths, check_no_links
+from ..data.image_files import EXIF_ORIENTATION, present_types
 from ..data.manifest import read_manifest
 from ..data.prepared import SAMPLES, Sample, find_good, find_samples, read_pair
 from ..errors import InputError
@@ -131,14 +133,17 @@ def write_export(out: str, name: str, layout: Layout, export: Export, about: dic
     records = [(record, files) for record in export.records if (files := layout.files(record))]
     paths = {*(path for _, files in records for path in files), *layout.index_files, EXPORT_FILE}
 
+    check_lengths(paths, f"OUT {out}")
+
     def write(path: str, data: bytes) -> bool:
         return file_io.write_if_changed(bf.join(out, path), data, "OUT", "the same command goes on from there")
 
     def write_record(record: Record, files: Files) -> int:
         image, mask = read_pair(record.sample, MAX_TYPES)
         data = file_io.read_bytes(record.sample.image)
-        # Copied: PNG files of 8-bit grey or RGB, unless EXIF rotates them.
-        if not data.startswith(b"\x89PNG\r\n\x1a\n") or data[24:26] not in (b"\x08\0", b"\x08\2") or b"eXIf" in data:
+        # Copied: PNG files of 8-bit grey or RGB, unless EXIF (or XMP) rotates them.
+        plain = data.startswith(b"\x89PNG\r\n\x1a\n") and data[24:26] in (b"\x08\0", b"\x08\2")
+        if not plain or Image.open(io.BytesIO(data)).getexif().get(EXIF_ORIENTATION, 1) != 1:
             data = file_io.encode_png(image)
         return sum(write(path, make(mask) if make else data) for path, make in files.items())
 

@@ -34,7 +34,7 @@ def parse_defects(defects: Sequence[str], config: Config) -> tuple[frozenset[int
     class_names = config.layout.class_names
     for entry in defects:
         word = None if entry in class_names else entry.strip()  # a type of such a name wins
-        names = [entry] if word is None else [name.strip() for name in entry.split(",")]
+        names = [entry] if word is None else _split(entry, class_names)
         if word == BALANCED:
             asked += [frozenset({k}) for k in range(1, len(class_names) + 1)]
             continue
@@ -45,12 +45,25 @@ def parse_defects(defects: Sequence[str], config: Config) -> tuple[frozenset[int
             continue
         names = [] if word == NO_DEFECT else names
         for name in names:
+            if name in (BALANCED, TRAINING, NO_DEFECT) and name not in class_names:
+                raise InputError(f"`defects` {entry}: {name} stands for itself; leave the types beside it out")
             if name not in class_names:
                 raise InputError(unknown_name("type in `defects`", name, [*class_names, BALANCED, TRAINING, NO_DEFECT]))
         asked.append(frozenset(class_names.index(name) + 1 for name in names))
     if not asked:
         raise InputError("`defects`: names no type; give some, or leave it out")
     return tuple(asked)
+
+
+def _split(entry: str, class_names: Sequence[str]) -> list[str]:
+    """The names in "crack,hole"; types may have commas in theirs, the longest counts."""
+    words, names = entry.split(","), []
+    while words:
+        ends = (end for end in range(len(words), 0, -1) if ",".join(words[:end]).strip() in class_names)
+        end = next(ends, 1)
+        names.append(",".join(words[:end]).strip())
+        words = words[end:]
+    return names
 
 
 def as_index_masks(masks: Any, num_defect: int, name: str = "masks") -> np.ndarray:

@@ -67,9 +67,7 @@ def find_windows(
     of a larger defect as many as it needs, a multiple of `multiple`. Where the photograph is smaller, all of it is
     shown at that size.
     """
-    down, across = reach(scale, margin)
-    around = cv2.dilate((mask > 0).astype(np.uint8), np.ones((2 * down + 1, 2 * across + 1), np.uint8))
-    contours = cv2.findContours(around, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
+    contours = cv2.findContours(_grown(mask, reach(scale, margin)), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
     if len(contours) > MOST_WINDOWS:
         raise InputError(f"`masks`: one has {len(contours):,} separate defects; {MOST_WINDOWS:,} are the most")
     windows = []
@@ -87,13 +85,19 @@ def find_windows(
         own = np.zeros(mask[rows, columns].shape, np.uint8)  # not what other windows draw
         cv2.drawContours(own, [contour], 0, 1, cv2.FILLED, offset=(-columns.start, -rows.start))
         own *= mask[rows, columns]
-        near = cv2.dilate((own > 0).astype(np.uint8), np.ones([2 * int(margin * factor) + 1 for factor in scale]))
+        near = _grown(own, [int(margin * factor) for factor in scale])
         small = resize_mask(own, sides, least=0)  # what is drawn is meant
         beside = cv2.distanceTransform((small == 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
         weight = 1 - (beside - 0.5) / max(1, margin)
         image = resize_image(photograph[rows, columns], sides)
         windows.append(Window(rows, columns, image, small, weight, near))
     return windows
+
+
+def _grown(mask: np.ndarray, by: Sequence[int]) -> np.ndarray:
+    """uint8 [H, W]: 1 within so many pixels, down and across, from where a mask [H, W] is above 0."""
+    down, across = map(min, by, mask.shape)
+    return cv2.dilate((mask > 0).astype(np.uint8), np.ones((2 * down + 1, 2 * across + 1), np.uint8))
 
 
 def paste(photograph: np.ndarray, window: Window, drawn: np.ndarray) -> None:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from .. import dist_util
 from ..config import Config
 from ..data.files import stem_of
-from ..data.image_files import read_image, resize_mask
+from ..data.image_files import mask_levels, open_image, read_image, resize_mask, turned
 from ..errors import InputError
 from .conditions import list_images, mask_reader, parse_defects
 from .insertion import find_scale, insert
@@ -115,7 +115,8 @@ def read_insertions(
         path = pictures[index % len(pictures)]
         types, area = types_to_draw(bank, asked, numbers, seed, index), None
         if allowed:
-            area = (read_image(allowed[path])[..., 0] > 0).astype(np.uint8)
+            area = turned(mask_levels(opened := open_image(allowed[path]), allowed[path]), opened.orientation)
+            area = (area > 0).astype(np.uint8)
             if len(set(allowed.values())) == 1:
                 area = resize_mask(area, photograph.shape[:2])
             _check_size("where", allowed[path], area, path, photograph)
@@ -142,10 +143,10 @@ def _of_folder(
     """read_insertions with masks of a folder."""
     files, read = list_images(folder, "masks"), mask_reader(folder, config.layout)
     places, stems = {stem_of(path): place for place, path in enumerate(pictures)}, [stem_of(path) for path in files]
-    chosen = [places[stem] for stem in stems] if set(stems) <= set(places) else None
-    count = len(files) if chosen else max(len(files), len(pictures))
+    turns, named = cycle(range(len(pictures))), not places.keys().isdisjoint(stems)
+    count = len(files) if named else max(len(files), len(pictures))
     files = [*islice(cycle(files), count)]
-    chosen = chosen or [*islice(cycle(range(len(pictures))), count)]
+    chosen = [places[stem_of(path)] if stem_of(path) in places else next(turns) for path in files]
     content = hashlib.sha256()
     for path, place in zip(files, chosen, strict=True):
         content.update(mask := read(path))

@@ -63,7 +63,7 @@ class Placement:
         factors = np.multiply(self.scale, self.bank.shrunk)  # pixels of the photograph to one of the bank's
         for _ in range(TRIES if places is None or len(places) else 0):
             layer = self.bank.layer(kind, rng)
-            own = [min(n, round(s * f)) for n, s, f in zip(mask.shape, layer.shape, factors, strict=True)]
+            own = [min(n, max(1, round(s * f))) for n, s, f in zip(mask.shape, layer.shape, factors, strict=True)]
             cut = [layer.any(axis=1 - axis)[[0, -1]] for axis in (0, 1)]  # by the border of its image
             # what goes from border to border does so in the photograph
             box = [n if ends.all() else side for n, side, ends in zip(mask.shape, own, cut, strict=True)]

@@ -16,8 +16,8 @@ import numpy as np
 from ..data.files import check_no_links, list_folder
 from ..data.image_files import present_types, read_image, read_index_mask
 from ..data.manifest import FOLDERS, MANIFEST, read_manifest
-from ..data.prepared import SAMPLES, listed, read_label_map
-from ..data.records import read_records
+from ..data.prepared import SAMPLES, complete, listed, read_label_map
+from ..data.records import RELEASED, read_records
 from ..errors import InputError
 from ..file_io import encode_png, remove_inside, remove_temporaries, write_atomic, write_or_warn
 from ..pictures import colorize, draw_sheet, tile_of
@@ -43,6 +43,8 @@ class SampleFolder:
         self._folders = [*FOLDERS.values(), *(f"defects/{name}" for name in self._type_folders.values())]
         check_no_links(sample_dir, self._folders)  # nothing is written or removed through them
         self._prepared = False
+        if complete(list_folder(sample_dir)[1], [RELEASED]):
+            raise InputError(f"`sample_dir`: {sample_dir!r} is a data set; name another folder")
         rows = read_manifest(sample_dir)
         self._rows = rows or {}  # of the manifest, by sample
         new, settings = _flat(self._settings), [row["settings"] for row in self._rows.values()]  # all alike
@@ -203,7 +205,7 @@ def _type_folders(class_names: Sequence[str]) -> dict[str, str]:
         folder = re.sub(r"[^\w.-]", "_", name)
         if not folder.strip("."):  # "" or ".."
             folder = f"type_{k}"
-        if folder.lower() in map(str.lower, folders.values()):  # lower: some disks do not tell case
+        while folder.lower() in map(str.lower, folders.values()):  # lower: some disks do not tell case
             folder = f"{folder}_{k}"
         folders[name] = folder
     return folders

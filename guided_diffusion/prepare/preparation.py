@@ -10,7 +10,7 @@ from typing import Any
 
 import blobfile as bf
 
-from ..data.files import check_no_links, list_folder
+from ..data.files import check_lengths, check_no_links, list_folder
 from ..data.image_files import MAX_PLAUSIBLE_INDEX
 from ..data.prepared import check_no_strangers, check_problems, clear_temporaries, write_pair
 from ..data.records import DATASET_FILE, RELEASED, UNFINISHED_FILE, read_records
@@ -64,14 +64,12 @@ def look_first(
 
 
 def check_no_other_kind(out: str, parts: Collection[str]) -> None:
-    """Raise InputError where `out` is a set and parts are to go below it, or holds sets and is to be one (part "")."""
-
-    def is_set(part: str) -> bool:
-        return any(bf.exists(bf.join(out, part, name)) for name in (DATASET_FILE, UNFINISHED_FILE))
-
-    if other := [part for part in (list_folder(out)[1] if "" in parts else [""]) if is_set(part)]:
-        what = f"holds the data set {other[0]}" if other[0] else "is a data set, which takes no parts"
-        raise InputError(f"OUT {out}: {what}; give the flags that made it, or name another OUT")
+    """Raise InputError where `out` is a set, or holds one, that is none of the parts to be written ("": `out` itself):
+    its images may stand in another part now."""
+    for part in sorted({"", *list_folder(out)[1]}.difference(parts)):
+        if any(bf.exists(bf.join(out, part, name)) for name in (DATASET_FILE, UNFINISHED_FILE)):
+            what = f"holds the data set {part}, which this run does not make" if part else "is a data set without parts"
+            raise InputError(f"OUT {out}: {what}; give the flags that made it, delete it, or name another OUT")
 
 
 def plan_set(
@@ -82,6 +80,7 @@ def plan_set(
     Raises InputError where `root` holds another set, or a file in it was changed by hand."""
     content = json.loads(json.dumps({"label_map": dict(recipe.label_map), **about}))
     check_no_links(root, (DATASET_FILE, UNFINISHED_FILE))
+    check_lengths((f"{item.sample.name}{'_y00000_x00000' if recipe.tile else ''}.png" for item in items), root)
     unfinished = read_records(root, UNFINISHED_FILE)
     found = unfinished or read_records(root)
     for section, value in content.items() if found else ():

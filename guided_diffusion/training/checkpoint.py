@@ -153,7 +153,8 @@ def read_weights(path: str, name: str) -> tuple[Any, str]:
         raise
     except Exception as error:  # what torch.load, pickle and safetensors raise has no common type
         fault = f"damaged, truncated or not a checkpoint; {_instead(path)}"
-        if isinstance(error, pickle.UnpicklingError) and re.search("Unsupported|GLOBAL|REDUCE", str(error)):
+        pickled = data.startswith((b"PK\3\4", b"\x80"))
+        if pickled and isinstance(error, pickle.UnpicklingError) and re.search("Unsupported|GLOBAL|REDUCE", str(error)):
             fault = "holds pickled objects other than weights, which could run code; not loaded"
         raise InputError(f"{name}: {fault}") from None
 

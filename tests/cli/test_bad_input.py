@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from conftest import TrainedPair, tiny_config
+from PIL import Image
 from runs import tree
 
 from guided_diffusion import create_model, load_config
@@ -49,6 +50,7 @@ def given(tmp_path_factory: pytest.TempPathFactory, demo_data: Path, trained_pai
     (root / "config.yml").write_text(yaml.safe_dump(tiny_config("large")))
     (root / "malformed.yml").write_text("model:\n  params: [1, 2\ndata: {}\n")
     (root / "file").touch()
+    Image.new("RGB", (4, 4)).save(root / "picture.png")
     (root / "empty").mkdir()
     work = shutil.copytree(trained_pair.large, root / "work")
     truncate(shutil.copytree(work, root / "cut") / CHECKPOINT)
@@ -105,6 +107,7 @@ CASES = {
     # Broken checkpoints, each kind at one flag and one kind at each flag
     "generate --large_recep nowhere.pt": "--large_recep|nowhere.pt|no such checkpoint file",
     "generate --large_recep {cut}": f"--large_recep|{CHECKPOINT}|damaged",
+    "generate --large_recep {picture}": "--large_recep|picture.png|not a checkpoint",
     "generate --large_recep {tensor}": "--large_recep|tensor.pt|not a Defect-Gen checkpoint",
     "generate --large_recep {empty}": "--large_recep|empty|no checkpoint in this folder",
     "generate --large_recep {bomb}": "--large_recep|bomb.pt|could run code",

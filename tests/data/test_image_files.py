@@ -12,6 +12,8 @@ from scipy.ndimage import label
 
 from guided_diffusion.data import image_files
 from guided_diffusion.data.image_files import (
+    Picture,
+    mask_levels,
     open_image,
     orientations,
     read_image,
@@ -68,6 +70,38 @@ def test_colours_of_16_bits_are_not_cut_to_8(tmp_path, suffix):
     assert np.array_equal(to_rgb(open_image(path), path, bits=12), np.round(levels / 4095 * 255))
     with pytest.raises(InputError, match="a camera of 12 bits"):
         read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "lossy"),
+    [
+        ("PNG", {}, False),
+        ("TIFF", {}, False),
+        ("TIFF", {"compression": "jpeg"}, True),
+        ("WEBP", {"lossless": True}, False),
+        ("WEBP", {"lossless": True, "exif": b"Exif\0\0"}, False),
+        ("WEBP", {"quality": 30}, True),
+        ("JPEG2000", {}, True),  # may be cut, whatever its wavelet
+    ],
+)
+def test_masks_must_not_be_compressed_with_loss(tmp_path, kind, options, lossy):
+    Image.fromarray(np.dstack([MASK] * 3)).save(path := str(tmp_path / "a"), kind, **options)
+    if not lossy:
+        assert np.array_equal(read_index_mask(path, 3), MASK)
+        return
+    with pytest.raises(InputError, match=f"is a {kind}, whose compression alters indices"):
+        read_index_mask(path, 3)
+
+
+def test_masks_of_16_bits():
+    def levels(values):
+        return mask_levels(Picture(Image.new("I;16", (3, 1)), "PNG", levels=np.array([values], np.int32)), "m.png")[0]
+
+    for values, found in (((0, 1, 200), [0, 1, 200]), ((1, 2, 65535), [1, 2, 255]), ((0, 257, 65535), [0, 1, 255])):
+        assert levels(values).tolist() == found
+    assert levels((0, 0, 4095)).tolist() == [0, 0, 16]
+    with pytest.raises(InputError, match="m.png: a 16-bit mask that holds 1 beside 1000"):
+        levels((0, 1, 1000))
 
 
 def many(kind, **options):

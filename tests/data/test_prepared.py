@@ -178,6 +178,11 @@ def test_groups(tmp_path, name, text, expected):
         assert expected in refusal(read_groups, path, GROUPED, "--groups")
 
 
+def test_groups_of_names_with_points(tmp_path):
+    (tmp_path / "a.csv").write_text("pit/p_0.5,1\npit/p_0.6,2\npit/p_0.7.png,3\n")
+    assert read_groups(str(tmp_path / "a.csv"), ["pit/p_0.5", "p_0.6", "pit/p_0.7"], "--groups") == ["1", "2", "3"]
+
+
 def test_regions_are_connected_parts_of_one_type():
     mask = np.array([[1, 0, 0, 2, 2], [0, 1, 0, 2, 0], [0, 0, 0, 1, 0], [3, 0, 0, 1, 1]], np.uint8)
     assert regions(mask) == [(1, 3, (2, 3, 4, 5)), (1, 2, (0, 0, 2, 2)), (2, 3, (0, 3, 2, 5)), (3, 1, (3, 0, 4, 1))]

@@ -54,6 +54,7 @@ def test_the_embedding(size):
 def test_rates():
     good, rates = {"data.include_good": True}, {"data.type_rates": {"hole": 2.5, "good": 3}}
     assert make_config(**{"model.class_cond": False}).rates is None and make_config().rates == (0, 1, 1, 1)
+    assert make_config(**good, **{"data.label_map": {"good": 1, "hole": 2, "pit": 3}}).rates == (1, 1, 1, 1)
     assert make_config(**good).rates == (1, 1, 1, 1) and make_config(**good, **rates).rates == (3, 1, 2.5, 1)
     for given, words in (
         ({"hoel": 1}, "did you mean 'hole'"),

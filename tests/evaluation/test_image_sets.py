@@ -1,6 +1,7 @@
 """Real images as samples show them: views from manifests, windows, whole images, groups, label maps."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from told import save_untrained
 from guided_diffusion import DefectGen
 from guided_diffusion.data.image_files import View
 from guided_diffusion.errors import InputError
-from guided_diffusion.evaluation.image_sets import WINDOWS, as_shown, read_good, read_real, read_samples
+from guided_diffusion.evaluation.image_sets import WINDOWS, as_shown, read_good, read_real, read_samples, sources
 from guided_diffusion.evaluation.image_sets import view_of_samples as view_of
 from guided_diffusion.generation.sample_io import common_class_names
 
@@ -37,7 +38,9 @@ def test_windows_are_pieces_of_the_whole_images(tmp_path: Path) -> None:
     whole = read_real(root, TYPES, view)
     windows = as_shown(whole, view)
     assert whole.names == ["bright/x001", "dark/x000", "dark/x002"] and whole.images[0].shape == (32, 32, 3)
-    assert windows.images.shape == (3 * WINDOWS, 16, 16, 3) and windows.names[WINDOWS] == "dark/x000#0"
+    assert windows.images.shape == (3 * WINDOWS, 16, 16, 3) and windows.names[WINDOWS] == "dark/x000//0"
+    odd = replace(windows, names=["a/part#1//0", "a/part#1//1", "a/part#2//0"])
+    assert sources(odd) == ["a/part#1", "a/part#1", "a/part#2"]
     assert windows.groups[WINDOWS : 2 * WINDOWS] == ["dark/x000"] * WINDOWS
     for image, mask, group in zip(windows.images, windows.masks, windows.groups, strict=True):
         source = whole.images[whole.names.index(group)]

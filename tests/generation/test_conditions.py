@@ -12,7 +12,7 @@ from told import save_untrained, told
 
 from guided_diffusion import DefectGen, InputError, load_config
 from guided_diffusion.diffusion.samplers import SAMPLERS
-from guided_diffusion.generation.conditions import read_conditions
+from guided_diffusion.generation.conditions import parse_defects, read_conditions
 from guided_diffusion.generation.settings import Settings
 
 QUICK = {"num_steps": 4}
@@ -208,15 +208,19 @@ def test_files_go_in_and_the_manifest_says_which(run, tmp_path):
     named = save(tmp_path / "named", some_photographs(3), "cba")
     rows = run("--masks", tmp_path / "masks", "--background", named, out="of_their_names")
     assert all(row["condition"]["mask"] == row["condition"]["background"] for row in rows)
+    (named / "a.png").rename(named / "z.png")  # the others still belong to their masks
+    rows = run("--masks", tmp_path / "masks", "--background", named, out="of_some_names")
+    pairs = [(row["condition"]["mask"], row["condition"]["background"]) for row in rows]
+    assert pairs == [("a.png", "b.png"), ("b.png", "b.png"), ("c.png", "c.png")]
 
 
 def test_photographs_of_any_size_get_defects_where_they_may(run, tmp_path):
     shapes = {"a": (50, 90), "b": (120, 64), "c": (40, 40)}
     photographs = {name: some_photographs(1, shape)[0] for name, shape in shapes.items()}
     folder = save(tmp_path / "good", photographs.values(), shapes)
-    allowed = [np.full(shape, 255, np.uint8) for shape in shapes.values()]
-    for area in allowed:
-        area[:, : area.shape[1] // 3] = 0
+    allowed = [np.zeros((*shape, 3), np.uint8) for shape in shapes.values()]
+    for channel, area in enumerate(allowed):  # in any colour
+        area[:, area.shape[1] // 3 :, channel] = 255
     where = save(tmp_path / "where", allowed, shapes)
     flags = ("--masks", "bank", "--background", folder, "--defects_per_image", "1-2", "--where", where)
     Image.fromarray(photographs["b"]).save(folder / "b.jpg", quality=100, subsampling=0)  # whose mask b.png is then
@@ -244,7 +248,7 @@ def test_photographs_of_any_size_get_defects_where_they_may(run, tmp_path):
     assert "--background: no photograph has room for a defect" in run(*flags, status=2, out="none")
 
 
-def test_bad_conditions_end_in_one_line(run, tmp_path):
+def test_bad_conditions_end_in_one_line(run, tmp_path, demo_data):
     small = save(tmp_path / "small", some_masks(1, (16, 16)), "a")
     wide = save(tmp_path / "wide", some_photographs(1, (32, 48)), "a")
     into = ("--masks", "bank", "--background", wide)
@@ -260,6 +264,8 @@ def test_bad_conditions_end_in_one_line(run, tmp_path):
         ((*into, "--defects", "pit", "--defects_per_image", 2), "--defects says which types"),
         ((*into, "--types_per_image", 2), "--types_per_image: goes without --background"),
         ((*into, "--scale", 0), "--scale [0.0]: must be one number or two"),
+        ((*into, "--sample_dir", wide), f"--sample_dir {wide}: lies in --background {wide}; name another"),
+        (("--sample_dir", demo_data), f"{str(demo_data)!r} is a data set; name another folder"),
         (("--masks", tmp_path / "gone"), "is not a folder that holds image files"),
         (("--masks", small, "--margin", -1), "--margin -1"),
         (("--masks", small, "--margin", 10**9), "--margin 1000000000: must be from 0 to 65,536"),
@@ -308,6 +314,10 @@ def test_types_as_training_has_seen_them(demo_data):
     odd = {"data.label_map": {"training": 1, "none": 2, "a, b": 3}, "data.types_seen": ["training", "none", "a, b"]}
     held = read_conditions(load_config(tiny_config("large", **odd)), settings)
     assert held.types.argmax(dim=1).tolist() == [1, 2, 3]
+    commas = load_config(tiny_config("large", **{"data.label_map": {"scratch, deep": 1, "hole": 2}}))
+    assert parse_defects(["hole,scratch, deep", "scratch, deep"], commas) == ({1, 2}, {1})
+    with pytest.raises(InputError, match="defects none,hole: none stands for itself"):
+        parse_defects(["none,hole"], commas)
     unsaid = load_config(tiny_config("large", **{"data.label_map": label_map}))
     with pytest.raises(InputError, match="defects training: the checkpoint does not say which types it saw; name some"):
         read_conditions(unsaid, replace(settings, defects="training"))

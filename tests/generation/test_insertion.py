@@ -78,6 +78,11 @@ def test_photographs_in_one_batch_come_out_as_alone(generator):
         assert np.abs(alone.astype(int) - image).max() <= 1
 
 
+def test_a_margin_beyond_the_photograph_is_all_of_it():
+    mask = mask_of(20, 30, (1, 5, 5, 4, 4))
+    assert find_windows(photograph_of(20, 30), mask, (1, 1), (32, 32), 8, 2**16)[0].near.all()
+
+
 def test_detail_finer_than_the_trainings_is_the_photographs():
     photograph, mask = photograph_of(128, 128), mask_of(128, 128, (1, 40, 40, 40, 40))
     (window,) = find_windows(photograph, mask, (4, 4), (32, 32), 8, 2)

@@ -43,6 +43,11 @@ def test_defects_lie_apart_and_anywhere():
     assert np.array_equal(places.draw(GREY, None, 0, 7, [1, 2, 1]), masks[7])
 
 
+def test_defects_smaller_than_a_pixel_are_one():
+    mask = placement(SPOT, scale=(0.001, 0.001)).draw(GREY, None, 0, 0, [1])
+    assert mask.sum() == 1
+
+
 def test_defects_lie_where_they_are_allowed():
     allowed = np.zeros((80, 120), bool)
     allowed[50:, 80:] = True

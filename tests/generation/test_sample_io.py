@@ -120,10 +120,11 @@ def test_other_settings_are_refused_and_nothing_is_written(tmp_path, folder, nam
 
 
 def test_type_folders_are_safe_and_distinct(tmp_path):
-    names = ("a/b", "a b", "..", "", "Riß-1.x", "A_B")
-    mask = np.arange(7, dtype=np.uint8).repeat(2).reshape(1, 2, 7)
-    SampleFolder(str(tmp_path), names, {}).add([0], np.zeros((1, 2, 7, 3), np.uint8), mask)
-    assert set(os.listdir(tmp_path / "defects")) == {"a_b", "a_b_2", "type_3", "type_4", "Riß-1.x", "A_B_6"}
+    names = ("a/b", "a b", "..", "", "Riß-1.x", "A_B", "a_b_8", "a_b")
+    mask = np.arange(9, dtype=np.uint8).repeat(2).reshape(1, 2, 9)
+    SampleFolder(str(tmp_path), names, {}).add([0], np.zeros((1, 2, 9, 3), np.uint8), mask)
+    folders = {"a_b", "a_b_2", "type_3", "type_4", "Riß-1.x", "A_B_6", "a_b_8", "a_b_8_8"}
+    assert set(os.listdir(tmp_path / "defects")) == folders
 
 
 @pytest.mark.parametrize(("size", "tile"), [((40, 60), (120, 180)), ((512, 512), (256, 256))])

@@ -198,7 +198,7 @@ REFUSED = [  # files, words of the line, options
     (pair(COLOURED), "masks/a.png|--colormap NAME1=30,30,200 NAME2=30,200,30 NAME3=200,30,30"),
     (pair(UNKNOWN_COLOUR), f"masks/a.png|{(MASK == 3).sum()} pixels|9,200,200", COLOURMAP),
     ({"images/a.png": PHOTOGRAPH, "masks/a.jpg": COLOURED}, "masks/a.jpg|JPEG"),
-    ({"images/a.png": PHOTOGRAPH, "masks/a.jpg": MASK}, "masks/a.jpg|JPEG"),
+    ({"images/a.png": PHOTOGRAPH, "masks/a.jpg": MASK}, "masks/a.jpg|compressed with loss"),
     (pair(MASK * 80), "masks/a.png|0, 80, 160, 240|--mask_values binary|--colormap"),
     (pair(PHOTOGRAPH, image=BINARY), "masks/a.png|swapped"),
     (mvtec(BINARY, PHOTOGRAPH), "ground_truth/crack/a_mask.png|swapped"),
@@ -419,6 +419,13 @@ def test_another_source_is_mentioned_and_masks_beside_are_no_photographs(tmp_pat
     lay(tmp_path / "hf", hf({"crack": 1}, mask_file_name="a_mask.png") | {"a_mask.png": BINARY // 255})
     lay(tmp_path / "labelme", labelme(TRIANGLE) | {"a_mask.png": BINARY})
     assert not any(read_layout(str(tmp_path / name)).unlabelled for name in ("hf", "labelme"))
+
+
+def test_names_with_points_stand_in_lists_of_voc(tmp_path):
+    lay(tmp_path, {"JPEGImages/a_0.5mm.jpg": PHOTOGRAPH, "SegmentationClass/a_0.5mm.png": MASK})
+    lay(tmp_path, {"ImageSets/Segmentation/val.txt": b"a_0.5mm\n"})
+    data = read_layout(str(tmp_path))
+    assert [one.part for one in data.samples] == ["val"] and not data.problems
 
 
 def test_lists_of_voc_tell_parts_and_its_void_is_background(tmp_path):

@@ -111,6 +111,14 @@ def test_rename_makes_types_one_and_keeps_parts_and_files_apart(tmp_path):
     for wrong, words in (("dent=crack", "unknown type 'dent'"), ("crack", "OLD=NEW"), ("crack=", "OLD=NEW")):
         with pytest.raises(InputError, match=words):
             main([str(tmp_path / "case"), str(tmp_path / "o"), "--rename", wrong])
+    for name in ("a/b", "../evil", "..", "Good", "train"):  # which would be folders in the prepared set
+        with pytest.raises(InputError, match="cannot be a type's folder"):
+            main([str(tmp_path / "parts"), str(tmp_path / "o"), "--rename", f"*={name}", "--types_as_found"])
+    type_folders(tmp_path / "nfd", **{"Stu\u0308ck": 1, "hole": 1})
+    assert read_layout(str(tmp_path / "nfd"), Options(rename={"st\u00fcck": "part"})).label_map == {
+        "hole": 1,
+        "part": 2,
+    }
 
 
 def test_spaces_and_accents_make_no_types_and_control_characters_none_at_all(tmp_path):

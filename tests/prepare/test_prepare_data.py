@@ -107,8 +107,13 @@ def test_split_file_parts_label_map_and_pixels(run, tiles, tmp_path):
     assert np.array_equal(read(tmp_path / "two/converted_ground_truth/crack/exp10.png"), 2 * (SOFT > 200))
     assert "another data set" in run("tiles", "two", "--part", "train5", status=2)
     before = tree(tmp_path)
-    assert "OUT two: is a data set, which takes no parts" in run("tiles", "two", status=2)
-    assert "OUT out: holds the data set dev" in run("tiles", "out", "--part", "dev", status=2)
+    assert "OUT two: is a data set without parts" in run("tiles", "two", status=2)
+    assert "OUT out: holds the data set" in run("tiles", "out", "--part", "dev", status=2)
+    files = json.loads((tiles / "split.json").read_text())
+    files["files"] = {path: entry | {"part": "train5"} for path, entry in files["files"].items()}
+    (tmp_path / "all.json").write_text(json.dumps(files))  # its dev would stand in train5 too
+    assert "the data set dev, which" in run("tiles", "out", "--keep_good", "--split", "all.json", status=2)
+    (tmp_path / "all.json").unlink()
     assert tree(tmp_path) == before
     assert "note: tiles/split.json is not used" in run("tiles", "drawn", "--shots", 1)
 
@@ -122,6 +127,12 @@ def test_shots_by_group_and_a_leak_that_is_warned_of(run, bottle, tmp_path):
     assert "left out: 2 images that show a part of another side" in shown and "look alike" not in shown
     shown = run("bottle", "leaky", "--shots", 3)
     assert "2 pairs of images of train and val look alike" in shown and "part1_shot0" in shown
+
+
+def test_names_that_disks_do_not_take_are_refused_first(run, bottle):
+    (bottle / "train/good/000.png").rename(bottle / f"train/good/{'x' * 250}.png")
+    assert "would be longer than 255 bytes" in run("bottle", "out", "--keep_good", status=2)
+    assert not Path("out").exists()
 
 
 def test_fit_and_tiles(run, bottle, tmp_path):

@@ -9,13 +9,22 @@ from PIL import Image
 
 from ... import GOOD
 from ...data.files import ALSO_GOOD, natural_key
-from ...data.image_files import MAX_PLAUSIBLE_INDEX, Picture, border_of, check_transparency, histogram, open_image
+from ...data.image_files import (
+    FEW_LEVELS,
+    MAX_PLAUSIBLE_INDEX,
+    Picture,
+    border_of,
+    check_transparency,
+    has_palette,
+    histogram,
+    mask_levels,
+    open_image,
+)
 from ...data.prepared import IndexMask
 from ...errors import InputError, unknown_name
 from ...parallel import parallel_map
 from .model import ColourMask, Dataset, DrawingRule, Options, TypeMasks, mapped
 
-FEW_LEVELS = 16  # more grey levels than that are soft edges, not types
 NEAR = 32  # grey levels from black or white that compression explains
 COLOURS_SHOWN, LOOKED_AT = 6, 24
 INVERTED, INVERTED_BORDER = 0.5, 0.75  # shares of an image, and of its outermost pixels
@@ -118,7 +127,7 @@ def _kind(seen: Sequence[Values], void: int | None, open_values: bool, named: bo
     odd = next((one.path for one in seen if len(of_type[one.name]) > 1), None)
     if open_values and (odd or not named):
         if lossy and top <= MAX_PLAUSIBLE_INDEX:
-            raise InputError(f"{lossy[0]}: is a JPEG, and all levels are low: type indices? Save masks as PNG")
+            raise InputError(f"{lossy[0]}: is compressed with loss, and its levels are low: type indices? Save as PNG")
         if top <= MAX_PLAUSIBLE_INDEX or "palette" in kinds:
             _check_palettes(seen)
             return "index"
@@ -192,10 +201,10 @@ def _look_at(file: tuple[str | int, str]) -> Values | None:
     name, path = file
     try:
         picture = open_image(path)
+        levels, colours = mask_levels(picture, path), {}
     except InputError:
         return None
     image = picture.pixels
-    levels, colours = mask_levels(picture), {}
     pixels = histogram(levels), np.bincount(border_of(levels)).tolist()
     counts, border = ({k: n for k, n in enumerate(some) if n} for some in pixels)
     if has_palette(picture):
@@ -246,7 +255,7 @@ def binary_values(picture: Picture, path: str, rule: DrawingRule) -> np.ndarray:
     image = picture.pixels
     if image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "F"):
         raise InputError(f"{path}: has mode {image.mode}, but a mask is black and white; save it as 8-bit grey")
-    levels = mask_levels(picture)
+    levels = mask_levels(picture, path)
     if has_palette(picture):
         where = (palette_of(image).max(axis=1) > NEAR)[levels] if rule.palette == "looks" else levels > 0
     else:
@@ -258,28 +267,11 @@ def binary_values(picture: Picture, path: str, rule: DrawingRule) -> np.ndarray:
     return where if rule.void is None else where & (levels != rule.void)
 
 
-def mask_levels(picture: Picture) -> np.ndarray:
-    """uint8 [H, W] of a mask file: its palette indices, or its brightest channel, of 16-bit levels above 255 scaled."""
-    image = picture.pixels
-    if has_palette(picture):
-        return np.asarray(image)
-    if picture.levels is not None:
-        values = picture.levels if picture.levels.ndim == 2 else picture.levels.max(axis=2)
-        return (values if values.max() <= 255 else np.round(values / 257)).clip(0, 255).astype(np.uint8)
-    return np.asarray(image.convert("L")) if image.mode in ("1", "L") else np.asarray(image.convert("RGB")).max(axis=2)
-
-
 def looks_like_photograph(levels: np.ndarray) -> bool:
     """Whether more than a quarter of a mask uint8 [H, W] is neither near black nor near white, in many levels."""
     counts = np.array(histogram(levels))
     middle = counts[NEAR + 1 : 255 - NEAR]
     return bool(middle.sum() > counts.sum() / 4 and np.count_nonzero(middle) > FEW_LEVELS)
-
-
-def has_palette(picture: Picture) -> bool:
-    """Whether a file's values are places in a palette that is more than the grey levels."""
-    image = picture.pixels
-    return image.mode == "P" and image.getpalette() != [level for level in range(256) for _ in range(3)]
 
 
 def palette_of(image: Image.Image) -> np.ndarray:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from ... import GOOD, MAX_TYPES
-from ...data.files import ALSO_GOOD, part_of
+from ...data.files import ALSO_GOOD, is_good, part_of
 from ...errors import InputError, brief, unknown_name
 from .model import Dataset, Options, TypeMasks, mapped
 from .pairs import PUBLISHED
@@ -31,9 +31,10 @@ def tidy(data: Dataset, options: Options) -> None:
     asked, met = dict(options.rename or {}), {ANY}
 
     def new(name: str) -> str:
-        met.add(name)
         plain = " ".join(unicodedata.normalize("NFC", name).split())
-        return asked.get(name) or asked.get(ANY) or (name if name in (options.label_map or {}) else plain or name)
+        met.update((name, plain))
+        renamed = asked.get(name) or asked.get(plain) or asked.get(ANY)
+        return renamed or (name if name in (options.label_map or {}) else plain or name)
 
     parts = _parts({one.folder for one in data.samples if one.folder})
     for k, one in enumerate(data.samples):
@@ -56,8 +57,12 @@ def tidy(data: Dataset, options: Options) -> None:
 def check_names(data: Dataset, options: Options) -> None:
     """Note as problems names that no type can have, and as doubts, without a label map, names that are hardly types."""
     for name, where in data.types.items():
+        other = name in (".", "..") or {*"/\\"} & {*name} or is_good(name) or part_of(name)
         if not name.isprintable() or not name.strip() or len(name.encode()) > LONGEST:
             data.problems.append(f"{where}: {brief(name)} is no name of a type; correct it or --rename it")
+        elif other and data.format in FROM_PATHS:  # types become folders
+            text = "cannot be a type's folder: parts and what is good are called so, or it has a slash"
+            data.problems.append(f"{where}: {brief(name)} {text}; --rename it")
     if len(data.label_map or ()) > MAX_TYPES:
         data.problems.append(f"{data.root}: has {len(data.label_map)} types, but {MAX_TYPES} are the most")
     doubts = _doubts(data, options) if options.label_map is None else ()

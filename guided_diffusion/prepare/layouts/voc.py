@@ -66,7 +66,8 @@ def _tell_parts(folder: str, data: Dataset) -> None:
     known = {*(one.name for one in data.samples), *map(stem_of, data.unlabelled)}
     lists = [name for name in list_folder(folder, (".txt",))[0] if part_of(stem_of(name))]
     for path, part in ((bf.join(folder, name), part_of(stem_of(name))) for name in lists):
-        for stem in map(stem_of, filter(None, read_lines(path))):
+        for line in filter(None, read_lines(path)):
+            stem = line if line in known else stem_of(line)  # which takes .5mm for a suffix
             if parts.setdefault(stem, part) != part:
                 data.problems.append(f"{path}: lists {stem}, as the list of {parts[stem]} does; list it once")
             elif stem not in known:
