@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> None:
     drawn = args.shots or args.val_fraction
     unused = [f"{path} is not used: parts are drawn anew"] if drawn and bf.exists(path) else []
     split, label_map = splits.read_split(path) if not drawn and bf.exists(path) else ({}, None)
-    if args.label_map:
+    if args.label_map is not None:
         names = [name.strip() for name in args.label_map.split(",")]
         if "" in names or "=" in args.label_map or len(set(names)) < len(names):
             raise InputError(f"--label_map: {args.label_map!r} should be the types' names, each once, as in crack,hole")

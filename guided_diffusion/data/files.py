@@ -43,6 +43,15 @@ def list_folder(folder: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> tupl
     return sorted(files, key=natural_key), sorted(folders, key=natural_key)
 
 
+def folders_in(*roots: str) -> dict[str, list[str]]:
+    """{name, accents composed: its path in each of `roots`} of the folders in any of them, in natural order."""
+    known = [{unicodedata.normalize("NFC", name): name for name in list_folder(root)[1]} for root in roots]
+    names = sorted({name for own in known for name in own}, key=natural_key)
+    return {
+        name: [bf.join(root, own.get(name, name)) for root, own in zip(roots, known, strict=True)] for name in names
+    }
+
+
 def check_text(name: str, folder: str = "") -> None:
     """Raise InputError where the name of a file is not UTF-8: it could be neither printed nor noted."""
     try:

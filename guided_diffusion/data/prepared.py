@@ -21,7 +21,7 @@ import numpy as np
 from .. import GOOD
 from ..errors import InputError, unknown_name
 from ..file_io import encode_png, remove_temporaries, write_if_changed
-from .files import by_stem, check_text, is_good, list_folder, natural_key, part_of, stem_of, words_of
+from .files import by_stem, check_text, folders_in, is_good, list_folder, natural_key, part_of, stem_of, words_of
 from .image_files import Picture, histogram, index_values, open_image, orientations, read_image, to_rgb, turned
 from .manifest import FOLDERS, read_manifest, recorded_settings
 from .records import IMAGES, MASKS, RELEASED, UNFINISHED_FILE, read_records
@@ -243,9 +243,7 @@ def pair_folders(
     """Samples, and defect-free ones, of an image and a mask folder and of the folders in them: types, or parts (train,
     val). What has no partner is noted as a problem; images without a mask go to `alone` where it is given."""
     found, good = [], []
-    inside = {name for root in (image_root, mask_root) for name in list_folder(root)[1]}
-    for name in (None, *sorted(inside, key=natural_key)):
-        images, masks = (bf.join(root, name) if name else root for root in (image_root, mask_root))
+    for name, (images, masks) in ({None: (image_root, mask_root)} | folders_in(image_root, mask_root)).items():
         if name and is_good(name, None if alone is None else masks):
             good += [Sample(path, None, GOOD) for path in by_stem(images, problems).values()]
             continue

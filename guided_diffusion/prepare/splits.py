@@ -49,6 +49,7 @@ def read_split(path: str) -> tuple[dict[str, dict[str, Any]], dict[str, int] | N
     JSON {"label_map": ..., "files": ...}, or CSV with rows image,part. Raises InputError."""
     if path.lower().endswith(".csv"):
         rows, content = read_rows(path), {}
+        rows = rows[1:] if rows and rows[0][1:] == ["part"] else rows  # a head
         files = {row[0]: {"part": row[1]} for row in rows if len(row) == 2}
         if not rows or len(files) != len(rows):
             raise InputError(f"{path}: should hold rows 'image,part', each image once; correct it")

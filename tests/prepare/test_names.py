@@ -125,6 +125,13 @@ def test_spaces_and_accents_make_no_types_and_control_characters_none_at_all(tmp
     labelme(tmp_path / "a", "Ri\u00df  quer", " Ri\u00df quer", "St\u00fcck", "Stu\u0308ck")
     data = read_layout(str(tmp_path / "a"))
     assert list(data.label_map) == ["Ri\u00df quer", "St\u00fcck"] and not data.doubts and "spaces" in data.notes[0]
+    for home in ("mvtec/test", "index/images"):  # one side of a copy has accents apart
+        save(tmp_path / home / "Stu\u0308ck/0.png", photograph(0, SIZE))
+    save(tmp_path / "mvtec/ground_truth/St\u00fcck/0_mask.png", MASK)
+    save(tmp_path / "index/masks/St\u00fcck/0.png", MASK)
+    for name in ("mvtec", "index"):
+        data = read_layout(str(tmp_path / name))
+        assert list(data.label_map) == ["St\u00fcck"] and len(data.samples) == 1 and not data.problems
     labelme(tmp_path / "b", "cra\u200bck", "hole", "x" * 300)
     problem, other = read_layout(str(tmp_path / "b")).problems
     assert "b/0.json: 'cra\\u200bck' is no name of a type" in problem and "2.json" in other

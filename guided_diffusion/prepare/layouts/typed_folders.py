@@ -5,7 +5,7 @@ import re
 import blobfile as bf
 
 from ... import GOOD
-from ...data.files import ALSO_GOOD, by_stem, is_good, list_folder, natural_key, stem_of
+from ...data.files import ALSO_GOOD, by_stem, folders_in, is_good, list_folder, stem_of
 from ...data.prepared import Sample, Stems, pair_by_name, pair_files
 from .mask_values import DEFAULT
 from .model import Dataset, Options, TypeMasks
@@ -23,11 +23,9 @@ def read_mvtec(root: str, options: Options) -> Dataset | None:
         return None
     data = Dataset(root, "mvtec")
     images, masks = bf.join(root, "test"), bf.join(root, "ground_truth")
-    names = {name for home in (images, masks) for name in list_folder(home)[1]}
-    names = {name for name in names if not is_good(name, bf.join(masks, name))}
-    data.types = {name: bf.join(images, name) for name in sorted(names, key=natural_key)}
-    for name in data.types:
-        folders = bf.join(images, name), bf.join(masks, name)
+    found = {name: folders for name, folders in folders_in(images, masks).items() if not is_good(name, folders[1])}
+    data.types = {name: folders[0] for name, folders in found.items()}
+    for name, folders in found.items():
         data.add(name, pair_files(*folders, OPEN_ENDINGS, data.problems, data.unlabelled), name)
     for part in ("train", "test"):
         home = bf.join(root, part)
