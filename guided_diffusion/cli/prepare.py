@@ -25,7 +25,7 @@ from ..parallel import check_memory, default_workers
 from ..prepare import splits
 from ..prepare.check import find_overlaps
 from ..prepare.layouts import FORMATS, Options, read_layout
-from ..prepare.layouts.model import BOXES, MASK_VALUES
+from ..prepare.layouts.model import BOXES, MASK_VALUES, Shapes
 from ..prepare.preparation import Recipe, check_no_other_kind, look_first, plan_set
 from ..prepare.shaping import FITS
 
@@ -130,8 +130,8 @@ def main(argv: list[str] | None = None) -> None:
     options = Options(label_map, parse_colormap(args.colormap) or None, rename=rename, **given)
     data = read_layout(args.source, options, format=args.format, workers=workers)
     check_problems(data.problems + ([] if args.types_as_found else data.doubts))
-    if args.strict and data.unlabelled:
-        first, *more = data.unlabelled
+    if args.strict and data.unlabelled + data.unread:
+        first, *more = data.unlabelled + data.unread
         raise InputError(f"{first}: 1 of {len(more) + 1} without mask or label; add it, or leave out --strict")
 
     # Which images, of which groups, and in which parts where files say so.
@@ -157,6 +157,9 @@ def main(argv: list[str] | None = None) -> None:
     ranks = tuple(known[name] for name in priority)
     rule = replace(data.rule, line_width=args.line_width, priority=ranks, bits=args.bits)
     label_map, rule = look_first(items, data.label_map, rule, workers=workers)
+    if blank := [i for i in items if isinstance(i.sample.mask, Shapes) and i.sample.mask.shapes and not i.record.types]:
+        told = f"{len(blank)} annotated images show no defect, such as {blank[0].source}"
+        data.notes.append(f"{told}: annotations outside of the image, or of no area")
     if rule.bits:
         data.notes.append(f"16-bit images hold levels of {rule.bits} bits: {2**rule.bits - 1} is white")
     by = bf.basename(path) if split else "layout"

@@ -221,6 +221,7 @@ REFUSED = [  # files, words of the line, options
     (coco(images=[{"id": 2, "file_name": "a.png"}]), "does not list its image 1"),
     (coco(images=[{"id": [1], "file_name": "a.png"}]), "images[0]|right kind"),
     (coco(images=one_file("a.png", height=39, width=48)), "coco.json|48 x 39|48 x 40"),
+    (coco(images=one_file("a.png", height=39.0, width="48")), "coco.json|48 x 39|48 x 40"),
     (coco(categories=[{"id": 4, "name": "crack"}]), "does not list|category 3"),
     (coco(categories=[{"id": 3, "name": name} for name in NAMES]), "two categories have the id 3"),
     (coco([[]]), "annotation 0 on a.png|no polygon or RLE"),
@@ -262,6 +263,11 @@ REFUSED = [  # files, words of the line, options
     *((yolo(f"0 .1 .1 .9 .1 .9 .9\n\n{line}"), f"labels/a.txt: line 3 {words}") for line, words in BAD_LINES),
     (yolo("0 0.5 0.5 0.2 0.2"), "labels/a.txt: line 1|has a box but no outline|--boxes fill"),
     (yolo(image="images/b.png"), "labels/a.txt|no image"),
+    (
+        {"images/train/a.png": PHOTOGRAPH, "classes.txt": b"crack"}
+        | {f"labels/{part}/a.txt": b"0 .1 .1 .9 .1 .9 .9" for part in ("train", "val")},
+        "labels/val/a.txt: no images",
+    ),
     (yolo(train="../../etc"), "data.yaml|'../../etc'|not in"),
     (yolo(train=5), "data.yaml|'5'|not in"),
     (yolo(kpt_shape=[4, 2]), "data.yaml|key points"),
@@ -301,6 +307,10 @@ FORGIVEN = [  # files, their format
     (pair(BINARY, **{"raw/b.png": PHOTOGRAPH, "docs/notes.txt": b""}), "images_masks"),
     ({**mvtec(PHOTOGRAPH, BINARY), "converted_ground_truth/crack/a.png": (BINARY > 0).astype("u1")}, "released"),
     ({"a.png": PHOTOGRAPH, "a.txt": TRIANGULAR, "classes.txt": b"crack"}, "yolo"),
+    ({**yolo(), "data.yaml": b"\xef\xbb\xbfnames: [crack]\n"}, "yolo"),
+    ({**yolo(), "data.yaml": b"{train: images, names: [crack]}"}, "yolo"),
+    (severstal("a.jpg,3.0,1 5"), "severstal"),
+    (labelme({"shape_type": "quadrilateral", "points": [[9, 9], [30, 9], [30, 20], [9, 20]]}), "labelme"),
     ({"obj_train_data/a.png": PHOTOGRAPH, "obj_train_data/a.txt": TRIANGULAR, "obj.names": b"crack"}, "yolo"),
 ]
 
@@ -309,7 +319,8 @@ FORGIVEN = [  # files, their format
 def test_read_all_the_same(tmp_path, files, layout):
     lay(tmp_path, files)
     ((image, mask),) = read_all(tmp_path)
-    assert read_layout(f"{tmp_path}/").format == layout
+    data = read_layout(f"{tmp_path}/")
+    assert data.format == layout and set(data.label_map or ()) <= {"class3", "crack", "defect"}
     assert image.shape == (*SIZE, 3) and set(np.unique(mask)) == {0, 1}
 
 
@@ -419,6 +430,50 @@ def test_another_source_is_mentioned_and_masks_beside_are_no_photographs(tmp_pat
     lay(tmp_path / "hf", hf({"crack": 1}, mask_file_name="a_mask.png") | {"a_mask.png": BINARY // 255})
     lay(tmp_path / "labelme", labelme(TRIANGLE) | {"a_mask.png": BINARY})
     assert not any(read_layout(str(tmp_path / name)).unlabelled for name in ("hf", "labelme"))
+
+
+@pytest.mark.parametrize(
+    ("files", "more"),  # where nothing is read
+    [
+        (pair(BINARY), "images/cam1/x/b.png"),
+        (mvtec(PHOTOGRAPH, BINARY), "train/crack/b.png"),
+        (mvtec(PHOTOGRAPH, BINARY), "test/crack/more/b.png"),
+        (coco(), "batch2/b.png"),
+        (voc(), "JPEGImages/cam1/b.png"),
+        (labelme(TRIANGLE), "x/y/b.png"),
+        (beside("a.jpg a.png"), "cut/more/b.jpg"),
+    ],
+)
+def test_images_that_are_not_read_are_told(tmp_path, files, more):
+    free = {"train/good/c.jpg": PHOTOGRAPH, "train/good/c.png": BINARY} if "test/crack/a.png" in files else {}
+    lay(tmp_path, files | free)
+    assert not read_layout(str(tmp_path)).unread
+    lay(tmp_path, {more: PHOTOGRAPH})
+    data = read_layout(str(tmp_path))
+    assert data.unread == [f"{tmp_path}/{more}"]
+    assert any(note.startswith(f"1 images lie where {data.format} is not read") for note in data.notes)
+
+
+def test_types_of_coco_are_numbered_by_their_ids_whichever_file_shows_them(tmp_path):
+    for part, id_, name in (("train", 7, "hole"), ("valid", 3, "crack")):
+        content = coco(categories=[{"id": id_, "name": name}])
+        content["_annotations.coco.json"]["annotations"][0]["category_id"] = id_
+        lay(tmp_path / part, content | {"a.png": np.full_like(PHOTOGRAPH, id_)})
+    assert read_layout(str(tmp_path)).label_map == {"crack": 1, "hole": 2}
+
+
+def test_flags_of_labelme_say_that_there_is_more(tmp_path):
+    lay(tmp_path, labelme(TRIANGLE) | {"b.json": labelme(flags={"crack": True})["a.json"], "b.png": PHOTOGRAPH})
+    lay(tmp_path, {"c.json": labelme(flags={"ok": True, "crack": False})["a.json"], "c.png": PHOTOGRAPH})
+    data = read_layout(str(tmp_path))
+    assert data.unlabelled == [f"{tmp_path}/b.png"] and [one.name for one in data.good] == ["good/c"]
+
+
+def test_subsets_of_cvat_are_parts(tmp_path):
+    for part, parts in (("train", {None}), ("valid", {"train", "val"})):  # the first alone is all
+        home = f"obj_{part}_data"
+        lay(tmp_path, {f"{home}/{part}.png": PHOTOGRAPH, f"{home}/{part}.txt": TRIANGULAR, "obj.names": b"crack"})
+        assert {one.part for one in read_layout(str(tmp_path)).samples} == parts
 
 
 def test_names_with_points_stand_in_lists_of_voc(tmp_path):

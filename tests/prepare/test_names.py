@@ -62,6 +62,7 @@ DOUBTED = {  # what is drawn, and words of the line
     "objects": (folders("bottle", "pcb1"), "'bottle', 'pcb1'|objects of MVTec AD or VisA"),
     "numbered": (folders("piece01", "piece02"), "'piece01', 'piece02' would be types, but differ by numbers only"),
     "ids": (folders("0001", "0002"), "'0001', '0002' would be types, but differ by numbers"),
+    "items": (folders("s0001", "s0002"), "'s0001', 's0002' would be types, but differ by numbers"),
     "dates": (lambda root: flat(root, *(f"2026-0{k % 2}-1{k}" for k in range(6))), "'00', '01' would|by numbers only"),
     "a folder for each": (folders("left", "right", "upper", count=1), "'left', 'right', 'upper' would be 3 types of 3"),
     "a name for each": (lambda root: flat(root, "ab12", "cd-4-f", "ab13", "xx"), "3 types of 4 images|py --type_regex"),
@@ -71,6 +72,7 @@ DOUBTED = {  # what is drawn, and words of the line
 }
 PLAIN = {
     "classes": folders("class1", "class2", "class10"),
+    "padded": folders("class01", "class02", "class10"),
     "codes": folders("D00", "D10", "D20"),
     "numbered defects": folders("scratch_1", "scratch_2", "scratch_3"),
     "numbers": folders("1", "2", "10"),

@@ -12,17 +12,18 @@ from functools import partial
 
 import blobfile as bf
 
+from ... import GOOD
 from ...data import prepared
-from ...data.files import list_folder
+from ...data.files import ALSO_GOOD, list_folder, stem_of, walk
 from ...data.prepared import TRAIN, IndexMask, complete, listed, read_label_map
 from ...data.records import DATASET_FILE
 from ...errors import InputError, unknown_name
 from .coco import read_coco
 from .labelme import read_labelme
 from .mask_values import are_binary, tell_values
-from .model import Dataset, Options
+from .model import Dataset, Options, TypeMasks
 from .names import check_names, tidy
-from .pairs import INDEX_PAIRS, PAIRS, open_pairs, read_pairs
+from .pairs import COLOUR_FOLDERS, INDEX_PAIRS, LABEL_FOLDERS, OPEN_ENDINGS, PAIRS, open_pairs, read_pairs
 from .tables import EXPORT_FILE, exported_label_map, read_hf, read_severstal
 from .typed_folders import read_dagm, read_flat, read_kolektor, read_mvtec, read_type_folders
 from .voc import read_voc
@@ -54,6 +55,10 @@ def read_layout(root: str, options: Options | None = None, *, format: str = "aut
     data = _detect(root, options) if format == "auto" else (NAMED | LOOSE)[format](root, named)
     if data is None:
         raise InputError(f"{root}: holds nothing of format {format}, see docs/data.md; choose another --format")
+    data.unread = _unread_images(data)
+    if data.unread:
+        text = f"{len(data.unread)} images lie where {data.format} is not read, such as {data.unread[0]}"
+        data.notes.append(f"{text}: move them, or prepare their folder by itself")
     data.samples = prepared.name_apart(root, data.samples)
     tell_values(data, options, workers=workers)
     tidy(data, options)
@@ -69,6 +74,24 @@ def read_layout(root: str, options: Options | None = None, *, format: str = "aut
     elif not (data.samples or data.good or data.problems):
         data.problems.append(f"{root}: holds no images of format {data.format}; see docs/data.md")
     return data
+
+
+def _unread_images(data: Dataset) -> list[str]:
+    """The images that are neither samples nor masks of these, nor likely to be masks by their folder or name."""
+    if data.format == "synthetic":
+        return []
+    used = {*data.unlabelled, *(one.image for one in data.samples + data.good)}
+    for one in data.samples:
+        used.update((path for _, path in one.mask.files) if isinstance(one.mask, TypeMasks) else (one.mask.path,))
+    others = {*COLOUR_FOLDERS, GOOD, *ALSO_GOOD, *LABEL_FOLDERS}
+    beside = {(bf.dirname(path), stem_of(path)) for path in used}
+    return [
+        path
+        for path in walk(data.root, depth=8)
+        if path not in used
+        and not others & {*path.removeprefix(data.root).lower().split("/")[:-1]}
+        and not any((bf.dirname(path), stem_of(path).removesuffix(end)) in beside for end in OPEN_ENDINGS)
+    ]
 
 
 def _detect(root: str, options: Options) -> Dataset:

@@ -30,12 +30,13 @@ def read_coco(root: str, options: Options) -> Dataset | None:
     if not files:
         return None
     data, taken = Dataset(root, "coco", types={}), {}  # the file, and the id, that an image is of
+    ids: dict[str, tuple[bool, int | str]] = {}  # of the types
     images, by_name = list(walk(root)), defaultdict(list)
     for path in images:
         by_name[words_of(path)[-1]].append(path)
     for file, part in files:
         content = _open(file)
-        shapes = _shapes_by_image(file, content, data, options.boxes)
+        shapes = _shapes_by_image(file, content, data, ids, options.boxes)
         for image in content["images"]:
             words = words_of(image["file_name"])
             found, others = _find(words, file, part, by_name[words[-1]] if words else ())
@@ -50,6 +51,7 @@ def read_coco(root: str, options: Options) -> Dataset | None:
             else:
                 drawn = Shapes(file, tuple(shapes[image["id"]]), size_told(image, "height", "width"))
                 data.samples.append(Sample(found[0], drawn, part=part))
+    data.types = {name: data.types[name] for name in sorted(data.types, key=ids.get)}
     homes = set(map(bf.dirname, taken))
     data.unlabelled += (path for path in images if bf.dirname(path) in homes and path not in taken)
     return data
@@ -76,8 +78,10 @@ def _open(path: str) -> Content:
     return content
 
 
-def _shapes_by_image(path: str, content: Content, data: Dataset, boxes: str) -> dict[Any, list[Shape]]:
-    """The shapes of each image by its id; `data` is told their types, in the order of the ids. boxes: see Options."""
+def _shapes_by_image(
+    path: str, content: Content, data: Dataset, ids: dict[str, tuple[bool, int | str]], boxes: str
+) -> dict[Any, list[Shape]]:
+    """The shapes of each image by its id; `data` and `ids` are told their types. boxes: see Options."""
     images = [(image["id"], image["file_name"]) for image in content["images"]]
     categories = list(dict.fromkeys((category["id"], category["name"]) for category in content["categories"]))
     for kind, rows in (("images", images), ("categories", categories)):
@@ -85,7 +89,9 @@ def _shapes_by_image(path: str, content: Content, data: Dataset, boxes: str) -> 
         data.problems += [f"{path}: two {kind} have the id {key}; correct it" for key in twice]
     images, names = dict(images), dict(categories)
     used = {annotation["category_id"] for annotation in content["annotations"]} & set(names)
-    data.types |= {names[key]: path for key in sorted(used, key=lambda key: (isinstance(key, str), key))}
+    for key in used:
+        data.types.setdefault(names[key], path)
+        ids[names[key]] = min((isinstance(key, str), key), ids.get(names[key], (True, "\U0010ffff")))
     shapes: dict[Any, list[Shape]] = {key: [] for key in images}
     boxed: list[str] = []
     for annotation in content["annotations"]:

@@ -8,22 +8,24 @@ from typing import Any
 
 import blobfile as bf
 
-from ...data.files import by_stem, list_folder, part_of, stem_of, words_of
+from ...data.files import ALSO_GOOD, by_stem, is_good, list_folder, part_of, stem_of, words_of
 from ...data.prepared import Sample
 from ...errors import InputError
 from ...file_io import mentions, parse_json, read_bytes
 from .model import BACKGROUND, Dataset, Options, Shape, Shapes, is_coordinate, size_told
 from .pairs import OPEN_ENDINGS
 
-# At least; `rotation` is X-AnyLabeling's turned box, by its corners.
-POINTS = dict(polygon=3, rectangle=2, circle=2, point=1, line=2, linestrip=2, mask=2, rotation=4)
+# At least; those of four are turned boxes, by their corners.
+POINTS = dict(polygon=3, rectangle=2, circle=2, point=1, line=2, linestrip=2, mask=2)
+POINTS |= dict(rotation=4, oriented_rectangle=4, quadrilateral=4)
 ERASER, IGNORED = "_background_", "__ignore__"  # labelme's own labels
 COMMON = range(0xA1, 0xD8)  # first bytes in GB 2312 of frequent signs
 LOOKED_AT = 3  # files in each folder
 
 
 def read_labelme(root: str, options: Options) -> Dataset | None:
-    """The annotated images in `root` and in the folders in it; a file without shapes is of a defect-free image."""
+    """The annotated images in `root` and in the folders in it; a file without shapes is of a defect-free image,
+    unless its flags say otherwise."""
     folders = [root, *(bf.join(root, name) for name in list_folder(root)[1])]
     paths = {folder: [bf.join(folder, name) for name in list_folder(folder, (".json",))[0]] for folder in folders}
     if not any(_is_labelme(path) for own in paths.values() for path in own[:LOOKED_AT]):
@@ -38,6 +40,11 @@ def read_labelme(root: str, options: Options) -> Dataset | None:
         except InputError as error:
             data.problems.append(str(error))
             continue
+        flags = content.get("flags") if isinstance(content.get("flags"), dict) else {}
+        if not shapes and any(
+            one for name, one in flags.items() if not is_good(name) and name.lower() not in ALSO_GOOD
+        ):
+            continue  # said to show something, but not where
         if image is None:
             data.problems.append(f"{path}: no image of that name beside it; add it or remove the file")
         elif (first := taken.setdefault(image, path)) != path:
@@ -112,4 +119,4 @@ def _shape(shape: Any, where: str) -> Shape:
     index, points = BACKGROUND if label == ERASER else label, tuple((float(x), float(y)) for x, y in points)
     if kind == "mask":
         return Shape(index, "bitmap", (*points[0], shape["mask"]))
-    return Shape(index, "polygon" if kind == "rotation" else kind, points)
+    return Shape(index, "polygon" if POINTS[kind] == 4 else kind, points)

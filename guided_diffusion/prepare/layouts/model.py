@@ -113,8 +113,9 @@ class Dataset:
     good: defect-free samples. types: their names, in the order of their indices, and where each was found; None: those
     of the masks, in natural order. label_map: None where nobody names the types. open_values: the values of mask files
     may be types, the layout does not tell. black_is_good: an empty mask means a defect-free image. colours: the types
-    of coloured masks, unless the user says. unlabelled: images that nobody has labelled, left out. problems: lines on
-    files; doubts: lines on names that are hardly those of types; notes: what else was left out, or decided.
+    of coloured masks, unless the user says. unlabelled: images that nobody has labelled, left out; unread: others, in
+    folders that are not read. problems: lines on files; doubts: lines on names that are hardly those of types; notes:
+    what else was left out, or decided.
     """
 
     root: str
@@ -128,6 +129,7 @@ class Dataset:
     black_is_good: bool = False
     colours: Mapping[tuple[int, int, int], int | str] | None = None
     unlabelled: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -188,9 +190,12 @@ def mapped(mask: Mask, new: Callable[[str], int | str | None]) -> Mask:
 
 
 def size_told(content: Mapping[str, Any], height: str, width: str) -> tuple[int, int] | None:
-    """(H, W) that a JSON object tells under these keys, if both are numbers."""
-    size = content.get(height), content.get(width)
-    return size if all(isinstance(side, int) for side in size) else None
+    """(H, W) that a JSON object tells under these keys, if both are whole numbers, as 64, 64.0 or "64"."""
+    try:
+        size = float(content.get(height)), float(content.get(width))
+        return (int(size[0]), int(size[1])) if all(side.is_integer() for side in size) else None
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def is_coordinate(value: Any) -> bool:

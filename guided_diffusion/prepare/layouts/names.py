@@ -98,6 +98,7 @@ def _doubts(data: Dataset, options: Options) -> Iterator[tuple[list[str], str, s
     by_file = data.format == "flat" and not options.type_regex
     stems = {re.sub(r"[\W\d_]+", "", name.lower()) for name in names}  # without numbers
     ids = stems == {""} and (by_file or min(map(len, names)) > 2)  # as 0001, or 04 of dates
+    ids = ids or (not stems & KINDS and all(re.search(r"0\d|\d{3}", name) for name in names))  # as s0001
     numbered = len(names) > 1 == len(stems) and (ids or not all(len(stem) < 3 or stem in KINDS for stem in stems))
     yield names * numbered, "would be types, but differ by numbers only, as parts or objects do", one_type
     images = len(data.samples)

@@ -40,6 +40,7 @@ def read_severstal(root: str, options: Options) -> Dataset | None:
         elif stem_of(file) not in images:
             data.problems.append(f"{path}: row {number} is of {file[:80]!r}, which is not there; add it or remove it")
         elif runs:
+            type_ = type_.removesuffix(".0")  # as pandas writes it
             name = f"class{type_}" if type_.isdecimal() else type_
             edges = np.array(runs, np.int64).reshape(-1, 2).cumsum(axis=1)  # first pixel, and the one beyond the last
             counts = np.diff(edges.ravel(), prepend=1).tolist()

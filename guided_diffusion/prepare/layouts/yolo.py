@@ -15,7 +15,8 @@ from .model import Dataset, Options, Shape, Shapes
 
 CLASSES = ("classes.txt", "obj.names")  # labelImg's, Label Studio's and CVAT's: a name a line
 BEYOND = 0.01  # how far, in shares, a corner may lie outside the image; ultralytics allows the same
-NAMES = re.compile(rb"^['\"]?names['\"]?\s*:", re.MULTILINE)
+NAMES = re.compile(rb"(?:^|^\xef\xbb\xbf|[{,]\s*)['\"]?names['\"]?\s*:", re.MULTILINE)
+CVAT = re.compile("obj_(.+)_data", re.IGNORECASE)  # its folder of a subset
 
 
 def read_yolo(root: str, options: Options) -> Dataset | None:
@@ -47,6 +48,11 @@ def read_yolo(root: str, options: Options) -> Dataset | None:
     for home, own in labels.items():
         for stem in own.keys() - map(stem_of, list_folder(home)[0]):
             data.problems.append(f"{own[stem]}: no image for this label file in {home}; add it or remove the file")
+    known = {bf.dirname(path) for own in labels.values() for path in own.values()}
+    above = {bf.dirname(home) for home in known if bf.basename(bf.dirname(home)) == "labels"}
+    for home in (bf.join(folder, name) for folder in above for name in list_folder(folder)[1]):
+        if home not in known and (files := list_folder(home, (".txt",))[0]):
+            data.problems.append(f"{bf.join(home, files[0])}: no images for the label files there; add or remove them")
     data.judge_boxes(boxed, root, options.boxes)
     return data
 
@@ -56,9 +62,11 @@ def _images(data: Dataset, content: Mapping[str, Any], source: str) -> Iterator[
     An image in several, as where val is train, is of the first. Raises InputError where none is there."""
     told = [(part, content[part]) for part in ("test", "val", "train") if content.get(part)]
     if not told:
+        subsets = {name: match[1] for name in list_folder(data.root)[1] if (match := CVAT.fullmatch(name))}
         every = list(walk(data.root))
         for path in [path for path in every if "images" in words_of(path.removeprefix(data.root))] or every:
             folders = words_of(path.removeprefix(data.root))[:-1]
+            folders = [subsets[name] if len(subsets) > 1 and name in subsets else name for name in folders]
             yield path, next(filter(None, map(part_of, folders)), None)
     told = [(part, str(one)) for part, own in told for one in (own if isinstance(own, list) else [own])]
     found = [(part, one, _find(data.root, f"{content.get('path') or ''}/{one}", source)) for part, one in told]
