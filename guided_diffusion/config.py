@@ -125,7 +125,9 @@ class DataConfig(Section):
     crop_from: int | tuple[int, ...] = option((), "pixels that images are stretched to before windows are cut")
     crop_defect: float = option(0.0, "share of the windows that hold a defect for certain", "[0, 1]")
     scale: tuple[float, ...] = option((), "pixels of a photograph to one of training, down and across; derived")
-    types_seen: tuple[str, ...] = option((), "types that images show together, with model.class_cond; derived")
+    types_seen: tuple[str | tuple[str, ...], ...] = option(
+        (), "lists of types that images show together, with model.class_cond; derived"
+    )
     flip: str = option("none", "random mirroring", "", ("none", "horizontal", "vertical", "both"))
     val_dir: str | None = option(None, "held-out images for the validation loss")
 

@@ -14,6 +14,7 @@ import blobfile as bf
 
 from .. import dist_util
 from ..data.manifest import read_manifest
+from ..data.prepared import check_apart
 from ..errors import InputError, Parser, check_range
 from ..evaluation import curation, image_sets, sample_scores, tables
 from ..evaluation.segmenter import agreement, train_agreement_segmenter
@@ -34,6 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     wish = args.min_agreement
     if not re.fullmatch(r"auto|off|0?\.\d+|[01](\.0*)?", wish):
         raise InputError(f"--min_agreement {wish}: must be auto, off or a number from 0 to 1")
+    check_apart(args.out, "out")
     with lock_folder(args.out, "--out"):
         left = (LOCK_FILE, TEMPORARY_PREFIX)  # by a run that was killed
         there = bf.listdir(args.out) if bf.isdir(args.out) else []

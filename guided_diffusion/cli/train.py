@@ -22,7 +22,15 @@ from ..config_file import Source, load_config, parse_override, read_sections
 from ..data.files import list_folder
 from ..data.image_datasets import DefectDataset
 from ..data.image_files import View
-from ..data.prepared import TRAIN, check_problems, find_samples, match_types, prepared_folders, read_label_map
+from ..data.prepared import (
+    TRAIN,
+    check_apart,
+    check_problems,
+    find_samples,
+    match_types,
+    prepared_folders,
+    read_label_map,
+)
 from ..errors import InputError, Parser, unknown_name
 from ..file_io import ensure_writable, lies_in, lock_folder, remove_temporaries
 from ..networks.estimate import Estimate, describe, estimate
@@ -149,6 +157,8 @@ def find_resume(args: argparse.Namespace, config: Config) -> Checkpoint | None:
     work, latest = args.work_dir, latest_checkpoint(args.work_dir)
     if args.init and lies_in(args.init, work):
         raise InputError(f"`init` {args.init}: lies in `work_dir`, whose training would go on; name a new folder")
+    if args.name == bf.join(work, "config.yml") and not latest:
+        raise InputError(f"`config` {args.name}: the resolved configuration is written there; name it otherwise")
     if args.resume == "none" and latest:
         raise InputError(f"`resume` none: {work} already holds {latest}; choose another `work_dir` or `resume` auto")
     path = {"auto": latest, "none": None}.get(args.resume, args.resume)
@@ -256,6 +266,7 @@ def train_here(args: argparse.Namespace, device: torch.device) -> int:
 
 def take_work_dir(folder: str, held: ExitStack) -> None:
     """Keep other trainings out of a folder, and remove what killed writes left."""
+    check_apart(folder, "work_dir")
     held.enter_context(lock_folder(folder, "`work_dir`"))
     if bf.exists(bf.join(folder, FOLDER)):  # a fault there would cost the work until the first save
         ensure_writable(bf.join(folder, FOLDER), "`work_dir`")

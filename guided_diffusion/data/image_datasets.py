@@ -116,15 +116,15 @@ class DefectDataset:
         self.masks = [mask.to(device) for mask in self.masks]
         return self
 
-    def types_seen(self, class_names: Sequence[str]) -> tuple[str, ...]:
-        """The types that images with a defect, or windows of them, show together, as --defects takes them: "crack,pit"
-        or "none". Shuffled, every image equally often, but of many some."""
+    def types_seen(self, class_names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+        """The types that images with a defect, or windows of them, show together. Shuffled, every image equally often,
+        but of many some."""
         count = len(self) - self.num_good
         rng = numpy_generator("types seen")
         rounds = max(1, FEW // count) if self.view.windows else 1
         drawn = np.concatenate([rng.permutation(count) for _ in range(rounds)])[:MOST_SEEN]
         shown = (mask[mask > 0].unique().tolist() for mask in self.batch(drawn, rng)[1])
-        return tuple(",".join(class_names[kind - 1] for kind in kinds) or "none" for kinds in shown)
+        return tuple(tuple(class_names[kind - 1] for kind in kinds) for kinds in shown)
 
     def draw_by_type(
         self, rates: Sequence[float], batch_size: int, rng: np.random.Generator

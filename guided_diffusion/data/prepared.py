@@ -7,6 +7,7 @@ An image and its mask are paired by name, never by position. No torch here: proc
 """
 
 import hashlib
+import os
 import re
 import shlex
 from collections import Counter, defaultdict
@@ -20,7 +21,7 @@ import numpy as np
 
 from .. import GOOD
 from ..errors import InputError, unknown_name
-from ..file_io import encode_png, remove_temporaries, write_if_changed
+from ..file_io import encode_png, is_cloud, remove_temporaries, write_if_changed
 from .files import by_stem, check_text, folders_in, is_good, list_folder, natural_key, part_of, stem_of, words_of
 from .image_files import Picture, histogram, index_values, open_image, orientations, read_image, to_rgb, turned
 from .manifest import FOLDERS, read_manifest, recorded_settings
@@ -176,6 +177,19 @@ def prepared_folders(root: str) -> list[tuple[str, str]]:
         if complete(list_folder(bf.join(root, name))[1], [RELEASED]):
             raise InputError(f"{root}: holds no data set itself; did you mean {bf.join(root, name)}?")
     return pairs
+
+
+def check_apart(folder: str, parameter: str, kinds: Sequence[tuple[str, str]] = (RELEASED, SAMPLES)) -> None:
+    """Raise InputError where `folder`, to be written to, is a set or samples, of these kinds, or lies among the images
+    or masks of either, which could not be read any more."""
+    inner = folder.rstrip("/") if is_cloud(folder) else os.path.abspath(folder)
+    if complete(list_folder(inner)[1], kinds):
+        raise InputError(f"`{parameter}` {folder}: holds a data set or samples; name another folder")
+    while (above := bf.dirname(inner)) not in ("", inner):
+        home = [pair for pair in (RELEASED, SAMPLES) if bf.basename(inner) in pair]
+        if home and complete(list_folder(above)[1], home):
+            raise InputError(f"`{parameter}` {folder}: lies among the images or masks of {above}; name another folder")
+        inner = above
 
 
 def complete(folders: Collection[str], pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..config import Config
+from ..errors import InputError
 from ..joint_tensor import MASK, RGB
 
 MAX_BETA = 0.999  # Nichol & Dhariwal: beyond it the last steps are singular
@@ -48,6 +49,9 @@ class GaussianDiffusion:
         self.layout, self.mask_loss_weight = config.layout, config.train.mask_loss_weight
         self.betas = make_betas(config.diffusion.schedule, self.num_timestep)
         self.alphas_cumprod = np.cumprod(1 - self.betas)
+        if not (np.diff(self.alphas_cumprod) < 0).all():
+            fault = f"{config.diffusion.schedule} has no noise left to add after so many steps"
+            raise InputError(f"diffusion.num_timestep {self.num_timestep}: {fault}; lower it")
         previous = np.append(1.0, self.alphas_cumprod[:-1])  # alphas_cumprod[-1] is the clean image
         # q(x_(t-1) | x_t, x_0), DDPM eq. 6-7
         self.posterior_variance = self.betas * (1 - previous) / (1 - self.alphas_cumprod)

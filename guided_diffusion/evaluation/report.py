@@ -54,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Raises InputError where there are no samples, or a file is broken or tells of other samples."""
     samples, out = args.samples, args.out or bf.join(args.samples, "report.html")
-    if bf.isdir(out):
-        raise InputError(f"--out {out}: is a folder; name a file, such as {bf.join(out, 'report.html')}")
+    if bf.isdir(out) or not out.lower().endswith((".html", ".htm")):
+        raise InputError(f"--out {out}: is no name of a page; name a file such as {bf.join(samples, 'report.html')}")
     results, sections, plots, notes, rows = {}, {}, {}, [], {}
     for name, picture in COMMANDS.items():
         folder = getattr(args, name) or bf.join(samples, name)

@@ -45,7 +45,7 @@ from .insertions import Insertions
 from .network import WEIGHTS, Network, check_trained, choose_batch_size, load_networks, most_at_once, possible_hand_offs
 from .rounds import fill_folder
 from .sample_io import SampleFolder
-from .settings import DEFAULT_STEPS, Settings
+from .settings import DEFAULT_STEPS, MOST_SEED, Settings, as_indices, whole
 from .windows import AUTO_AREAS, Place, place_windows, windowed
 
 Progress = Callable[[list[Pair]], Iterable[Pair]]
@@ -93,7 +93,7 @@ class DefectGen:
         for name, value, known in (("weights", weights, WEIGHTS), ("precision", precision, (*PRECISIONS, "auto"))):
             if value not in known:
                 raise InputError(unknown_name(f"`{name}`", value, known))
-        device = dist_util.choose_device(device) if isinstance(device, str) else device
+        device = device if isinstance(device, torch.device) else dist_util.choose_device(device or "auto")
         configs = {"large": large_config, "small": small_config}
         networks = load_networks(large, small, configs, num_defect, separate_channel_loss, weights)
         generator = cls(networks, device, resolve_precision(precision, device), weights)
@@ -110,7 +110,7 @@ class DefectGen:
 
     def pack(self, folder: str, figures: Sequence[str] = ()) -> None:
         """packing.pack the networks into a folder that load takes. Raises InputError."""
-        packing.pack(folder, self._loaded, self.hand_offs, figures)
+        packing.pack(str(folder), self._loaded, self.hand_offs, [*map(str, figures)])
 
     def push_to_hub(self, repo: str, *, private: bool = True) -> str:
         """packing.upload the networks to the Hugging Face hub, and return their address. Raises InputError."""
@@ -161,8 +161,8 @@ class DefectGen:
         """choose_batch_size. Raises InputError, too, where an image takes more memory than there is or, on the CPU, a
         batch: a GPU says so and is asked for less, a system that lacks memory kills."""
         size = settings.image_size
-        # with x_t, x_start, that of the step before and the noise of the next batch
-        each = self._pass_bytes(settings) + 4 * 4 * self.layout.num_channels * prod(size)
+        # with x_t, x_start, that of the step before, the noise of the next batch, and what is known (in bytes, one-hot)
+        each = self._pass_bytes(settings) + (5 * 4 + 1 + 8) * self.layout.num_channels * prod(size)
         check_memory(each, f"`image_size` {size[0]} {size[1]}: one image", SMALLER, self.device)
         batch_size = choose_batch_size(asked, count, most_at_once(size, each, self.device))
         if self.device.type == "cpu":
@@ -199,7 +199,7 @@ class DefectGen:
         settings, about = replace(settings or Settings(), **options), None
         defects, bank = settings.defects, isinstance(masks, str) and masks == "bank"
         settings = self.settings(settings, defects=None if bank else defects)  # a bank's masks show them
-        indices = range(num_samples) if isinstance(num_samples, int) else num_samples
+        indices, seed = as_indices(num_samples, "num_samples"), whole("seed", seed, MOST_SEED)
         if bank:
             told = {"defects": defects, "seed": seed, "num_samples": 1 + max(indices, default=0)}
             held = read_conditions(self.config, settings, masks="bank", **told)
@@ -252,15 +252,16 @@ class DefectGen:
         batch_size: int | str = "auto",
         compile: bool = False,
     ) -> SampleFolder | None:
-        """Add to a folder what it lacks of samples 0..num_samples-1. settings: complete ones.
+        """Add to a folder what it lacks of samples 0..num_samples-1.
 
         All processes go through the same number of rounds, at whose ends they meet; rank 0 writes a round while the
         next is computed, and gets the folder, which no other run may write to meanwhile. Raises InputError; and
         KeyboardInterrupt after SIGINT or SIGHUP, when the round before is written.
         """
+        settings = self.settings(settings)
         conditions = conditions or Conditions(self.config, settings)
-        how = {"seed": seed, "batch_size": batch_size, "compile": compile}
-        return fill_folder(self, sample_dir, num_samples, settings, conditions, **how)
+        how = {"seed": whole("seed", seed, MOST_SEED), "batch_size": batch_size, "compile": compile}
+        return fill_folder(self, str(sample_dir), num_samples, settings, conditions, **how)
 
     def insert(
         self,
@@ -281,6 +282,7 @@ class DefectGen:
         """
         settings, scale = self.settings(settings, **options), find_scale(scale, self.config.data.scale)
         mask = as_index_masks([mask], self.layout.num_defect, "mask")[0]
+        photograph, seeds = np.asarray(photograph), as_indices(seeds, "seeds")
         if photograph.dtype != np.uint8 or photograph.shape != (*mask.shape, 3):
             given, wanted = f"{photograph.dtype} {list(photograph.shape)}", [*mask.shape, 3]
             raise InputError(f"`photograph`: {given}, expected uint8 {wanted}, the size of `mask`")

@@ -56,7 +56,10 @@ class GeneratedBatch:
             return GeneratedImage(self.images[which], self.masks[which], self.class_names)
         places = np.arange(len(self))[which].tolist()
         own = {key: getattr(self, key) for key in ("indices", "conditions")}
-        own = {key: [values[place] for place in places] if values else values for key, values in own.items()}
+        own = {
+            key: [values[place] for place in places] if values is not None and len(values) else values
+            for key, values in own.items()
+        }
         return replace(self, images=self.images[which], masks=self.masks[which], **own)
 
     def _repr_png_(self) -> bytes | None:
@@ -72,6 +75,7 @@ class GeneratedBatch:
         contact sheet. Raises InputError."""
         if not len(self):
             raise InputError("`sample_dir`: the batch holds no sample to write; generate some first")
+        sample_dir = str(sample_dir)
         with lock_folder(sample_dir, "`sample_dir`"):
             folder = SampleFolder(sample_dir, self.class_names, dict(self.about))
             first = 1 + max(read_manifest(sample_dir) or {}, default=-1)

@@ -24,17 +24,18 @@ from .settings import Settings
 BALANCED, TRAINING, NO_DEFECT = "balanced", "training", "none"  # of defects, beside the types' names
 
 
-def parse_defects(defects: Sequence[str], config: Config) -> tuple[frozenset[int], ...]:
+def parse_defects(defects: Sequence[str | Sequence[str]], config: Config) -> tuple[frozenset[int], ...]:
     """Which types samples are to show, as sets of type indices: sample i the i-th, modulo their number.
 
-    An entry is "crack", "crack,hole" (both), "none", "balanced", which stands for one type after the other, or
-    "training", which stands for data.types_seen. Raises InputError.
+    An entry is "crack", "crack,hole" (both), or a list of both, "none", "balanced", which stands for one type after the
+    other, or "training", which stands for data.types_seen. Raises InputError.
     """
     asked: list[frozenset[int]] = []
     class_names = config.layout.class_names
     for entry in defects:
-        word = None if entry in class_names else entry.strip()  # a type of such a name wins
-        names = [entry] if word is None else _split(entry, class_names)
+        word = entry.strip() if isinstance(entry, str) and entry not in class_names else None  # a type so called wins
+        names = [entry] if isinstance(entry, str) else [*entry]
+        names = names if word is None else _split(entry, class_names)
         if word == BALANCED:
             asked += [frozenset({k}) for k in range(1, len(class_names) + 1)]
             continue

@@ -41,13 +41,14 @@ class Window:
 def find_scale(given: Sequence[float] | float | None, recorded: Sequence[float]) -> tuple[float, float]:
     """Pixels of a photograph to one of the training, (down, across): those given, or what the training recorded.
     Raises InputError."""
-    values = recorded if given is None else (given,) * 2 if isinstance(given, int | float) else tuple(given)
+    values = recorded if given is None else np.ravel(given).tolist()
     if not values:
         raise InputError(
             "`scale`: the checkpoint does not tell how much larger its photographs were than what it trained on; give "
             "it, such as 4 for photographs of 256 pixels brought to 64"
         )
-    if len(values) not in (1, 2) or not all(1 / LARGEST_SCALE <= value <= LARGEST_SCALE for value in values):
+    sane = (isinstance(value, int | float) and 1 / LARGEST_SCALE <= value <= LARGEST_SCALE for value in values)
+    if len(values) not in (1, 2) or not all(sane):
         raise InputError(f"`scale` {brief(list(values))}: must be one number or two, from 0.001 to 1000")
     return (values[0], values[-1])
 

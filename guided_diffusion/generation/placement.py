@@ -82,8 +82,9 @@ class Placement:
             top, left = (0 if ends[0] else room if ends[1] else start for ends, room, start in bound)
             rows, columns = np.nonzero(shape)
             rows, columns = rows + top, columns + left
-            near = mask[max(0, rows.min() - down) : rows.max() + down, max(0, columns.min() - across) :]
-            if near[:, : columns.max() + across].any() or (allowed is not None and not allowed[rows, columns].all()):
+            near = mask[max(0, rows.min() - down) : rows.max() + down + 1]
+            near = near[:, max(0, columns.min() - across) : columns.max() + across + 1]
+            if near.any() or (allowed is not None and not allowed[rows, columns].all()):
                 continue
             mask[rows, columns] = kind
             return

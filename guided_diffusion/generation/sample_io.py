@@ -16,7 +16,7 @@ import numpy as np
 from ..data.files import check_no_links, list_folder
 from ..data.image_files import present_types, read_image, read_index_mask
 from ..data.manifest import FOLDERS, MANIFEST, read_manifest
-from ..data.prepared import SAMPLES, complete, listed, read_label_map
+from ..data.prepared import SAMPLES, check_apart, listed, read_label_map
 from ..data.records import RELEASED, read_records
 from ..errors import InputError
 from ..file_io import encode_png, remove_inside, remove_temporaries, write_atomic, write_or_warn
@@ -43,8 +43,7 @@ class SampleFolder:
         self._folders = [*FOLDERS.values(), *(f"defects/{name}" for name in self._type_folders.values())]
         check_no_links(sample_dir, self._folders)  # nothing is written or removed through them
         self._prepared = False
-        if complete(list_folder(sample_dir)[1], [RELEASED]):
-            raise InputError(f"`sample_dir`: {sample_dir!r} is a data set; name another folder")
+        check_apart(sample_dir, "sample_dir", [RELEASED])
         rows = read_manifest(sample_dir)
         self._rows = rows or {}  # of the manifest, by sample
         new, settings = _flat(self._settings), [row["settings"] for row in self._rows.values()]  # all alike
@@ -82,6 +81,12 @@ class SampleFolder:
 
         conditions: what the manifest says that each was held to. Raises InputError where a file cannot be written.
         """
+        if not len(indices) == len(images) == len(masks):
+            raise InputError(
+                f"{len(images)} images, {len(masks)} masks and {len(indices)} numbers; give as many of each"
+            )
+        if (top := max((int(mask.max()) for mask in masks), default=0)) > len(self._class_names):
+            raise InputError(f"`masks`: hold type {top}, but there are {len(self._class_names)}")
         if not self._prepared:
             self._prepare()
         with ThreadPoolExecutor(WRITERS) as pool:

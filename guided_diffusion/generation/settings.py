@@ -1,19 +1,48 @@
 """What decides the samples, beside the networks, the seed and the masks and photographs that are given."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..diffusion.conditioning import DEFAULT_MARGIN
-from ..diffusion.respace import SPACINGS, NumSteps
+from ..diffusion.respace import SPACINGS, NumSteps, parse_num_steps
 from ..diffusion.samplers import SAMPLERS
 from ..diffusion.two_stage import HANDOFFS
 from ..errors import InputError, brief, unknown_name
 from .windows import WINDOWS
 
+MOST_SEED, MOST_SAMPLES = 10**18, 10**6
 DEFAULT_STEPS = 20  # over both networks: as good as 1,000, by KID (docs/performance.md)
 MOST_GUIDANCE, MOST_MARGIN = 1000, 2**16  # beyond, nothing changes but for the worse
 CHOICES = {"sampler": SAMPLERS, "spacing": SPACINGS, "handoff": HANDOFFS, "windows": WINDOWS}
+
+
+def whole(name: str, value: Any, most: int) -> int:
+    """A whole number from 0, of any type that is one. Raises InputError."""
+    if not is_whole(value):
+        raise InputError(f"`{name}` {brief(value)}: must be a whole number")
+    if not 0 <= operator.index(value) <= most:
+        raise InputError(f"`{name}` {brief(value)}: must be from 0 to {most:,}")
+    return operator.index(value)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number of any type; an array of several only looks like one."""
+    try:
+        return operator.index(value) is not None
+    except TypeError:
+        return False
+
+
+def as_indices(given: Any, name: str) -> Sequence[int]:
+    """0..given-1 of a whole number; else `given` as whole numbers. Raises InputError."""
+    if is_whole(given):
+        return range(whole(name, given, MOST_SAMPLES))
+    try:
+        return [whole(name, index, MOST_SEED) for index in given]
+    except TypeError:
+        raise InputError(f"`{name}` {brief(given)}: must be a whole number, or a list of such") from None
 
 
 @dataclass(frozen=True)
@@ -37,20 +66,33 @@ class Settings:
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
-                raise InputError(unknown_name(f"`{name}`", getattr(self, name), known))
-        if not abs(self.guidance_scale) <= MOST_GUIDANCE:
+                raise InputError(unknown_name(f"`{name}`", str(getattr(self, name)), known))
+        steps, size = self.num_steps, self.image_size
+        if isinstance(steps, str):
+            steps = parse_num_steps(steps)
+        if steps is not None:
+            steps = whole("num_steps", steps, 10**6) if is_whole(steps) else self._pair("num_steps", steps)
+        plain = {"num_steps": steps, "image_size": None if size is None else self._pair("image_size", size)}
+        plain["step_inference"] = whole("step_inference", self.step_inference, 10**6)
+        plain["margin"] = whole("margin", self.margin, MOST_MARGIN)
+        if self.defects is not None:
+            plain["defects"] = (self.defects,) if isinstance(self.defects, str) else tuple(self.defects)
+        if self.handoff == "released":  # all steps leave nothing to space
+            plain["spacing"] = "uniform"
+        for name, value in plain.items():  # which do not change, and go into a manifest
+            object.__setattr__(self, name, value)
+        if not isinstance(self.guidance_scale, (int, float)) or not abs(self.guidance_scale) <= MOST_GUIDANCE:
             raise InputError(
                 f"`guidance_scale` {self.guidance_scale}: must be a number from -{MOST_GUIDANCE} to {MOST_GUIDANCE}"
             )
-        if not 0 <= self.margin <= MOST_MARGIN:
-            raise InputError(f"`margin` {brief(self.margin)}: must be from 0 to {MOST_MARGIN:,}")
-        if isinstance(self.defects, str):
-            object.__setattr__(self, "defects", (self.defects,))
-        if self.handoff == "released":  # all steps leave nothing to space
-            object.__setattr__(self, "spacing", "uniform")
-        for name in ("num_steps", "image_size", "defects"):  # a list would not be frozen
-            if isinstance(getattr(self, name), Sequence):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
+
+    @staticmethod
+    def _pair(name: str, value: Any) -> tuple[int, int]:
+        try:
+            first, second = value
+        except (TypeError, ValueError):
+            raise InputError(f"`{name}` {brief(value)}: must be two whole numbers") from None
+        return whole(name, first, 10**6), whole(name, second, 10**6)
 
     def row(self) -> dict[str, Any]:
         """What a manifest says of them: those that are used. The margin stands with the photographs that it is for."""

@@ -294,7 +294,10 @@ class TrainLoop:
 
         "val": mean; "val_q1".."val_q4": by quartile of T, of the timesteps in it that are trained. Unweighted.
         """
-        cfg, span = self.config, self.diffusion.num_timestep / len(QUARTILES)
+        cfg, edges = (
+            self.config,
+            [-(-self.diffusion.num_timestep * i // len(QUARTILES)) for i in range(1 + len(QUARTILES))],
+        )
         count = min(len(self.val_data), MAX_VAL_IMAGES)
         chosen = np.linspace(0, len(self.val_data) - 1, count).round().astype(np.int64)
         batch = self.val_data.batch(chosen, numpy_generator("val", cfg.train.seed))
@@ -303,7 +306,7 @@ class TrainLoop:
         types = cfg.layout.types_in(masks) if cfg.model.class_cond else None
         values, shares = {}, {}
         for i, quartile in enumerate(QUARTILES):
-            first, end = max(i * span, cfg.train.t_range[0]), min((i + 1) * span, cfg.train.t_range[1])
+            first, end = max(edges[i], cfg.train.t_range[0]), min(edges[i + 1], cfg.train.t_range[1])
             if first >= end:
                 continue
             generator = torch_generator(self.device, "val", cfg.train.seed, i)

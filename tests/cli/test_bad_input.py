@@ -88,6 +88,9 @@ CASES = {
     # Checkpoints and folders that a training starts from
     "train.py --config {config} --data_dir {data}": "--work_dir|missing",
     "train --work_dir {file}": "--work_dir|file|cannot write",
+    "train --work_dir {data}": "--work_dir|holds a data set or samples; name another",
+    "train --work_dir {data}/test/new": "--work_dir|lies among the images or masks of",
+    "train --config {config} --work_dir {root}": "--config|config.yml: the resolved configuration is written there",
     "train --work_dir {work} --resume none": f"--resume none|work|already holds|{CHECKPOINT[11:]}",
     "train --set model.model_channels=64 --work_dir {work}": (
         f"{CHECKPOINT}|config.yml|model.model_channels|32 against 64"
@@ -116,6 +119,7 @@ CASES = {
     "train --init {bomb}": "--init|bomb.pt|could run code",
     # The other commands; wrong usage is one line, too
     "generate --sampler foo": "--sampler: invalid choice: 'foo'|dpmpp_2m|--help",
+    "curate.py --samples {own} --train {data} --out {data}/test/out": "--out|lies among the images or masks of",
     "curate.py --samples {own}": "required: --train, --out",
     "evaluate.py quality --real {data} --samples no/where": "--samples no/where: does not exist",
     "evaluate.py quality --real {data} --samples {own} --train=": "--train: is empty",

@@ -30,7 +30,7 @@ def test_it_is_the_training_of_the_command_line_and_goes_on(trained_pair, demo_d
     config = load_config(str(tmp_path / "b" / "config.yml"))
     assert config.optimizer.lr == 0.002
     masks = [np.asarray(Image.open(path)) for path in (demo_data / "converted_ground_truth").rglob("*.png")]
-    shown = [",".join(name for name, k in config.data.label_map.items() if (mask == k).any()) for mask in masks]
+    shown = [tuple(name for name, k in config.data.label_map.items() if (mask == k).any()) for mask in masks]
     assert sorted(config.data.types_seen) == sorted(shown)
 
 
@@ -39,7 +39,7 @@ def test_it_is_the_training_of_the_command_line_and_goes_on(trained_pair, demo_d
     [
         ({"iteration": 5}, r"^unknown key 'iteration' \(did you mean 'iterations'\?\)"),
         ({"target": "x"}, r"^unknown key 'target' \(known: diffusion.target, model.target, optimizer.target\)"),
-        ({"iterations": "five"}, "^config: train.iterations: expected a whole number, got 'five'"),
+        ({"iterations": "five"}, "^train.iterations: expected a whole number, got 'five'"),
         ({"data": None}, "^data: missing; name the training set"),
         ({"device": "tpu"}, "^device tpu: unknown device"),
         ({"init": "work/large"}, "^init work/large: lies in work_dir, whose training would go on"),

@@ -82,12 +82,13 @@ def test_types_are_drawn_at_their_rates():
 def test_types_that_are_seen_together():
     data, names = some_set(), ("crack", "hole", "dent")
     data.num_good, data.masks[0][20:, 20:] = 4, 3  # too far from the other for one window
-    both = Counter({"crack,dent": 1, "crack": 6, "hole": 4, "dent": 1})
+    both = Counter({("crack", "dent"): 1, ("crack",): 6, ("hole",): 4, ("dent",): 1})
     assert Counter(replace(data, view=View((24, 24))).types_seen(names)) == both
     seen = Counter(data.types_seen(names))
-    assert seen["hole"] == 20 and seen["crack"] + seen["dent"] == 40 and 30 <= seen["crack"] <= 35
+    hole, crack, dent = (seen[(name,)] for name in ("hole", "crack", "dent"))
+    assert hole == 20 and crack + dent == 40 and 30 <= crack <= 35
     data.view = View((16, 16), True)
-    assert "none" in data.types_seen(names)
+    assert () in data.types_seen(names)
 
 
 def test_crops_are_placed_around_the_type_that_was_drawn():

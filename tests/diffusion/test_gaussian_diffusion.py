@@ -11,6 +11,7 @@ from guided_diffusion import load_config
 from guided_diffusion.config import SCHEDULES
 from guided_diffusion.diffusion.gaussian_diffusion import GaussianDiffusion, make_betas
 from guided_diffusion.diffusion.samplers import cold
+from guided_diffusion.errors import InputError
 from guided_diffusion.joint_tensor import clip_released
 
 GLOBAL = "models.unet.openaiunet.UNetModel"
@@ -81,6 +82,11 @@ def test_every_schedule_destroys_the_signal_monotonically(schedule):
     assert (np.diff(alphas_cumprod) < 0).all() and alphas_cumprod[0] > 0.89 and alphas_cumprod[-1] < 1e-3
     if schedule == "inverse_proportion":
         assert np.allclose(alphas_cumprod[:-1], 1 - np.arange(1, 1000) / 1000, atol=1e-12)
+
+
+def test_more_steps_than_a_schedule_has_noise_for_are_refused():
+    with pytest.raises(InputError, match="num_timestep 20000: sqrt has no noise left"):
+        GaussianDiffusion(make_config(**{"diffusion.schedule": "sqrt", "diffusion.num_timestep": 20000}))
 
 
 @pytest.mark.parametrize("parameterization", ["x0", "eps"])

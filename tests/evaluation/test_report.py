@@ -165,7 +165,8 @@ OTHERS = "--quality .*samples.jsonl: tells of other samples .*see "
         ("--lift --quality --compare: results are not as", "lift/lift.json", '"interval"', '"range"'),
         ("--curated .*: tells of 000900, which is not in --samples", "curated/kept.jsonl", "000001", "000900"),
         ("--compare .*images: holds no compare.json", "compare", "", "images"),
-        ("--out .*: is a folder; name a file", "out", "", ""),
+        ("--out .*: is no name of a page; name a file", "out", "", ""),
+        ("--out .*manifest.jsonl: is no name of a page", "out", "", "manifest.jsonl"),
     ],
 )
 def test_bad_input_gets_one_line(own: Path, message: str, file: str, old: str, new: str) -> None:

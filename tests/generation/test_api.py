@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from guided_diffusion import DefectGen, InputError, Settings
+from guided_diffusion.data.manifest import read_manifest
 from guided_diffusion.generation import api
 from guided_diffusion.generation.network import choose_batch_size, most_at_once
 from guided_diffusion.generation.settings import DEFAULT_STEPS
@@ -67,6 +69,33 @@ def test_batch_sizes(count, image_size, cpu, cuda, monkeypatch):
     for kind, expected in (("cpu", cpu), ("cuda", cuda)):
         largest = most_at_once(image_size, 2**20, torch.device(kind))
         assert choose_batch_size("auto", count, largest) == expected and choose_batch_size("12", count, 1) == 12
+
+
+def test_numbers_of_any_type_are_plain_ones(generator, tmp_path):
+    given = {"num_steps": np.int64(3), "step_inference": np.int32(400), "image_size": np.array([32, 32])}
+    batch = generator.generate(np.int64(2), seed=np.int64(1), masks=np.zeros((32, 32), int), **given)
+    generator.generate((k for k in (0, 1)), seed=1, masks=np.zeros((1, 32, 32), int), num_steps="1+2")
+    batch.save(tmp_path / "a")
+    assert read_manifest(str(tmp_path / "a"))[1]["seed"] == 1
+    assert len(generator.generate(np.array([1, 0]), num_steps=3)[:1]) == 1
+    how = {"seeds": (np.int64(k) for k in (1, 2)), "scale": np.float32(1), "num_steps": 3}
+    generator.insert(Image.new("RGB", (32, 32)), np.eye(32, dtype=int), **how).save(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("count", "given"),
+    [
+        *((count, {}) for count in (1.5, -3, [-1], None, ["a"])),
+        *((1, {"seed": seed}) for seed in (-1, 1.5, None)),
+        *((1, {"num_steps": steps}) for steps in ((1, 2, 3), (2,), 1.5, "x")),
+        *((1, {"step_inference": step}) for step in (400.5, "400", -1)),
+        *((1, {"image_size": size}) for size in (64, (64,), (64.0, 64.0))),
+        *((1, {name: value}) for name, value in (("guidance_scale", "2"), ("sampler", None), ("margin", 0.5))),
+    ],
+)
+def test_numbers_that_are_none_are_refused(generator, count, given):
+    with pytest.raises(InputError, match=next(iter(given), "num_samples")):
+        generator.generate(count, **{"num_steps": 3, **given})
 
 
 def test_settings_are_completed_and_go_into_a_manifest(generator):

@@ -41,6 +41,14 @@ def test_a_notebook_shows_images_beside_their_masks():
     assert sheet.width > 8 * 144 and batch[:0]._repr_png_() is None
 
 
+def test_a_batch_that_does_not_fit_together_is_not_written(tmp_path):
+    images, masks = np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 8, 8), np.uint8)
+    for own, words in ((masks[:1], "2 images, 1 masks"), (masks + 2, "hold type 2, but there are 1")):
+        with pytest.raises(InputError, match=words):
+            GeneratedBatch(images, own, ("crack",)).save(tmp_path / "out")
+    assert not [*tmp_path.rglob("*.png")]
+
+
 @pytest.mark.parametrize("shape", ["bool", "int64", "2-D", "list", "tensor"])
 def test_masks_are_taken_as_notebooks_have_them(generator, shape):
     mask = np.zeros((32, 32), np.uint8)

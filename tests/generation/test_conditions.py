@@ -265,7 +265,7 @@ def test_bad_conditions_end_in_one_line(run, tmp_path, demo_data):
         ((*into, "--types_per_image", 2), "--types_per_image: goes without --background"),
         ((*into, "--scale", 0), "--scale [0.0]: must be one number or two"),
         ((*into, "--sample_dir", wide), f"--sample_dir {wide}: lies in --background {wide}; name another"),
-        (("--sample_dir", demo_data), f"{str(demo_data)!r} is a data set; name another folder"),
+        (("--sample_dir", demo_data), f"{demo_data}: holds a data set or samples; name another folder"),
         (("--masks", tmp_path / "gone"), "is not a folder that holds image files"),
         (("--masks", small, "--margin", -1), "--margin -1"),
         (("--masks", small, "--margin", 10**9), "--margin 1000000000: must be from 0 to 65,536"),
@@ -299,7 +299,7 @@ def test_the_bank_draws_the_types_that_are_given(demo_data):
 
 
 def test_types_as_training_has_seen_them(demo_data):
-    label_map, seen = {"scratch": 1, "stain": 2, "pit": 3}, ["scratch,pit", "stain", "none"]
+    label_map, seen = {"scratch": 1, "stain": 2, "pit": 3}, [["scratch", "pit"], "stain", "none"]
     config = load_config(tiny_config("large", **{"data.label_map": label_map, "data.types_seen": seen}))
     settings, shown = Settings(image_size=(32, 32)), [{1, 3}, {2}, set()]
     for defects in (None, "training"):
@@ -314,6 +314,8 @@ def test_types_as_training_has_seen_them(demo_data):
     odd = {"data.label_map": {"training": 1, "none": 2, "a, b": 3}, "data.types_seen": ["training", "none", "a, b"]}
     held = read_conditions(load_config(tiny_config("large", **odd)), settings)
     assert held.types.argmax(dim=1).tolist() == [1, 2, 3]
+    names = {"data.label_map": {"a": 1, "b": 2, "a,b": 3, "none": 4}, "data.types_seen": [["a", "b"], ["a,b"], []]}
+    assert parse_defects(["training"], load_config(tiny_config("large", **names))) == ({1, 2}, {3}, set())
     commas = load_config(tiny_config("large", **{"data.label_map": {"scratch, deep": 1, "hole": 2}}))
     assert parse_defects(["hole,scratch, deep", "scratch, deep"], commas) == ({1, 2}, {1})
     with pytest.raises(InputError, match="defects none,hole: none stands for itself"):

@@ -43,6 +43,12 @@ def test_defects_lie_apart_and_anywhere():
     assert np.array_equal(places.draw(GREY, None, 0, 7, [1, 2, 1]), masks[7])
 
 
+def test_room_is_used():
+    """Eight defects of 8 pixels and their margins have room on 400 for certain, whatever comes first."""
+    places, wide = placement(SPOT), np.full((64, 400, 3), 100, np.uint8)
+    assert all(label(places.draw(wide, None, 0, index, [1] * 8))[1] == 8 for index in range(40))
+
+
 def test_defects_smaller_than_a_pixel_are_one():
     mask = placement(SPOT, scale=(0.001, 0.001)).draw(GREY, None, 0, 0, [1])
     assert mask.sum() == 1

@@ -273,6 +273,13 @@ def test_held_out_loss_weighs_the_trained_part_of_each_quartile(make_loop):
     assert values["val"] == pytest.approx(np.dot(parts, [50, 250, 100]) / 400) and len(values) == 4
 
 
+def test_quartiles_of_few_timesteps(make_loop, monkeypatch):
+    loop = make_loop({"diffusion.num_timestep": 10, "train.t_range": [2, 3]}, val_data=tiny_data())
+    seen, losses = [], loop.diffusion.training_losses
+    monkeypatch.setattr(loop.diffusion, "training_losses", lambda m, x, t, *a: seen.append(t) or losses(m, x, t, *a))
+    assert set(loop.validation_loss()) == {"val", "val_q1"} and set(torch.cat(seen).tolist()) == {2}
+
+
 def test_an_augmented_training_tells_its_network(make_loop, monkeypatch):
     loop, told = make_loop({"model.augment": 0.5}), []
     forward = loop.model.forward
