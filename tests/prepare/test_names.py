@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -176,6 +177,12 @@ def test_photographs_without_a_mask_are_left_out_and_listed(tmp_path, capsys):
     save(root / "test/ok/0.png", photograph(2, SIZE))  # no masks: the name says that there is no defect
     with pytest.raises(InputError, match="test/crack/1.png: 1 of 1 without mask"):
         main([str(root), str(out), "--strict"])
+    (root / "test/crack/1.png").rename(tmp_path / "1.png")
+    save(root / "test/crack/more/2.png", photograph(3, SIZE))
+    with pytest.raises(InputError, match="test/crack/more/2.png: 1 of 1 without mask"):
+        main([str(root), str(out), "--strict"])
+    shutil.rmtree(root / "test/crack/more")
+    (tmp_path / "1.png").rename(root / "test/crack/1.png")
     assert not out.exists()
     main([str(root), str(out), "--keep_good"])
     told = f"left out: 1 photographs without a mask or label (--strict refuses them):\n  {root}/test/crack/1.png\n"
