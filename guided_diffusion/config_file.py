@@ -9,7 +9,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import blobfile as bf
@@ -148,7 +148,9 @@ def _read(source: Source, overrides: Mapping[str, Any] | None) -> tuple[Sections
             key = key.removeprefix("params.")
             lines |= {path: 0, f"{section}.{key}": 0}
             if section not in SECTIONS or not key:
-                raise InputError(unknown_name("key", path, [f"{s}.{k}" for s in SECTIONS for k in flat[s]]))
+                raise InputError(
+                    unknown_name("key", path, [f"{s}.{k.name}" for s, cls in SECTIONS.items() for k in fields(cls)])
+                )
             flat[section][key] = value
     return flat, lines
 

@@ -144,7 +144,7 @@ class Stop:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)  # none: it was not Python's
 
     def _note(self, number: int, frame: object) -> None:
         before, self.number = self.number, number

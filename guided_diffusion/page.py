@@ -183,10 +183,11 @@ def build(page: Page) -> Any:
         if not stamp:
             return stamp, gr.skip()
         now, (across, down, size) = drawn(photo, canvas), place
-        below = np.where(now == stamp["shown"], stamp["below"], now) if "shown" in stamp else now
+        below = np.where(now == stamp["seen"], stamp["below"], now) if "seen" in stamp else now
         scale = size * np.multiply(page.scale if photo["name"] else (1, 1), page.bank.shrunk)
         shown = placed(below, stamp["mask"], (down / 100, across / 100), scale)
-        return {**stamp, "below": below, "shown": shown}, drawing(photo["array"], shown)
+        seen = from_layer(to_layer(shown), shown.shape, len(names))  # as the canvas gives it back
+        return {**stamp, "below": below, "seen": seen}, drawing(photo["array"], shown)
 
     def from_bank(photo: dict, stamp: dict, type_: int, *rest: Any) -> tuple:
         number = stamp.get("number", -1) + 1

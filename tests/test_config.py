@@ -146,6 +146,7 @@ def test_lines_are_of_what_the_file_says_and_anchors_may_be_used(tmp_path):
     for key, said in (
         ("data.bs_per_gpu", "data.bs_per_gpu: 0 must be"),
         ("data.bs_per_gpus", "unknown key 'data.bs_per_gpus' (did you mean 'data.bs_per_gpu'?)"),
+        ("optimiser.lr", "unknown key 'optimiser.lr' (did you mean 'optimizer.lr'?)"),
         ("dat.bs_per_gpu", "unknown key 'dat.bs_per_gpu' (did you mean 'data.bs_per_gpu'?)"),
     ):
         with pytest.raises(InputError, match=f"^{re.escape(said)}"):  # not what the file says

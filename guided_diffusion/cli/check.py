@@ -62,7 +62,11 @@ def main(argv: list[str] | None = None) -> int:
     # Where the number of types is unknown, any plausible index is one.
     look_at = partial(look, num_defect=num_defect or MAX_PLAUSIBLE_INDEX, view=view, workers=workers)
     records = look_at([*data.samples, *data.good], rule=data.rule, why="reading")
-    rule = replace(data.rule, bits=decide_bits({record.image: record.top for record in records}, None))
+    rule, odd = data.rule, []
+    try:
+        rule = replace(rule, bits=decide_bits({record.image: record.top for record in records}, None))
+    except InputError as error:
+        odd.append(Finding(ERROR, "bits", [], str(error)))
     if first:  # those that training takes, and all that cannot be read or are defect-free
         shots = FirstShots(first)
         records = [r for r in records if r.good or shots.takes(r.folder, r.types.keys()) or r.problem]
@@ -72,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     val = read_layout(val_dir, Options(data.label_map), workers=workers) if val_dir else Dataset(data.root, data.format)
     held_out = [replace(r, part=val_dir) for r in look_at(val.samples, rule=val.rule, why="reading held-out images")]
 
-    findings = [Finding(ERROR, "layout", [], problem) for problem in (*data.problems, *val.problems)]
+    findings = [*odd, *(Finding(ERROR, "layout", [], problem) for problem in (*data.problems, *val.problems))]
     findings += check(records, held_out, names, size_text(view.whole_size), data.root)
     left = [*data.unlabelled, *val.unlabelled]
     severity = ERROR if data.format in INDEX_PAIRS else WARNING  # training refuses it; prepare_data.py leaves it out

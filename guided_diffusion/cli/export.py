@@ -52,7 +52,9 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{args.out}: {given} ({holding}), {written or 'no'} files written")
     for note in layout.notes:
         print(f"note: {note}")
-    if not keep_good and (good := sum(len(find_good(folder)) for folder in (args.real, args.val) if folder)):
-        print(f"note: left out: {good} defect-free images of --real and --val; --keep_good takes them")
+    if not keep_good and (
+        good := sum(len(find_good(folder)) for folder in (args.samples, args.real, args.val) if folder)
+    ):
+        print(f"note: left out: {good} defect-free images; --keep_good takes them")
     if "generated" not in counts:
         print(f"note: {args.samples} has no manifest.jsonl, so its images are marked as real")

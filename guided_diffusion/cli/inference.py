@@ -12,7 +12,7 @@ from typing import Any
 
 from .. import MAX_TYPES, dist_util
 from ..data.manifest import recorded_settings
-from ..diffusion.respace import SPACINGS, parse_num_steps
+from ..diffusion.respace import SPACINGS
 from ..diffusion.samplers import SAMPLERS
 from ..diffusion.two_stage import HANDOFFS
 from ..errors import InputError, Parser, check_range
@@ -116,8 +116,8 @@ def main(argv: list[str] | None = None) -> None:
         precision = recorded_settings(args.sample_dir).get("precision", "auto")
     generator = DefectGen.load(**given_networks(args), weights=args.weights, device=device, precision=precision)
     settings = generator.settings(
-        **given("step_inference", "sampler", "spacing", "handoff", "image_size", "windows", "guidance_scale", "margin"),
-        num_steps=None if args.num_steps is None else parse_num_steps(args.num_steps),
+        **given("step_inference", "sampler", "num_steps", "spacing", "handoff", "image_size", "windows"),
+        **given("guidance_scale", "margin"),
         defects=None if args.masks == "bank" else args.defects,  # these masks show the types
     )
     if args.num_samples is None and args.masks in (None, "bank"):

@@ -63,7 +63,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--part", metavar="NAME", nargs="+", help="take these parts of the split only, together into OUT")
     add("--group_regex", metavar="REGEX", help="images whose path gives the same first group show one part")
     add("--group_csv", metavar="FILE", help="rows image,group: images of one group show one part")
-    add("--strict", action="store_true", help="refuse a SOURCE with a photograph that has no mask or label, or is not read")
+    add(
+        "--strict",
+        action="store_true",
+        help="refuse a SOURCE with a photograph that has no mask or label, or is not read",
+    )
     add("--keep_good", action="store_true", help="take defect-free images too, without masks")
     add("--fit", choices=FITS, help="bring images to --size: stretch, crop around the defects, or pad")
     add("--size", type=int, nargs="+", metavar="PX", help="height and width for --fit; one number for both")
@@ -141,6 +145,8 @@ def main(argv: list[str] | None = None) -> None:
     if split:
         splits.apply_split(path, split, items)
         print(f"{path}: parts {', '.join(dict.fromkeys(str(entry['part']) for entry in split.values()))}")
+        if missed := [item.source for item in items if item.part is None and item.sample.mask]:
+            print(f"left out: {len(missed)} images with a mask that it does not list, such as {missed[0]}")
     if args.part:
         splits.take_parts(items, args.part)
     listed = split or args.part

@@ -101,10 +101,10 @@ class DefectDataset:
             if kinds and (index := names.index(folder) + 1) not in kinds:
                 text = f"no mask of its folder {folder} holds {index}, its number in the label map, but {kinds}"
                 raise InputError(f"{root}: {text}; correct either")
-        dataset.scale = tuple(np.round(np.median(scales, axis=0), 4).tolist())
-        dataset.left_out = found + dataset.num_good - len(dataset)
         if not any(mask.any() for mask in dataset.masks):
             raise InputError(f"{root}: all index masks are empty, so there is nothing to learn; check them")
+        dataset.scale = tuple(np.round(np.median(scales, axis=0), 4).tolist())
+        dataset.left_out = found + dataset.num_good - len(dataset)
         return dataset
 
     def __len__(self) -> int:

@@ -42,6 +42,9 @@ def read_records(root: str, file: str = DATASET_FILE) -> dict[str, Any]:
             raise InputError(f"{where}: names no image; mend it")
         if wrong := [key for key, kind in RECORD.items() if not isinstance(record.get(key, kind()), kind)]:
             raise InputError(f"{where}: its {wrong[0]} cannot be {brief(record[wrong[0]])}; mend it")
+        scale = record.get("scale", [1, 1])
+        if len(scale) != 2 or not all(isinstance(factor, int | float) and factor > 0 for factor in scale):
+            raise InputError(f"{where}: its scale cannot be {brief(scale)}; mend it")
         for key, homes in (("image", (IMAGES, FOLDERS["image"])), ("mask", (MASKS, FOLDERS["index_mask"]))):
             if key not in record:
                 continue

@@ -45,7 +45,7 @@ from .insertions import Insertions
 from .network import WEIGHTS, Network, check_trained, choose_batch_size, load_networks, most_at_once, possible_hand_offs
 from .rounds import fill_folder
 from .sample_io import SampleFolder
-from .settings import DEFAULT_STEPS, MOST_SEED, Settings, as_indices, whole
+from .settings import DEFAULT_STEPS, MOST_SAMPLES, MOST_SEED, Settings, as_indices, whole
 from .windows import AUTO_AREAS, Place, place_windows, windowed
 
 Progress = Callable[[list[Pair]], Iterable[Pair]]
@@ -261,7 +261,8 @@ class DefectGen:
         settings = self.settings(settings)
         conditions = conditions or Conditions(self.config, settings)
         how = {"seed": whole("seed", seed, MOST_SEED), "batch_size": batch_size, "compile": compile}
-        return fill_folder(self, str(sample_dir), num_samples, settings, conditions, **how)
+        count = whole("num_samples", num_samples, MOST_SAMPLES)
+        return fill_folder(self, str(sample_dir), count, settings, conditions, **how)
 
     def insert(
         self,

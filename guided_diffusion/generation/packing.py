@@ -18,9 +18,10 @@ from ..data.files import list_folder
 from ..data.prepared import find_samples
 from ..errors import InputError, reason
 from ..file_io import read_bytes, write_atomic
-from ..training.checkpoint import DIGEST, PACKED, as_packed, digest, load_checkpoint
+from ..training.checkpoint import DIGEST, FOLDER, PACKED, as_packed, digest, load_checkpoint
 from .network import Network
 
+PARTS = [f"*{PACKED}*", "*.yml", "README.md", "previews/*.png"]
 CARD = """\
 ---
 library_name: defect-gen
@@ -71,8 +72,10 @@ def pack(folder: str, networks: Sequence[Network], hand_offs: range, figures: Se
         files[f"{kind}.yml"] = yaml.safe_dump(config.to_dict(), sort_keys=False).encode()
         files[kind + PACKED] = as_packed(checkpoint, config)
         files[kind + PACKED + DIGEST] = digest(files[kind + PACKED], kind + PACKED)
-        images, (first, end) = bf.join(bf.dirname(bf.dirname(checkpoint.path)), "images"), config.train.t_range
-        for name in list_folder(images)[0][-1:]:  # the latest preview
+        home, (first, end) = bf.dirname(checkpoint.path), config.train.t_range
+        images = bf.join(bf.dirname(home), "images")
+        shown = list_folder(images)[0][-1:] if bf.basename(home) == FOLDER else ()  # else not a work folder's
+        for name in shown:  # the latest preview
             files[f"previews/{kind}.png"] = read_bytes(bf.join(images, name))
             previews += f"![Samples during training, {kind}](previews/{kind}.png)\n\n"
         row = f"{kind} | {sum(p.numel() for p in network.model.parameters()):,} | {checkpoint.step:,}"
@@ -113,7 +116,8 @@ def upload(repo: str, networks: Sequence[Network], hand_offs: range, private: bo
         if len(folders) > 1 or not (folder := folders.pop()):
             pack(folder := made, networks, hand_offs)
         address = hub.create_repo(repo, private=private, exist_ok=True)
-        hub.upload_folder(repo_id=address.repo_id, folder_path=folder, commit_message="A pair of Defect-Gen")
+        told = {"commit_message": "A pair of Defect-Gen", "allow_patterns": PARTS}  # whatever else lies there
+        hub.upload_folder(repo_id=address.repo_id, folder_path=folder, **told)
     return str(address)
 
 

@@ -50,14 +50,15 @@ def fill_folder(
     rank, inserting = dist_util.rank(), isinstance(conditions, Insertions)
     about = generator.about(settings, conditions, seed)
     with ExitStack() as ending:
-        folder = missing = None
-        if rank == 0:
+
+        def begin() -> SampleFolder:
             ending.enter_context(lock_folder(sample_dir, "`sample_dir`"))
-            folder = SampleFolder(sample_dir, generator.layout.class_names, about)
-            missing = folder.missing(num_samples)
-            if len(missing) < num_samples:
-                print(f"{num_samples - len(missing)} of {num_samples} samples are there already", flush=True)
-        missing = dist_util.broadcast_from_zero(missing)
+            return SampleFolder(sample_dir, generator.layout.class_names, about)
+
+        folder = dist_util.on_zero(begin)
+        missing = dist_util.broadcast_from_zero(folder and folder.missing(num_samples))
+        if folder and len(missing) < num_samples:
+            print(f"{num_samples - len(missing)} of {num_samples} samples are there already", flush=True)
         own, share = missing[rank :: dist_util.world_size()], ceil(len(missing) / dist_util.world_size())
         size = generator.choose_batch_size(batch_size, share, settings)
         size = dist_util.broadcast_from_zero(size)  # as GPUs may differ
@@ -109,7 +110,7 @@ def fill_folder(
         written.result()
         if stop.number:
             raise KeyboardInterrupt
-        if folder and len(folder.missing(num_samples)) == num_samples:
+        if inserting and missing and folder and len(folder.missing(num_samples)) == num_samples:
             raise InputError(
                 "`background`: no photograph has room for a defect; allow more of them (`where`), or give another "
                 "`scale` or types"

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..data.files import check_no_links, list_folder
 from ..data.image_files import present_types, read_image, read_index_mask
-from ..data.manifest import FOLDERS, MANIFEST, read_manifest
+from ..data.manifest import FOLDERS, MANIFEST, MAX_SAMPLES, read_manifest
 from ..data.prepared import SAMPLES, check_apart, listed, read_label_map
 from ..data.records import RELEASED, read_records
 from ..errors import InputError
@@ -85,6 +85,8 @@ class SampleFolder:
             raise InputError(
                 f"{len(images)} images, {len(masks)} masks and {len(indices)} numbers; give as many of each"
             )
+        if max(indices, default=0) >= MAX_SAMPLES:
+            raise InputError(f"`num_samples`: sample {max(indices)}; a folder takes numbers below {MAX_SAMPLES:,}")
         if (top := max((int(mask.max()) for mask in masks), default=0)) > len(self._class_names):
             raise InputError(f"`masks`: hold type {top}, but there are {len(self._class_names)}")
         if not self._prepared:

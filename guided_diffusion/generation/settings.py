@@ -3,6 +3,8 @@
 import operator
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import nan
+from numbers import Real
 from typing import Any
 
 from ..diffusion.conditioning import DEFAULT_MARGIN
@@ -75,16 +77,16 @@ class Settings:
         plain = {"num_steps": steps, "image_size": None if size is None else self._pair("image_size", size)}
         plain["step_inference"] = whole("step_inference", self.step_inference, 10**6)
         plain["margin"] = whole("margin", self.margin, MOST_MARGIN)
+        plain["guidance_scale"] = scale = float(self.guidance_scale) if isinstance(self.guidance_scale, Real) else nan
+        if not abs(scale) <= MOST_GUIDANCE:
+            given = brief(self.guidance_scale)
+            raise InputError(f"`guidance_scale` {given}: must be a number from -{MOST_GUIDANCE} to {MOST_GUIDANCE}")
         if self.defects is not None:
             plain["defects"] = (self.defects,) if isinstance(self.defects, str) else tuple(self.defects)
         if self.handoff == "released":  # all steps leave nothing to space
             plain["spacing"] = "uniform"
         for name, value in plain.items():  # which do not change, and go into a manifest
             object.__setattr__(self, name, value)
-        if not isinstance(self.guidance_scale, (int, float)) or not abs(self.guidance_scale) <= MOST_GUIDANCE:
-            raise InputError(
-                f"`guidance_scale` {self.guidance_scale}: must be a number from -{MOST_GUIDANCE} to {MOST_GUIDANCE}"
-            )
 
     @staticmethod
     def _pair(name: str, value: Any) -> tuple[int, int]:

@@ -201,8 +201,9 @@ def _find_copies(records: Sequence[Record], where: str) -> list[Finding]:
     copies = [own for own in same.values() if len(own) > 1]
     found = []
     if copies:
-        first, second = copies[0][:2]
-        leak = "" if first.part == second.part else f" in part {first.part or TRAIN}, a leak"
+        leaks = [own for own in copies if len({record.part or TRAIN for record in own}) > 1]
+        first = [*leaks, *copies][0][0]
+        leak = f" in part {first.part or TRAIN}, a leak" if leaks else ""
         found = _find("equal_files", (r.image for own in copies for r in own[1:]), first=first.image, leak=leak)
     for part, other, pairs in alike(parts, NEARLY_EQUAL):
         if len(pairs) > max(MANY, MOST * len(parts[part]) * len(parts[other])):

@@ -78,7 +78,8 @@ def plan_set(
     """Look at what `root` holds, and write nothing yet. Returns what writes the set, UNFINISHED_FILE first, so that
     nothing trains, and says in a line what it holds. about: what stands in dataset.json beside label_map and images.
     Raises InputError where `root` holds another set, or a file in it was changed by hand."""
-    content = json.loads(json.dumps({"label_map": dict(recipe.label_map), **about}))
+    named = {"label_map": dict(recipe.label_map)} if recipe.label_map else {}  # defect-free images alone have none
+    content = json.loads(json.dumps({**named, **about}))
     check_no_links(root, (DATASET_FILE, UNFINISHED_FILE))
     check_lengths((f"{item.sample.name}{'_y00000_x00000' if recipe.tile else ''}.png" for item in items), root)
     unfinished = read_records(root, UNFINISHED_FILE)

@@ -78,7 +78,7 @@ def apply_split(path: str, files: Mapping[str, Mapping[str, Any]], items: Sequen
     for item in items:
         entry, folder = files.get(item.source, {}), item.sample.folder
         named, group = entry.get("type"), entry.get("group", entry.get("tile"))
-        if None not in (named, folder) and named != folder:
+        if None not in (named, folder) and str(named) != folder:
             raise InputError(f"{path}: calls {item.source} a {named}, its folder {folder}; correct either")
         item.part = str(entry["part"]) if entry else None
         item.group = str(group) if item.group is None and group is not None else item.group

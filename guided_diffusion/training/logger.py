@@ -64,7 +64,8 @@ class TrainLogger:
                 self._rows = [
                     {k: v for k, v in row.items() if k and v} for row in table if int(row["step"]) <= start_step
                 ]
-            except (ValueError, TypeError, KeyError):
+                [float(value) for row in self._rows for value in row.values()]
+            except (ValueError, TypeError, KeyError, csv.Error):
                 raise InputError(f"{self._csv_path}: is not a table of logged steps; rename or remove it") from None
             self._write_csv()
         self._trackers = [_start(name, work_dir, config) for name in ("wandb", "mlflow") if name in loggers]

@@ -35,7 +35,7 @@ def warm_start(checkpoint: Checkpoint, config: Config, config_name: str, flag: s
         check_agreement(theirs, name, replace(config, data=theirs.data), config_name, ("train.separate_channel_loss",))
         old = _channels(theirs.layout)
     else:
-        count = max(3, *checkpoint.model.get(FIRST, torch.empty(0)).shape[1:2])
+        count = max([3, *checkpoint.model.get(FIRST, torch.empty(0)).shape[1:2]])
         old = [*new, *range(3, count)][:count]
     torch.manual_seed(key_to_seed("init", config.train.seed))
     fresh, logits = create_model(config).state_dict(), config.train.separate_channel_loss

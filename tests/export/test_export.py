@@ -112,6 +112,11 @@ def test_images_are_the_same(exported: dict[str, Path]) -> None:
             assert (out / path).read_bytes() == Path(source).read_bytes()
 
 
+def test_good_images_that_are_left_out_are_told(sets: Sets, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    main([sets.real, str(tmp_path / "out"), "--format", "mmseg"])
+    assert "note: left out: 2 defect-free images; --keep_good takes them" in capsys.readouterr().out
+
+
 def test_mvtec(sets: Sets, exported: dict[str, Path]) -> None:
     root = exported["mvtec"] / "my_tile"
     assert sorted(path.name for path in (root / "train/good").iterdir()) == ["real_000007.png", "real_000008.png"]

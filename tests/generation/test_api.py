@@ -75,6 +75,7 @@ def test_numbers_of_any_type_are_plain_ones(generator, tmp_path):
     given = {"num_steps": np.int64(3), "step_inference": np.int32(400), "image_size": np.array([32, 32])}
     batch = generator.generate(np.int64(2), seed=np.int64(1), masks=np.zeros((32, 32), int), **given)
     generator.generate((k for k in (0, 1)), seed=1, masks=np.zeros((1, 32, 32), int), num_steps="1+2")
+    assert Settings(guidance_scale=np.float32(2)).guidance_scale == 2
     batch.save(tmp_path / "a")
     assert read_manifest(str(tmp_path / "a"))[1]["seed"] == 1
     assert len(generator.generate(np.array([1, 0]), num_steps=3)[:1]) == 1

@@ -4,6 +4,8 @@ import hashlib
 import json
 import shutil
 import sys
+from fnmatch import fnmatch
+from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
@@ -93,6 +95,17 @@ def test_what_sampling_needs_travels(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_previews_are_those_of_a_work_folder_only(trained_pair, tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "customer.png").touch()
+    for kind, work_dir in trained_pair._asdict().items():
+        (tmp_path / "models").mkdir(exist_ok=True)
+        shutil.copy(next(work_dir.glob("checkpoint/*4.pt")), tmp_path / "models" / f"{kind}.pt")
+    pair = DefectGen.load(*(tmp_path / "models" / f"{kind}.pt" for kind in ("large", "small")), **ON_CPU)
+    pair.pack(tmp_path / "pair")
+    assert not (tmp_path / "pair" / "previews").exists()
+
+
 def test_the_hub_gives_back_what_it_was_given(packed, generator, tmp_path, monkeypatch):
     """By a stub of its API: repositories are folders."""
 
@@ -100,8 +113,12 @@ def test_the_hub_gives_back_what_it_was_given(packed, generator, tmp_path, monke
         assert private and exist_ok
         return type("Url", (str,), {"repo_id": f"me/{repo}"})(f"https://hub/me/{repo}")
 
-    def upload_folder(*, repo_id, folder_path, commit_message):
-        shutil.copytree(folder_path, tmp_path / "hub" / repo_id)
+    def upload_folder(*, repo_id, folder_path, commit_message, allow_patterns):
+        for path in Path(folder_path).rglob("*"):
+            if path.is_file() and any(fnmatch(str(path.relative_to(folder_path)), one) for one in allow_patterns):
+                to = tmp_path / "hub" / repo_id / path.relative_to(folder_path)
+                to.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, to)
 
     def snapshot_download(repo_id, *, allow_patterns):
         if not (tmp_path / "hub" / repo_id).exists():
@@ -112,10 +129,13 @@ def test_the_hub_gives_back_what_it_was_given(packed, generator, tmp_path, monke
     for stub in (create_repo, upload_folder, snapshot_download):
         monkeypatch.setattr(huggingface_hub, stub.__name__, stub)
     (packed / "README.md").write_text(card := (packed / "README.md").read_text() + "Edited.\n")
+    (packed / "samples").mkdir()
+    (packed / "samples" / "customer.png").touch()
     assert generator.push_to_hub("screws") == "https://hub/me/screws"
     DefectGen.from_pretrained(str(packed)).push_to_hub("edited")
     assert (tmp_path / "hub" / "me" / "edited" / "README.md").read_text() == card
     assert FILES < set(tree(tmp_path / "hub" / "me" / "screws"))
+    assert not [*(tmp_path / "hub").rglob("customer.png")]
     again = DefectGen.from_pretrained("me/screws", **ON_CPU)
     assert (again.generate(2, num_steps=4).images == generator.generate(2, num_steps=4).images).all()
     with pytest.raises(InputError, match="^name me/none: is no folder here, and the hub .* .404 Client Error.;"):

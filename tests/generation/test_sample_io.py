@@ -119,6 +119,12 @@ def test_other_settings_are_refused_and_nothing_is_written(tmp_path, folder, nam
     assert tree(tmp_path) == before
 
 
+def test_numbers_that_a_manifest_does_not_believe_are_refused(tmp_path, folder):
+    with pytest.raises(InputError, match="sample 10000000; a folder takes numbers below 10,000,000"):
+        folder.add([10**7], *make_samples([1]))
+    assert not os.listdir(tmp_path)
+
+
 def test_type_folders_are_safe_and_distinct(tmp_path):
     names = ("a/b", "a b", "..", "", "Riß-1.x", "A_B", "a_b_8", "a_b")
     mask = np.arange(9, dtype=np.uint8).repeat(2).reshape(1, 2, 9)

@@ -129,6 +129,19 @@ def test_shots_by_group_and_a_leak_that_is_warned_of(run, bottle, tmp_path):
     assert "2 pairs of images of train and val look alike" in shown and "part1_shot0" in shown
 
 
+def test_good_images_alone_and_images_that_a_split_leaves_out(run, bottle, tiles):
+    for folder in ("test/crack", "test/hole", "ground_truth"):
+        shutil.rmtree(bottle / folder)
+    (bottle / "ground_truth").mkdir()
+    for written in ("5 files", "no files"):  # again, as the set can be read
+        assert f"out: 4 images (defect-free 4), {written} written" in run("bottle", "out", "--keep_good")
+    content = json.loads((tiles / "split.json").read_text())
+    content["files"] = {path: entry for path, entry in content["files"].items() if "exp10" not in path}
+    (tiles / "split.json").write_text(json.dumps(content))
+    told = "left out: 2 images with a mask that it does not list, such as MT_Crack/Imgs/exp10.jpg"
+    assert told in run("tiles", "listed")
+
+
 def test_names_that_disks_do_not_take_are_refused_first(run, bottle):
     (bottle / "train/good/000.png").rename(bottle / f"train/good/{'x' * 250}.png")
     assert "would be longer than 255 bytes" in run("bottle", "out", "--keep_good", status=2)

@@ -52,7 +52,10 @@ def test_csv_has_six_digits_and_grows_columns(tmp_path, capsys):
     assert "4/10" in (shown := capsys.readouterr().err) and "loss 0.25" in shown
 
 
-@pytest.mark.parametrize("content", [b"colour,size\nred,3\n", b"step,loss\nfive,3\n", b"step\n\xff\xfe\n"])
+@pytest.mark.parametrize(
+    "content",
+    [b"colour,size\nred,3\n", b"step,loss\nfive,3\n", b"step\n\xff\xfe\n", b"step,loss\n1,abc\n", b"step\r1,\r\n"],
+)
 def test_a_file_that_is_no_progress_csv_is_named(tmp_path, content):
     (tmp_path / "progress.csv").write_bytes(content)
     with pytest.raises(InputError, match=r"progress\.csv: is not a table of logged steps"):

@@ -121,6 +121,12 @@ def test_what_cannot_be_a_start_is_refused(changes, message):
         start(trained(make_config("large", OLD)), make_config("large", NEW, **changes))
 
 
+def test_a_file_of_other_weights_is_no_start(tmp_path):
+    torch.save({"model": {"foo": torch.zeros(3)}}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match=r"0 of [\d,]+ parameters fit"):
+        start(load_checkpoint(str(tmp_path / "a.pt"), "-"), make_config("large", NEW))
+
+
 def test_a_pair_learns_other_types_and_generates(train, trained_pair, demo_data, run_script, tmp_path):
     """Scratches, stains and pits become pits, dents and scratches."""
     data, types = Path(shutil.copytree(demo_data, tmp_path / "data")), ("pit", "dent", "scratch")

@@ -84,11 +84,12 @@ def decide_bits(tops: Mapping[str, int], given: int | None) -> int | None:
     brightest, middle = (sorted(tops, key=tops.get)[place] for place in (-1, len(tops) // 2))
     bits, usual = bits_of(tops[brightest]), bits_of(tops[middle])
     if bits == 8:
-        raise InputError(f"{brightest}: is 16-bit, but reaches {tops[brightest]} only; say --bits 8, or save 8-bit")
+        text = f"is 16-bit, but reaches {tops[brightest]} only; say scripts/prepare_data.py --bits 8, or save 8-bit"
+        raise InputError(f"{brightest}: {text}")
     few = 4 * sum(bits_of(top) == bits for top in tops.values()) < len(tops)  # a hot pixel or two
     if few or usual <= bits - 4:
         text = f"has levels up to {tops[middle]}, as of {usual} bits, but {brightest} to {tops[brightest]}"
-        raise InputError(f"{middle}: {text}; say which counts with --bits")
+        raise InputError(f"{middle}: {text}; say which counts with scripts/prepare_data.py --bits")
     return bits
 
 
