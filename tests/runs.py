@@ -42,6 +42,28 @@ def interrupted(*args):
 SIGKILL = "os.kill(os.getpid(), signal.SIGKILL)"
 
 
+# Calls of a network with more than `limit` images raise `error`, where the expression `which` is true.
+_LITTLE_MEMORY = """
+import torch
+from guided_diffusion import dist_util
+from guided_diffusion.networks.unet import UNet
+forward = UNet.forward
+
+def limited(self, x, t, *rest, **more):
+    if len(x) > {limit} and not x.is_meta and {which}:  # estimates of the memory have meta tensors
+        raise {error}
+    return forward(self, x, t, *rest, **more)
+
+UNet.forward = limited
+"""
+GPU_MEMORY = 'torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")'
+
+
+def little_memory(limit: int, which: str = "True", error: str = GPU_MEMORY) -> str:
+    """A prelude: passes of more images fail, where the expression `which` is true."""
+    return _LITTLE_MEMORY.format(limit=limit, which=which, error=error)
+
+
 def interrupt(target: str, condition: str = "True", before: bool = True, action: str = SIGKILL) -> str:
     """A prelude: `action` before (or after) the first call of `target` whose `args` meet `condition`."""
     return _INTERRUPT.format(target=target, condition=condition, before=before, action=action)

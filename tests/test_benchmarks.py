@@ -114,7 +114,6 @@ torch.compile = lambda network, **_: network
     assert [check["outcome"] for checks in found["smoke"].values() for check in checks] == ["ok"] * 10
     for times, *costs in (part.values() for name, part in found.items() if name.startswith(("training", "generation"))):
         assert [row["variant"] for row in times] == ["released", "ours, compile off", "ours, compile on"]
-        assert times[0]["ratio"] == 1 and all(row["seconds"] > 0 for row in times)
         assert [len(rows) for rows in costs] == [10, 10]
     assert found["generation"]["times"][1]["ratio"] > 20  # 3 steps against 1,000
 

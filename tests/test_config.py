@@ -97,7 +97,7 @@ def test_wrong_configurations_have_their_line(sections, num_defect, message):
         load_config(minimal(**sections), num_defect)
 
 
-@pytest.mark.parametrize("pair", ["{}_recep", "demo_{}", "magnetic_tile_{}"])
+@pytest.mark.parametrize("pair", ["{}_recep", "demo_{}", "neu_seg_{}", "magnetic_tile_{}", "magnetic_tile_insert_{}"])
 def test_shipped_pairs_can_hand_off(pair):
     files = (str(ROOT / "configs" / f"{pair.format(size)}.yml") for size in ("large", "small"))
     large, small = (load_config(file, 3) for file in files)

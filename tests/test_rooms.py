@@ -30,6 +30,7 @@ def imports(module: str, top_level: bool = False) -> Iterator[str]:
     tree = ast.parse(path.read_text())
     package = ".".join(path.parent.relative_to(ROOT).parts)
     for node in tree.body if top_level else ast.walk(tree):
+        assert not isinstance(node, ast.Import) or not any(a.name.startswith(PACKAGE.name) for a in node.names)
         if not isinstance(node, ast.ImportFrom):
             continue
         source = resolve_name("." * node.level + (node.module or ""), package)

@@ -16,7 +16,7 @@ import torch
 import yaml
 from conftest import TrainedPair, tiny_config
 from PIL import Image
-from runs import tree
+from runs import little_memory, tree
 
 from guided_diffusion import create_model, load_config
 
@@ -167,14 +167,7 @@ def test_networks_that_disagree(changes: dict[str, Any], said: str, run: Run, tm
 
 
 def test_training_that_does_not_fit_into_memory_is_one_line(run: Run, tmp_path: Path) -> None:
-    prelude = """
-import torch
-from guided_diffusion.networks.nn import AttentionBlock
-def forward(self, x):
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
-AttentionBlock.forward = forward
-"""
-    result = run("train", prelude)
+    result = run("train", little_memory(0))
     line = result.stderr.splitlines()[-1]  # below the progress bar
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert line.startswith("error: ") and "out of memory on cpu" in line

@@ -18,9 +18,24 @@ CONFIGS = sorted(ROOT.glob("configs/*.yml"))
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
+def snippets(page: Path) -> list[tuple[str, str]]:
+    return re.findall(r"^```(yaml|json)\n(.*?)^```", page.read_text(), re.S | re.M)
+
+
+def set_examples(page: Path) -> dict[str, object]:
+    text = re.sub(r"^# *", "", page.read_text(), flags=re.M) if page.suffix == ".yml" else page.read_text()
+    examples = ["".join(found) for found in re.findall(r'--set\s+(?:"([^"]+)"|([^\s`"]+))', text)]
+    return dict(parse_override(text) for text in examples if re.match(r"[a-z]+\.\w+=\w*[^.]", text))
+
+
+def test_there_is_something_to_try() -> None:
+    assert sum(len(snippets(page)) for page in PAGES) >= 3
+    assert sum(len(set_examples(page)) for page in [*PAGES, *CONFIGS]) >= 40
+
+
 @every_page
 def test_snippets_load(page: Path) -> None:
-    for language, text in re.findall(r"^```(yaml|json)\n(.*?)^```", page.read_text(), re.S | re.M):
+    for language, text in snippets(page):
         snippet = yaml.safe_load(text)
         if language == "json":
             check_label_map(snippet["label_map"], page.name)
@@ -33,11 +48,8 @@ def test_snippets_load(page: Path) -> None:
 
 @pytest.mark.parametrize("page", [*PAGES, *CONFIGS], ids=lambda page: page.name)
 def test_set_examples_load(page: Path) -> None:
-    text = re.sub(r"^# *", "", page.read_text(), flags=re.M) if page.suffix == ".yml" else page.read_text()
-    examples = ["".join(found) for found in re.findall(r'--set\s+(?:"([^"]+)"|([^\s`"]+))', text)]
-    overrides = dict(parse_override(text) for text in examples if re.match(r"[a-z]+\.\w+=\w*[^.]", text))
     base = page if page.suffix == ".yml" else ROOT / "configs/large_recep.yml"
-    load_config(base, None if "label_map:" in base.read_text() else 3, overrides)
+    load_config(base, None if "label_map:" in base.read_text() else 3, set_examples(page))
 
 
 @every_page

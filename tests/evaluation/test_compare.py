@@ -14,8 +14,10 @@ from guided_diffusion.data.manifest import recorded_settings
 from guided_diffusion.errors import InputError
 from guided_diffusion.evaluation import compare
 from guided_diffusion.evaluation.bootstrap import Resampling
+from guided_diffusion.evaluation.copies import place
 from guided_diffusion.evaluation.fidelity import kid
 from guided_diffusion.evaluation.image_sets import View, as_shown, read_real, read_samples
+from guided_diffusion.evaluation.sample_scores import measure_limits
 
 TYPES = ("scratch", "stain", "pit")
 COUNT = 5
@@ -71,6 +73,8 @@ def test_figures_are_as_defined(compared: Path, demo_data: Path) -> None:
     assert result["reference"] == name(400) and set(result["real"]) == {"diversity"}
     extract = random_extractor()
     real = as_shown(read_real(str(demo_data), TYPES, View((32, 32))), View((32, 32)))
+    train = read_real(str(demo_data), TYPES, View((32, 32)))
+    limit = measure_limits(train, real, real)["copy"]["value"]
     y, of_real = extract(real.images), Resampling.draw(real.groups, "compare", "real")
 
     def resampled(cell: str, seeds: int = 0) -> np.ndarray:
@@ -89,7 +93,7 @@ def test_figures_are_as_defined(compared: Path, demo_data: Path) -> None:
         assert cell["as_good"] == (cell["upper_bound"] < margin)
         samples = read_samples(str(compared / "cells" / cell["name"]), TYPES)
         assert cell["empty"]["value"] == np.mean([not mask.any() for mask in samples.masks])
-        assert 0 <= cell["copies"]["value"] <= 1
+        assert cell["copies"]["value"] == (place(samples.images, train.images)[0].min(axis=1) < limit).mean()
     assert result["cells"][0]["difference"]["value"] == 0 and result["cells"][0]["as_good"]
     sheet, plot = (Image.open(compared / file) for file in ("compare_sheet.png", "compare.png"))
     assert sheet.height > 3 * 2 * 128 and plot.width > 5 * 200

@@ -4,23 +4,7 @@ import json
 import re
 
 import pytest
-from runs import sample_differences, tree
-
-# Calls of a network with more than `limit` images raise `error`, where the expression `which` is true.
-LITTLE_MEMORY = """
-import torch
-from guided_diffusion.networks.unet import UNet
-forward = UNet.forward
-
-def limited(self, x, t):
-    if len(x) > {limit} and {which}:
-        raise {error}
-    return forward(self, x, t)
-
-UNet.forward = limited
-"""
-
-GPU_MEMORY = 'torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")'
+from runs import GPU_MEMORY, little_memory, sample_differences, tree
 
 
 @pytest.fixture
@@ -47,7 +31,7 @@ def generate(run_script, trained_pair):
 )
 def test_too_little_memory_ends_in_images(generate, tmp_path, flags, limit, which, error, halved, steps):
     generate(tmp_path / "small", "--batch_size", limit)
-    prelude = LITTLE_MEMORY.format(limit=limit, which=which, error=error)
+    prelude = little_memory(limit, which, error)
     prelude += "torch.compile = lambda network, **how: network"
     result = generate(tmp_path / "halved", *flags, prelude=prelude)
     assert re.findall("out of memory with (.*) images at a time; going on with (.*)", result.stdout) == halved
@@ -56,7 +40,7 @@ def test_too_little_memory_ends_in_images(generate, tmp_path, flags, limit, whic
 
 
 def test_an_image_that_does_not_fit_is_one_line(generate, tmp_path):
-    result = generate(tmp_path, prelude=LITTLE_MEMORY.format(limit=0, which=True, error=GPU_MEMORY), status=2)
+    result = generate(tmp_path, prelude=little_memory(0), status=2)
     line = result.stderr.splitlines()[-1]
     assert line.startswith("error: --image_size 32 32: not even one image at a time fits")
     assert "--precision bf16" in line and tree(tmp_path) == {}

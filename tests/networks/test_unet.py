@@ -12,7 +12,7 @@ from torch import nn
 
 from guided_diffusion import create_model, load_config
 from guided_diffusion.networks.estimate import describe, estimate, receptive_field
-from guided_diffusion.networks.nn import ResBlock, upsample
+from guided_diffusion.networks.nn import AttentionBlock, ResBlock, upsample
 from guided_diffusion.networks.unet import UNet
 
 GLOBAL = "models.unet.openaiunet.UNetModel"
@@ -58,6 +58,9 @@ def test_a_fresh_network_predicts_zero_and_keeps_the_shape(target):
     model = UNet(model_config(target, channel_mult=[1, 2], num_res_blocks=1))
     y = model(torch.randn(2, 9, 10, 6), torch.tensor([0, 999]))
     assert y.shape == (2, 9, 10, 6) and y.abs().max() == 0  # the last convolution starts at zero
+    last = [part.out_layers[-1] for part in model.modules() if isinstance(part, ResBlock)]
+    last += [part.proj_out for part in model.modules() if isinstance(part, AttentionBlock)]
+    assert len(last) > 4 and not any(layer.weight.any() or layer.bias.any() for layer in last)  # so does each block's
 
 
 @pytest.mark.parametrize(

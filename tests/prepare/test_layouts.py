@@ -476,17 +476,15 @@ def test_subsets_of_cvat_are_parts(tmp_path):
         assert {one.part for one in read_layout(str(tmp_path)).samples} == parts
 
 
-def test_names_with_points_stand_in_lists_of_voc(tmp_path):
-    lay(tmp_path, {"JPEGImages/a_0.5mm.jpg": PHOTOGRAPH, "SegmentationClass/a_0.5mm.png": MASK})
-    lay(tmp_path, {"ImageSets/Segmentation/val.txt": b"a_0.5mm\n"})
-    data = read_layout(str(tmp_path))
-    assert [one.part for one in data.samples] == ["val"] and not data.problems
-
-
 def test_lists_of_voc_tell_parts_and_its_void_is_background(tmp_path):
     lay(tmp_path, voc(np.where(MASK == 3, np.uint8(255), MASK), **{"JPEGImages/b.png": PHOTOGRAPH}))
+    lay(tmp_path, {"JPEGImages/c_0.5mm.png": PHOTOGRAPH, "SegmentationClass/c_0.5mm.png": MASK})
     names = b"__ignore__\n_background_\ncrack\nhole"
-    lay(tmp_path, {"ImageSets/Segmentation/val.txt": b"a\nb\n", "class_names.txt": names})
+    lay(tmp_path, {"ImageSets/Segmentation/val.txt": b"a\nb\nc_0.5mm\n", "class_names.txt": names})
     data = read_layout(str(tmp_path))
-    assert [sample.part for sample in data.samples] == ["val"] and data.label_map == {"crack": 1, "hole": 2}
+    assert (
+        [sample.part for sample in data.samples] == ["val"] * 2
+        and not data.problems
+        and data.label_map == {"crack": 1, "hole": 2}
+    )
     assert np.array_equal(read_all(tmp_path)[0][1], np.where(MASK == 3, 0, MASK))

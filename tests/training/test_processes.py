@@ -8,7 +8,7 @@ import pytest
 import yaml
 from command_line import ROOT, launch
 from conftest import tiny_config
-from runs import QUICK, assert_same_training, interrupt, sample_differences, tree
+from runs import QUICK, assert_same_training, interrupt, little_memory, sample_differences, tree
 
 # Writes down what each rank saw, held and wrote.
 PROBE = """
@@ -61,7 +61,7 @@ def test_trained_stopped_and_resumed(demo_data, tmp_path):
     printed, stopped = train("mpiexec", "resumed", stop, status=128 + signal.SIGTERM)
     assert "stopped after step 3, saved" in printed and stopped[0]["step"] == 3
     _, resumed = train("torchrun", "resumed")
-    assert all(resumed[1][key] == ranks[1][key] for key in ("model", "ema"))
+    assert all(resumed[1][key] == ranks[1][key] for key in ("model", "ema")) and len(resumed[0]["seen"]) == 1
     for added in (tmp_path / "resumed" / "checkpoint").glob("diffusion_000003.*"):  # by the stop
         added.unlink()
     assert_same_training(tmp_path / "resumed", tmp_path / "whole", rel=1e-5)
@@ -85,20 +85,7 @@ def make_samples(run_script, trained_pair, tmp_path_factory):
     return make
 
 
-# The second process has memory for two images only.
-SMALL_SECOND = """
-import torch
-from guided_diffusion import dist_util
-from guided_diffusion.networks.unet import UNet
-forward = UNet.forward
-
-def limited(self, x, t):
-    if len(x) > 2 and dist_util.rank() == 1:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
-    return forward(self, x, t)
-
-UNet.forward = limited
-"""
+SMALL_SECOND = little_memory(2, "dist_util.rank() == 1")
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ from runs import QUICK, assert_equal, assert_same_training, before_replacing, in
 from guided_diffusion.file_io import lock_folder
 
 # Saves at steps 2, 4 and 6 and logs at 3 and 6, so that the means of a log line reach across a save. All that
-# is random is on: order, flips, dropout, t and noise; and the learning rate changes from step to step.
+# is random is on: order, flips, dropout, t, noise, what is told and known; and the learning rate changes from step to step.
 CHANGES = {
     "data.resolution": 16,
     "diffusion.num_timestep": 4,  # so that a preview is cheap
+    "model.class_cond": True,
     "optimizer.target": "Muon",
     "optimizer.cosine_decay": True,
     "optimizer.grad_clip": 1.0,
@@ -22,6 +23,8 @@ CHANGES = {
     "train.log_image_interval": 4,
     "train.max_images": 1,
     "train.keep_last": 1,
+    "train.class_drop": 0.3,
+    "train.known_share": 0.5,
 }
 POINTER_4 = "args[1].endswith('/latest') and os.path.exists(args[1][:-6] + 'diffusion_000004.pt')"
 MOMENTS = {
@@ -34,6 +37,9 @@ MOMENTS = {
     "after the pointer": interrupt("os.replace", POINTER_4, before=False),
     "after the old one is dropped": interrupt("blobfile.remove", "args[0].endswith('.pt')", before=False),
 }
+
+EARLY = ("after the first rename, no pointer yet",)  # then the checkpoint may be passed over
+NOT_ANEW = interrupt("train_util.TrainLoop.train_step", "args[0].step < 2")  # from step 0 it would come out the same
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +65,7 @@ def uninterrupted(training, tmp_path_factory):
 def test_killed_and_resumed_equals_uninterrupted(moments, training, uninterrupted, tmp_path):
     for moment in moments:
         training(tmp_path, prelude=MOMENTS[moment], status=-signal.SIGKILL)
-    training(tmp_path)
+    training(tmp_path, prelude="" if moments[0] in EARLY else NOT_ANEW)
     assert_same_training(tmp_path, uninterrupted)
 
 
@@ -80,7 +86,7 @@ def test_a_signal_ends_the_step_and_saves(number, target, condition, step, train
         assert (tmp_path / "checkpoint" / "latest").read_text() == f"diffusion_{step:06}.pt"
     else:
         assert "stopped before a step was made, nothing saved" in printed and tree(tmp_path) == {}
-    resumed = training(tmp_path)
+    resumed = training(tmp_path, prelude=NOT_ANEW if step else "")
     assert not step or f"step {step}" in resumed
     assert_same_training(tmp_path, uninterrupted)
 
@@ -108,7 +114,9 @@ def test_a_complete_training_is_left_as_it_is(training, uninterrupted):
 
 def test_a_chosen_checkpoint_resumes_elsewhere(training, uninterrupted, tmp_path):
     training(tmp_path / "work", "--set", "train.keep_last=0")
-    training(tmp_path / "other", "--resume", tmp_path / "work" / "checkpoint" / "diffusion_000002.pt")
+    chosen = tmp_path / "work" / "checkpoint" / "diffusion_000002.pt"
+    training(tmp_path / "other", "--resume", chosen, prelude=NOT_ANEW)
     works = (tmp_path / "other", uninterrupted)
     ours, theirs = (load_timeless(work / "checkpoint" / "diffusion_000006.pt") for work in works)
     assert_equal(ours, theirs)
+    assert ours["model"]["label_emb.weight"].any(dim=1).sum() >= 3  # what is told was learned
