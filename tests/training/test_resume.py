@@ -8,8 +8,8 @@ from runs import QUICK, assert_equal, assert_same_training, before_replacing, in
 
 from guided_diffusion.file_io import lock_folder
 
-# Saves at steps 2, 4 and 6 and logs at 3 and 6, so that the means of a log line reach across a save. All that
-# is random is on: order, flips, dropout, t, noise, what is told and known; and the learning rate changes from step to step.
+# Saves at steps 2, 4 and 6 and logs at 3 and 6, so that the means of a log line reach across a save. All that is random
+# is on: order, flips, dropout, t, noise, what is told and known; and the learning rate changes from step to step.
 CHANGES = {
     "data.resolution": 16,
     "diffusion.num_timestep": 4,  # so that a preview is cheap
