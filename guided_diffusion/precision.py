@@ -1,8 +1,10 @@
 """How networks compute on a device: precision, copies, torch.compile, CUDA graphs, and running out of memory."""
 
 import gc
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -98,13 +100,17 @@ class Graphs:
     def _record(self, network: Callable[..., Tensor], given: Sequence[Tensor]) -> tuple[Any, ...] | None:
         graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
         pool = next((one[0].pool() for one in self._recorded.values() if one), None)  # as they run one at a time
+        pool = pool or torch.cuda.graph_pool_handle()
         with torch.cuda.device(self._device):
             try:
                 with torch.cuda.graph(graph, pool, self._stream, "thread_local"):  # other threads may allocate
                     return graph, given, network(*given)
             except RuntimeError as error:
+                with suppress(Exception):  # torch up to 2.11 goes on to take this for a recording (its issue 180395)
+                    torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
                 if is_out_of_memory(error):
                     raise
+                warnings.warn(f"no CUDA graph, so networks run as they are: {error}", stacklevel=2)
                 return None
             finally:
                 torch.cuda.set_stream(before)  # a recording that fails leaves its own

@@ -74,7 +74,7 @@ train() { # train STEPS|all large|small
     if [ "$steps" = all ]; then
         speed=$(awk -F, 'NR == 1 { for (i = 1; i <= NF; i++) if ($i == "steps_per_s") at = i } END { print $at }' \
             "$WORK/$2/progress.csv")
-        steps=${STEPS:-$(awk "BEGIN { print int($PROBE + 0.93 * $speed * ($TRAIN_SECONDS - 12)) }")}
+        steps=${STEPS:-$(awk "BEGIN { print int($PROBE + 0.8 * $speed * ($TRAIN_SECONDS - 12)) }")}
         echo "$speed steps per second, $steps steps"
     fi
     # A checkpoint is saved at SIGTERM too. The learning rate suits the width, between the configurations' 0.001 at 32

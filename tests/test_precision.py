@@ -73,6 +73,8 @@ def test_graphs_are_recorded_once_and_replayed(fault, count, monkeypatch):
 
     for name in ("Stream", "device", "current_stream", "set_stream"):
         monkeypatch.setattr(torch.cuda, name, lambda device: nullcontext())
+    for name in ("graph_pool_handle", "current_device"):
+        monkeypatch.setattr(torch.cuda, name, lambda: 0)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
     monkeypatch.setattr(torch.cuda, "graph", record)
     graphs, given = Graphs(GPU), [torch.full((3,), float(i)) for i in range(8)]

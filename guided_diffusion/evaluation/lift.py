@@ -44,7 +44,7 @@ FULL = {"ratios": [0.5, 1, 2, 4, ALL], "seeds": 5, "steps": 600}
 QUICK = {"ratios": [ALL], "seeds": 3, "steps": 150}
 METRICS = dict(miou="mIoU", f1="F1, defect pixels", image_recall="images found", false_positive_rate="false alarms")
 FALSE_ALARMS = 0.05  # share of the defect-free training images that may be taken for defective
-GPU_WORKERS = 4  # a training's host is busier than the GPU
+GPU_WORKERS = 10  # at most: a training's host is busier than the GPU
 MIN_PIXELS = 5  # predicted defect pixels from which an image is, where there are no defect-free training images
 
 
@@ -108,7 +108,8 @@ def main(args: argparse.Namespace) -> None:
     kinds = list(SEGMENTERS) if args.segmenter == "both" else [args.segmenter]
     seeds = range(args.seeds)
     jobs = [(kind, arm, run, seed) for kind in kinds for arm in arms for run in range(arm.runs) for seed in seeds]
-    workers = default_workers() if setup.device.type == "cpu" else GPU_WORKERS
+    workers = default_workers()
+    workers = workers if setup.device.type == "cpu" else max(1, min(GPU_WORKERS, workers - 2))
     bar = {"description": "trainings", "unit": "training", "chunk": 1, "least": 2}
     with lock_folder(args.out, "--out"):
         tested = iter(list(parallel_map(partial(run_job, setup=setup), jobs, workers=workers, **bar)))

@@ -203,7 +203,7 @@ def train_segmenter(
     pool: Pool, steps: int, seed: int, device: torch.device | str = "cpu", title: str = "", kind: str = "deeplab"
 ) -> Segmenter:
     """Train one of SEGMENTERS on the pool for so many steps, with a progress bar of this title where it has one: AdamW,
-    the learning rate of one cycle (Smith & Topin 2019). The same seed gives the same segmenter on the same machine."""
+    the learning rate of one cycle (Smith & Topin 2019). The same seed gives the same segmenter on the same CPU."""
     device, num_types = torch.device(device), len(pool.real.class_names)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(key_to_seed("segmenter", seed))
@@ -237,7 +237,7 @@ def segmentation_loss(logits: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
     truth = F.one_hot(masks, logits.shape[1]).permute(0, 3, 1, 2).to(logits.dtype)
     shown = truth.sum(dim=(0, 2, 3))
     dice = 2 * (probability * truth).sum(dim=(0, 2, 3)) / (probability.sum(dim=(0, 2, 3)) + shown)
-    return F.cross_entropy(logits, masks, weights) + 1 - dice[shown > 0].mean()
+    return F.cross_entropy(logits, masks, weights) + 1 - dice.where(shown > 0, 0).sum() / (shown > 0).sum()
 
 
 def count_pixels(prediction: np.ndarray, truth: np.ndarray, num_types: int) -> np.ndarray:

@@ -50,7 +50,7 @@ def smoke(pair: Mapping[str, Config], device: torch.device, folder: str, tell: C
             except Exception as error:  # the next one may do
                 row["outcome"] = f"failed: {why(error)}"
             rows.append(row | {"seconds": time.perf_counter() - start})
-        tell(f"{precision}, compile {way}", rows)
+            tell(f"{precision}, compile {way}", rows)  # after each, as compiling may last beyond the end
 
 
 def distance(ours: np.ndarray, theirs: np.ndarray) -> float:

@@ -20,7 +20,9 @@ def test_matrices_become_orthogonal(shape):
     matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
     matrices[1] *= 1e4
     matrices[2, :, :3] *= 100
-    found = orthogonal(matrices)
+    other = torch.randn(2, 16, 20, generator=torch.Generator().manual_seed(1))  # of the same side as some
+    (found, beside), alone = orthogonal([matrices, other]), orthogonal([other])
+    assert torch.allclose(beside, alone[0], atol=1e-6)
     for matrix, own in zip(matrices, found, strict=True):
         assert (own - iterated(matrix)).abs().max() < 1e-4
         u, _, v = torch.linalg.svd(matrix.double(), full_matrices=False)
@@ -28,7 +30,7 @@ def test_matrices_become_orthogonal(shape):
         if shape[0] != shape[1]:  # the smallest singular values of a square one may be near 0
             values = torch.linalg.svdvals(own)
             assert 0.65 < values.min() and values.max() < 1.25
-    assert orthogonal(torch.zeros(1, *shape)).abs().max() == 0
+    assert orthogonal([torch.zeros(1, *shape)])[0].abs().max() == 0
 
 
 def make(optimizer, **options):
