@@ -15,7 +15,7 @@ from ..errors import InputError, brief, unknown_name
 from .windows import WINDOWS
 
 MOST_SEED, MOST_SAMPLES = 10**18, 10**6
-DEFAULT_STEPS = 20  # over both networks: as good as 1,000, by KID (docs/performance.md)
+DEFAULT_STEPS = 20  # over both networks: as good as 100, by KID (docs/performance.md)
 MOST_GUIDANCE, MOST_MARGIN = 1000, 2**16  # beyond, nothing changes but for the worse
 CHOICES = {"sampler": SAMPLERS, "spacing": SPACINGS, "handoff": HANDOFFS, "windows": WINDOWS}
 
