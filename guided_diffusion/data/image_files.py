@@ -241,8 +241,9 @@ def mask_levels(picture: Picture, path: str) -> np.ndarray:
         return np.asarray(image)
     if picture.levels is not None:
         values = _numbers(picture.levels if picture.levels.ndim == 2 else picture.levels.max(axis=2))
-        if values.max() > 255 and len(found := np.unique(values)) <= FEW_LEVELS and 0 < found[found > 0][0] <= 128:
-            told = f"holds {found[found > 0][0]} beside {found[-1]}; correct it, or save it with 8 bits"
+        found = np.unique(values[values > 0])
+        if values.max() > 255 and len(found) <= FEW_LEVELS and found[0] <= MAX_PLAUSIBLE_INDEX:
+            told = f"holds {found[0]} beside {found[-1]}; correct it, or save it with 8 bits"
             raise InputError(f"{path}: a 16-bit mask that {told}")
         return (values if values.max() <= 255 else np.round(values / 257)).clip(0, 255).astype(np.uint8)
     return np.asarray(image.convert("L")) if image.mode in ("1", "L") else np.asarray(image.convert("RGB")).max(axis=2)
