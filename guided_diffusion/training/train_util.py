@@ -294,10 +294,8 @@ class TrainLoop:
 
         "val": mean; "val_q1".."val_q4": by quartile of T, of the timesteps in it that are trained. Unweighted.
         """
-        cfg, edges = (
-            self.config,
-            [-(-self.diffusion.num_timestep * i // len(QUARTILES)) for i in range(1 + len(QUARTILES))],
-        )
+        cfg, T, quarters = self.config, self.diffusion.num_timestep, len(QUARTILES)
+        edges = [-(-T * i // quarters) for i in range(quarters + 1)]  # rounded up, as LossWindow counts 4 t // T
         count = min(len(self.val_data), MAX_VAL_IMAGES)
         chosen = np.linspace(0, len(self.val_data) - 1, count).round().astype(np.int64)
         batch = self.val_data.batch(chosen, numpy_generator("val", cfg.train.seed))

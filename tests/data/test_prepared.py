@@ -121,6 +121,8 @@ def test_label_map(tmp_path):
             for k, v in {"source": 5, "types": []}.items()
         ),
         ({"images": [{"image": ["test/a.png"]}]}, "its image cannot be ['test/a.png']"),
+        ({"images": [{"image": "test/a.png", "scale": ["a"]}]}, "its scale cannot be"),
+        ({"images": [{"image": "test/a.png", "scale": [2.0]}]}, "its scale cannot be"),
         ({"images": [{"image": "test/a.png"}] * 2}, "lists 'test/a.png' twice"),
         *(({"images": [{"image": one}]}, "images[0]") for one in ("", "/a.png", "test/../../a.png", "x/a.png", "test")),
         ({"images": [{"image": "test/a.png", "mask": "test/a.png"}]}, f"lies outside {GT}/"),

@@ -140,6 +140,10 @@ def test_good_images_alone_and_images_that_a_split_leaves_out(run, bottle, tiles
     (tiles / "split.json").write_text(json.dumps(content))
     told = "left out: 2 images with a mask that it does not list, such as MT_Crack/Imgs/exp10.jpg"
     assert told in run("tiles", "listed")
+    (tiles / "MT_Hole").rename(tiles / "MT_3")
+    text = (tiles / "split.json").read_text().replace("MT_Hole", "MT_3").replace('"type": "hole"', '"type": 3')
+    (tiles / "split.json").write_text(text.replace('"hole": 1', '"3": 1'))
+    assert "3 2" in run("tiles", "numbered")  # a number is the name of its folder
 
 
 def test_names_that_disks_do_not_take_are_refused_first(run, bottle):
