@@ -10,8 +10,8 @@ import socket
 import stat
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 
@@ -83,12 +83,22 @@ def barrier() -> None:
     any_rank(False)  # nobody can know the answer before everybody has spoken
 
 
+@contextmanager
+def _all_there() -> Iterator[None]:
+    """Make an InputError of it where another rank, which has told what was wrong, is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise InputError("another of the processes has ended; the same command goes on") from error
+
+
 def any_rank(flag: bool) -> bool:
-    """True on every rank if `flag` is true on at least one."""
+    """True on every rank if `flag` is true on at least one. Raises InputError where one has ended."""
     if world_size() == 1:
         return flag
     votes = torch.tensor(int(flag))
-    dist.all_reduce(votes)
+    with _all_there():
+        dist.all_reduce(votes)
     return votes.item() > 0
 
 
@@ -97,18 +107,17 @@ def gather_to_zero(obj: Any) -> list[Any] | None:
     if world_size() == 1:
         return [obj]
     gathered = [None] * world_size() if rank() == 0 else None
-    try:
+    with _all_there():
         dist.gather_object(obj, gathered, dst=0)
-    except RuntimeError as error:  # the connection is gone
-        raise InputError("another of the processes has ended; the same command goes on") from error
     return gathered
 
 
 def broadcast_from_zero(obj: Any) -> Any:
-    """Rank 0's `obj` (anything that pickles), on every rank; what the others pass is ignored."""
+    """Rank 0's `obj` (anything that pickles), on every rank; what the others pass is ignored. Raises InputError."""
     box = [obj]
     if world_size() > 1:
-        dist.broadcast_object_list(box, src=0)
+        with _all_there():
+            dist.broadcast_object_list(box, src=0)
     return box[0]
 
 

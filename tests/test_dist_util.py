@@ -1,11 +1,13 @@
 """The same script in one process, under torchrun and under mpiexec must reach the same answers."""
 
+import socket
+import subprocess
 import sys
 from contextlib import nullcontext
 
 import pytest
 import torch
-from command_line import launch
+from command_line import ROOT, launch, plain_environment
 
 from guided_diffusion import dist_util
 from guided_diffusion.errors import InputError
@@ -58,12 +60,23 @@ def test_collectives_and_the_end(kind, tmp_path):
     assert result.stdout.count("said") == size and ("taken down" in result.stdout) == (size == 1)
 
 
-def test_a_rank_that_fails_under_mpi_does_not_hang_the_others(tmp_path):
-    (tmp_path / "script.py").write_text(
-        "import sys\nfrom guided_diffusion import dist_util\ndist_util.setup('cpu')\n"
-        "sys.exit(2) if dist_util.rank() == 1 else dist_util.barrier()\n"
-    )
-    assert launch("mpiexec", tmp_path / "script.py").returncode != 0
+@pytest.mark.parametrize(("gone", "calls"), [(1, ["barrier()", "gather_to_zero(1)"]), (0, ["broadcast_from_zero(1)"])])
+def test_where_one_rank_has_failed_the_others_end_in_a_line(gone, calls, tmp_path):
+    """Launchers kill them, but not at once."""
+    lines = ["from guided_diffusion import dist_util, errors", "dist_util.setup('cpu')"]
+    lines.append(f"dist_util.rank() == {gone} and dist_util.leave(2)")
+    for call in calls:
+        lines += ["try:", f"    dist_util.{call}", "except errors.InputError as error:", "    print(error)"]
+    lines.append("dist_util.leave(0)")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": "2"}
+    ranks = [{**plain_environment(), **place, "RANK": str(rank)} for rank in (0, 1)]
+    command = [sys.executable, "-c", "\n".join(lines)]
+    ends = [subprocess.Popen(command, env=own, stdout=subprocess.PIPE, text=True, cwd=ROOT) for own in ranks]
+    told = [end.communicate(timeout=60)[0].splitlines() for end in ends]
+    assert (ends[gone].returncode, ends[1 - gone].returncode) == (2, 0)
+    assert told[1 - gone] == ["another of the processes has ended; the same command goes on"] * len(calls)
 
 
 @pytest.mark.parametrize("size", ["1", "3", None])

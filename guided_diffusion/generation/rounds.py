@@ -110,7 +110,8 @@ def fill_folder(
         written.result()
         if stop.number:
             raise KeyboardInterrupt
-        if inserting and missing and folder and len(folder.missing(num_samples)) == num_samples:
+        none = inserting and bool(missing) and folder and len(folder.missing(num_samples)) == num_samples
+        if dist_util.broadcast_from_zero(none):
             raise InputError(
                 "`background`: no photograph has room for a defect; allow more of them (`where`), or give another "
                 "`scale` or types"

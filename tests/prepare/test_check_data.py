@@ -188,6 +188,21 @@ def test_copies_and_leaks(data, run, tmp_path):
     assert finding(found, "equal_files")["files"] == [str(data / "test/crack/copy.png")]
     assert finding(found, "leak")["files"] == [str(tmp_path / "val/test/hole/a.png")]
     assert f"as {data}/test/hole/1.png in part train" in finding(found, "leak")["text"]
+    assert "a leak" not in finding(found, "equal_files")["text"]
+    shutil.copy(data / "test/hole/3.png", tmp_path / "val/test/hole/b.png")
+    text = finding(run(data, "--val_dir", tmp_path / "val", "--resolution", *SIZE)[2], "equal_files")["text"]
+    assert f"same file as {data}/test/hole/3.png in part train, a leak;" in text
+
+
+def test_levels_of_other_cameras_are_an_error(data, run):
+    for k, top in enumerate((4000, 3000, 65535)):
+        Image.fromarray(np.linspace(0, top, SIZE[0] * SIZE[1]).astype(np.uint16).reshape(SIZE)).save(
+            data / f"test/crack/{k}.png"
+        )
+    status, _, found = run(data)
+    assert status == 1 and rules(found) == ["bits"]
+    told = f"{data}/test/crack/0.png: has levels up to 4000, as of 12 bits, but {data}/test/crack/2.png to 65535"
+    assert finding(found, "bits")["text"].startswith(told)
 
 
 def test_where_most_images_look_alike_there_is_one_note_and_no_leak():
