@@ -221,6 +221,10 @@ def load_data(config: Config, device: torch.device) -> tuple[DefectDataset, Defe
         limit = f"data.num_image_train {cfg.num_image_train} takes the first of each type; null takes all"
         told.append(f"left out: {data.left_out} of {count + data.left_out} images with a defect ({limit})")
     told += [one.note for one in (data, val_data) if one and one.note]
+    known = {image.numpy().tobytes() for image in data.images} if val_data else ()
+    if val_data and (both := sum(image.numpy().tobytes() in known for image in val_data.images)):
+        text = "are training images too, so its loss says little about new ones"
+        told.append(f"warning: {both} of {len(val_data)} images of data.val_dir {cfg.val_dir} {text}")
     return data, val_data, told + training_warnings(data, names)
 
 

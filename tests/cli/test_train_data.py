@@ -69,6 +69,7 @@ def test_types_are_matched_by_name(run: Run, demo_data: Path, tmp_path: Path) ->
         lines = [line for line in result.stdout.splitlines() if line.startswith("label map of")]
         how = f"label map of {data}: types are matched by name: pit 1 is 3, scratch 2 is 1, stain 3 is 2 here"
         assert lines == ([how] * 2 if data == other else [])
+        assert f"warning: 12 of 12 images of data.val_dir {data} are training images too" in result.stdout
         (row,) = csv.DictReader((tmp_path / "work/progress.csv").read_text().splitlines())
         rows.append({key: text for key, text in row.items() if key not in ("steps_per_s", "cpu_minutes")})
         trained.append(weights(tmp_path / "work"))
