@@ -17,7 +17,7 @@ ROOT=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
 : "${LARGE_RECEP_CONFIG:=}"            # only for checkpoints that do not carry their configuration
 : "${SMALL_RECEP_CONFIG:=}"
 : "${NUM_DEFECT:=}"                    # likewise
-: "${STEP_INFERENCE:=400}"             # the small network takes over at this timestep, 0..1000
+: "${STEP_INFERENCE:=400}"             # the small network denoises below this timestep, 0..1000
 : "${SAMPLE_DIR:=$ROOT/work/samples}"
 : "${NUM_SAMPLES:=}"
 : "${GPUS:=1}"

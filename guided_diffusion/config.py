@@ -46,8 +46,8 @@ class Section:
 @dataclass(frozen=True)
 class DiffusionConfig(Section):
     target: str = option(COLD, "as released files have it", "", (COLD,))
-    parameterization: str = option("x0", "what the network predicts; eps excludes separate losses", "", ("x0", "eps"))
-    schedule: str = option("cosine", "of the noise", "", SCHEDULES)
+    parameterization: str = option("x0", "what the network predicts; separate losses need x0", "", ("x0", "eps"))
+    schedule: str = option("cosine", "noise schedule", "", SCHEDULES)
     num_timestep: int = option(1000, "T, the number of noise levels", "[2, 100000]")
 
 
@@ -55,7 +55,7 @@ class DiffusionConfig(Section):
 class ModelConfig(Section):
     """One UNet. Channel counts of 0 and scale-shift None mean "derive" and are filled in by load_config."""
 
-    target: str = option(GLOBAL, "which of the two networks, global or patch-level; must be given", "", (GLOBAL, PATCH))
+    target: str = option(GLOBAL, "which of the two networks, global or patch-level", "", (GLOBAL, PATCH))
     image_size: int = option(256, "pixels; stands in for data.resolution where that is missing", "[1, 65536]")
     in_channels: int = option(0, "3 + background + number of types; derived", "[0, 259]")
     out_channels: int = option(0, "the same; derived", "[0, 259]")
@@ -68,10 +68,12 @@ class ModelConfig(Section):
     num_heads: int = option(1, "attention heads, where num_head_channels is -1", "[1, 65536]")
     norm_groups: int = option(32, "groups of every GroupNorm; 8 suits a width of 32", "[1, 4096]")
     dropout: float = option(0.0, "share of activations dropped in training", "[0, 1)")
-    use_scale_shift_norm: bool | None = option(None, "how the timestep enters; derived: true for the global network")
-    class_cond: bool = option(False, "tell the network which types to draw (--defects)")
-    num_defect: int = option(0, "types that it can be told, with class_cond; derived", "[0, 255]")
-    augment: float = option(0.0, "how often images are turned, moved, brightened, ..., each; it is told so", "[0, 1]")
+    use_scale_shift_norm: bool | None = option(
+        None, "time embedding scales and shifts, else is added; derived: true for the global network"
+    )
+    class_cond: bool = option(False, "condition the network on the types (--defects)")
+    num_defect: int = option(0, "number of types, with class_cond; derived", "[0, 255]")
+    augment: float = option(0.0, "share of images for each augmentation, which the network knows", "[0, 1]")
     ckpt: str | None = option(None, "checkpoint or work_dir that training starts from, as by --init")
 
     def __post_init__(self) -> None:
@@ -116,17 +118,19 @@ class DataConfig(Section):
     resolution: int | tuple[int, ...] = option((), "pixels, one number or [height, width]; derived: model.image_size")
     num_image_train: int | None = option(None, "take the first so many images of each type; none: all", "[1, 1e9]")
     include_good: bool = option(False, "let the set's defect-free images join the training")
-    type_rates: Mapping[str, float] | None = option(None, "how often each type, or good, is drawn: {crack: 2, good: 1}")
+    type_rates: Mapping[str, float] | None = option(
+        None, "rate of each type, or good: {crack: 2, good: 1}; derived: with class_cond all equal"
+    )
     bs_per_gpu: int = option(2, "images per process and step", "[1, 65536]")
     num_workers: int = option(0, "accepted for released files; without effect, the set is held in memory")
     label_map: Mapping[str, int] | None = option(None, "type name: index 1..N in the masks; derived: dataset.json")
     background: bool | None = option(None, "a background channel in the joint tensor? derived: yes")
     fit: str = option("resize", "stretch to resolution, or cut windows of that size", "", ("resize", "random_crop"))
     crop_from: int | tuple[int, ...] = option((), "pixels that images are stretched to before windows are cut")
-    crop_defect: float = option(0.0, "share of the windows that hold a defect for certain", "[0, 1]")
-    scale: tuple[float, ...] = option((), "pixels of a photograph to one of training, down and across; derived")
+    crop_defect: float = option(0.0, "share of the windows placed on a defect", "[0, 1]")
+    scale: tuple[float, ...] = option((), "photograph pixels per training pixel, vertical and horizontal; derived")
     types_seen: tuple[str | tuple[str, ...], ...] = option(
-        (), "lists of types that images show together, with model.class_cond; derived"
+        (), "type combinations of the training images, with model.class_cond; derived"
     )
     flip: str = option("none", "random mirroring", "", ("none", "horizontal", "vertical", "both"))
     val_dir: str | None = option(None, "held-out images for the validation loss")
@@ -169,21 +173,21 @@ class TrainConfig(Section):
     save_ckpt_interval: int = option(10_000, "steps between checkpoints", "[1, 1e9]")
     max_images: int = option(8, "images in a preview", "[1, 256]")
     eval_interval: int = option(10, "steps between log lines; with data.val_dir each costs a validation", "[1, 1e9]")
-    loggers: tuple[str, ...] = option(("tensorboard", "csv"), "who gets the numbers; csv with loss.png", "", LOGGERS)
+    loggers: tuple[str, ...] = option(("tensorboard", "csv"), "where losses go; csv draws loss.png too", "", LOGGERS)
     keep_last: int = option(0, "checkpoints kept on disk; 0: all", "[0, 1e9]")
     seed: int = option(0, "of weights, order of images, flips, timesteps and noise", "[0, 1e18]")
     precision: str = option("auto", "auto: bf16 where hardware has it, else fp32", "", ("fp32", "tf32", "bf16", "auto"))
     compile: str = option("off", "torch.compile: faster steps on a GPU after minutes of compiling", "", ("on", "off"))
     micro_batch: int = option(0, "images at a time, a divisor of data.bs_per_gpu: less memory; 0: all", "[0, 65536]")
-    activation_checkpointing: bool = option(False, "compute activations again: less memory, slower")
+    activation_checkpointing: bool = option(False, "recompute activations: less memory, slower")
     ema_decay: float = option(0.9999, "at step k: min(ema_decay, (1 + k) / (10 + k))", "[0, 1)")
-    t_range: tuple[int, ...] = option((), "first timestep that is trained, and the one after the last; derived: all")
-    loss_weight: str = option("uniform", "by timestep", "", ("uniform", "min_snr"))
+    t_range: tuple[int, ...] = option((), "[first, end]: train timesteps first to end - 1; derived: all")
+    loss_weight: str = option("uniform", "loss weight by timestep", "", ("uniform", "min_snr"))
     min_snr_gamma: float = option(5.0, "cap of the signal-to-noise weight under min_snr", "(0, 1e9]")
     separate_channel_loss: bool = option(False, "RGB by squared error, masks by cross-entropy; x0 only")
-    mask_loss_weight: float = option(0.2, "of the cross-entropy, with separate losses", "[0, 1e6]")
-    class_drop: float = option(0.1, "share of images whose types are not told, with model.class_cond", "[0, 1]")
-    known_share: float = option(0.0, "share of images of which parts are given without noise", "[0, 1]")
+    mask_loss_weight: float = option(0.2, "weight of the cross-entropy, with separate losses", "[0, 1e6]")
+    class_drop: float = option(0.1, "share of images without the type condition, with model.class_cond", "[0, 1]")
+    known_share: float = option(0.0, "share of images whose mask or photograph is given without noise", "[0, 1]")
 
 
 @dataclass(frozen=True)
@@ -226,5 +230,7 @@ def describe_keys() -> Iterator[str]:
         for field in dataclasses.fields(cls):
             allowed = "|".join(field.metadata["choices"]) or field.metadata["bounds"]
             default = list(field.default) if isinstance(field.default, tuple) else field.default
-            about = ", ".join(filter(None, (f"default {'none' if default in (None, []) else default}", allowed)))
+            shown = f"default {'none' if default in (None, []) else default}"
+            shown = "required" if (section, field.name) == ("model", "target") else shown
+            about = ", ".join(filter(None, (shown, allowed)))
             yield f"{section}.{field.name}: {field.metadata['meaning']} ({about})"

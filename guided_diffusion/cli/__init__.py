@@ -13,7 +13,7 @@ COMMANDS = {  # what `defect-gen` calls it: module of this folder, one line of h
     "train": ("train", "train one network, large or small"),
     "generate": ("inference", "generate labelled images with the two trained networks"),
     "ui": ("ui", "insert defects into photographs by hand, on a page in the browser"),
-    "pack": ("pack", "put a trained pair into one folder that travels"),
+    "pack": ("pack", "put a trained pair into one folder to share"),
     "export": ("export", "write samples and real images in the layout of another program"),
     "evaluate": ("evaluate", "measure fidelity, novelty, labels, and what the images add to training"),
     "curate": ("curate", "keep the samples that are good enough to train on"),

@@ -3,8 +3,9 @@
     python scripts/check_data.py data --config configs/large_recep.yml
 
 DIR may have any layout that scripts/prepare_data.py reads; it is only read. Prints images, types, areas and what is
-left of them at the training resolution; a resolution at which regions stay; copies, odd masks and broken files. Draws
-a sheet of outlines for each type into OUT. Exit status: 0 fine or warnings; 1 training would go wrong; 2 wrong usage.
+left of them at the training resolution; the least resolution that keeps all regions; copies, odd masks and broken
+files. Draws a sheet of outlines for each type into OUT. Exit status: 0 fine or warnings; 1 training would go wrong; 2
+wrong usage.
 """
 
 import argparse
@@ -40,8 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--config", help="YAML file of the training: resolution, crops, label map, num_image_train, val_dir")
     add("--resolution", type=int, nargs="+", metavar="N", help="height and width of training, or one number for both")
     add("--num_defect", type=int, help="number of types, if neither the YAML nor the data set names them")
-    add("--val_dir", metavar="DIR", help="held-out data set, to find photographs that are in both (that of the YAML)")
-    add("--format", default="auto", help="layout of DIR, where it cannot be told (auto)")
+    add("--val_dir", metavar="DIR", help="held-out set to compare with DIR (default: data.val_dir of the YAML)")
+    add("--format", default="auto", help="layout of DIR, if detection fails (auto)")
     add("--workers", type=int, default=0, help="processes that read images (0: one per CPU)")
     args = parser.parse_args(argv)
     check_range(args, workers=(0, 1024), num_defect=(1, MAX_TYPES), resolution=(1, 2**16))

@@ -26,9 +26,9 @@ def main(argv: list[str] | None = None) -> None:
     add = parser.add_argument
     image_sets.add_flags(parser, ("samples", "train"), ("real", "groups", "device", "seed"))
     add("--out", required=True, help="folder for the kept samples, new or empty")
-    add("--per_type", type=int, metavar="N", help="keep about so many samples with each type (all that pass)")
+    add("--per_type", type=int, metavar="N", help="keep about N samples with each type (all that pass)")
     add("--list", metavar="FILE", help="JSON file of names to keep and to drop, as the report exports it")
-    about = "least IoU of a mask with a segmenter's; auto: by type, what all but the worst 5%% of --real reach (auto)"
+    about = "least IoU of a mask with a segmenter's; auto: per type, the 5th percentile of --real (auto)"
     add("--min_agreement", default="auto", metavar="X|auto|off", help=about)
     args = parser.parse_args(argv)
     check_range(args, per_type=(1, 10**6), seed=(0, 10**18))

@@ -3,9 +3,9 @@
     defect-gen export work/samples work/coco --format coco --real data --val data_held_out
 
 SAMPLES is a sample folder, or a prepared set, whose images are then marked as real. --real joins the training part,
---val becomes the validation part; names, and where the format can say it a field, tell generated from real. Everything
-is only read but OUT, which must be empty or hold an earlier export in that format without other images: it gets what
-is missing or has changed.
+--val becomes the validation part; names, and where the format can say it a field, tell generated from real. Only
+OUT is written. It must be empty or hold an earlier export in that format without other images; missing or changed
+files are written.
 """
 
 from collections import Counter

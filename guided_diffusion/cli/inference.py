@@ -4,7 +4,7 @@
         --sample_dir work/samples --step_inference 400 --num_samples 64
 
 Writes images/, masks/ (colour), masks_converted_dir/ (index), defects/<type>/ (binary), manifest.jsonl and
-contact_sheet.png. Run again after a stop, or with more --num_samples, it adds what is missing.
+contact_sheet.png. A second run, after a stop or with more --num_samples, adds the missing samples.
 """
 
 import argparse
@@ -44,32 +44,32 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--sample_dir", required=True, help="folder for the samples")
     about = f"the small network takes over below this timestep ({Settings.step_inference})"
     add("--step_inference", type=int, default=Settings.step_inference, help=about)
-    add("--num_samples", type=int, help=f"in all ({DEFAULT_NUM_SAMPLES}; with --masks one for each)")
+    add("--num_samples", type=int, help=f"in all ({DEFAULT_NUM_SAMPLES}; with --masks DIR one for each mask)")
     add("--batch_size", default="auto", metavar="N|auto", help="per process; does not change samples (auto)")
     add("--image_size", type=int, nargs=2, metavar=("H", "W"), help="pixels; default: as in training")
-    add("--windows", choices=WINDOWS, default="auto", help="see the image in windows as in training (auto: if large)")
-    add("--seed", type=int, default=0)
+    add("--windows", choices=WINDOWS, default="auto", help="windows of training size (auto: above 4 times the area)")
+    add("--seed", type=int, default=0, help="of all noise (0)")
     add("--sampler", choices=tuple(SAMPLERS), default=Settings.sampler, help=f"({Settings.sampler})")
     add("--num_steps", metavar="N|A+B", help=f"denoising steps: in all, or large + small network ({DEFAULT_STEPS})")
-    add("--spacing", choices=SPACINGS, default=Settings.spacing, help=f"of the steps ({Settings.spacing})")
-    add("--weights", choices=WEIGHTS, default="ema", help="(ema)")
-    add("--handoff", choices=HANDOFFS, default="paper", help="released: the released script's restart (paper)")
+    add("--spacing", choices=SPACINGS, default=Settings.spacing, help=f"uniform in t or log-SNR ({Settings.spacing})")
+    add("--weights", choices=WEIGHTS, default="ema", help="ema, or model: the last step's weights (ema)")
+    add("--handoff", choices=HANDOFFS, default="paper", help="released: each network restarts its schedule (paper)")
     add(
         "--defects",
         nargs="+",
         metavar="TYPES",
-        help="in turn: crack; crack,hole; none; balanced; training: as there (default)",
+        help="types in turn: crack crack,hole none; balanced: each type; training: as in its images (default)",
     )
-    add("--guidance_scale", type=float, default=1.0, help="above 1: networks keep closer to the types (1)")
+    add("--guidance_scale", type=float, default=1.0, help="classifier-free guidance by type; 1: off (1)")
     add("--masks", metavar="DIR|bank", help="index masks that samples must have; bank: new ones like the training's")
-    add("--types_per_image", type=int, default=1, help="with --masks bank and no --background (1)")
+    add("--types_per_image", type=int, default=1, help="types in a mask, with --masks bank and no --background (1)")
     add("--bank_data", metavar="DIR", help="data set for --masks bank (default: the large network's training set)")
     add("--background", metavar="DIR", help="photographs, of any size, to draw the defects of --masks into")
-    add("--where", metavar="DIR|anywhere", help="masks that allow defects where above 0 (default: as in training)")
-    add("--defects_per_image", metavar="N|N-M", help="of a photograph, with --masks bank (1)")
-    about = "pixels of a photograph to one of training, or down and across (default: as training recorded)"
+    add("--where", metavar="DIR|anywhere", help="images whose pixels above 0 allow defects (default: as in training)")
+    add("--defects_per_image", metavar="N|N-M", help="defects in a photograph, with --masks bank (1)")
+    about = "photograph pixels per training pixel, or down and across (default: as training recorded)"
     add("--scale", type=float, nargs="+", metavar="F", help=about)
-    about = f"pixels of training around a defect that are drawn anew ({Settings.margin})"
+    about = f"training pixels around a defect that may change ({Settings.margin})"
     add("--margin", type=int, default=Settings.margin, help=about)
     add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     add("--precision", choices=(*PRECISIONS, "auto"), default="auto", help="auto: bf16 where the hardware can (auto)")
@@ -89,10 +89,10 @@ def add_networks(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--large_recep", dest="large", help="large network: its work_dir, a checkpoint, or a packed pair, both in one")
     add("--small_recep", dest="small", help="the same for the small network")
-    add("--large_recep_config", dest="large_config", help="its YAML file; needed for checkpoints that carry none")
+    add("--large_recep_config", dest="large_config", help="its YAML file, for a checkpoint without configuration")
     add("--small_recep_config", dest="small_config", help="the same for the small network")
-    add("--num_defect", type=int, help="number of defect types; needed for checkpoints that carry none")
-    add("--seperate_channel_loss", "--separate_channel_loss", type=int, choices=(0, 1), help="of a released checkpoint")
+    add("--num_defect", type=int, help="number of defect types, for a checkpoint without configuration")
+    add("--seperate_channel_loss", "--separate_channel_loss", type=int, choices=(0, 1), help="for released checkpoints")
 
 
 def given_networks(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Pack a trained pair into one folder that travels: EMA weights as safetensors, configurations, a model card, previews.
+"""Pack a trained pair into one folder to share: EMA weights as safetensors, configurations, a model card, previews.
 
     defect-gen pack --large_recep work/large --small_recep work/small OUT
 

@@ -30,15 +30,15 @@ from ..prepare.preparation import Recipe, check_no_other_kind, look_first, plan_
 from ..prepare.shaping import FITS
 
 NUMBERS = {  # flag: default, least, most, meaning
-    "mask_threshold": (None, 0, 254, "defective is a mask value above this, else what all masks tell"),
+    "mask_threshold": (None, 0, 254, "mask values above this are defects; default: from all masks"),
     "void": (None, 0, 255, "a value of mask files that is void and becomes background"),
-    "bits": (None, 8, 16, "of the levels in 16-bit images, else what all images tell"),
-    "line_width": (10, 1, 1000, "pixels, of lines drawn in labelme"),
+    "bits": (None, 8, 16, "used bits of 16-bit images; default: from all images"),
+    "line_width": (10, 1, 1000, "width of labelme's lines in pixels"),
     "shots": (None, 1, 10**6, "OUT/train: the first N images of each type; OUT/val: the rest"),
     "val_fraction": (None, 0.001, 0.999, "OUT/val: this share of each type; OUT/train: the rest"),
     "seed": (0, 0, 2**32, "of --val_fraction and of the tiles without defects"),
     "tile": (None, 8, 2**16, "pixels: cut images into square tiles of this side"),
-    "overlap": (0, 0, 2**16, "pixels, of neighbouring tiles, at least"),
+    "overlap": (0, 0, 2**16, "pixels that neighbouring tiles share, at least"),
     "keep_empty": (0.1, 0.0, 1.0, "share of tiles without defects kept"),
     "workers": (0, 0, 1024, "processes that read and write images; 0: one per CPU"),
 }
@@ -51,18 +51,18 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("source", metavar="SOURCE", help="folder of the data set")
     add("out", metavar="OUT", help="folder for the training data set")
     add("--format", choices=("auto", *FORMATS), default="auto", help="layout of SOURCE (default auto)")
-    add("--label_map", metavar="MAP", help="the types in order, as crack,hole (default: what SOURCE tells)")
+    add("--label_map", metavar="MAP", help="the types in order, as crack,hole (default: from SOURCE)")
     add("--mask_values", choices=MASK_VALUES, default="auto", help="what mask files hold")
-    add("--colormap", nargs="+", default=[], metavar="NAME=R,G,B", help="types of colours or grey levels")
+    add("--colormap", nargs="+", default=[], metavar="NAME=R,G,B", help="the type of each colour or grey level")
     add("--priority", default="", metavar="TYPES", help="types that win where masks overlap, the first most (a,b,c)")
     add("--boxes", choices=BOXES, default=BOXES[0], help="boxes without outlines: refuse them, or fill them as masks")
-    add("--rename", nargs="+", default=[], metavar="OLD=NEW", help="names of types to change or to make one ('*': all)")
-    add("--types_as_found", action="store_true", help="take names for types that hardly look like it")
+    add("--rename", nargs="+", default=[], metavar="OLD=NEW", help="rename types, or merge them into one ('*': all)")
+    add("--types_as_found", action="store_true", help="accept doubtful type names")
     add("--type_regex", metavar="REGEX", help="its first group, searched in a file's stem, is the type")
     add("--split", metavar="FILE", help="JSON or CSV of parts (default SOURCE/split.json, if there)")
     add("--part", metavar="NAME", nargs="+", help="take these parts of the split only, together into OUT")
-    add("--group_regex", metavar="REGEX", help="images whose path gives the same first group show one part")
-    add("--group_csv", metavar="FILE", help="rows image,group: images of one group show one part")
+    add("--group_regex", metavar="REGEX", help="images whose paths give the same first group show one object")
+    add("--group_csv", metavar="FILE", help="rows image,group: images of one group show one object")
     add(
         "--strict",
         action="store_true",

@@ -2,7 +2,7 @@
 
     python scripts/train.py --config configs/large_recep.yml --data_dir data --work_dir work/large
 
-A data set that is not prepared yet, of a layout that is known for sure, is prepared into WORK_DIR/data first.
+An unprepared data set is first prepared into WORK_DIR/data, if its layout names the types.
 """
 
 import argparse
@@ -60,10 +60,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     about = "1: RGB by MSE, masks by cross-entropy; 0: MSE on all channels (overrides the YAML)"
     add("--seperate_channel_loss", "--separate_channel_loss", type=int, choices=(0, 1), help=about)
     add("--resume", default="auto", help="auto (default): the latest checkpoint in work_dir; a checkpoint; or none")
-    add("--init", metavar="CKPT", help="start from what fits of any checkpoint or work_dir, types by name")
+    add("--init", metavar="CKPT", help="start from the weights of a checkpoint or work_dir that fit, types by name")
     add("--seed", type=int, help="overrides train.seed")
     add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
-    add("--dry_run", action="store_true", help="read the data, tell what training would be and cost, write nothing")
+    add("--dry_run", action="store_true", help="print data, network, FLOPs and memory; write nothing")
     add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one YAML key; repeatable")
     add("--local_rank", "--local-rank", help=argparse.SUPPRESS)  # older launchers pass it; the environment knows
     args = parser.parse_args(argv)

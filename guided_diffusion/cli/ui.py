@@ -3,7 +3,7 @@
     defect-gen ui --large_recep work/large --small_recep work/small --sample_dir work/by_hand
 
 What is kept goes into a sample folder that export, curate and evaluate read. The page is for this computer alone unless
---host says otherwise; it fetches and tells nothing elsewhere. Needs an extra: pip install ".[ui]" in the clone.
+--host says otherwise; it contacts no other server. Needs an extra: pip install ".[ui]" in the clone.
 """
 
 from .. import page
@@ -20,9 +20,9 @@ def main(argv: list[str] | None = None) -> None:
     add("--small_recep", dest="small", help="the same for the small network")
     add("--sample_dir", required=True, help="folder for what is kept, which the gallery shows")
     add("--bank_data", metavar="DIR", help="data set whose masks the bank has (the large network's training set)")
-    about = "pixels of a photograph to one of training, or down and across (default: as training recorded)"
+    about = "photograph pixels per training pixel, or down and across (default: as training recorded)"
     add("--scale", type=float, nargs="+", metavar="F", help=about)
-    add("--host", default="127.0.0.1", help="address to listen at; others than 127.0.0.1 let others in (127.0.0.1)")
+    add("--host", default="127.0.0.1", help="listen address; any but 127.0.0.1 lets other computers in (127.0.0.1)")
     add("--port", type=int, default=7860, help="(7860)")
     add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     args = parser.parse_args(argv)

@@ -3,7 +3,7 @@
     python scripts/evaluate.py compare --large work/large --small work/small --real data/val --train data/train
     python scripts/evaluate.py compare --checkpoints work/large --small work/small --real data/val   # when to stop
 
-A cell is one combination of the settings, or one checkpoint; the first is the reference. A cell is as good as that if
+A cell is one combination of the settings, or one checkpoint. It is as good as the first cell, the reference, if
 the one-sided upper 95% bound of its difference in KID (seeds and groups of real images resampled together) is under the
 margin: the 95% quantile of the difference between the reference and the same from the next seed.
 """
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--checkpoints", metavar="WORK_DIR", help="compare the checkpoints of this training, in place of that network")
     add_flags(parser, ("real",), ("train", "groups", "device", "seed"))
     add("--out", default="work/compare", help="folder for the results (work/compare)")
-    about = "(0,50,200,400,600,1000 within the networks' train.t_range, and its ends; 400 where something else differs)"
+    about = "(0,50,200,400,600,1000 within the networks' train.t_range, and its ends; 400 if another setting varies)"
     add("--steps", help=f"hand-offs, comma-separated {about}")
     add("--samplers", default=Settings.sampler, help=f"comma-separated ({Settings.sampler})")
     add("--spacings", default=Settings.spacing, help=f"of the steps, comma-separated ({Settings.spacing})")

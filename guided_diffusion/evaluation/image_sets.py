@@ -28,7 +28,7 @@ FLAGS: dict[str, dict[str, Any]] = {  # of several commands
     "samples": {"help": "folder of generated samples"},
     "real": {"help": "data set of real images to measure against, best held out"},
     "train": {"help": "data set that the generator was trained on"},
-    "groups": {"help": "CSV or JSON file: which real images are of one object (each by itself)"},
+    "groups": {"help": "CSV or JSON file: which real images show one object (default: each its own)"},
     "device": {"default": "auto", "help": "auto (default), cpu, cuda or cuda:N"},
     "seed": {"type": int, "default": 0, "help": "of all random draws (0)"},
 }

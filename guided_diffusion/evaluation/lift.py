@@ -65,7 +65,7 @@ def sample_set(text: str) -> tuple[str, list[str]]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_flags(parser, ["train"], ["groups", "device"])
-    add("--val", required=True, help="held-out real images to test on, and in its folder good defect-free ones")
+    add("--val", required=True, help="held-out real images to test on; its folder good/ holds defect-free ones")
     add("--samples", required=True, action="append", type=sample_set, metavar="[NAME=]DIR[,DIR...]", help="repeatable")
     add("--out", required=True, help="folder for results; trainings that are there already are used again")
     add("--quick", action="store_true", help="a first look in minutes: fewer arms, seeds and steps")
@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seeds", type=int, help="trainings of each arm (5; with --quick 3)")
     add("--steps", type=int, help="optimiser steps of each training (600; with --quick 150)")
     add("--segmenter", choices=[*SEGMENTERS, "both"], default="deeplab", help="what is trained (deeplab)")
-    add("--verdict_arm", help="the arm that the verdict is on (of the first samples, the one with most)")
+    add("--verdict_arm", help="arm of the verdict (default: that with most samples of the first set)")
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""How good samples are, how different, how new, and whether their masks tell the truth.
+"""Measure fidelity, diversity, novelty and labels of samples.
 
     python scripts/evaluate.py quality --real data_held_out --train data --samples work/samples
 
-Compares samples with held-out real images, seen as the samples show them; the same measures of real images in the
-samples' place say what the figures mean.
+Compares samples with held-out real images, at the samples' size or in their windows. Real images measured in the
+samples' place are the reference.
 """
 
 import argparse

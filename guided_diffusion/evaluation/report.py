@@ -1,4 +1,4 @@
-"""One self-contained HTML page of all that was measured of a set of samples, with a gallery to judge them by eye.
+"""One self-contained HTML page of all measurements of a sample folder, with a gallery.
 
 The page needs no network and opens from disk. It shows what evaluate.py quality, lift and compare and curate.py have
 written to the folders named, or to <samples>/quality, lift, compare and curated; nothing is computed here. Marks made
