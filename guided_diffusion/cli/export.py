@@ -37,6 +37,9 @@ def main(argv: list[str] | None = None) -> None:
     for flag, folder in (("SAMPLES", args.samples), ("--real", args.real), ("--val", args.val)):
         if folder and (lies_in(args.out, folder) or lies_in(folder, args.out)):
             raise InputError(f"OUT {args.out}: lies in {flag} {folder} or around it; name a folder apart from it")
+    for flag, folder in (("SAMPLES", args.samples), ("--real", args.real)):
+        if folder and args.val and lies_in(folder, args.val) and lies_in(args.val, folder):
+            raise InputError(f"--val {args.val}: is {flag} too; name images that nothing trains on")
     keep_good, name = args.keep_good or args.format == "mvtec", bf.basename(args.out.rstrip("/"))
     told = {"segmentation": args.segmentation or "polygon", "object_name": safe_names([name])[0]}
     export = read_export(args.samples, args.real, args.val, keep_good=keep_good, **told)

@@ -130,7 +130,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.background:
         if args.types_per_image != 1:
             raise InputError("--types_per_image: goes without --background; give --defects_per_image or --defects")
-        conditions = read_insertions(generator.config, settings, background=args.background, **photographs, **told)
+        told |= {"background": args.background, "num_samples": args.num_samples}
+        conditions = read_insertions(generator.config, settings, **photographs, **told)
     else:
         if wrong := [name for name, value in photographs.items() if value]:
             raise InputError(f"--{wrong[0]}: needs --background")

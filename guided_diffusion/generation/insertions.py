@@ -17,6 +17,7 @@ from ..config import Config
 from ..data.files import stem_of
 from ..data.image_files import mask_levels, open_image, read_image, resize_mask, turned
 from ..errors import InputError
+from ..parallel import default_workers, parallel_map
 from .conditions import list_images, mask_reader, parse_defects
 from .insertion import find_scale, insert
 from .mask_bank import MaskBank, load_bank_data
@@ -76,13 +77,15 @@ def read_insertions(
     defects: Sequence[str] | None = None,
     bank_data: str | None = None,
     seed: int = 0,
+    num_samples: int | None = None,
 ) -> Insertions:
     """The photographs of the folder `background` with masks: of a folder, each of its photograph's size; or of the
     "bank", placed where the folder `where` allows it (above 0; an image for each photograph, by name, or one for all,
     stretched), or where training shows defects of the type, or "anywhere".
 
     Masks of the same names as photographs belong to them; others are gone through in turn. defects: the types of each
-    photograph in turn; else defects_per_image of them, from and to. Raises InputError naming what cannot be used.
+    photograph in turn; else defects_per_image of them, from and to. Raises InputError naming what cannot be used among
+    the files of the first num_samples samples, before any is made.
     """
     if masks is None:
         raise InputError("`background`: needs `masks`, which say where the defects go: bank, or a folder")
@@ -94,7 +97,7 @@ def read_insertions(
         told = {"where": where, "defects_per_image": defects_per_image, "defects": defects, "bank_data": bank_data}
         if wrong := [name for name, value in told.items() if value]:
             raise InputError(f"`{wrong[0]}`: the masks tell that already; it goes with `masks` bank only")
-        return _of_folder(config, masks, pictures, names, scale, about)
+        return _of_folder(config, masks, pictures, names, scale, about, num_samples)
     asked = parse_defects(defects, config) if defects else ()
     if asked and defects_per_image:
         raise InputError("`defects_per_image`: `defects` says which types an image has; give one of the two")
@@ -108,6 +111,12 @@ def read_insertions(
         distances = training_distances([*images], [mask.numpy() for mask in data.masks])
     placement = Placement(bank, scale, settings.margin, distances)
     allowed = _allowed(where, pictures) if where not in (None, ANYWHERE) else {}
+    for_all, sizes = len({*allowed.values()}) == 1, _sizes(pictures[:num_samples])
+    for path, size in sizes.items() if allowed else ():
+        area = _read_area(allowed[path])
+        if for_all:
+            break
+        _check_size("where", allowed[path], area.shape, path, size)
     about |= {"masks": "bank", "sha256": bank.sha256, "where": where and bf.basename(where.rstrip("/"))}
     about |= {"defects_per_image": numbers, "defects": [sorted(types) for types in asked]}
 
@@ -115,12 +124,8 @@ def read_insertions(
         path = pictures[index % len(pictures)]
         types, area = types_to_draw(bank, asked, numbers, seed, index), None
         if allowed:
-            area = turned(mask_levels(opened := open_image(allowed[path]), allowed[path]), opened.orientation)
-            area = (area > 0).astype(np.uint8)
-            if len(set(allowed.values())) == 1:
-                area = resize_mask(area, photograph.shape[:2])
-            _check_size("where", allowed[path], area, path, photograph)
-            area = area > 0
+            area = _read_area(allowed[path])
+            area = (resize_mask(area, photograph.shape[:2]) if for_all else area) > 0
         mask = placement.draw(photograph, area, seed, index, types)
         return mask if mask.any() or not types else None
 
@@ -137,20 +142,49 @@ def _photographs(folder: str) -> list[str]:
     return [path for path in files if path not in masks]
 
 
+def _size(path: str) -> tuple[int, ...]:
+    return read_image(path).shape[:2]
+
+
+def _sizes(paths: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """(height, width) of photographs, each read once, by rank 0. Raises InputError, on all ranks."""
+    paths, about = [*dict.fromkeys(paths)], {"description": "looking at photographs", "unit": "photograph"}
+    found = dist_util.on_zero(lambda: [*parallel_map(_size, paths, workers=default_workers(), **about)])
+    return dict(zip(paths, dist_util.broadcast_from_zero(found), strict=True))
+
+
+def _read_area(path: str) -> np.ndarray:
+    """Where a file allows defects: uint8 0/1 [H, W]."""
+    levels = mask_levels(opened := open_image(path), path)
+    return (turned(levels, opened.orientation) > 0).astype(np.uint8)
+
+
 def _of_folder(
-    config: Config, folder: str, pictures: list[str], names: list[dict[str, str]], scale: Any, about: dict[str, Any]
+    config: Config,
+    folder: str,
+    pictures: list[str],
+    names: list[dict[str, str]],
+    scale: Any,
+    about: dict[str, Any],
+    num_samples: int | None,
 ) -> Insertions:
     """read_insertions with masks of a folder."""
     files, read = list_images(folder, "masks"), mask_reader(folder, config.layout)
     places, stems = {stem_of(path): place for place, path in enumerate(pictures)}, [stem_of(path) for path in files]
-    turns, named = cycle(range(len(pictures))), not places.keys().isdisjoint(stems)
+    named = not places.keys().isdisjoint(stems)
+    turns = cycle([place for stem, place in places.items() if stem not in stems] or range(len(pictures)))
     count = len(files) if named else max(len(files), len(pictures))
     files = [*islice(cycle(files), count)]
     chosen = [places[stem_of(path)] if stem_of(path) in places else next(turns) for path in files]
-    content = hashlib.sha256()
+    if (unused := sorted({*range(len(pictures))}.difference(chosen))) and dist_util.rank() == 0:
+        print(
+            f"left out: {len(unused)} photographs without a mask in {folder}, such as {pictures[unused[0]]}", flush=True
+        )
+    content, sizes = hashlib.sha256(), _sizes([pictures[place] for place in chosen][:num_samples])
     for path, place in zip(files, chosen, strict=True):
         content.update(mask := read(path))
-        _check_size("masks", path, mask, pictures[place], read_image(pictures[place]))
+        if pictures[place] in sizes:
+            _check_size("masks", path, mask.shape, pictures[place], sizes[pictures[place]])
     about |= {"masks": len(files), "sha256": content.hexdigest()}
 
     def draw(index: int, photograph: np.ndarray) -> np.ndarray:
@@ -160,10 +194,10 @@ def _of_folder(
     return Insertions([pictures[place] for place in chosen], draw, scale, both, about)
 
 
-def _check_size(parameter: str, path: str, mask: np.ndarray, picture: str, photograph: np.ndarray) -> None:
-    (height, width), (own, across) = photograph.shape[:2], mask.shape
-    if (height, width) != (own, across):
-        text = f"is {own} x {across} (height x width), but its photograph {picture} is {height} x {width}"
+def _check_size(parameter: str, path: str, own: Sequence[int], picture: str, size: Sequence[int]) -> None:
+    """Raise InputError where a mask is of another (height, width) than its photograph."""
+    if tuple(own) != tuple(size):
+        text = "is {} x {} (height x width), but its photograph {} is {} x {}".format(*own, picture, *size)
         raise InputError(f"`{parameter}` {path}: {text}; draw it at that size")
 
 

@@ -38,7 +38,7 @@ DIGEST = ".sha256"  # after a checkpoint's name: a file for sha256sum -c
 PACKED = ".safetensors"
 _FILE_NAME = re.compile(r"diffusion_(\d{6,})\.pt")
 _FOLDER = 0x10  # the bit that makes a record of a zip a folder
-_DDP = "module."
+_WRAPPERS = "module.", "_orig_mod."  # what DistributedDataParallel and torch.compile put before names
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -185,7 +185,7 @@ def load_checkpoint(path: str, flag: str) -> Checkpoint:
     name = f"{flag} {path}"
     raw, sha256 = read_weights(path, name)
     if not isinstance(raw, dict) or not isinstance(raw.get("model"), dict):
-        raise InputError(f"{name}: not a Defect-Gen checkpoint (it has no 'model' weights)")
+        raise InputError(f"{name}: not a Defect-Gen checkpoint; it has no weights under 'model'")
     written, config, window = raw.get("format_version", 0), raw.get("config"), raw.get("log_window")
     if isinstance(written, int) and written > FORMAT_VERSION:
         raise InputError(f"{name}: of a newer version (format {written}, not {FORMAT_VERSION}); update the program")
@@ -214,7 +214,7 @@ def load_checkpoint(path: str, flag: str) -> Checkpoint:
 
 
 def _network_state(state: Mapping[str, torch.Tensor], what: str) -> dict[str, torch.Tensor]:
-    """A state dict without the prefix that DistributedDataParallel adds. Raises ValueError unless all is numbers."""
+    """A state dict without the prefixes of _WRAPPERS. Raises ValueError unless all is numbers."""
     for key, value in state.items():
         if not isinstance(value, torch.Tensor) or value.dtype not in _DTYPES or value.layout != torch.strided:
             raise ValueError(f"{what} {brief(key)} is no tensor of numbers")
@@ -222,8 +222,9 @@ def _network_state(state: Mapping[str, torch.Tensor], what: str) -> dict[str, to
             raise ValueError(f"{what} {brief(key)} is no whole tensor")
         if not np.isfinite(value.detach().float().numpy()).all():  # ten times as quick as torch's
             raise ValueError(f"{what} {brief(key)} is not finite")
-    wrapped = all(key.startswith(_DDP) for key in state)
-    return {key.removeprefix(_DDP): value for key, value in state.items()} if wrapped else dict(state)
+    while prefix := next((one for one in _WRAPPERS if state and all(key.startswith(one) for key in state)), ""):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return dict(state)
 
 
 # What two networks must share to exchange x_t; and what else a resumed one must keep.

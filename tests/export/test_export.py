@@ -208,6 +208,7 @@ REFUSED = {  # OUT and flags, and a part of the line
     "{new} --format coco --real {pit}": "--real {pit}: its types are pit, but those of SAMPLES {samples} are crack",
     "{new} --format coco --real {samples}": "--real {samples}: holds generated images; name a prepared set",
     "{new} --format defect_spectrum --val {val}": "--val: defect_spectrum has no parts",
+    "{new} --format coco --real {real} --val {real}": "--val {real}: is --real too; name images that nothing trains on",
     "{new} --format yolo --segmentation rle": "--segmentation: only --format coco",
     "{new} --format hf --real {broken}": "{broken}/test/pit/grey.png: unreadable or truncated image",
     "{new} --format hf --val {empty}": "--val {empty}: no mask holds a defect",

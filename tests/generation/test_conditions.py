@@ -211,7 +211,14 @@ def test_files_go_in_and_the_manifest_says_which(run, tmp_path):
     (named / "a.png").rename(named / "z.png")  # the others still belong to their masks
     rows = run("--masks", tmp_path / "masks", "--background", named, out="of_some_names")
     pairs = [(row["condition"]["mask"], row["condition"]["background"]) for row in rows]
-    assert pairs == [("a.png", "b.png"), ("b.png", "b.png"), ("c.png", "c.png")]
+    assert pairs == [("a.png", "z.png"), ("b.png", "b.png"), ("c.png", "c.png")]
+    save(named, some_photographs(1), "x")
+    rows = run("--masks", tmp_path / "masks", "--background", named, "--num_samples", 4, out="too_few_masks")
+    assert [row["condition"]["background"] for row in rows] == ["x.png", "b.png", "c.png", "x.png"]
+    (named / "c.png").write_bytes(b"")  # is told before anything is made
+    for masks in (tmp_path / "masks", "bank"):
+        words = f"{named / 'c.png'}: is not an image"
+        assert words in run("--masks", masks, "--background", named, "--batch_size", 1, status=2, out="broken")
 
 
 def test_photographs_of_any_size_get_defects_where_they_may(run, tmp_path):

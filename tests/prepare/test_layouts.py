@@ -271,6 +271,7 @@ REFUSED = [  # files, words of the line, options
     (yolo(train="../../etc"), "data.yaml|'../../etc'|not in"),
     (yolo(train=5), "data.yaml|'5'|not in"),
     (yolo(kpt_shape=[4, 2]), "data.yaml|key points"),
+    (yolo(nc=3), "data.yaml|nc is 3, but it names 1"),
     *((yolo(names=x), "data.yaml|should name") for x in ([], "crack", [True], {"a": "crack"}, ["crack", "crack"])),
     ({**yolo(), "b.yml": b"names: [hole]"}, "data.yaml|a second time"),
     ({**yolo(), "data.yaml": b""}, "classes.txt|--label_map"),
@@ -309,6 +310,7 @@ FORGIVEN = [  # files, their format
     ({"a.png": PHOTOGRAPH, "a.txt": TRIANGULAR, "classes.txt": b"crack"}, "yolo"),
     ({**yolo(), "data.yaml": b"\xef\xbb\xbfnames: [crack]\n"}, "yolo"),
     ({**yolo(), "data.yaml": b"{train: images, names: [crack]}"}, "yolo"),
+    ({**yolo(), "data.yaml": b"names: {'0': crack}"}, "yolo"),
     (severstal("a.jpg,3.0,1 5"), "severstal"),
     (labelme({"shape_type": "quadrilateral", "points": [[9, 9], [30, 9], [30, 20], [9, 20]]}), "labelme"),
     ({"obj_train_data/a.png": PHOTOGRAPH, "obj_train_data/a.txt": TRIANGULAR, "obj.names": b"crack"}, "yolo"),
@@ -445,13 +447,31 @@ def test_another_source_is_mentioned_and_masks_beside_are_no_photographs(tmp_pat
     ],
 )
 def test_images_that_are_not_read_are_told(tmp_path, files, more):
-    free = {"train/good/c.jpg": PHOTOGRAPH, "train/good/c.png": BINARY} if "test/crack/a.png" in files else {}
+    free = {"train/good/c.jpg": PHOTOGRAPH, "train/good/c.png": 0 * BINARY} if "test/crack/a.png" in files else {}
     lay(tmp_path, files | free)
     assert not read_layout(str(tmp_path)).unread
     lay(tmp_path, {more: PHOTOGRAPH})
     data = read_layout(str(tmp_path))
     assert data.unread == [f"{tmp_path}/{more}"]
     assert any(note.startswith(f"1 images lie where {data.format} is not read") for note in data.notes)
+
+
+@pytest.mark.parametrize(
+    ("files", "image", "mask"),
+    [
+        (mvtec(PHOTOGRAPH, BINARY), "test/good/g.png", "ground_truth/good/g_mask.png"),
+        (pair(BINARY), "images/good/g.png", "masks/good/g.png"),
+        (beside("a.jpg a.png"), "good/g.jpg", "good/g.png"),
+        ({"crack_1.jpg": PHOTOGRAPH, "crack_1.png": BINARY}, "good_1.jpg", "good_1.png"),
+    ],
+)
+def test_a_drawn_mask_of_a_good_image_is_a_problem(tmp_path, files, image, mask):
+    lay(tmp_path, files | {image: PHOTOGRAPH, mask: 0 * BINARY})
+    data = read_layout(str(tmp_path))
+    assert not data.problems and [one.image for one in data.good] == [f"{tmp_path}/{image}"]
+    lay(tmp_path, {mask: BINARY // 255})
+    text = "shows a defect, but its image is called good; move the image, or remove the mask"
+    assert f"{tmp_path}/{mask}: {text} [1 in all]" in read_layout(str(tmp_path)).problems
 
 
 def test_types_of_coco_are_numbered_by_their_ids_whichever_file_shows_them(tmp_path):

@@ -58,6 +58,8 @@ DOUBTED = {  # what is drawn, and words of the line
     "one folder": (folders("dataset"), "holds one folder, which would be the only type; did you mean"),
     "parts": (folders("trainval", "Test_2", "val_a"), "'test_2', 'trainval', 'val_a' would|parts of a data|'*=defect'"),
     "parts in other words": (folders("traincrop", "valcrop", "my_train"), "'my_train', 'traincrop', 'valcrop' would"),
+    "folds": (folders("fold1", "fold2"), "'fold1', 'fold2' would be types, but differ by numbers only"),
+    "parts in few letters": (folders("tr", "va", "te"), "'te', 'tr', 'va' would be types, but are called like parts"),
     "one part": (folders("crack", "test_mark", "dev_1"), "set: 'dev_1' would be types, but are called like parts"),
     "good": (folders("crack", "OK"), "'ok' would be a type, but is called like what has no defect"),
     "objects": (folders("bottle", "pcb1"), "'bottle', 'pcb1'|objects of MVTec AD or VisA"),
@@ -77,6 +79,7 @@ PLAIN = {
     "codes": folders("D00", "D10", "D20"),
     "numbered defects": folders("scratch_1", "scratch_2", "scratch_3"),
     "numbers": folders("1", "2", "10"),
+    "one is like a part": folders("fold", "te", "crack"),
     "labels": lambda root: labelme(root, *"abcd", "good", "train", "bottle", "kos1", "kos2"),
     "one shot": mvtec("rust1", "rust2", "rust3"),
 }

@@ -41,10 +41,12 @@ def test_round_trip_pointer_and_keep_last(tmp_path, payload):
     assert len(list((tmp_path / "checkpoint").iterdir())) == 5
 
 
-@pytest.mark.parametrize("zipped", [True, False])  # as older torch wrote files
-def test_weights_saved_under_ddp_have_their_own_names(tmp_path, payload, zipped):
+@pytest.mark.parametrize(
+    ("zipped", "prefix"), [(True, "module."), (False, "module."), (True, "_orig_mod."), (True, "module._orig_mod.")]
+)  # not zipped: as older torch wrote files
+def test_weights_saved_under_wrappers_have_their_own_names(tmp_path, payload, zipped, prefix):
     payload["model"] = {name: tensor.bfloat16() for name, tensor in payload["model"].items()}
-    wrapped = {f"module.{name}": tensor for name, tensor in payload["model"].items()}
+    wrapped = {f"{prefix}{name}": tensor for name, tensor in payload["model"].items()}
     content = {"model": wrapped} | ({"ema": wrapped, "config": payload["config"]} if zipped else {})
     torch.save(content, tmp_path / "ddp.pt", _use_new_zipfile_serialization=zipped)
     loaded = load_checkpoint(str(tmp_path / "ddp.pt"), "--resume")
@@ -112,7 +114,7 @@ ENTRY = {"step": ONE[0], "exp_avg": ONE, "exp_avg_sq": ONE}
         ({"format_version": 99}, "newer version"),
         ({"format_version": "old"}, "format 'old'"),
         *(({"step": step}, "step") for step in (-1, 10**400, 1.5, True, "5", ONE)),
-        ({"model": []}, "has no 'model' weights"),
+        ({"model": []}, "has no weights under 'model'"),
         *(({"ema": state}, "content") for state in ([1], "text", {5: ONE}, {"a": "text"}, {"a": [1.0]}, {"a": None})),
         ({"ema": {"a": torch.ones(1, dtype=torch.int64)}}, "no tensor of numbers"),
         ({"ema": {"a": ONE.double() * 1e300}}, "ema 'a' is not finite"),

@@ -20,7 +20,7 @@ from ...data.records import DATASET_FILE
 from ...errors import InputError, unknown_name
 from .coco import read_coco
 from .labelme import read_labelme
-from .mask_values import are_binary, tell_values
+from .mask_values import are_binary, check_good, tell_values
 from .model import Dataset, Options, TypeMasks
 from .names import check_names, tidy
 from .pairs import COLOUR_FOLDERS, INDEX_PAIRS, LABEL_FOLDERS, OPEN_ENDINGS, PAIRS, open_pairs, read_pairs
@@ -55,7 +55,8 @@ def read_layout(root: str, options: Options | None = None, *, format: str = "aut
     data = _detect(root, options) if format == "auto" else (NAMED | LOOSE)[format](root, named)
     if data is None:
         raise InputError(f"{root}: holds nothing of format {format}, see docs/data.md; choose another --format")
-    data.unread = _unread_images(data)
+    data.unread, masks_of_good = _other_images(data)
+    check_good(data, masks_of_good, workers=workers)
     if data.unread:
         text = f"{len(data.unread)} images lie where {data.format} is not read, such as {data.unread[0]}"
         data.notes.append(f"{text}: move them, or prepare their folder by itself")
@@ -76,22 +77,24 @@ def read_layout(root: str, options: Options | None = None, *, format: str = "aut
     return data
 
 
-def _unread_images(data: Dataset) -> list[str]:
-    """The images that are neither samples nor masks of these, nor likely to be masks by their folder or name."""
+def _other_images(data: Dataset) -> tuple[list[str], list[str]]:
+    """The images that are neither samples nor masks of these: those that are hardly masks, by their folder or name, and
+    the masks of defect-free images."""
     if data.format == "synthetic":
-        return []
+        return [], []
     used = {*data.unlabelled, *(one.image for one in data.samples + data.good)}
     for one in data.samples:
         used.update((path for _, path in one.mask.files) if isinstance(one.mask, TypeMasks) else (one.mask.path,))
-    others = {*COLOUR_FOLDERS, GOOD, *ALSO_GOOD, *LABEL_FOLDERS}
-    beside = {(bf.dirname(path), stem_of(path)) for path in used}
-    return [
-        path
-        for path in walk(data.root, depth=8)
-        if path not in used
-        and not others & {*path.removeprefix(data.root).lower().split("/")[:-1]}
-        and not any((bf.dirname(path), stem_of(path).removesuffix(end)) in beside for end in OPEN_ENDINGS)
-    ]
+    beside, good = ({(bf.dirname(path), stem_of(path)) for path in of} for of in (used, (g.image for g in data.good)))
+    unread, of_good = [], []
+    for path in walk(data.root, depth=8):
+        folders = {*path.removeprefix(data.root).lower().split("/")[:-1]}
+        stems = {(bf.dirname(path), stem_of(path).removesuffix(end)) for end in OPEN_ENDINGS}
+        if path not in used and (folders & {GOOD, *ALSO_GOOD} or stems & good):
+            of_good.append(path)
+        elif path not in used and not folders & {*COLOUR_FOLDERS, *LABEL_FOLDERS} and not stems & beside:
+            unread.append(path)
+    return unread, of_good
 
 
 def _detect(root: str, options: Options) -> Dataset:

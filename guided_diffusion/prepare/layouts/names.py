@@ -16,8 +16,12 @@ from .pairs import PUBLISHED
 ANY = "*"  # stands for all names in Options.rename
 FROM_PATHS = ("type_folders", "images_masks", "defect_spectrum", "mvtec", "flat")  # elsewhere people typed the names
 PART = re.compile(r"(train|val|test|dev|eval|holdout)(ing|id|idation|uation)?(val)?[\W\d_]*([\W_][a-e])?")
-LIKE_PART = re.compile(r"(train|val|test|dev|eval|holdout|.*[\W_](train|val|valid|test)$)")  # if all are
+LIKE_PART = re.compile(  # if all are
+    r"(train|val|test|dev|eval|holdout|.*[\W_](train|val|valid|test)$|(tr|trn|va|te|tst|seen|original|augmented)$"
+    r"|(un)?(seen|labell?ed)$|训练|验证|测试)"
+)
 KINDS = {*" ".join(PUBLISHED.values()).split(), "anomaly", "category", "class", "cls", "damage", "defect", "error"}
+KINDS -= {"fold"}  # of leather; fold1, fold2 are parts
 KINDS |= {"fault", "flaw", "grade", "kind", "label", "level", "type"}  # words that number types, of more than 2 letters
 VISA = "candle capsules cashew chewinggum fryum macaroni1 macaroni2 pcb1 pcb2 pcb3 pcb4 pipe_fryum"
 OBJECTS = {*PUBLISHED, *VISA.split()}  # of MVTec AD and VisA

@@ -9,7 +9,7 @@ import blobfile as bf
 from ...config_file import read_yaml
 from ...data.files import list_folder, part_of, read_lines, stem_of, walk, words_of
 from ...data.prepared import Sample
-from ...errors import InputError
+from ...errors import InputError, brief
 from ...file_io import inside, read_bytes
 from .model import Dataset, Options, Shape, Shapes
 
@@ -109,10 +109,14 @@ def _names(content: Mapping[str, Any], source: str, options: Options) -> dict[in
         known = options.label_map or {}
         names = list(filter(None, read_lines(source))) if bf.exists(source) else sorted(known, key=known.get)
     names = dict(enumerate(names)) if isinstance(names, list) else names
+    if isinstance(names, dict):  # numbers may be quoted
+        names = {int(k) if isinstance(k, str) and k.isdecimal() else k: one for k, one in names.items()}
     plain = isinstance(names, dict) and all(type(k) is int and type(one) in (int, str) for k, one in names.items())
     if not plain or not 0 < len(names) == len(set(map(str, names.values()))):
         text = "should name YOLO's classes, each once, in a list or as number: name; quote words such as no"
         raise InputError(f"{source}: {text}, or say --label_map where there is neither data.yaml nor {CLASSES[0]}")
+    if (count := content.get("nc", len(names))) != len(names):
+        raise InputError(f"{source}: nc is {brief(count)}, but it names {len(names)} classes; correct either")
     return {number: str(names[number]).strip() for number in sorted(names)}
 
 
