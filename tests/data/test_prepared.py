@@ -8,7 +8,7 @@ from drawn_at_random import Draw
 from drawn_formats import refusal
 
 from guided_diffusion.data.files import natural_key, read_groups
-from guided_diffusion.data.prepared import find_good, find_samples, read_label_map
+from guided_diffusion.data.prepared import find_good, find_samples, match_types, read_label_map
 from guided_diffusion.data.regions import regions
 from guided_diffusion.prepare.layouts import read_layout
 
@@ -189,3 +189,7 @@ def test_regions_are_connected_parts_of_one_type():
     mask = np.array([[1, 0, 0, 2, 2], [0, 1, 0, 2, 0], [0, 0, 0, 1, 0], [3, 0, 0, 1, 1]], np.uint8)
     assert regions(mask) == [(1, 3, (2, 3, 4, 5)), (1, 2, (0, 0, 2, 2)), (2, 3, (0, 3, 2, 5)), (3, 1, (3, 0, 4, 1))]
     assert regions(np.zeros((4, 4), np.uint8)) == []
+
+
+def test_types_are_matched_by_their_numbers_in_whatever_order_they_stand():
+    assert match_types({"hole": 2, "crack": 1}, ("hole", "crack"), "data")[0] == (0, 2, 1)

@@ -133,3 +133,12 @@ def test_guidance(background, separate, scale):
     log_p = p_free + scale * (p_told - p_free)
     expected = (log_p - log_p.logsumexp(dim=1, keepdim=True)).exp()
     assert torch.allclose(got[:, 3:].double(), expected if background else expected[:, 1:], atol=1e-5)
+
+
+def test_good_images_are_not_counted_as_left_out(tmp_path):
+    image, names = np.ones((16, 16), np.uint8), ["hole/a", "hole/b", "good/c", "good/d"]
+    write_released(str(tmp_path), names, [(image, image)] * 2 + [(image, None)] * 2, {"hole": 1}, {})
+    loaded = (
+        DefectDataset.load(str(tmp_path), 1, View((16, 16)), include_good=True, num_image_train=n) for n in (1, None)
+    )
+    assert [data.left_out for data in loaded] == [1, 0]

@@ -97,3 +97,13 @@ def test_the_loss_leaves_out_what_is_given(separate, background):
         assert abs(losses["per_sample"][row] - expected) < 1e-5
     free = diffusion.training_losses(model, x_start, t, noise, separate)["loss"]
     assert torch.equal(diffusion.training_losses(model, x_start, t, noise, separate, ~known & known)["loss"], free)
+
+
+def test_a_photograph_that_is_given_in_part_is_told_its_types():
+    config = make_config(**{"train.class_drop": 0.0, "train.known_share": 1.0})
+    masks = torch.zeros(600, 24, 24, dtype=torch.uint8)
+    masks[:, 12, 12] = 2
+    x_start = config.layout.encode(torch.zeros(600, 3, 24, 24), masks)
+    types, known = draw_conditions(config, x_start, masks, (0, 0, 0))
+    whole = known[:, :3].flatten(1).all(dim=1)
+    assert not types[~whole, 0].any() and 0.4 < types[whole, 0].mean() < 0.6

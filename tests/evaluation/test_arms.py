@@ -1,6 +1,7 @@
 """The pools of the arms: what is in them, how batches are drawn, what copy-paste makes."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from scipy.ndimage import maximum_filter
 from guided_diffusion.evaluation import arms
 from guided_diffusion.evaluation.arms import ALL, BASELINES, Arm, copy_paste, plan_arms
 from guided_diffusion.evaluation.image_sets import ImageSet, View
-from guided_diffusion.evaluation.lift import Setup, make_pool, ratios
+from guided_diffusion.evaluation.lift import Setup, digest, make_pool, ratios
 from guided_diffusion.evaluation.segmenter import DEFECT_SHARE, Pool, cut_window
 
 
@@ -110,3 +111,34 @@ def test_pasting_avoids_defects_and_makes_what_is_larger_fit() -> None:
     large = image_set([np.full((24, 32, 3), 200, np.uint8)], [np.ones((24, 32), np.uint8)])
     pasted = copy_paste(large, boxes(1, (10, 12), side=0), 1, np.random.default_rng(0))
     assert pasted.images[0].shape == (10, 12, 3) and pasted.masks[0].any()
+
+
+def test_all_that_decides_a_training_is_in_the_name_of_its_file() -> None:
+    pool = Pool(REAL, SAMPLES, GOOD, (16, 16))
+    relabelled = replace(REAL, masks=[mask[::-1].copy() for mask in REAL.masks])
+    changes = {"real": relabelled}, {"extra": REAL}, {"extra": None}, {"good": None}, {"size": (8, 8)}
+    found = [digest(pool, 1, "unet"), digest(pool, 2, "unet"), digest(pool, 1, "deeplab")]
+    found += [digest(replace(pool, **change), 1, "unet") for change in changes]
+    assert len(set(found)) == len(found) == 8
+
+
+def test_each_run_of_a_generator_trains_on_its_own_samples_and_seeds_paste_anew() -> None:
+    runs = [SAMPLES, boxes(12, (16, 16), value=200)]
+    setup = Setup(View((16, 16)), REAL, GOOD, REAL, GOOD, {"ours": runs}, 1, torch.device("cpu"), "")
+    arm, pasted = Arm("ours_x1", "synthetic", 6, 1, "ours", 2), Arm("copy_paste_x1", "copy_paste", 6, 1)
+    reds = [int(make_pool(arm, run, 0, setup).extra.images[0][0, 0, 0]) for run in (0, 1)]
+    assert reds == [150, 200]
+    extra = [make_pool(pasted, 0, seed, setup).extra.images for seed in (0, 1)]
+    assert {int(image[0, 0, 0]) // 100 for image in extra[0]} == {1}  # into defect-free ones
+    assert any((one != other).any() for one, other in zip(*extra, strict=True))
+
+
+def test_where_no_place_is_free_pasting_covers_fewest_defects_and_erases_none() -> None:
+    """Left of column 60 all is defective, right of it a pixel in sixteen."""
+    mask = np.zeros((24, 120), np.uint8)
+    mask[:, :60], mask[::4, 60::4] = 2, 2
+    pasted = copy_paste(
+        boxes(1), image_set([np.full((24, 120, 3), 60, np.uint8)], [mask]), 10, np.random.default_rng(0)
+    )
+    for own in pasted.masks:
+        assert (own[mask > 0] > 0).all() and np.argwhere(own == 1)[:, 1].min() > 50

@@ -52,3 +52,19 @@ def test_halves_are_apart_by_group_and_of_one_size() -> None:
     assert sorted([*one, *other]) == list(range(12)) and len(one) == 6
     assert not {groups[i] for i in one} & {groups[i] for i in other}
     assert any(set(halves(range(20), seed)[0]) != set(halves(range(20), 0)[0]) for seed in (1, 2))
+
+
+def wilson(share: float, n: float) -> list[float]:
+    centre, half = (share + 1.96**2 / (2 * n)), 1.96 * np.sqrt(share * (1 - share) / n + 1.96**2 / (4 * n**2))
+    return [(centre - half) / (1 + 1.96**2 / n), (centre + half) / (1 + 1.96**2 / n)]
+
+
+def test_few_groups_are_worth_as_many_flags_as_their_variance_says() -> None:
+    """Two groups of ten with 3 and 7: variance 2 / 1 * (2^2 + 2^2) / 20^2, alone 0.25 / 19. Of alike ones N at most."""
+    flags = [k < 3 for k in range(10)] + [k < 7 for k in range(10)]
+    expected = wilson(0.5, 20 * (0.25 / 19) / 0.04)
+    assert share_interval(flags, [0] * 10 + [1] * 10)["interval"] == pytest.approx(expected, abs=1e-4)
+    even = [k % 2 == 0 for k in range(40)]
+    even[0] = False
+    groups = [k // 10 for k in range(40)]
+    assert share_interval(even, groups)["interval"] == pytest.approx(wilson(19 / 40, 40), abs=1e-4)

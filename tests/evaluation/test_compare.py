@@ -15,7 +15,7 @@ from guided_diffusion.errors import InputError
 from guided_diffusion.evaluation import compare
 from guided_diffusion.evaluation.bootstrap import Resampling
 from guided_diffusion.evaluation.copies import place
-from guided_diffusion.evaluation.fidelity import kid
+from guided_diffusion.evaluation.fidelity import fine_power, kid
 from guided_diffusion.evaluation.image_sets import View, as_shown, read_real, read_samples
 from guided_diffusion.evaluation.sample_scores import measure_limits
 
@@ -125,3 +125,15 @@ def test_bad_flags_get_one_line(demo_data: Path, networks: tuple, tmp_path: Path
     with pytest.raises(InputError, match=message) as error:
         evaluate(compare, *networks, *flags, real=demo_data, out=tmp_path / "out")
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_the_margin_is_of_another_seed_and_spectra_are_samples_over_real_images(
+    compared: Path, demo_data: Path
+) -> None:
+    result = json.loads((compared / "compare.json").read_text())
+    assert recorded_settings(str(compared / "cells" / f"{name(400)}_again"))["seed"] == 1
+    real = as_shown(read_real(str(demo_data), TYPES, View((32, 32))), View((32, 32)))
+    for cell in result["cells"]:
+        samples = read_samples(str(compared / "cells" / cell["name"]), TYPES)
+        over = fine_power(samples.images).mean() / fine_power(real.images).mean()
+        assert cell["spectrum"]["value"] == pytest.approx(10 * np.log10(over))

@@ -233,3 +233,10 @@ def test_without_the_evaluation_requirements(run_script: Callable, folders: dict
     assert refused.returncode == 2 and refused.stderr.startswith("error: ")
     assert refused.stderr.count("\n") == 1 and "requirements-eval.txt" in refused.stderr
     assert works.returncode == 0 and (tmp_path / "out/manifest.jsonl").exists(), works.stderr
+
+
+def test_the_rarest_type_chooses_first() -> None:
+    rows = [row(f"z {k}", "z", agreement=k / 10) for k in range(2)]
+    rows += [row(f"a {k}", "a", agreement=0.5 + k / 10) for k in range(4)]
+    rows += [row("both", "a", "z", agreement=0.1)]
+    assert chosen(rows, per_type=3)[0] == ["z 0", "z 1", "a 2", "a 3", "both"]

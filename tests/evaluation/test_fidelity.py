@@ -1,6 +1,7 @@
 """The extractor; KID, neighbourhoods, perceptual distances: against definitions, prdc and known answers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -185,3 +186,9 @@ def test_features_do_not_depend_on_the_batch(extractor: Extractor) -> None:
     np.testing.assert_allclose(extractor(images[31:33]), whole[31:33], atol=1e-4)
     np.testing.assert_allclose(extractor.embed(images[31:33]), embedded[31:33], atol=1e-6)
     assert not np.allclose(whole[0], whole[1], atol=1e-2)
+
+
+def test_samples_of_twice_the_power_stand_above_zero() -> None:
+    real, features = seen(rng(0).normal(size=(12, 4))), rng(1).normal(size=(12, 4))
+    found = compare(replace(seen(features), power=np.full(12, 2.0)), real)["spectrum"]
+    assert found["value"] == pytest.approx(10 * np.log10(2))

@@ -189,3 +189,16 @@ def test_bad_input_gets_one_line(folder: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=match) as caught:
             run(folder, tmp_path / "out", **changes)
         assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_intervals_are_over_given_groups_and_false_alarms_set_by_training_images(folder, tmp_path, monkeypatch) -> None:
+    groups, of_groups, calibrated, summarize = tmp_path / "groups.json", [], set(), lift.summarize
+    files = (folder / "val").rglob("*.png")
+    groups.write_text(json.dumps({path.name: f"tile{int(path.stem.removeprefix('val')) // 2}" for path in files}))
+    monkeypatch.setattr(
+        lift, "summarize", lambda runs, own, names: of_groups.extend(own) or summarize(runs, own, names)
+    )
+    monkeypatch.setattr(lift, "calibrate", lambda pixels, share: calibrated.add(len(pixels)) or 5)
+    run(folder, tmp_path / "out", "--quick", seeds=1, steps=2, groups=groups)
+    assert len(of_groups) == 10 + 4 and len(set(of_groups[:10])) == 5
+    assert calibrated == {2}  # the defect-free images of the training; there are four held-out ones

@@ -181,3 +181,8 @@ def test_bad_input_gets_one_line_before_anything_is_written(
     with pytest.raises(InputError, match=message) as caught:
         run(**changes)
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_real_images_stand_for_themselves_by_halves_and_are_resampled_by_group(run: Callable[..., dict]) -> None:
+    result = run("--no_agreement", groups="groups")
+    assert result["reference"]["real"]["overall"]["counts"] == {"samples": 10, "real": 10, "real_groups": 5}

@@ -118,3 +118,22 @@ def test_samples_that_show_windows() -> None:
     alone, _ = score_samples(make_set(images[:1], ""), train, limits)
     assert alone[0]["nearest_sample"] is None and memorization(alone)["duplicates"]["value"] == 0
     assert memorization(alone)["copies"]["interval"] is None
+
+
+def test_a_speck_beside_a_true_region_of_another_type_is_none(limits: dict) -> None:
+    masks = np.zeros((2, 32, 32), np.uint8)
+    masks[:, 3, 3:5] = 1  # a speck of crack; real ones have 12
+    masks[1, 20:24, 20:24] = 2
+    rows, _ = score_samples(
+        make_set(textures(2, 32, 32, 5), "", masks), TRAIN, limits | {"speck": {"crack": 6, "pit": 6}}
+    )
+    assert [row["speck"] for row in rows] == [True, False]
+
+
+def test_duplicates_are_judged_against_images_of_other_groups() -> None:
+    """Two photographs of each object, alike: they say nothing about unlike samples."""
+    twins = HELD_OUT.images.copy()
+    twins[1::2] = plant(twins[::2], "brightened")
+    real = replace(HELD_OUT, images=twins, groups=[str(k // 2) for k in range(24)])
+    found = measure_limits(TRAIN, TRAIN, real)["duplicate"]
+    assert found["value"] > 0.05

@@ -155,3 +155,10 @@ def test_the_agreement_segmenter_is_judged_on_groups_it_has_not_seen(monkeypatch
     assert len(set(train.groups) - set(trained_on[0].groups)) == 1  # of 6 groups one is left out
     assert len(trained_on[1]) == 12 and other["images"] == 3
     assert len(segmenter.reserve(replace(sets, train=train.take(range(8))), 0).held_out) == 0  # of 4 groups none
+
+
+def test_training_weighs_types_by_the_real_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, real = [], image_set(*draw(4, 0))
+    monkeypatch.setattr(segmenter, "segmentation_loss", lambda logits, _, weights: seen.append(weights) or logits.sum())
+    segmenter.train_segmenter(Pool(real, None, None, (32, 32)), 1, 0, kind="unet")
+    assert torch.equal(seen[0], segmenter.class_weights(real.masks, 2)) and seen[0].max() > 2

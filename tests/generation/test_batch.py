@@ -83,3 +83,11 @@ def test_insertions_of_several_photographs_make_one_folder(generator, tmp_path):
     ] * 2
     assert rows[0]["settings"]["whole_size"] == [32, 32]
     assert [np.asarray(Image.open(tmp_path / row["image"]))[0, 0, 0] for row in rows.values()] == [60, 120]
+
+
+def test_samples_without_numbers_never_replace_others(tmp_path):
+    images, masks = np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 8, 8), np.uint8)
+    GeneratedBatch(images, masks, ("crack",), indices=[0, 2]).save(tmp_path)
+    GeneratedBatch(images + 9, masks, ("crack",)).save(tmp_path)
+    assert sorted(read_manifest(str(tmp_path))) == [0, 2, 3, 4]
+    assert not np.asarray(Image.open(tmp_path / "images/000002.png")).any()

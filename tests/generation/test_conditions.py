@@ -12,7 +12,8 @@ from told import save_untrained, told
 
 from guided_diffusion import DefectGen, InputError, load_config
 from guided_diffusion.diffusion.samplers import SAMPLERS
-from guided_diffusion.generation.conditions import parse_defects, read_conditions
+from guided_diffusion.generation.conditions import Conditions, parse_defects, read_conditions
+from guided_diffusion.generation.insertions import read_insertions
 from guided_diffusion.generation.settings import Settings
 
 QUICK = {"num_steps": 4}
@@ -347,3 +348,43 @@ def test_masks_of_a_data_set_are_matched_by_name(tmp_path, capsys):
     (tmp_path / "dataset.json").write_text(json.dumps({"label_map": {"dent": 1, "pits": 2}}))
     with pytest.raises(InputError, match=r"unknown type 'pits' \(did you mean 'pit'"):
         read_conditions(config, settings, masks=str(folder))
+
+
+@pytest.fixture
+def insertions(demo_data, tmp_path):
+    """insertions(**given) -> read_insertions of three photographs of 64 px at the training's scale."""
+    label_map = {"scratch": 1, "stain": 2, "pit": 3}
+    config = load_config(tiny_config("large", **{"data.dir": str(demo_data), "data.label_map": label_map}))
+    photos = save(tmp_path / "photos", some_photographs(3, (64, 64)), "xyz")
+    return lambda **given: read_insertions(config, Settings(margin=1), background=str(photos), scale=[1], **given)
+
+
+def test_each_photograph_gets_a_mask_and_is_told_by_its_content(insertions, tmp_path):
+    masks = str(save(tmp_path / "one", some_masks(1, (64, 64)), "m"))
+    held = insertions(masks=masks)
+    assert [file[-5:] for file in held.files] == ["x.png", "y.png", "z.png"]
+    for given in ({"where": masks}, {"defects": ["pit"]}, {"defects_per_image": (1, 2)}, {"bank_data": masks}):
+        with pytest.raises(InputError, match=f"{next(iter(given))}.*: the masks tell that already"):
+            insertions(masks=masks, **given)
+    Image.new("RGB", (64, 64)).save(tmp_path / "photos/y.png")
+    assert insertions(masks=masks).about["backgrounds"] != held.about["backgrounds"]
+
+
+def test_one_area_for_all_photographs_is_stretched_the_way_up_that_it_is_shown(insertions, tmp_path):
+    area, tag = np.zeros((16, 16), np.uint8), Image.Exif()
+    area[8:], tag[0x0112] = 255, 3  # upside down: shown, it is the upper half
+    (tmp_path / "where").mkdir()
+    Image.fromarray(area).save(tmp_path / "where/all.png", exif=tag)
+    held = insertions(masks="bank", where=str(tmp_path / "where"), defects=["pit"])
+    for index, photograph in enumerate(some_photographs(3, (64, 64))):
+        mask = held.mask(index, photograph)
+        assert mask.any() and not mask[32:].any()
+
+
+def test_other_photographs_under_the_same_masks_are_other_conditions():
+    config, settings = (
+        load_config(tiny_config("large", **{"data.label_map": {"a": 1, "b": 2, "c": 3}})),
+        Settings(image_size=(32, 32), margin=1),
+    )
+    one, other = (Conditions(config, settings, some_masks(2), some_photographs(2)[::way].copy()) for way in (1, -1))
+    assert one.about != other.about and one.about["margin"] == 1

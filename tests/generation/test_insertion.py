@@ -129,3 +129,10 @@ def test_scales():
 def test_what_cannot_be_drawn(generator, photograph, mask, words):
     with pytest.raises(InputError, match=words):
         generator.insert(photograph, mask, scale=1, **QUICK)
+
+
+def test_a_window_draws_its_own_defects_alone():
+    mask = mask_of(200, 200, (1, 20, 20, 5, 5), (2, 20, 46, 5, 5))
+    first, second = find_windows(photograph_of(200, 200), mask, (2, 2), (32, 32), 8, 2)
+    assert first.columns.stop > 51 and second.columns.start < 20  # both see both
+    assert set(np.unique(first.mask)) == {0, 1} and set(np.unique(second.mask)) == {0, 2}

@@ -120,3 +120,29 @@ def test_bank_defects_that_two_borders_cut_lie_at_their_own():
         for type_, edge in ((1, 0), (2, -1)):
             own = drawn == type_  # of its own length, stretched: not gone on to the other border
             assert own[edge].any() and own.any(axis=1).sum() <= 10
+
+
+def test_turns_keep_shape_and_area_where_images_are_not_square():
+    """By 20 degrees and nothing else; of a bar, by its principal axis."""
+    bar = np.zeros((64, 128), np.uint8)
+    bar[30:36, 40:80] = 1
+    turn = SimpleNamespace(
+        uniform=lambda low, high, size=None: np.zeros(size) if size else 1.0, normal=lambda *a: np.zeros(a[-1])
+    )
+    moved = _moved(bar > 0, turn, 1.0)
+    across, along = np.linalg.eigh(np.cov(np.argwhere(moved).T))[1][:, 1]
+    assert abs(np.degrees(np.arctan(across / along))) == pytest.approx(20, abs=1.5)
+    assert moved.sum() == pytest.approx(bar.sum(), rel=0.05)
+
+
+def test_a_bank_is_mirrored_as_training_mirrors_and_named_by_all_its_types():
+    masks = [torch.zeros(64, 64, dtype=torch.uint8) for _ in range(2)]
+    masks[0][4:10, 4:10], masks[1][4:10, 20:26] = 1, 2
+    names, banks = SimpleNamespace(class_names=("crack", "hole")), {}
+    for flip in ("none", "horizontal", "vertical"):
+        config = SimpleNamespace(layout=names, data=SimpleNamespace(flip=flip))
+        banks[flip] = MaskBank.of(DefectDataset([], masks, [], View((64, 64))), config, "data", whole=True)
+    seen = {flip: [bool(bank.places[1][at]) for at in ((6, 6), (6, 57), (57, 6))] for flip, bank in banks.items()}
+    assert seen == {"none": [True, False, False], "horizontal": [True, True, False], "vertical": [True, False, True]}
+    other = MaskBank(banks["none"].layers | {2: banks["none"].layers[1]}, banks["none"].places, ())
+    assert other.sha256 != banks["none"].sha256

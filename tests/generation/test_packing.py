@@ -167,3 +167,11 @@ def test_a_file_that_is_none_is_refused_in_one_line(data, fault, tmp_path):
     with pytest.raises(InputError, match=rf"^large .*large\.safetensors: .*{fault}") as error:
         DefectGen.load(str(tmp_path))
     assert "\n" not in str(error.value)
+
+
+def test_a_pack_tells_no_paths_but_the_timesteps_trained(tmp_path):
+    given = {"train.t_range": [350, 1000], "data.dir": "/secret/a", "data.val_dir": "/secret/b"}
+    large = save_untrained(tmp_path / "large", "large", **given)
+    DefectGen.load(large, None, **ON_CPU).pack(str(tmp_path / "pack"))
+    assert not any(b"/secret" in path.read_bytes() for path in (tmp_path / "pack").iterdir())
+    assert "| 350 to 999 |" in (tmp_path / "pack" / "README.md").read_text()

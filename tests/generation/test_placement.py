@@ -115,3 +115,8 @@ def test_types_of_a_photograph():
     assert {len(types) for types in drawn} == {1, 2, 3}
     assert 0.4 < np.mean([kind == 1 for types in drawn for kind in types]) < 0.6
     assert [types_to_draw(bank, ({2}, {1, 2}), (1, 1), 0, index) for index in range(3)] == [[2], [1, 2], [2]]
+
+
+def test_types_take_turns_over_defects_and_photographs():
+    bank = anywhere(SPOT, BAR)
+    assert all(sorted(types_to_draw(bank, (), (2, 2), 0, index)) == [1, 2] for index in range(20))

@@ -110,3 +110,10 @@ def test_gradients_survive_a_compiled_upsampling():
 
     for ours, exact in zip(gradients(torch.compile(forward), True), gradients(forward, False), strict=True):
         assert (ours - exact).norm() < 0.05 * exact.norm()
+
+
+def test_a_block_drops_out_while_it_trains_alone():
+    block = ResBlock(8, 16, 8, 1.0, False, 4)  # all of it
+    nn.init.ones_(block.out_layers[-1].weight)
+    x, emb = torch.randn(2, 8, 4, 4), torch.randn(2, 16)
+    assert torch.equal(block(x, emb), x) and not torch.equal(block.eval()(x, emb), x)

@@ -304,3 +304,50 @@ def test_minutes_of_the_processor_add_up(make_loop, tmp_path, monkeypatch):
     saved = load_checkpoint(str(tmp_path), "-")
     assert saved.cpu_minutes == 1.0
     assert make_loop(resume=saved).cpu_minutes == 1.5
+
+
+def test_ranks_and_steps_flip_draw_types_and_drop_out_in_their_own_way(make_loop, monkeypatch):
+    flips, types = (
+        make_loop({"data.bs_per_gpu": 16, **own}) for own in ({"data.flip": "both"}, {"model.class_cond": True})
+    )
+    flips.data, flipped, typed, seeds = tiny_data(1), [], [], []
+    monkeypatch.setattr(torch, "manual_seed", seeds.append)
+    for rank in (0, 1):
+        monkeypatch.setattr(train_util.dist_util, "rank", lambda rank=rank: rank)
+        flipped.append(flips.draw_batch()[0])
+        typed.append(types.draw_batch()[0])
+    for rank in (0, 1):
+        monkeypatch.setattr(train_util.dist_util, "rank", lambda rank=rank: rank)
+        for types.step in (0, 1):
+            types.train_step()
+    assert not torch.equal(*flipped) and not torch.equal(*typed) and len(set(seeds)) == 4
+
+
+def test_held_out_images_are_told_their_types_at_timesteps_in_no_order(make_loop, monkeypatch):
+    loop, seen = make_loop({"model.class_cond": True}, val_data=tiny_data()), []
+    losses = loop.diffusion.training_losses
+    monkeypatch.setattr(
+        loop.diffusion,
+        "training_losses",
+        lambda m, x, t, *a: seen.append((m.keywords["types"], t)) or losses(m, x, t, *a),
+    )
+    loop.validation_loss()
+    assert all(types.tolist() == [[0, 1, 1]] * 5 for types, _ in seen)  # each image shows both
+    assert any((t.diff() < 0).any() for _, t in seen)
+
+
+def test_of_many_held_out_images_some_from_all_over_are_measured(make_loop, monkeypatch):
+    loop, seen = make_loop(val_data=tiny_data(9)), []
+    batch = loop.val_data.batch
+    monkeypatch.setattr(train_util, "MAX_VAL_IMAGES", 3)
+    monkeypatch.setattr(loop.val_data, "batch", lambda indices, rng: seen.extend(indices) or batch(indices, rng))
+    loop.validation_loss()
+    assert seen == [0, 4, 8]
+
+
+def test_a_preview_is_of_the_average_and_of_each_type_in_turn(make_loop, monkeypatch):
+    loop, given = make_loop({"model.class_cond": True, "train.max_images": 3}), []
+    make = train_util.make_predict_x0
+    monkeypatch.setattr(train_util, "make_predict_x0", lambda *how: given.extend(how) or make(*how))
+    loop.preview()
+    assert given[0] is loop.ema and given[-1].tolist() == [[0, 1, 0], [0, 0, 1], [0, 1, 0]]
