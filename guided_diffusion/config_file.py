@@ -4,12 +4,14 @@ A key may stand in its section or under the section's `params`.
 """
 
 import math
+import os
 import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
+from numbers import Integral, Real
 from typing import Any
 
 import blobfile as bf
@@ -20,7 +22,7 @@ from yaml.reader import ReaderError
 
 from . import GOOD, MAX_TYPES
 from .config import GLOBAL, PATCH, SECTIONS, Config
-from .errors import InputError, brief, unknown_name
+from .errors import InputError, brief, unknown_name, whole
 from .file_io import read_bytes
 
 Source = str | Mapping[str, Any]  # the path of a YAML file, or what it would hold
@@ -186,6 +188,10 @@ def _build(section: str, cls: type, flat: Mapping[str, Any]) -> Any:
 def _convert(path: str, value: Any, hint: Any) -> Any:
     """Check a YAML value against a field's type."""
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if isinstance(value, os.PathLike):
+        value = os.fsdecode(value)
+    elif isinstance(value, Real) and type(value) not in (bool, int, float):  # numpy's
+        value = int(value) if isinstance(value, Integral) else float(value)
     if value is None and types.NoneType in kinds:
         return None
     expected = []
@@ -213,6 +219,7 @@ def _is_sane(value: int | str) -> bool:
 def _resolve(config: Config, num_defect: int | None) -> Config:
     """Fill in what is derived: label map, channels, resolution; and check that all of it adds up."""
     model, data = config.model, config.data
+    num_defect = None if num_defect is None else whole("num_defect", num_defect, MAX_TYPES)
     in_channels = model.in_channels or model.out_channels
     if num_defect is None and data.label_map is not None:
         num_defect = len(data.label_map)
@@ -234,9 +241,9 @@ def _resolve(config: Config, num_defect: int | None) -> Config:
     height, width = size = data.resolution or (model.image_size,) * 2
     if height % (multiple := model.size_multiple) or width % multiple:
         raise InputError(f"data.resolution: {height} x {width} must be a multiple of {multiple}, by model.channel_mult")
-    if any(whole < window for whole, window in zip(data.crop_from, size, strict=False)):
-        whole = " x ".join(map(str, data.crop_from))
-        raise InputError(f"data.crop_from: {whole} is smaller than data.resolution, {height} x {width}")
+    if any(side < window for side, window in zip(data.crop_from, size, strict=False)):
+        shown = " x ".join(map(str, data.crop_from))
+        raise InputError(f"data.crop_from: {shown} is smaller than data.resolution, {height} x {width}")
     if config.train.micro_batch and data.bs_per_gpu % config.train.micro_batch:
         raise InputError(f"train.micro_batch: must divide data.bs_per_gpu, which is {data.bs_per_gpu}")
     if config.train.separate_channel_loss and config.diffusion.parameterization != "x0":

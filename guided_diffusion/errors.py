@@ -6,6 +6,7 @@ Library code names its parameters, in backticks: InputError("`seed` -1: must be 
 
 import argparse
 import difflib
+import operator
 import os
 import re
 import sys
@@ -66,6 +67,23 @@ def check_range(args: argparse.Namespace, **bounds: tuple[float, float]) -> None
         for value in given if isinstance(given, (list, tuple)) else [given]:
             if value is not None and not least <= value <= most:
                 raise InputError(f"--{name} {brief(value)}: must be from {least:,} to {most:,}")
+
+
+def whole(name: str, value: Any, most: int) -> int:
+    """A whole number from 0, of any type that is one. Raises InputError."""
+    if not is_whole(value):
+        raise InputError(f"`{name}` {brief(value)}: must be a whole number")
+    if not 0 <= operator.index(value) <= most:
+        raise InputError(f"`{name}` {brief(value)}: must be from 0 to {most:,}")
+    return operator.index(value)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number of any type; an array of several only looks like one."""
+    try:
+        return operator.index(value) is not None
+    except TypeError:
+        return False
 
 
 def brief(value: Any) -> str:

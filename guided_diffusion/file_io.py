@@ -39,6 +39,14 @@ _JSON_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _warned: set[str] = set()  # paths that write_or_warn spoke of
 
 
+def as_path(value: Any, parameter: str) -> str:
+    """A path that is given as a text or an os.PathLike. Raises InputError."""
+    try:
+        return os.fsdecode(value)
+    except TypeError:
+        raise InputError(f"`{parameter}` {brief(value)}: must be a path") from None
+
+
 def is_cloud(path: str) -> bool:
     """Whether `path` lies in a cloud store instead of on a disk of this machine."""
     return "://" in str(path)

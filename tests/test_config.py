@@ -2,7 +2,9 @@
 
 import json
 import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from command_line import ROOT
@@ -26,6 +28,15 @@ optimizer:
   params: {lr: 0.0001, weight_decay: 0.002}
 train: {iterations: 160000, log_image_interval: 10000, save_ckpt_interval: 10000, max_images: 8, eval_interval: 10}
 """
+
+
+def test_numbers_and_paths_of_python_are_plain():
+    given = {"train.iterations": np.int64(3), "optimizer.lr": np.float32(0.5), "data.val_dir": Path("a")}
+    config = load_config(minimal(), np.int64(2), given)
+    assert (config.train.iterations, config.optimizer.lr, config.data.val_dir) == (3, 0.5, "a")
+    assert load_config(config.to_dict()) == config  # through JSON
+    with pytest.raises(InputError, match="num_defect 2.5: must be a whole number"):
+        load_config(minimal(), 2.5)
 
 
 @pytest.mark.parametrize("name, num_defect, channels", [("large", 5, 9), ("small", 2, 6)])

@@ -80,9 +80,9 @@ def main(argv: list[str] | None = None) -> None:
             "counts": {"samples": len(samples), "kept": len(kept), "dropped": counts},
             "per_type": {name: {"samples": len(own), "kept": sum(own)} for name, own in types.items()},
         }
-        write_json(bf.join(args.out, "curate.json"), result)
         about = {"per_type": args.per_type, "min_agreement": wish, "listed": bool(args.list), "of": len(samples)}
         curation.write_curated(args.out, samples, manifest, kept, dropped, about)
+        write_json(bf.join(args.out, "curate.json"), result)
         print(tables.table(["dropped", "samples"], list(counts.items())))
         shown = [[name, len(own), sum(own), max(0, (args.per_type or 0) - sum(own))] for name, own in types.items()]
         print(tables.table(["type", "samples", "kept", "short of --per_type"], shown))

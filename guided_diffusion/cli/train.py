@@ -32,7 +32,7 @@ from ..data.prepared import (
     read_label_map,
 )
 from ..errors import InputError, Parser, unknown_name
-from ..file_io import ensure_writable, lies_in, lock_folder, remove_temporaries
+from ..file_io import as_path, ensure_writable, lies_in, lock_folder, remove_temporaries
 from ..networks.estimate import Estimate, describe, estimate
 from ..parallel import check_memory
 from ..precision import is_out_of_memory, resolve_precision
@@ -100,11 +100,16 @@ def train(
     overrides |= {} if data is None else {"data.dir": str(data)}
     name = "config" if isinstance(config, Config | Mapping) else str(config)
     source = config.to_dict() if isinstance(config, Config) else config if isinstance(config, Mapping) else name
-    args = {"num_defect": num_defect, "resume": str(resume), "init": init and str(init), "device": device}
-    args |= {"config": source, "name": name, "work_dir": str(work_dir), "set": overrides}
+    args = {
+        "num_defect": num_defect,
+        "resume": str(resume),
+        "init": init and str(init),
+        "device": str(device or "auto"),
+    }
+    args |= {"config": source, "name": name, "work_dir": as_path(work_dir, "work_dir"), "set": overrides}
     if run(argparse.Namespace(**args)):
         raise KeyboardInterrupt
-    return str(work_dir)
+    return as_path(work_dir, "work_dir")
 
 
 def resolve_config(args: argparse.Namespace) -> tuple[Config, Dataset | None]:

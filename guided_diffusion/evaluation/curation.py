@@ -15,7 +15,7 @@ import blobfile as bf
 import numpy as np
 from tqdm import tqdm
 
-from ..data.manifest import files_of
+from ..data.manifest import MANIFEST, files_of
 from ..errors import InputError
 from ..file_io import read_bytes, read_json, write_atomic
 from ..generation.sample_io import WRITERS, SampleFolder
@@ -124,6 +124,10 @@ def write_curated(
     rows = [manifest[row["name"]] for row in kept]
     rows = [{**row, "settings": {**row["settings"], "curated": dict(about)}} for row in rows]
     paths = [path for row in rows for path in files_of(row)]
+    if gone := next((path for path in paths if not bf.exists(bf.join(samples.folder, path))), None):
+        remedy = "put it back, or remove its line there"
+        raise InputError(f"--samples {samples.folder}: {gone}, which its manifest.jsonl lists, is gone; {remedy}")
+    write_atomic(bf.join(out, MANIFEST), b"")  # until all is there nothing takes it for samples
 
     def copy(path: str) -> None:
         write_atomic(bf.join(out, path), read_bytes(bf.join(samples.folder, path)))

@@ -19,7 +19,8 @@ from ..diffusion.gaussian_diffusion import GaussianDiffusion
 from ..diffusion.respace import Pair, format_num_steps
 from ..diffusion.samplers import PredictX0, make_predict_x0
 from ..diffusion.two_stage import two_stage_plans, two_stage_sample
-from ..errors import InputError, unknown_name
+from ..errors import InputError, unknown_name, whole
+from ..file_io import as_path
 from ..keyed_random import sample_noise
 from ..networks.estimate import forward_bytes, receptive_field
 from ..networks.unet import check_size, noise_batch
@@ -45,7 +46,7 @@ from .insertions import Insertions
 from .network import WEIGHTS, Network, check_trained, choose_batch_size, load_networks, most_at_once, possible_hand_offs
 from .rounds import fill_folder
 from .sample_io import SampleFolder
-from .settings import DEFAULT_STEPS, MOST_SAMPLES, MOST_SEED, Settings, as_indices, whole
+from .settings import DEFAULT_STEPS, MOST_SAMPLES, MOST_SEED, Settings, as_indices, as_settings
 from .windows import AUTO_AREAS, Place, place_windows, windowed
 
 Progress = Callable[[list[Pair]], Iterable[Pair]]
@@ -92,7 +93,7 @@ class DefectGen:
         """
         for name, value, known in (("weights", weights, WEIGHTS), ("precision", precision, (*PRECISIONS, "auto"))):
             if value not in known:
-                raise InputError(unknown_name(f"`{name}`", value, known))
+                raise InputError(unknown_name(f"`{name}`", str(value), known))
         device = device if isinstance(device, torch.device) else dist_util.choose_device(device or "auto")
         configs = {"large": large_config, "small": small_config}
         networks = load_networks(large, small, configs, num_defect, separate_channel_loss, weights)
@@ -110,7 +111,7 @@ class DefectGen:
 
     def pack(self, folder: str, figures: Sequence[str] = ()) -> None:
         """packing.pack the networks into a folder that load takes. Raises InputError."""
-        packing.pack(str(folder), self._loaded, self.hand_offs, [*map(str, figures)])
+        packing.pack(as_path(folder, "folder"), self._loaded, self.hand_offs, [*map(str, figures)])
 
     def push_to_hub(self, repo: str, *, private: bool = True) -> str:
         """packing.upload the networks to the Hugging Face hub, and return their address. Raises InputError."""
@@ -125,7 +126,7 @@ class DefectGen:
 
         num_steps and image_size are filled in, windows is "on" or "off". Raises InputError.
         """
-        settings = replace(settings or Settings(), **options)
+        settings = as_settings(settings).having(**options)
         T, S, steps = self.diffusion.num_timestep, settings.step_inference, settings.num_steps
         released = settings.handoff == "released"
         if released and steps not in (None, T):
@@ -196,7 +197,7 @@ class DefectGen:
         on_out_of_memory(new batch size, samples left to make). progress wraps the list of steps of each network and
         batch, such as tqdm. Raises InputError.
         """
-        settings, about = replace(settings or Settings(), **options), None
+        settings, about = as_settings(settings).having(**options), None
         defects, bank = settings.defects, isinstance(masks, str) and masks == "bank"
         settings = self.settings(settings, defects=None if bank else defects)  # a bank's masks show them
         indices, seed = as_indices(num_samples, "num_samples"), whole("seed", seed, MOST_SEED)
@@ -262,7 +263,7 @@ class DefectGen:
         conditions = conditions or Conditions(self.config, settings)
         how = {"seed": whole("seed", seed, MOST_SEED), "batch_size": batch_size, "compile": compile}
         count = whole("num_samples", num_samples, MOST_SAMPLES)
-        return fill_folder(self, str(sample_dir), count, settings, conditions, **how)
+        return fill_folder(self, as_path(sample_dir, "sample_dir"), count, settings, conditions, **how)
 
     def insert(
         self,

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..data.manifest import read_manifest
 from ..errors import InputError
-from ..file_io import encode_png, lock_folder
+from ..file_io import as_path, encode_png, lock_folder
 from ..pictures import draw_sheet, outline, row_tile
 from .sample_io import SampleFolder
 
@@ -75,7 +75,7 @@ class GeneratedBatch:
         contact sheet. Raises InputError."""
         if not len(self):
             raise InputError("`sample_dir`: the batch holds no sample to write; generate some first")
-        sample_dir = str(sample_dir)
+        sample_dir = as_path(sample_dir, "sample_dir")
         with lock_folder(sample_dir, "`sample_dir`"):
             folder = SampleFolder(sample_dir, self.class_names, dict(self.about))
             first = 1 + max(read_manifest(sample_dir) or {}, default=-1)

@@ -106,6 +106,7 @@ class Conditions:
     ) -> None:
         self.layout = layout = config.layout
         self.margin, self.names, self.about = settings.margin, names, about or {}
+        backgrounds = None if backgrounds is None else np.asarray(backgrounds)
         self.masks, self.backgrounds, self.numbers = None, backgrounds, numbers
         one_hot = torch.eye(1 + layout.num_defect)
         self.types = one_hot[:1]  # column 0: nothing is told

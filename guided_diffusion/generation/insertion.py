@@ -41,7 +41,10 @@ class Window:
 def find_scale(given: Sequence[float] | float | None, recorded: Sequence[float]) -> tuple[float, float]:
     """Pixels of a photograph to one of the training, (down, across): those given, or what the training recorded.
     Raises InputError."""
-    values = recorded if given is None else np.ravel(given).tolist()
+    try:
+        values = recorded if given is None else np.ravel(given).tolist()
+    except ValueError:  # lists of several lengths
+        values = [given]
     if not values:
         raise InputError(
             "`scale`: the checkpoint does not tell how much larger its photographs were than what it trained on; give "

@@ -18,7 +18,7 @@ from ..data.image_files import present_types, read_image, read_index_mask
 from ..data.manifest import FOLDERS, MANIFEST, MAX_SAMPLES, read_manifest
 from ..data.prepared import SAMPLES, check_apart, listed, read_label_map
 from ..data.records import RELEASED, read_records
-from ..errors import InputError
+from ..errors import InputError, whole
 from ..file_io import encode_png, remove_inside, remove_temporaries, write_atomic, write_or_warn
 from ..pictures import colorize, draw_sheet, tile_of
 
@@ -38,7 +38,10 @@ class SampleFolder:
         self._folder, self._class_names = sample_dir, list(class_names)
         self._type_folders = _type_folders(class_names)
         # Through JSON and back, so that tuples compare equal to the lists that a manifest holds.
-        self._settings = json.loads(json.dumps({**settings, "class_names": self._class_names}))
+        try:
+            self._settings = json.loads(json.dumps({**settings, "class_names": self._class_names}))
+        except TypeError as error:
+            raise InputError(f"`about`: {error}; give numbers, texts, lists and dicts of these") from None
         self._manifest = bf.join(sample_dir, MANIFEST)
         self._folders = [*FOLDERS.values(), *(f"defects/{name}" for name in self._type_folders.values())]
         check_no_links(sample_dir, self._folders)  # nothing is written or removed through them
@@ -81,18 +84,22 @@ class SampleFolder:
 
         conditions: what the manifest says that each was held to. Raises InputError where a file cannot be written.
         """
-        if not len(indices) == len(images) == len(masks):
-            raise InputError(
-                f"{len(images)} images, {len(masks)} masks and {len(indices)} numbers; give as many of each"
+        indices = [whole("indices", index, MAX_SAMPLES - 1) for index in indices]
+        if not len(indices) == len(images) == len(masks) == len(conditions or images) == len({*indices}):
+            counts = (
+                f"{len(images)} images, {len(masks)} masks, {len({*indices})} numbers, {len(conditions)} conditions"
             )
-        if max(indices, default=0) >= MAX_SAMPLES:
-            raise InputError(f"`num_samples`: sample {max(indices)}; a folder takes numbers below {MAX_SAMPLES:,}")
+            raise InputError(f"`indices`: {counts}; give as many of each, no number twice, conditions or none")
+        for image, mask in zip(images, masks, strict=True):
+            if not image.dtype == mask.dtype == np.uint8 or mask.ndim != 2 or image.shape != (*mask.shape, 3):
+                given = f"{image.dtype} {list(image.shape)} with a mask {mask.dtype} {list(mask.shape)}"
+                raise InputError(f"`images`: {given}; give uint8 [H, W, 3] with uint8 [H, W]")
         if (top := max((int(mask.max()) for mask in masks), default=0)) > len(self._class_names):
             raise InputError(f"`masks`: hold type {top}, but there are {len(self._class_names)}")
         if not self._prepared:
             self._prepare()
         with ThreadPoolExecutor(WRITERS) as pool:
-            rows = list(pool.map(self._write_sample, map(int, indices), images, masks))
+            rows = list(pool.map(self._write_sample, indices, images, masks))
         for row, condition in zip(rows, conditions or [None] * len(rows), strict=True):
             self._rows[row["index"]] = row if condition is None else row | {"condition": condition}
         self._write_manifest()

@@ -1,8 +1,8 @@
 """What decides the samples, beside the networks, the seed and the masks and photographs that are given."""
 
-import operator
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
 from math import nan
 from numbers import Real
 from typing import Any
@@ -11,30 +11,13 @@ from ..diffusion.conditioning import DEFAULT_MARGIN
 from ..diffusion.respace import SPACINGS, NumSteps, parse_num_steps
 from ..diffusion.samplers import SAMPLERS
 from ..diffusion.two_stage import HANDOFFS
-from ..errors import InputError, brief, unknown_name
+from ..errors import InputError, brief, is_whole, unknown_name, whole
 from .windows import WINDOWS
 
 MOST_SEED, MOST_SAMPLES = 10**18, 10**6
 DEFAULT_STEPS = 20  # over both networks: as good as 100, by KID (docs/performance.md)
 MOST_GUIDANCE, MOST_MARGIN = 1000, 2**16  # beyond, nothing changes but for the worse
 CHOICES = {"sampler": SAMPLERS, "spacing": SPACINGS, "handoff": HANDOFFS, "windows": WINDOWS}
-
-
-def whole(name: str, value: Any, most: int) -> int:
-    """A whole number from 0, of any type that is one. Raises InputError."""
-    if not is_whole(value):
-        raise InputError(f"`{name}` {brief(value)}: must be a whole number")
-    if not 0 <= operator.index(value) <= most:
-        raise InputError(f"`{name}` {brief(value)}: must be from 0 to {most:,}")
-    return operator.index(value)
-
-
-def is_whole(value: Any) -> bool:
-    """Whether it is a whole number of any type; an array of several only looks like one."""
-    try:
-        return operator.index(value) is not None
-    except TypeError:
-        return False
 
 
 def as_indices(given: Any, name: str) -> Sequence[int]:
@@ -45,6 +28,24 @@ def as_indices(given: Any, name: str) -> Sequence[int]:
         return [whole(name, index, MOST_SEED) for index in given]
     except TypeError:
         raise InputError(f"`{name}` {brief(given)}: must be a whole number, or a list of such") from None
+
+
+def as_settings(given: Any) -> "Settings":
+    """Settings, by default Settings(). Raises InputError."""
+    if not isinstance(given, Settings | None):
+        raise InputError(f"`settings` {brief(given)}: must be Settings(...)")
+    return given or Settings()
+
+
+def _as_types(given: Any) -> tuple[str | tuple[str, ...], ...]:
+    """Names of types, or lists of these. Raises InputError."""
+    with suppress(TypeError):
+        entries = tuple(
+            one if isinstance(one, str) else tuple(one) for one in ([given] if isinstance(given, str) else given)
+        )
+        if all(isinstance(name, str) for one in entries for name in one):
+            return entries
+    raise InputError(f"`defects` {brief(given)}: must be names of types, or lists of these")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
+            if getattr(self, name) not in tuple(known):
                 raise InputError(unknown_name(f"`{name}`", str(getattr(self, name)), known))
         steps, size = self.num_steps, self.image_size
         if isinstance(steps, str):
@@ -82,11 +83,18 @@ class Settings:
             given = brief(self.guidance_scale)
             raise InputError(f"`guidance_scale` {given}: must be a number from -{MOST_GUIDANCE} to {MOST_GUIDANCE}")
         if self.defects is not None:
-            plain["defects"] = (self.defects,) if isinstance(self.defects, str) else tuple(self.defects)
+            plain["defects"] = _as_types(self.defects)
         if self.handoff == "released":  # all steps leave nothing to space
             plain["spacing"] = "uniform"
         for name, value in plain.items():  # which do not change, and go into a manifest
             object.__setattr__(self, name, value)
+
+    def having(self, **options: Any) -> "Settings":
+        """These, but with some options changed. Raises InputError."""
+        known = [field.name for field in fields(Settings)]
+        if unknown := [name for name in options if name not in known]:
+            raise InputError(unknown_name("option", unknown[0], known))
+        return replace(self, **options)
 
     @staticmethod
     def _pair(name: str, value: Any) -> tuple[int, int]:

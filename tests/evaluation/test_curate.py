@@ -17,6 +17,7 @@ from guided_diffusion.cli import curate as script
 from guided_diffusion.data.manifest import recorded_settings
 from guided_diffusion.data.prepared import find_samples
 from guided_diffusion.errors import InputError
+from guided_diffusion.evaluation import curation
 from guided_diffusion.evaluation.curation import CLIPPED, agreement_limits, curate
 from guided_diffusion.evaluation.image_sets import ImageSet
 from guided_diffusion.file_io import LOCK_FILE, TEMPORARY_PREFIX, lock_folder
@@ -223,6 +224,26 @@ def test_a_second_run_into_the_folder_ends_in_a_line(run: Callable, tmp_path: Pa
     monkeypatch.setattr(script, "lock_folder", lambda out, _: nullcontext((Path(out) / "images").mkdir(parents=True)))
     with pytest.raises(InputError, match="--out .*late: is not empty; name a new folder"):
         run(real=None, out=tmp_path / "late")
+
+
+def test_nothing_that_is_cut_off_passes_for_samples(run, folders, tmp_path, monkeypatch) -> None:
+    shutil.copytree(folders["samples"], tmp_path / "cut")
+    (gone := tmp_path / "cut/masks/000009.png").unlink()
+    with pytest.raises(InputError, match="masks/000009.png, which its manifest.jsonl lists, is gone; put it back"):
+        run(samples=tmp_path / "cut", real=None)
+    assert not [path for path in (tmp_path / "kept").rglob("*") if path.is_file()]
+    shutil.copy(folders["samples"] / "masks/000009.png", gone)
+    write = curation.write_atomic
+    monkeypatch.setattr(curation, "write_atomic", lambda path, data: stop() if "000009" in path else write(path, data))
+    with pytest.raises(InputError, match="no space"):
+        run(samples=tmp_path / "cut", real=None)
+    assert (tmp_path / "kept/images/000005.png").exists() and not (tmp_path / "kept/curate.json").exists()
+    with pytest.raises(InputError, match="holds no images"):
+        find_samples(str(tmp_path / "kept"))
+
+
+def stop() -> None:
+    raise InputError("no space")
 
 
 def test_without_the_evaluation_requirements(run_script: Callable, folders: dict[str, Path], tmp_path: Path) -> None:

@@ -92,6 +92,9 @@ def test_numbers_of_any_type_are_plain_ones(generator, tmp_path):
         *((1, {"step_inference": step}) for step in (400.5, "400", -1)),
         *((1, {"image_size": size}) for size in (64, (64,), (64.0, 64.0))),
         *((1, {name: value}) for name, value in (("guidance_scale", "2"), ("sampler", None), ("margin", 0.5))),
+        *((1, {"defects": types}) for types in (3, [3], [None], [["pit", 1]])),
+        *((1, {name: value}) for name, value in (("sampler", ["ddim"]), ("num_step", 3), ("settings", {"margin": 1}))),
+        (1, {"backgrounds": [1], "masks": np.ones((32, 32), int)}),
     ],
 )
 def test_numbers_that_are_none_are_refused(generator, count, given):

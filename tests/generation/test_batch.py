@@ -49,6 +49,29 @@ def test_a_batch_that_does_not_fit_together_is_not_written(tmp_path):
     assert not [*tmp_path.rglob("*.png")]
 
 
+IMAGES, MASKS = np.zeros((3, 8, 8, 3), np.uint8), np.zeros((3, 8, 8), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "given", "words"),
+    [
+        (IMAGES / 255, MASKS, {}, "images: float64 .* give uint8"),
+        (IMAGES, MASKS.astype(int) - 1, {}, "with a mask int64"),
+        (IMAGES, MASKS[:, :4], {}, r"images: uint8 \[8, 8, 3\] with a mask uint8 \[4, 8\]"),
+        (IMAGES, MASKS, {"indices": [1, 1, 2]}, "indices: 3 images, 3 masks, 2 numbers"),
+        (IMAGES, MASKS, {"indices": [-1, 1, 2]}, "indices -1: must be from 0"),
+        (IMAGES, MASKS, {"conditions": [None]}, "1 conditions"),
+        (IMAGES, MASKS, {"about": {"x": MASKS}}, "about: Object of type ndarray"),
+    ],
+)
+def test_a_batch_that_is_none_leaves_no_folder(tmp_path, images, masks, given, words):
+    with pytest.raises(InputError, match=words):
+        GeneratedBatch(images, masks, ("pit",), **given).save(tmp_path / "new")
+    with pytest.raises(InputError, match="sample_dir None: must be a path"):
+        GeneratedBatch(IMAGES, MASKS, ("pit",)).save(None)
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("shape", ["bool", "int64", "2-D", "list", "tensor"])
 def test_masks_are_taken_as_notebooks_have_them(generator, shape):
     mask = np.zeros((32, 32), np.uint8)

@@ -120,7 +120,7 @@ def test_other_settings_are_refused_and_nothing_is_written(tmp_path, folder, nam
 
 
 def test_numbers_that_a_manifest_does_not_believe_are_refused(tmp_path, folder):
-    with pytest.raises(InputError, match="sample 10000000; a folder takes numbers below 10,000,000"):
+    with pytest.raises(InputError, match="indices 10000000: must be from 0 to 9,999,999"):
         folder.add([10**7], *make_samples([1]))
     assert not os.listdir(tmp_path)
 
