@@ -56,7 +56,7 @@ def read_layout(root: str, options: Options | None = None, *, format: str = "aut
     if data is None:
         raise InputError(f"{root}: holds nothing of format {format}, see docs/data.md; choose another --format")
     data.unread, masks_of_good = _other_images(data)
-    check_good(data, masks_of_good, workers=workers)
+    check_good(data, masks_of_good, options.void, workers=workers)
     if data.unread:
         text = f"{len(data.unread)} images lie where {data.format} is not read, such as {data.unread[0]}"
         data.notes.append(f"{text}: move them, or prepare their folder by itself")

@@ -106,14 +106,14 @@ def are_binary(data: Dataset) -> bool:
     return len(levels) < 2 or max(levels) > MAX_PLAUSIBLE_INDEX
 
 
-def check_good(data: Dataset, masks: Sequence[str], *, workers: int = 1) -> None:
+def check_good(data: Dataset, masks: Sequence[str], void: int | None, *, workers: int = 1) -> None:
     """Note as a problem that masks of images that are taken as defect-free show a defect."""
     files = [(GOOD, path) for path in masks]
     seen = filter(
         None, parallel_map(_look_at, files, workers=workers, description="looking at good masks", unit="mask")
     )
     drawn = [one for one in seen if one.kind != "photograph" and 0 in one.counts]
-    wrong = [one.path for one in drawn if max(one.above_zero(None), default=0) > (NEAR if one.lossy else 0)]
+    wrong = [one.path for one in drawn if max(one.above_zero(void), default=0) > (NEAR if one.lossy else 0)]
     if wrong:
         text = "shows a defect, but its image is called good; move the image, or remove the mask"
         data.problems.append(f"{wrong[0]}: {text} [{len(wrong)} in all]")
