@@ -100,16 +100,12 @@ def train(
     overrides |= {} if data is None else {"data.dir": str(data)}
     name = "config" if isinstance(config, Config | Mapping) else str(config)
     source = config.to_dict() if isinstance(config, Config) else config if isinstance(config, Mapping) else name
-    args = {
-        "num_defect": num_defect,
-        "resume": str(resume),
-        "init": init and str(init),
-        "device": str(device or "auto"),
-    }
-    args |= {"config": source, "name": name, "work_dir": as_path(work_dir, "work_dir"), "set": overrides}
+    work_dir, device = as_path(work_dir, "work_dir"), str(device or "auto")
+    args = {"num_defect": num_defect, "resume": str(resume), "init": init and str(init), "device": device}
+    args |= {"config": source, "name": name, "work_dir": work_dir, "set": overrides}
     if run(argparse.Namespace(**args)):
         raise KeyboardInterrupt
-    return as_path(work_dir, "work_dir")
+    return work_dir
 
 
 def resolve_config(args: argparse.Namespace) -> tuple[Config, Dataset | None]:
@@ -226,8 +222,8 @@ def load_data(config: Config, device: torch.device) -> tuple[DefectDataset, Defe
         limit = f"data.num_image_train {cfg.num_image_train} takes the first of each type; null takes all"
         told.append(f"left out: {data.left_out} of {count + data.left_out} images with a defect ({limit})")
     told += [one.note for one in (data, val_data) if one and one.note]
-    known = {image.numpy().tobytes() for image in data.images} if val_data else ()
-    if val_data and (both := sum(image.numpy().tobytes() in known for image in val_data.images)):
+    known = {hash(image.numpy().tobytes()) for image in data.images} if val_data else ()
+    if val_data and (both := sum(hash(image.numpy().tobytes()) in known for image in val_data.images)):
         text = "are training images too, so its loss says little about new ones"
         told.append(f"warning: {both} of {len(val_data)} images of data.val_dir {cfg.val_dir} {text}")
     return data, val_data, told + training_warnings(data, names)

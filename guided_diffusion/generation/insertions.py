@@ -83,8 +83,8 @@ def read_insertions(
     "bank", placed where the folder `where` allows it (above 0; an image for each photograph, by name, or one for all,
     stretched), or where training shows defects of the type, or "anywhere".
 
-    Masks of the same names as photographs belong to them; others are gone through in turn. defects: the types of each
-    photograph in turn; else defects_per_image of them, from and to. Raises InputError naming what cannot be used among
+    Masks of the same names as photographs belong to them, others to the photographs left over, in turn. defects: the
+    types of each photograph in turn; else defects_per_image of them, from and to. Raises InputError naming what cannot be used among
     the files of the first num_samples samples, before any is made.
     """
     if masks is None:

@@ -440,6 +440,7 @@ def test_another_source_is_mentioned_and_masks_beside_are_no_photographs(tmp_pat
         (pair(BINARY), "images/cam1/x/b.png"),
         (mvtec(PHOTOGRAPH, BINARY), "train/crack/b.png"),
         (mvtec(PHOTOGRAPH, BINARY), "test/crack/more/b.png"),
+        (mvtec(PHOTOGRAPH, BINARY), "test/good/more/b.png"),
         (coco(), "batch2/b.png"),
         (voc(), "JPEGImages/cam1/b.png"),
         (labelme(TRIANGLE), "x/y/b.png"),

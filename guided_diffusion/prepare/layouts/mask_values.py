@@ -107,11 +107,12 @@ def are_binary(data: Dataset) -> bool:
 
 
 def check_good(data: Dataset, masks: Sequence[str], void: int | None, *, workers: int = 1) -> None:
-    """Note as a problem that masks of images that are taken as defect-free show a defect."""
+    """Note as a problem that masks of images that are taken as defect-free show a defect. Those of the files that are
+    photographs go to data.unread."""
     files = [(GOOD, path) for path in masks]
-    seen = filter(
-        None, parallel_map(_look_at, files, workers=workers, description="looking at good masks", unit="mask")
-    )
+    found = parallel_map(_look_at, files, workers=workers, description="good masks", unit="mask")
+    seen = [*filter(None, found)]
+    data.unread += [one.path for one in seen if one.kind == "photograph"]
     drawn = [one for one in seen if one.kind != "photograph" and 0 in one.counts]
     wrong = [one.path for one in drawn if max(one.above_zero(void), default=0) > (NEAR if one.lossy else 0)]
     if wrong:

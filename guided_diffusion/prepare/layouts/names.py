@@ -17,7 +17,7 @@ ANY = "*"  # stands for all names in Options.rename
 FROM_PATHS = ("type_folders", "images_masks", "defect_spectrum", "mvtec", "flat")  # elsewhere people typed the names
 PART = re.compile(r"(train|val|test|dev|eval|holdout)(ing|id|idation|uation)?(val)?[\W\d_]*([\W_][a-e])?")
 LIKE_PART = re.compile(  # if all are
-    r"(train|val|test|dev|eval|holdout|.*[\W_](train|val|valid|test)$|(tr|trn|va|te|tst|seen|original|augmented)$"
+    r"(train|val|test|dev|eval|holdout|.*[\W_](train|val|valid|test)$|(tr|trn|va|te|tst|original|augmented)$"
     r"|(un)?(seen|labell?ed)$|训练|验证|测试)"
 )
 KINDS = {*" ".join(PUBLISHED.values()).split(), "anomaly", "category", "class", "cls", "damage", "defect", "error"}
