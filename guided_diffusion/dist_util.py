@@ -30,8 +30,8 @@ TIMEOUT = timedelta(hours=2)
 def setup(device: str = "auto") -> torch.device:
     """Join the other processes, if there are any, and return the device of this one. Call it first, and once.
 
-    Raises InputError as choose_device does, where two processes have one GPU, and where MPI started the process but
-    cannot be used.
+    Raises InputError as choose_device does, where two processes have one GPU, where MPI started the process but cannot
+    be used, and where the others are not to be reached.
     """
     if "RANK" not in os.environ:
         _meet_by_mpi()
@@ -41,7 +41,11 @@ def setup(device: str = "auto") -> torch.device:
     elif local_size > 1 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, default_workers() // local_size))
     if _started() > 1 and not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", timeout=TIMEOUT)
+        try:
+            dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", timeout=TIMEOUT)
+        except (RuntimeError, ValueError) as error:  # ValueError: what torchrun would write is not there
+            fault = str(error).partition("\n")[0]
+            raise InputError(f"the processes do not meet ({fault}); start all of them anew") from error
         if chosen.type == "cuda":
             gpus = gather_to_zero(str(torch.cuda.get_device_properties(chosen).uuid))
             on_zero(lambda: check_own(gpus))
@@ -165,9 +169,10 @@ class Stop:
 
 
 def average_(tensor: torch.Tensor) -> None:
-    """Replace a float tensor, in place, by its mean over ranks."""
+    """Replace a float tensor, in place, by its mean over ranks. Raises InputError where one has ended."""
     if world_size() > 1:
-        dist.all_reduce(tensor)
+        with _all_there():
+            dist.all_reduce(tensor)
         tensor /= world_size()
 
 

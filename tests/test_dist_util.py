@@ -63,8 +63,9 @@ def test_collectives_and_the_end(kind, tmp_path):
 @pytest.mark.parametrize(("gone", "calls"), [(1, ["barrier()", "gather_to_zero(1)"]), (0, ["broadcast_from_zero(1)"])])
 def test_where_one_rank_has_failed_the_others_end_in_a_line(gone, calls, tmp_path):
     """Launchers kill them, but not at once."""
-    lines = ["from guided_diffusion import dist_util, errors", "dist_util.setup('cpu')"]
-    lines.append(f"dist_util.rank() == {gone} and dist_util.leave(2)")
+    lines = ["import sys", "from guided_diffusion import dist_util, errors", "dist_util.setup('cpu')"]
+    lines.append("print('here', flush=True)")
+    lines.append(f"dist_util.rank() == {gone} and (sys.stdin.read(), dist_util.leave(2))")
     for call in calls:
         lines += ["try:", f"    dist_util.{call}", "except errors.InputError as error:", "    print(error)"]
     lines.append("dist_util.leave(0)")
@@ -72,11 +73,28 @@ def test_where_one_rank_has_failed_the_others_end_in_a_line(gone, calls, tmp_pat
         probe.bind(("127.0.0.1", 0))
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": "2"}
     ranks = [{**plain_environment(), **place, "RANK": str(rank)} for rank in (0, 1)]
-    command = [sys.executable, "-c", "\n".join(lines)]
-    ends = [subprocess.Popen(command, env=own, stdout=subprocess.PIPE, text=True, cwd=ROOT) for own in ranks]
-    told = [end.communicate(timeout=60)[0].splitlines() for end in ends]
+    piped = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
+    ends = [subprocess.Popen([sys.executable, "-c", "\n".join(lines)], env=own, **piped) for own in ranks]
+    assert ends[1 - gone].stdout.readline() == "here\n"  # only then the one goes, told by the end of its input
+    ends[gone].communicate(timeout=60)
+    told = ends[1 - gone].communicate(timeout=60)[0].splitlines()
     assert (ends[gone].returncode, ends[1 - gone].returncode) == (2, 0)
-    assert told[1 - gone] == ["another of the processes has ended; the same command goes on"] * len(calls)
+    assert told == ["another of the processes has ended; the same command goes on"] * len(calls)
+
+
+def test_processes_that_do_not_meet_are_told_in_a_line(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(InputError, match=r"the processes do not meet \(.*MASTER_ADDR.*\); start all of them anew"):
+        dist_util.setup("cpu")
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        with pytest.raises(InputError, match=r"the processes do not meet \(.*port: \d+"):
+            dist_util.setup("cpu")
 
 
 @pytest.mark.parametrize("size", ["1", "3", None])
