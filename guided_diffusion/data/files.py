@@ -104,6 +104,11 @@ def part_of(name: str) -> str | None:
     return PARTS.get(name.lower())
 
 
+def part_above(root: str, path: str) -> str | None:
+    """The part that a folder between `root` and a file in it is called after."""
+    return next(filter(None, map(part_of, words_of(path.removeprefix(root))[:-1])), None)
+
+
 def part_folders(root: str) -> dict[str, str]:
     """{path: part} of the folders in `root` that are called after one."""
     return {bf.join(root, name): part for name in list_folder(root)[1] if (part := part_of(name))}

@@ -497,6 +497,29 @@ def test_subsets_of_cvat_are_parts(tmp_path):
         assert {one.part for one in read_layout(str(tmp_path)).samples} == parts
 
 
+def test_folders_of_images_tell_parts_where_one_file_lists_all(tmp_path):
+    lay(tmp_path, coco(images=one_file("train/b.png") + [{"id": 2, "file_name": "valid/a.png"}]))
+    lay(tmp_path, {"train/b.png": PHOTOGRAPH, "valid/a.png": PHOTOGRAPH})
+    assert {one.name: one.part for one in read_layout(str(tmp_path)).samples + read_layout(str(tmp_path)).good} == {
+        "b": "train",
+        "good/a": "val",
+    }
+
+
+@pytest.mark.parametrize("layout", ["yolo", "images_masks"])
+def test_lists_beside_tell_parts(tmp_path, layout):
+    yolo = {"0.png": PHOTOGRAPH, "0.txt": TRIANGULAR}, {"1.png": PHOTOGRAPH, "1.txt": TRIANGULAR, "obj.names": b"crack"}
+    for k in range(2):
+        masks = {f"images/{k}.png": PHOTOGRAPH, f"masks/{k}_mask.png": BINARY}
+        lay(tmp_path, yolo[k] if layout == "yolo" else masks)
+    lay(tmp_path, {"train.txt": b"images/0.png masks/0_mask.png\n", "val.txt": b"as others\n"})
+    assert "val.txt: lists as others, which is not there" in read_layout(str(tmp_path)).problems[0]
+    lay(tmp_path, {"val.txt": b"images/1.png 3\n"})
+    assert [one.part for one in read_layout(str(tmp_path)).samples] == ["train", "val"]
+    lay(tmp_path, {"train.txt": b"of nothing here", "val.txt": b""})
+    assert [one.part for one in read_layout(str(tmp_path)).samples] == [None, None]
+
+
 def test_lists_of_voc_tell_parts_and_its_void_is_background(tmp_path):
     lay(tmp_path, voc(np.where(MASK == 3, np.uint8(255), MASK), **{"JPEGImages/b.png": PHOTOGRAPH}))
     lay(tmp_path, {"JPEGImages/c_0.5mm.png": PHOTOGRAPH, "SegmentationClass/c_0.5mm.png": MASK})

@@ -55,6 +55,8 @@ def read_layout(root: str, options: Options | None = None, *, format: str = "aut
     data = _detect(root, options) if format == "auto" else (NAMED | LOOSE)[format](root, named)
     if data is None:
         raise InputError(f"{root}: holds nothing of format {format}, see docs/data.md; choose another --format")
+    if not any(one.part for one in data.samples):
+        data.take_lists(root)
     data.unread, masks_of_good = _other_images(data)
     check_good(data, masks_of_good, options.void, workers=workers)
     if data.unread:

@@ -6,7 +6,7 @@ from typing import Any
 
 import blobfile as bf
 
-from ...data.files import list_folder, part_folders, part_in, stem_of, walk, words_of
+from ...data.files import list_folder, part_above, part_folders, part_in, stem_of, walk, words_of
 from ...data.prepared import Sample
 from ...errors import InputError
 from ...file_io import mentions, read_json
@@ -50,7 +50,7 @@ def read_coco(root: str, options: Options) -> Dataset | None:
                 data.problems.append(f"{problem} twice, first in {first[0]}; list it once")
             else:
                 drawn = Shapes(file, tuple(shapes[image["id"]]), size_told(image, "height", "width"))
-                data.samples.append(Sample(found[0], drawn, part=part))
+                data.samples.append(Sample(found[0], drawn, part=part or part_above(root, found[0])))
     data.types = {name: data.types[name] for name in sorted(data.types, key=ids.get)}
     homes = set(map(bf.dirname, taken))
     data.unlabelled += (path for path in images if bf.dirname(path) in homes and path not in taken)

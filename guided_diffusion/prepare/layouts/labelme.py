@@ -8,7 +8,7 @@ from typing import Any
 
 import blobfile as bf
 
-from ...data.files import ALSO_GOOD, by_stem, is_good, list_folder, part_of, stem_of, words_of
+from ...data.files import ALSO_GOOD, by_stem, is_good, list_folder, part_above, stem_of, words_of
 from ...data.prepared import Sample
 from ...errors import InputError
 from ...file_io import mentions, parse_json, read_bytes
@@ -52,7 +52,7 @@ def read_labelme(root: str, options: Options) -> Dataset | None:
         else:
             shapes = tuple(one for one in shapes if one.index != IGNORED)
             drawn = Shapes(path, shapes, size_told(content, "imageHeight", "imageWidth"), upright=True)
-            data.samples.append(Sample(image, drawn, part=part_of(bf.basename(bf.dirname(image)))))
+            data.samples.append(Sample(image, drawn, part=part_above(root, image)))
             recoded |= {path: labels} if labels is not None else {}
     for own in images.values():
         masks = {stem + end for stem in own for end in OPEN_ENDINGS[1:]}  # some tools leave them beside

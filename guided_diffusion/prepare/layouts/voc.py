@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import blobfile as bf
 
-from ...data.files import list_folder, part_of, read_lines, stem_of
+from ...data.files import list_folder, read_lines
 from ...data.image_files import MAX_PLAUSIBLE_INDEX
 from ...data.prepared import pair_files
 from ...errors import InputError
@@ -25,7 +25,7 @@ def read_voc(root: str, options: Options) -> Dataset | None:
         return None
     data, folders = Dataset(root, "voc"), (bf.join(root, "JPEGImages"), bf.join(root, home))
     data.add(DEFAULT, pair_files(*folders, ("",), data.problems, data.unlabelled))
-    _tell_parts(bf.join(root, "ImageSets", "Segmentation"), data)
+    data.take_lists(bf.join(root, "ImageSets", "Segmentation"), sure=True)
     if options.colormap or options.mask_values in ("binary", "inverted"):
         data.open_values = True
         return data
@@ -58,20 +58,3 @@ def _colour(line: str, source: str) -> tuple[tuple[int, ...], str]:
     if len(levels) != 3 or not all(level.strip().isdecimal() and int(level) < 256 for level in levels):
         raise InputError(f"{source}: its line {line!r} should be name:r,g,b:parts:actions; correct it")
     return tuple(map(int, levels)), name
-
-
-def _tell_parts(folder: str, data: Dataset) -> None:
-    """Set the samples' parts by the lists that are called like one."""
-    parts: dict[str, str] = {}
-    known = {*(one.name for one in data.samples), *map(stem_of, data.unlabelled)}
-    lists = [name for name in list_folder(folder, (".txt",))[0] if part_of(stem_of(name))]
-    for path, part in ((bf.join(folder, name), part_of(stem_of(name))) for name in lists):
-        for line in filter(None, read_lines(path)):
-            stem = line if line in known else stem_of(line)  # which takes .5mm for a suffix
-            if parts.setdefault(stem, part) != part:
-                data.problems.append(f"{path}: lists {stem}, as the list of {parts[stem]} does; list it once")
-            elif stem not in known:
-                data.problems.append(f"{path}: lists {stem}, which is not there; add it or correct the list")
-    data.samples = [replace(one, part=parts.get(one.name)) for one in data.samples]
-    if parts and (missing := sum(one.part is None for one in data.samples)):
-        data.notes.append(f"{missing} images with a mask stand in no list of {folder}: taken for training")

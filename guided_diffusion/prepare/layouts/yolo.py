@@ -46,7 +46,7 @@ def read_yolo(root: str, options: Options) -> Dataset | None:
         except InputError as error:
             data.problems.append(str(error))
     for home, own in labels.items():
-        for stem in own.keys() - map(stem_of, list_folder(home)[0]):
+        for stem in filter(lambda stem: not part_of(stem), own.keys() - map(stem_of, list_folder(home)[0])):
             data.problems.append(f"{own[stem]}: no image for this label file in {home}; add it or remove the file")
     known = {bf.dirname(path) for own in labels.values() for path in own.values()}
     above = {bf.dirname(home) for home in known if bf.basename(bf.dirname(home)) == "labels"}
