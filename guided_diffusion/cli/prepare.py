@@ -136,7 +136,8 @@ def main(argv: list[str] | None = None) -> None:
     check_problems(data.problems + ([] if args.types_as_found else data.doubts))
     if args.strict and data.unlabelled + data.unread:
         first, *more = data.unlabelled + data.unread
-        raise InputError(f"{first}: 1 of {len(more) + 1} without mask or label; add it, or leave out --strict")
+        text = f"has no mask or label, or is not read, as are {len(more)} more; add it, or leave out --strict"
+        raise InputError(f"{first}: {text}")
 
     # Which images, of which groups, and in which parts where files say so.
     root = args.source.rstrip("/") + "/"

@@ -261,9 +261,12 @@ def pair_folders(
         if name and is_good(name, None if alone is None else masks):
             good += [Sample(path, None, GOOD) for path in by_stem(images, problems).values()]
             continue
-        part = part_of(name) if name else None
+        if name and (part := part_of(name)):
+            for known, own in zip((found, good), pair_folders(images, masks, endings, problems, alone), strict=True):
+                known += [replace(one, part=part) for one in own]
+            continue
         for image, mask in pair_files(images, masks, endings, problems, alone):
-            found.append(Sample(image, IndexMask(mask), None if part else name, part=part))
+            found.append(Sample(image, IndexMask(mask), name))
     return found, good
 
 
@@ -291,7 +294,10 @@ def pair_by_name(
             pairs.append((image, found[0]))
         elif found:
             problems.append(f"{image}: two masks for this image, {found[0]} and {found[1]}; remove one")
-        elif alone is not None and not stem.endswith(tuple(filter(None, endings))):  # a mask's name: its image is gone
+        elif alone is not None and stem.endswith(tuple(filter(None, endings))):
+            text = f"is called like a mask, but no image or mask in {folders[1]} belongs to it; add that, or rename it"
+            problems.append(f"{image}: {text}")
+        elif alone is not None:
             alone.append(image)
         else:
             problems.append(f"{image}: no mask for this image ({stem}.png or {stem}_mask.png) in {folders[1]}; add it")

@@ -210,7 +210,7 @@ REFUSED = [  # files, words of the line, options
     (beside("001.jpg 001_mask.png a.jpg a_mask.png", "."), "001.jpg|tells no defect type|--type_regex"),
     (beside("a.jpg a.png a_mask.png b.jpg b.png"), "cut/a.jpg|two masks|a.png|a_mask.png"),
     (beside("a.jpg a_mask.jpg a_mask_mask.jpg a_mask_gt.jpg"), "cut/a_mask_|no image"),
-    (beside("a.tif a_mask.png b_mask.png"), "cut/b_mask.png|no mask"),
+    (beside("a.tif a_mask.png b_mask.png"), "cut/b_mask.png|called like a mask|no image"),
     (pair(BINARY, image=coded(Image.fromarray(PHOTOGRAPH), "png", 3)), "images/a.png|EXIF"),
     ({**coco(images=one_file("a.png")), "a.png": coded(Image.fromarray(PHOTOGRAPH), "png", 6)}, "a.png|EXIF"),
     (beside("a_1.jpg a_1_mask.png", ".") | beside("1.jpg 1_mask.png"), "folders of such"),
@@ -302,6 +302,8 @@ FORGIVEN = [  # files, their format
     (coco(categories=[{"id": 3, "name": "crack"}, {"id": 4, "name": "crack"}]), "coco"),
     (coco(POLYGON), "coco"),
     ({**coco(images=one_file("a/a.png")), "images/a/a.png": PHOTOGRAPH, "images/a.png": X}, "coco"),
+    ({"labels.json": coco()["_annotations.coco.json"], "data/a.png": PHOTOGRAPH}, "coco"),
+    ({"images/train/crack/a.png": PHOTOGRAPH, "masks/train/crack/a.png": BINARY}, "images_masks"),
     (rle(iscrowd=1), "coco"),
     (labelme(TRIANGLE, image=None, imageData=png_text(PHOTOGRAPH)), "labelme"),
     (labelme(TRIANGLE, {**TRIANGLE, "label": "__ignore__"}, imagePath="C:\\photographs\\b.png"), "labelme"),
@@ -431,7 +433,9 @@ def test_another_source_is_mentioned_and_masks_beside_are_no_photographs(tmp_pat
     assert "labels: is not read" in read_layout(str(tmp_path / "two")).notes[0]
     lay(tmp_path / "hf", hf({"crack": 1}, mask_file_name="a_mask.png") | {"a_mask.png": BINARY // 255})
     lay(tmp_path / "labelme", labelme(TRIANGLE) | {"a_mask.png": BINARY})
-    assert not any(read_layout(str(tmp_path / name)).unlabelled for name in ("hf", "labelme"))
+    lay(tmp_path / "voc", voc(**{f"Segmentation{kind}/a.png": MASK for kind in ("Object", "ClassVisualization")}))
+    found = (read_layout(str(tmp_path / name)) for name in ("hf", "labelme", "voc"))
+    assert not any(data.unlabelled or data.unread for data in found)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ name; drawing.py reads their pixels. A new layout is a function read(root, optio
 naming types, or None where the folder holds nothing of the kind.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -36,6 +37,7 @@ NAMED |= {"voc": read_voc, "kolektor": read_kolektor, "images_masks": partial(re
 NAMED |= {"yolo": read_yolo, "labelme": read_labelme}
 LOOSE = {"type_folders": read_type_folders, "flat": read_flat}  # which any folder of images may look like
 FORMATS = (*NAMED, *LOOSE)
+DRAWN = re.compile("|".join((*COLOUR_FOLDERS, *LABEL_FOLDERS, "segmentation(class|object).*")))  # not photographs
 OWN_FILES = ("split.json", DATASET_FILE, EXPORT_FILE)
 
 
@@ -94,7 +96,7 @@ def _other_images(data: Dataset) -> tuple[list[str], list[str]]:
         stems = {(bf.dirname(path), stem_of(path).removesuffix(end)) for end in OPEN_ENDINGS}
         if path not in used and (folders & {GOOD, *ALSO_GOOD} or stems & good):
             of_good.append(path)
-        elif path not in used and not folders & {*COLOUR_FOLDERS, *LABEL_FOLDERS} and not stems & beside:
+        elif not (path in used or stems & beside or any(map(DRAWN.fullmatch, folders))):
             unread.append(path)
     return unread, of_good
 

@@ -19,6 +19,7 @@ ROWS = {  # of COCO's lists: what they need, and of what kinds
     "annotations": {"image_id": KEY, "category_id": KEY},
     "categories": {"id": KEY, "name": str},
 }
+NEUTRAL = ("images", "image", "imgs", "img", "jpegimages", "data", "annotations")  # folders of any subset
 NO_OUTLINE = (None, [], [[]])
 LOOKED_INTO = 8  # JSON files in a folder, of which one at least is COCO's where any is
 
@@ -42,7 +43,7 @@ def read_coco(root: str, options: Options) -> Dataset | None:
             found, others = _find(words, file, part, by_name[words[-1]] if words else ())
             problem = f"{file}: lists {image['file_name'][:200]}"
             if not found:
-                where = f" ({others[0]} is of another part or subset)" if others else ""
+                where = f" ({others[0]} is of a part or folder that it does not name)" if others else ""
                 data.problems.append(f"{problem}, which is not there{where}; add it or correct the list")
             elif len(found) > 1:
                 data.problems.append(f"{problem}, which may be {found[0]} or {found[1]}; name its folder there")
@@ -143,7 +144,7 @@ def _find(words: Sequence[str], file: str, part: str | None, paths: Iterable[str
         told = 0
         while told < min(len(folders), len(words) - 1) and folders[-1 - told] == words[-2 - told]:
             told += 1
-        left = [name for name in folders[: len(folders) - told] if name not in ("images", "annotations")]
+        left = [name for name in folders[: len(folders) - told] if name.lower() not in NEUTRAL]
         subset = [name.lower() in (stem, stem.partition("_")[2], stem.rpartition("_")[0]) for name in left]
         own = 2 * all(subset) or all(part is not None and part_in(name) == part for name in left)
         if len(left) > 1 or not own:
