@@ -6,7 +6,7 @@ naming types, or None where the folder holds nothing of the kind.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -15,8 +15,8 @@ import blobfile as bf
 
 from ... import GOOD
 from ...data import prepared
-from ...data.files import ALSO_GOOD, list_folder, stem_of, walk
-from ...data.prepared import TRAIN, IndexMask, complete, listed, read_label_map
+from ...data.files import ALSO_GOOD, list_folder, part_of, stem_of, walk
+from ...data.prepared import TRAIN, IndexMask, check_problems, complete, listed, read_label_map
 from ...data.records import DATASET_FILE
 from ...errors import InputError, unknown_name
 from .coco import read_coco
@@ -114,14 +114,16 @@ def _detect(root: str, options: Options) -> Dataset:
                 if format not in (data.format, *INDEX_PAIRS) and NAMED[format](root, options):
                     data.notes.append(f"{root}: read as {data.format}; it could be {format}, too: --format {format}")
         return data
-    for inner in (bf.join(root, name) for name in sorted(folders, key=lambda name: not name.startswith(TRAIN))):
-        found = next(filter(None, (read(inner, options) for read in NAMED.values())), None)
+    for name in sorted(folders, key=lambda name: not name.startswith(TRAIN)):
+        inner, readers = bf.join(root, name), NAMED | (LOOSE if part_of(name) else {})
+        found = next(filter(None, (read(inner, options) for read in readers.values())), None)
         if found and not are_binary(found):
+            check_problems([] if found.samples else found.problems)
             raise InputError(f"{root}: holds no data set itself, but its folders do; did you mean {inner}?")
-    pairs = [*sum(PAIRS.values(), ()), ("test", "ground_truth")]
-    for one in folders:
+    pairs = [*sum(PAIRS.values(), ()), ("test", "ground_truth"), ("JPEGImages", "SegmentationClass")]
+    for one in folders if "train" not in folders or not list_folder(bf.join(root, "test"))[0] else ():  # flat parts
         if others := dict.fromkeys(other for pair in pairs if one in pair for other in pair if other != one):
-            raise InputError(f"{root}: holds {one}/ but no {'/ or '.join(others)}/ beside it{_unread(root, folders)}")
+            raise InputError(f"{root}: holds {one}/ but no {'/ or '.join(others)}/ beside it{_unread(root)}")
     loose = [data for read in LOOSE.values() if (data := read(root, options))]
     if len(loose) == 1:
         if len(folders) == 1 and loose[0].format == "type_folders" and not options.label_map and not options.rename:
@@ -131,12 +133,10 @@ def _detect(root: str, options: Options) -> Dataset:
     if loose:
         raise InputError(f"{root}: holds images beside their masks, and folders of such; give each its own folder")
     known = f"{listed(sum(INDEX_PAIRS.values(), ()))} and {', '.join(FORMATS[len(INDEX_PAIRS) :])}"
-    raise InputError(f"{root}: holds no data set{_unread(root, folders)} (looked for {known}; see docs/data.md)")
+    raise InputError(f"{root}: holds no data set{_unread(root)} (looked for {known}; see docs/data.md)")
 
 
-def _unread(root: str, folders: Sequence[str]) -> str:
+def _unread(root: str) -> str:
     """What to add of a file that may hold annotations of another format."""
-    homes = (root, *(bf.join(root, name) for name in folders))
-    paths = (bf.join(home, name) for home in homes for name in list_folder(home, (".xml", ".json"))[0])
-    path = next((path for path in paths if bf.basename(path) not in OWN_FILES), None)
-    return f"; {path} is of no format that is read: have its program export COCO" if path else ""
+    path = next((path for path in walk(root, (".xml", ".json")) if bf.basename(path) not in OWN_FILES), None)
+    return f"; {path} is of no format that is read here: export it as COCO, or convert it" if path else ""

@@ -18,16 +18,21 @@ KOLEKTOR_ITEM = re.compile(r"kos\d+", re.IGNORECASE)
 
 
 def read_mvtec(root: str, options: Options) -> Dataset | None:
-    """MVTec AD, and what is converted to it: test/<type>/x.png, ground_truth/<type>/x_mask.png, train/good/."""
+    """MVTec AD, and what is converted to it: test/<type>/x.png, ground_truth/<type>/x_mask.png, train/good/. MVTec LOCO
+    has several masks in ground_truth/<type>/x/."""
     if not {"test", "ground_truth"} <= set(list_folder(root)[1]):
         return None
     data = Dataset(root, "mvtec")
     images, masks = bf.join(root, "test"), bf.join(root, "ground_truth")
     found = {name: folders for name, folders in folders_in(images, masks).items() if not is_good(name, folders[1])}
     data.types = {name: folders[0] for name, folders in found.items()}
-    for name, folders in found.items():
-        data.add(name, pair_files(*folders, OPEN_ENDINGS, data.problems, data.unlabelled), name)
-    for part in ("train", "test"):
+    for name, (shown, drawn) in found.items():
+        homes = {home: bf.join(drawn, home) for home in list_folder(drawn)[1] if list_folder(bf.join(drawn, home))[0]}
+        stems = by_stem(shown, data.problems), by_stem(drawn, data.problems) | homes
+        for image, mask in pair_by_name(stems, OPEN_ENDINGS, (shown, drawn), data.problems, data.unlabelled):
+            files = by_stem(mask, data.problems).values() if mask in homes.values() else [mask]
+            data.samples.append(Sample(image, TypeMasks(tuple((name, file) for file in files)), name))
+    for part in ("train", "validation", "test"):
         home = bf.join(root, part)
         for name in (name for name in list_folder(home)[1] if is_good(name, bf.join(masks, name))):
             for path in by_stem(bf.join(home, name), data.problems).values():  # both parts count from 000
