@@ -490,6 +490,17 @@ def test_a_drawn_mask_of_a_good_image_is_a_problem(tmp_path, files, image, mask)
     assert f"{tmp_path}/{mask}: {text} [1 in all]" in read_layout(str(tmp_path)).problems
 
 
+def test_names_of_roboflows_masks_are_those_of_its_classes(tmp_path):
+    for part in ("train", "valid"):
+        classes = b"Pixel Value, Class\n0, background\n1, hole\n2, crack\n3, scratch\n"
+        lay(tmp_path / part, {f"{part}.jpg": PHOTOGRAPH, f"{part}_mask.png": MASK, "_classes.csv": classes})
+    assert read_layout(str(tmp_path)).label_map == {"hole": 1, "crack": 2, "scratch": 3}
+    given = Options(label_map={name: index for index, name in enumerate(NAMES, 1)})
+    assert np.array_equal(read_all(tmp_path, given)[0][1], np.array([0, 2, 1, 3])[MASK])
+    lay(tmp_path, {"valid/_classes.csv": b"Pixel Value, Class\n1, crack\n2, hole\n"})
+    assert "valid/_classes.csv: numbers the types otherwise" in refusal(read_all, tmp_path)
+
+
 def test_types_of_coco_are_numbered_by_their_ids_whichever_file_shows_them(tmp_path):
     for part, id_, name in (("train", 7, "hole"), ("valid", 3, "crack")):
         content = coco(categories=[{"id": id_, "name": name}])

@@ -14,6 +14,7 @@ RUN_COLUMNS = "ImageId,ClassId,EncodedPixels", "ImageId_ClassId,EncodedPixels"  
 RUN_IMAGES = ("train_images", "train", "images", "")
 METADATA, FILES = "metadata.jsonl", ("file_name", "mask_file_name")
 EXPORT_FILE = "export.json"  # of defect-gen export
+CLASSES = "_classes.csv"  # of Roboflow: rows number,name
 NAMED_BY_EXPORT = ("coco", "yolo", "mmseg", "hf")  # formats in which the types keep their indices or names
 
 
@@ -81,9 +82,18 @@ def read_hf(root: str, options: Options) -> Dataset | None:
 
 
 def exported_label_map(root: str) -> dict[str, int] | None:
-    """The label map that our own export at `root` notes, where its masks follow it. Raises InputError."""
+    """The label map that an export at `root` notes, ours or that of Roboflow's masks, where these follow it. Raises
+    InputError."""
     path = bf.join(root, EXPORT_FILE)
     content = read_json(path) if bf.exists(path) else None
-    if not isinstance(content, dict) or content.get("format") not in NAMED_BY_EXPORT:
-        return None
-    return check_label_map(content.get("label_map"), path)
+    if isinstance(content, dict) and content.get("format") in NAMED_BY_EXPORT:
+        return check_label_map(content.get("label_map"), path)
+    known: dict[str, int] | None = None
+    for path in filter(bf.exists, (bf.join(home, CLASSES) for home in (root, *part_folders(root)))):
+        head, *rows = read_rows(path) or [[]]
+        if head == ["Pixel Value", "Class"]:
+            numbers = {row[-1]: int(row[0]) for row in rows if row[0].isdecimal() and int(row[0])}
+            if known not in (None, numbers):
+                raise InputError(f"{path}: numbers the types otherwise than another part; prepare each by itself")
+            known = check_label_map(numbers, path)
+    return known
