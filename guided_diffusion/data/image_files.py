@@ -217,6 +217,7 @@ def index_values(picture: Picture, path: str, num_defect: int, void: int | None 
         colours = np.asarray(picture.pixels.convert("RGB"))  # grey, as some libraries write it
         mask = colours[..., 0] if (colours == colours[..., :1]).all() else colours
     if mask.ndim > 2:
+        check_transparency(picture, path, mask_levels(picture, path))
         remedy = "an RGB mask? Make its colours indices with scripts/prepare_data.py --colormap"
         raise InputError(f"{path}: has mode {picture.pixels.mode}, but an index mask has one channel: {remedy}")
     mask = mask if void is None else np.where(mask == void, 0, mask)

@@ -53,7 +53,8 @@ def look_first(
     shown = {record.folder for record in records if record.types}
     if blank := [record for record in records if not record.good and record.folder not in shown]:
         which = f"{blank[0].mask}: like all masks {f'of {blank[0].folder}' if blank[0].folder else 'here'}"
-        raise InputError(f"{which}, shows no defect; check them, or give 0/1 masks a `mask_threshold` of 0")
+        remedy = "call a folder of good ones good, or give 0/1 masks a `mask_threshold` of 0"
+        raise InputError(f"{which}, shows no defect; {remedy}")
     if label_map:
         return dict(label_map), rule
     first = {index: record for record in reversed(records) for index in record.types}  # to show each type

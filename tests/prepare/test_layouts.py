@@ -325,6 +325,7 @@ FORGIVEN = [  # files, their format
     ({**yolo(), "data.yaml": b"{train: images, names: [crack]}"}, "yolo"),
     ({**yolo(), "data.yaml": b"names: {'0': crack}"}, "yolo"),
     (severstal("a.jpg,3.0,1 5"), "severstal"),
+    (severstal("0,a.jpg,3,1 5", head=",ImageId,ClassId,EncodedPixels"), "severstal"),
     (labelme({"shape_type": "quadrilateral", "points": [[9, 9], [30, 9], [30, 20], [9, 20]]}), "labelme"),
     ({"obj_train_data/a.png": PHOTOGRAPH, "obj_train_data/a.txt": TRIANGULAR, "obj.names": b"crack"}, "yolo"),
 ]

@@ -79,6 +79,7 @@ REFUSED = {  # masks, in type folders, words of the line
     "palettes differ": (palette(BLACK, RED)[:3] + palette(BLACK, BLUE)[3:], False, "3.png|--mask_values index"),
     "background 1?": (levels((1, 2)), False, "value 0|--mask_values index"),
     "transparent": ([np.dstack([m | 255, m]) for m in levels((0, 255))], True, "transparency"),
+    "transparent black": ([np.dstack([m * 0, m * 0, m * 0, m]) for m in levels((0, 255))], False, "transparency"),
     "transparent colours": ([np.dstack([m | 255, m, m, m]) for m in levels((0, 255))], False, "transparency"),
 }
 

@@ -69,6 +69,10 @@ DOUBTED = {  # what is drawn, and words of the line
     "dates": (lambda root: flat(root, *(f"2026-0{k % 2}-1{k}" for k in range(6))), "'00', '01' would|by numbers only"),
     "a folder for each": (folders("left", "right", "upper", count=1), "'left', 'right', 'upper' would be 3 types of 3"),
     "a name for each": (lambda root: flat(root, "ab12", "cd-4-f", "ab13", "xx"), "3 types of 4 images|py --type_regex"),
+    "cameras": (
+        lambda root: flat(root, *(f"{of}_{k}" for of in ("IMG", "DSC") for k in "123")),
+        "'DSC', 'IMG' would|camera",
+    ),
     "case": (lambda root: labelme(root, "crack", "Crack"), "'Crack', 'crack' differ by case|--rename Crack=crack m"),
     "signs": (folders("glue_strip", "glue-strip"), "'glue-strip', 'glue_strip' differ by"),
     "background": (lambda root: labelme(root, "crack", "Background"), "'Background' would be a type, but is called"),

@@ -20,6 +20,7 @@ LIKE_PART = re.compile(  # if all are
     r"(train|val|test|dev|eval|holdout|.*[\W_](train|val|valid|test)$|(tr|trn|va|te|tst|original|augmented)$"
     r"|(un)?(seen|labell?ed)$|训练|验证|测试)"
 )
+CAMERA = re.compile("img|images?|dsc[nf]?|pxl|photos?|pic|picture|frames?|cam|camera")  # words before their numbers
 KINDS = {*" ".join(PUBLISHED.values()).split(), "anomaly", "category", "class", "cls", "damage", "defect", "error"}
 KINDS -= {"fold"}  # of leather; fold1, fold2 are parts
 KINDS |= {"fault", "flaw", "grade", "kind", "label", "level", "type"}  # words that number types, of more than 2 letters
@@ -101,6 +102,8 @@ def _doubts(data: Dataset, options: Options) -> Iterator[tuple[list[str], str, s
         return
     by_file = data.format == "flat" and not options.type_regex
     stems = {re.sub(r"[\W\d_]+", "", name.lower()) for name in names}  # without numbers
+    camera = by_file and len(stems) > 1 and all(map(CAMERA.fullmatch, stems))
+    yield names * camera, "would be types, but are called as cameras call photographs", one_type
     ids = stems == {""} and (by_file or min(map(len, names)) > 2)  # as 0001, or 04 of dates
     ids = ids or (not stems & KINDS and all(re.search(r"0\d|\d{3}", name) for name in names))  # as s0001
     numbered = len(names) > 1 == len(stems) and (ids or not all(len(stem) < 3 or stem in KINDS for stem in stems))

@@ -25,8 +25,8 @@ def read_severstal(root: str, options: Options) -> Dataset | None:
     if not bf.exists(path) or b"EncodedPixels" not in read_bytes(path).partition(b"\n")[0]:
         return None
     head, *rows = read_rows(path)
-    if sorted(head) not in [sorted(columns.split(",")) for columns in RUN_COLUMNS]:
-        raise InputError(f"{path}: has the columns {','.join(head)}, not {' or '.join(RUN_COLUMNS)}; rename them")
+    if not any({*columns.split(",")} <= {*head} for columns in RUN_COLUMNS):
+        raise InputError(f"{path}: has the columns {','.join(head)}, not {' or '.join(RUN_COLUMNS)}; correct them")
     data = Dataset(root, "severstal")
     homes = (bf.join(root, name) if name else root for name in RUN_IMAGES)
     images = next(filter(None, (by_stem(home, data.problems) for home in homes)), {})
