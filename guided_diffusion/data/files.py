@@ -114,6 +114,12 @@ def part_folders(root: str) -> dict[str, str]:
     return {bf.join(root, name): part for name in list_folder(root)[1] if (part := part_of(name))}
 
 
+def part_lists(folder: str) -> dict[str, str]:
+    """{path: part} of the text files in a folder that are called after one, as train.txt or train_list.txt."""
+    stems = {bf.join(folder, name): stem_of(name).removesuffix("_list") for name in list_folder(folder, (".txt",))[0]}
+    return {path: part for path, stem in stems.items() if (part := part_of(stem))}
+
+
 def walk(folder: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES, depth: int = 4) -> Iterator[str]:
     """The files with these suffixes in `folder` and in folders in it, down to `depth`."""
     files, folders = list_folder(folder, suffixes)

@@ -185,6 +185,7 @@ COUNTS = [40, 40], [-40, 1960], [960.0, 960.0], "", "\x00\u00e9\U0001f600", "o" 
 COUNTS += (segmentation(MASK > 0, "compressed")["counts"][:-3],)
 X = np.zeros((2, 2), np.uint8)
 OUTSIDE = ("../a.png", "a.png"), ("/etc/hostname", "hostname"), (5, "5"), ("a/../../a.png", "leads out")
+IMAGE_SETS = "ImageSets/Segmentation", "ImageSets/Main"
 REFUSED = [  # files, words of the line, options
     ({"notes.txt": b""}, "holds no data set|test/ + converted_ground_truth/|images/ + masks_converted_dir/"),
     ({"test/hole/1.png": X}, "test/|no converted_ground_truth/ or ground_truth/"),
@@ -291,7 +292,7 @@ REFUSED = [  # files, words of the line, options
     (voc(COLOURED, **{"labelmap.txt": b"crack:200,30,30::"}), "SegmentationClass/a.png|the colour 30,30,200"),
     (voc(**{"class_names.txt": b"hole\ncrack\nscratch"}), "class_names.txt|otherwise", TWO_TYPES),
     (voc(**{f"ImageSets/Segmentation/{part}.txt": b"a" for part in ("train", "val")}), "val.txt: lists a|train"),
-    (voc(**{"ImageSets/Segmentation/train.txt": b"b"}), "ImageSets/Segmentation/train.txt: lists b"),
+    *((voc(**{f"{folder}/train.txt": b"b"}), f"{folder}/train.txt: lists b") for folder in IMAGE_SETS),
     ({f"{at}/a.png": X for at in ("images", "gt", "labels")}, "one data set|images/ + gt/, images/ + labels/"),
 ]
 
@@ -539,12 +540,14 @@ def test_lists_beside_tell_parts(tmp_path, layout):
     for k in range(2):
         masks = {f"images/{k}.png": PHOTOGRAPH, f"masks/{k}_mask.png": BINARY}
         lay(tmp_path, yolo[k] if layout == "yolo" else masks)
-    lay(tmp_path, {"train.txt": b"images/0.png masks/0_mask.png\n", "val.txt": b"as others\n"})
+    lay(tmp_path, {"train.txt": b"images/0.png masks/0_mask.png\n", "val.txt": b"1\nas others"})
     assert "val.txt: lists as others, which is not there" in read_layout(str(tmp_path)).problems[0]
     lay(tmp_path, {"val.txt": b"images/1.png 3\n"})
     assert [one.part for one in read_layout(str(tmp_path)).samples] == ["train", "val"]
     lay(tmp_path, {"train.txt": b"of nothing here", "val.txt": b""})
     assert [one.part for one in read_layout(str(tmp_path)).samples] == [None, None]
+    lay(tmp_path, {"splits/test_list.txt": b"1"})
+    assert [one.part for one in read_layout(str(tmp_path)).samples] == [None, "test"]
 
 
 def test_lists_of_voc_tell_parts_and_its_void_is_background(tmp_path):

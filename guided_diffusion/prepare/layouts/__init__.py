@@ -38,6 +38,14 @@ NAMED |= {"yolo": read_yolo, "labelme": read_labelme}
 LOOSE = {"type_folders": read_type_folders, "flat": read_flat}  # which any folder of images may look like
 FORMATS = (*NAMED, *LOOSE)
 DRAWN = re.compile("|".join((*COLOUR_FOLDERS, *LABEL_FOLDERS, "segmentation(class|object).*")))  # not photographs
+LISTS = (
+    "ImageSets/Segmentation",
+    "ImageSets/Main",
+    "ImageSets",
+    "splits",
+    "split",
+    "",
+)  # folders of train.txt and such
 OWN_FILES = ("split.json", DATASET_FILE, EXPORT_FILE)
 
 
@@ -57,8 +65,9 @@ def read_layout(root: str, options: Options | None = None, *, format: str = "aut
     data = _detect(root, options) if format == "auto" else (NAMED | LOOSE)[format](root, named)
     if data is None:
         raise InputError(f"{root}: holds nothing of format {format}, see docs/data.md; choose another --format")
-    if not any(one.part for one in data.samples):
-        data.take_lists(root)
+    for folder in LISTS:
+        if not any(one.part for one in data.samples):
+            data.take_lists(bf.join(root, folder) if folder else root, sure=folder.startswith("ImageSets"))
     data.unread, masks_of_good = _other_images(data)
     check_good(data, masks_of_good, options.void, workers=workers)
     if data.unread:

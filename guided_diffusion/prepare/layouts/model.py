@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import blobfile as bf
-
 from ... import GOOD
-from ...data.files import is_good, list_folder, natural_key, part_of, read_lines, stem_of
+from ...data.files import is_good, natural_key, part_lists, read_lines, stem_of
 from ...data.prepared import TRAIN, IndexMask, Sample
 from ...errors import unknown_name
 
@@ -143,15 +141,15 @@ class Dataset:
     def take_lists(self, folder: str, *, sure: bool = False) -> None:
         """Set the images' parts by the lists in `folder` that are called like one; sure: nothing else can be meant."""
         stems = [*map(stem_of, (*(one.image for one in self.samples + self.good), *self.unlabelled))]
-        known, parts, told = {*stems} if sure or len({*stems}) == len(stems) else set(), {}, []
-        for path in (bf.join(folder, name) for name in list_folder(folder, (".txt",))[0] if part_of(stem_of(name))):
+        known, parts = {*stems} if sure or len({*stems}) == len(stems) else set(), {}
+        for path, part in part_lists(folder).items():
             lines = ((line, stem_of(line), stem_of(line.split()[0])) for line in filter(None, read_lines(path)))
-            told += [(path, next(filter(known.__contains__, line), line[1])) for line in lines]  # .5mm is no suffix
-        for path, stem in told if sure or any(stem in known for _, stem in told) else ():
-            if parts.setdefault(stem, part := part_of(stem_of(path))) != part:
-                self.problems.append(f"{path}: lists {stem}, as the list of {parts[stem]} does; list it once")
-            elif stem not in known:
-                self.problems.append(f"{path}: lists {stem}, which is not there; add it or correct the list")
+            told = [next(filter(known.__contains__, line), line[1]) for line in lines]  # x_.5mm, and images/x.png 1
+            for stem in told if sure or known.intersection(told) else ():
+                if parts.setdefault(stem, part) != part:
+                    self.problems.append(f"{path}: lists {stem}, as the list of {parts[stem]} does; list it once")
+                elif stem not in known:
+                    self.problems.append(f"{path}: lists {stem}, which is not there; add it or correct the list")
         if {*parts.values()} - (set() if sure else {TRAIN}):
             for own in (self.samples, self.good):
                 own[:] = [replace(one, part=parts.get(stem_of(one.image))) for one in own]

@@ -19,7 +19,7 @@ from .model import Dataset, Options, TypeMasks
 INDEX_PAIRS = {"released": (RELEASED,), "defect_spectrum": (("image", "mask"),), "synthetic": (SAMPLES,)}
 OPEN_PAIRS = (("images", "masks"), ("imgs", "masks"), ("img_dir", "ann_dir"))  # the masks may be anything
 PAIRS = INDEX_PAIRS | {"images_masks": OPEN_PAIRS}  # image folder and mask folder
-IMAGE_FOLDERS = ("images", "imgs", "image", "img")
+IMAGE_FOLDERS = ("images", "imgs", "image", "img", "rgb")
 LABEL_FOLDERS = ("labels", "label", "annotations", "gt", "ground_truth", "mask", "masks")  # where they hold images
 OPEN_ENDINGS = ("", "_mask", "_label", "_gt", "_seg", "_GT")
 COLOUR_FOLDERS = {"rgb_mask", "rbg_mask"}  # of Defect Spectrum; both spellings occur

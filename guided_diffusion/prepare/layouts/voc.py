@@ -19,13 +19,12 @@ PALETTE = [tuple(sum((k >> 3 * j + c & 1) << 7 - j for j in range(3)) for c in r
 
 
 def read_voc(root: str, options: Options) -> Dataset | None:
-    """Types and colours are those of LABELS, else VOC's; parts those of ImageSets/Segmentation/; VOID is background."""
+    """Types and colours are those of LABELS, else VOC's; VOID is background."""
     home = next((name for name in MASK_FOLDERS if list_folder(bf.join(root, name))[0]), None)
     if not home or not bf.isdir(bf.join(root, "JPEGImages")):
         return None
     data, folders = Dataset(root, "voc"), (bf.join(root, "JPEGImages"), bf.join(root, home))
     data.add(DEFAULT, pair_files(*folders, ("",), data.problems, data.unlabelled))
-    data.take_lists(bf.join(root, "ImageSets", "Segmentation"), sure=True)
     if options.colormap or options.mask_values in ("binary", "inverted"):
         data.open_values = True
         return data
