@@ -194,6 +194,7 @@ REFUSED = [  # files, words of the line, options
     ({"images/1.png": X, "masked/1.png": X}, "no masks_converted_dir/"),
     ({**pair(X), "image/1.png": X, "mask/1.png": X}, "more than one data set|images/ + masks/"),
     ({f"set/train/{at}/1.png": X for at in ("images", "masks")}, "did you mean|set?"),
+    ({f"Data/{at}/cut/1.png": X for at in ("Images", "Masks")}, "did you mean|Data?"),
     ({"test/cut/a.png": PHOTOGRAPH, "train/good/b.png": PHOTOGRAPH, "ground_truth/cut/b/0.png": X}, "cut/b: no image"),
     ({"test/a.png": PHOTOGRAPH, "train/a.png": PHOTOGRAPH}, "holds no data set"),
     (
@@ -315,6 +316,8 @@ FORGIVEN = [  # files, their format
     ({**coco(images=one_file("a/a.png")), "images/a/a.png": PHOTOGRAPH, "images/a.png": X}, "coco"),
     ({"labels.json": coco()["_annotations.coco.json"], "data/a.png": PHOTOGRAPH}, "coco"),
     ({"test/crack/a.png": PHOTOGRAPH} | {f"ground_truth/crack/a/{k}.png": BINARY * (k < 1) for k in range(2)}, "mvtec"),
+    ({"labels/all.json": coco()["_annotations.coco.json"], "images/a.png": PHOTOGRAPH}, "coco"),
+    ({f"crack/{at}/a.png": x for at, x in (("rgb", PHOTOGRAPH), ("gt", BINARY))}, "type_folders"),
     ({"images/train/crack/a.png": PHOTOGRAPH, "masks/train/crack/a.png": BINARY}, "images_masks"),
     (rle(iscrowd=1), "coco"),
     (labelme(TRIANGLE, image=None, imageData=png_text(PHOTOGRAPH)), "labelme"),
@@ -509,6 +512,12 @@ def test_types_of_coco_are_numbered_by_their_ids_whichever_file_shows_them(tmp_p
         content["_annotations.coco.json"]["annotations"][0]["category_id"] = id_
         lay(tmp_path / part, content | {"a.png": np.full_like(PHOTOGRAPH, id_)})
     assert read_layout(str(tmp_path)).label_map == {"crack": 1, "hole": 2}
+
+
+def test_images_without_annotations_in_folders_of_good_ones_are_good(tmp_path):
+    lay(tmp_path, labelme(TRIANGLE) | {"ok/b.png": PHOTOGRAPH})
+    data = read_layout(str(tmp_path))
+    assert not data.unlabelled and [one.name for one in data.good] == ["good/b"]
 
 
 def test_flags_of_labelme_say_that_there_is_more(tmp_path):

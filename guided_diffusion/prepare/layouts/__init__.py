@@ -15,8 +15,8 @@ import blobfile as bf
 
 from ... import GOOD
 from ...data import prepared
-from ...data.files import ALSO_GOOD, list_folder, part_of, stem_of, walk
-from ...data.prepared import TRAIN, IndexMask, check_problems, complete, listed, read_label_map
+from ...data.files import ALSO_GOOD, list_folder, part_above, part_of, stem_of, walk
+from ...data.prepared import TRAIN, IndexMask, Sample, check_problems, complete, listed, read_label_map
 from ...data.records import DATASET_FILE
 from ...errors import InputError, unknown_name
 from .coco import read_coco
@@ -65,6 +65,9 @@ def read_layout(root: str, options: Options | None = None, *, format: str = "aut
     data = _detect(root, options) if format == "auto" else (NAMED | LOOSE)[format](root, named)
     if data is None:
         raise InputError(f"{root}: holds nothing of format {format}, see docs/data.md; choose another --format")
+    free = {path for path in data.unlabelled if bf.basename(bf.dirname(path)).lower() in (GOOD, *ALSO_GOOD)}
+    data.good += [Sample(path, None, part=part_above(root, path)) for path in data.unlabelled if path in free]
+    data.unlabelled = [path for path in data.unlabelled if path not in free]
     for folder in LISTS:
         if not any(one.part for one in data.samples):
             data.take_lists(bf.join(root, folder) if folder else root, sure=folder.startswith("ImageSets"))
@@ -123,17 +126,17 @@ def _detect(root: str, options: Options) -> Dataset:
                 if format not in (data.format, *INDEX_PAIRS) and NAMED[format](root, options):
                     data.notes.append(f"{root}: read as {data.format}; it could be {format}, too: --format {format}")
         return data
+    loose = [data for read in LOOSE.values() if (data := read(root, options))]
     for name in sorted(folders, key=lambda name: not name.startswith(TRAIN)):
         inner, readers = bf.join(root, name), NAMED | (LOOSE if part_of(name) else {})
         found = next(filter(None, (read(inner, options) for read in readers.values())), None)
-        if found and not are_binary(found):
+        if found and not (loose and are_binary(found)):  # else its folder may be a type
             check_problems([] if found.samples else found.problems)
             raise InputError(f"{root}: holds no data set itself, but its folders do; did you mean {inner}?")
     pairs = [*sum(PAIRS.values(), ()), ("test", "ground_truth"), ("JPEGImages", "SegmentationClass")]
     for one in folders if "train" not in folders or not list_folder(bf.join(root, "test"))[0] else ():  # flat parts
         if others := dict.fromkeys(other for pair in pairs if one in pair for other in pair if other != one):
             raise InputError(f"{root}: holds {one}/ but no {'/ or '.join(others)}/ beside it{_unread(root)}")
-    loose = [data for read in LOOSE.values() if (data := read(root, options))]
     if len(loose) == 1:
         if len(folders) == 1 and loose[0].format == "type_folders" and not options.label_map and not options.rename:
             text = f"holds one folder, which would be the only type; did you mean {bf.join(root, folders[0])}?"

@@ -11,6 +11,7 @@ from ...data.prepared import Sample
 from ...errors import InputError
 from ...file_io import mentions, read_json
 from .model import Dataset, Options, Shape, Shapes, is_coordinate, size_told
+from .pairs import LABEL_FOLDERS
 
 Content = dict[str, list[dict[str, Any]]]
 KEY = (int, str)
@@ -26,7 +27,8 @@ LOOKED_INTO = 8  # JSON files in a folder, of which one at least is COCO's where
 
 def read_coco(root: str, options: Options) -> Dataset | None:
     """The images of all annotation files; without annotations they are defect-free. Types follow the category ids."""
-    homes = {root: None, bf.join(root, "annotations"): None} | part_folders(root)
+    labels = [bf.join(root, name) for name in list_folder(root)[1] if name.lower() in LABEL_FOLDERS]
+    homes = {root: None} | dict.fromkeys(labels) | part_folders(root)
     files = [(path, part or part_in(bf.basename(path))) for home, part in homes.items() for path in _candidates(home)]
     if not files:
         return None
@@ -40,7 +42,8 @@ def read_coco(root: str, options: Options) -> Dataset | None:
         shapes = _shapes_by_image(file, content, data, ids, options.boxes)
         for image in content["images"]:
             words = words_of(image["file_name"])
-            found, others = _find(words, file, part, by_name[words[-1]] if words else ())
+            base = root if bf.dirname(file) in labels else bf.dirname(file)
+            found, others = _find(words, file, base, part, by_name[words[-1]] if words else ())
             problem = f"{file}: lists {image['file_name'][:200]}"
             if not found:
                 where = f" ({others[0]} is of a part or folder that it does not name)" if others else ""
@@ -130,12 +133,13 @@ def _shape(annotation: Mapping[str, Any], name: str) -> Shape | None:
     return Shape(name, "rings", tuple(tuple(map(float, ring)) for ring in rings))
 
 
-def _find(words: Sequence[str], file: str, part: str | None, paths: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Those of `paths` that a file_name (`words`) in an annotation file may mean; and those in folders that neither
-    is called after, which are never taken. The more of its folders a path ends in, the better (the first may be another
-    machine's); then, in one called as the file's subset (instances_default.json) or part; then beside the file."""
+def _find(
+    words: Sequence[str], file: str, base: str, part: str | None, paths: Iterable[str]
+) -> tuple[list[str], list[str]]:
+    """Those of `paths` in `base` that a file_name (`words`) in an annotation file may mean; and those in folders that
+    neither is called after, which are never taken. The more of its folders a path ends in, the better (the first may be
+    another machine's); then, in one called as the file's subset (instances_default.json) or part; then beside it."""
     home, stem = bf.dirname(file), stem_of(file).lower()
-    base = bf.dirname(home) if bf.basename(home) == "annotations" else home
     ranked, others = defaultdict(list), []
     for path in paths:
         if not path.startswith(f"{base}/"):
