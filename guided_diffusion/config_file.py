@@ -113,8 +113,7 @@ def load_config(source: Source, num_defect: int | None = None, overrides: Mappin
     """Read, check and resolve a configuration. Looks at no other file. Raises InputError naming the key.
 
     num_defect: number of defect types; needed where neither data.label_map nor model.in_channels tells it. overrides:
-    {"section.key": value}, as from `--set`.
-    """
+    {"section.key": value}, as from `--set`."""
     flat, lines = _read(source, overrides)
     with _errors_name(source, lines):
         if not flat["model"].get("target"):

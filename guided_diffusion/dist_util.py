@@ -31,8 +31,7 @@ def setup(device: str = "auto") -> torch.device:
     """Join the other processes, if there are any, and return the device of this one. Call it first, and once.
 
     Raises InputError as choose_device does, where two processes have one GPU, where MPI started the process but cannot
-    be used, and where the others are not to be reached.
-    """
+    be used, and where the others are not to be reached."""
     if "RANK" not in os.environ:
         _meet_by_mpi()
     chosen, local_size = choose_device(device), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -63,8 +62,7 @@ def check_own(gpus: Sequence[str]) -> None:
 def leave(status: int) -> NoReturn:
     """End this process with an exit status. mpiexec then ends the others: call barrier first where all is well.
 
-    One of several ends at once: while Python takes itself down, gloo's threads now and then abort a process.
-    """
+    One of several ends at once: while Python takes itself down, gloo's threads now and then abort a process."""
     if not dist.is_initialized():
         sys.exit(status)
     sys.stdout.flush()
@@ -142,8 +140,7 @@ class Stop:
     """Notes in `number` which of these signals has come, for the work in its context to end at its next good place.
 
     An exception from a handler could come where Python drops it, or in a lock that then nobody opens. What is ignored,
-    such as SIGHUP under nohup, stays ignored. on_signal is given what `number` was before.
-    """
+    such as SIGHUP under nohup, stays ignored. on_signal is given what `number` was before."""
 
     def __init__(self, *names: str, on_signal: Callable[[int], None] = lambda before: None) -> None:
         self.number, self._names, self._on_signal, self._handlers = 0, names, on_signal, {}
@@ -180,8 +177,7 @@ def choose_device(device: str) -> torch.device:
     """The device of this process that `device` names: auto (CUDA where there is one, else the CPU), cpu, cuda, cuda:N.
 
     With several processes each takes the GPU of its local rank, or the only one that it sees, as Slurm may bind them.
-    Raises InputError.
-    """
+    Raises InputError."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = device.partition(":")

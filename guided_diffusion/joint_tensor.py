@@ -42,8 +42,7 @@ class JointLayout:
         """x_start [N, C, H, W] -> uint8 images [N, H, W, 3] and uint8 index masks [N, H, W].
 
         With a background channel a pixel takes the largest channel; without one it takes the largest type
-        if that exceeds DECODE_THRESHOLD, else background.
-        """
+        if that exceeds DECODE_THRESHOLD, else background."""
         x = x.detach().float()
         images = ((x[:, RGB].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         best, index = x[:, MASK].max(dim=1)  # [N, H, W]
@@ -55,8 +54,7 @@ class JointLayout:
     def types_in(self, masks: Tensor) -> Tensor:
         """What a network with class_cond is told of index masks uint8 [N, H, W]: float32 [N, 1 + num_defect].
 
-        Column k is 1 where type k occurs, so a row of zeros says "no defect"; column 0 means "not told", see untold.
-        """
+        Column k is 1 where type k occurs, so a row of zeros says "no defect"; column 0 means "not told", see untold."""
         present = F.one_hot(masks.flatten(1).long(), self.num_defect + 1).amax(dim=1).float()
         present[:, 0] = 0
         return present
@@ -64,8 +62,7 @@ class JointLayout:
     def probabilities(self, x: Tensor) -> Tensor:
         """Turn mask logits into probabilities, RGB untouched (networks trained with separate losses).
 
-        Without a background channel a zero logit stands in for it.
-        """
+        Without a background channel a zero logit stands in for it."""
         return torch.cat([x[:, RGB], self.log_softmax(x).exp()[:, -(x.shape[1] - 3) :]], dim=1)
 
     def log_softmax(self, x: Tensor) -> Tensor:

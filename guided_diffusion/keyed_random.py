@@ -37,8 +37,7 @@ def torch_generator(device: torch.device | str, *key: Key) -> torch.Generator:
 def sample_noise(seed: int, indices: Sequence[int], t: int, shape: Sequence[int], device: torch.device | str) -> Tensor:
     """Standard normal noise float32 [len(indices), *shape]; row i keyed by (seed, indices[i], t).
 
-    Drawn on the CPU, so that every device gets the same.
-    """
+    Drawn on the CPU, so that every device gets the same."""
     import torch
 
     from .precision import to_device

@@ -40,8 +40,7 @@ def colorize(mask: np.ndarray) -> np.ndarray:
 def outline(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Draw the types' outlines around their regions, whose own pixels stay visible, however small they are.
 
-    image: uint8 [H, W, 3]; mask: index mask uint8 [H, W]. Returns uint8 [H, W, 3].
-    """
+    image: uint8 [H, W, 3]; mask: index mask uint8 [H, W]. Returns uint8 [H, W, 3]."""
     shown, reach = image.copy(), 1 + 2 * max(1, round(max(mask.shape) / 128))
     for index in np.unique(mask[mask > 0]).tolist():
         inside = mask == index

@@ -42,8 +42,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 def exact_float32(precision: str = "fp32") -> None:
     """Make fp32 mean IEEE float32 on GPUs as well: by default PyTorch lets convolutions round to TF32's 10 bits.
 
-    precision: "tf32" lets all products do so. It holds for the whole process, until it is called again.
-    """
+    precision: "tf32" lets all products do so. It holds for the whole process, until it is called again."""
     rounded = precision == "tf32"
     torch.set_float32_matmul_precision("high" if rounded else "highest")  # where a user set it, it must not contradict
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = rounded
@@ -58,8 +57,7 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
 def cast_weights(model: nn.Module) -> None:
     """Keep the weights of convolutions and linear layers in bfloat16, for a network that only generates.
 
-    Autocast would cast them anew at every step; the result is the same.
-    """
+    Autocast would cast them anew at every step; the result is the same."""
     for module in model.modules():
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear)):
             module.to(torch.bfloat16)
@@ -70,8 +68,7 @@ class Graphs:
     kernels, and which read and write at fixed addresses.
 
     A network is recorded after WARM_UP calls with inputs of the same shapes. Where that fails it just runs, as on the
-    CPU. Not for several threads at once.
-    """
+    CPU. Not for several threads at once."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._calls, self._recorded = device, Counter(), {}
@@ -124,8 +121,7 @@ def try_compile(network: nn.Module, run: Callable[[nn.Module], object], graphs: 
     """The network under torch.compile, once run(it) has made it compile. graphs: as CUDA graphs, where that works;
     gradients must neither be accumulated nor exchanged between processes, which they have got wrong.
 
-    Raises InputError if something is lacking or fails; running out of memory is passed on.
-    """
+    Raises InputError if something is lacking or fails; running out of memory is passed on."""
     # dynamic: a second size would be compiled anew, for all sizes, which is slower
     fast = torch.compile(network, dynamic=False, mode="reduce-overhead" if graphs else None)
     try:

@@ -89,8 +89,7 @@ def train(
 
     config: a YAML file, what it would hold, or a Config. data: the training set, None: config's. overrides: YAML keys,
     iterations=1000 or, where sections share a key, **{"model.target": ...}. Raises InputError; KeyboardInterrupt after
-    a signal, when the work is saved.
-    """
+    a signal, when the work is saved."""
     keys = [f"{section}.{field.name}" for section, cls in SECTIONS.items() for field in fields(cls)]
     for key in [key for key in overrides if "." not in key]:
         found = [name for name in keys if name.partition(".")[2] == key]

@@ -21,8 +21,7 @@ def augment(images: Tensor, masks: Tensor, share: float, rng: np.random.Generato
     """Images [B, 3, H, W] in 0..255, as float32, index masks uint8 [B, H, W], and what was done, [B, AUGMENTATIONS].
 
     Each augmentation is applied to a `share` of the images, geometry to images (bilinear) and masks (nearest) alike;
-    what comes in from outside is mirrored. Quarter turns are for squares; others are turned by half.
-    """
+    what comes in from outside is mirrored. Quarter turns are for squares; others are turned by half."""
     count, (height, width) = len(images), masks.shape[1:]
     chosen = rng.random((count, 7)) < share
     z = rng.standard_normal((count, 6)) * chosen[:, [2, 3, 3, 4, 5, 6]]

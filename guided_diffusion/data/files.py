@@ -166,8 +166,7 @@ def read_groups(path: str, names: Sequence[str], flag: str) -> list[str]:
     """The group of each image, `names` being "<type>/<stem>" or "<stem>" as in DefectDataset. Raises InputError.
 
     The file is CSV with rows `file,group`; or JSON {file: group}; or a split file, {"files": {file: {"group": group}}}.
-    Type and stem of a file count, the stem alone where it tells. flag: how the user named it.
-    """
+    Type and stem of a file count, the stem alone where it tells. flag: how the user named it."""
     try:
         rows = read_json(path) if path.endswith(".json") else read_rows(path)
     except FileNotFoundError as error:

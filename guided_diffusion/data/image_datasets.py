@@ -60,8 +60,7 @@ class DefectDataset:
         """Read the prepared set at `root`. types: their number, or their names: those of the set are matched by name.
 
         num_image_train: see FirstShots. include_good: the defect-free images too, after the others. Raises
-        InputError for whatever is wrong with the set, an image or a mask, and where all do not fit into memory.
-        """
+        InputError for whatever is wrong with the set, an image or a mask, and where all do not fit into memory."""
         samples, names, note = find_samples(root), () if isinstance(types, int) else types, ""
         if names:
             numbers, note = match_types(read_label_map(root), names, root)
@@ -153,8 +152,7 @@ class DefectDataset:
         """Images uint8 [B, 3, h, w] and masks uint8 [B, h, w] of the samples `indices`; (h, w) is the view's size.
 
         Crops and flips come from `rng`, other ones for each sample, the same for its image and mask. kinds: the type
-        that each crop with a defect is placed around; None: any.
-        """
+        that each crop with a defect is placed around; None: any."""
         images = [self.images[index] for index in indices]
         masks = [self.masks[index] for index in indices]
         if self.view.windows:

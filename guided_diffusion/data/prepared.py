@@ -54,8 +54,7 @@ class Sample:
     """An image file and its mask (None: defect-free); prepare/layouts has masks of other kinds, which it converts.
 
     name: unique in the data set, "<folder>/<stem>" in layouts with type folders, else "<stem>". folder: the type
-    folder. part: "train", "val", ..., where the layout says.
-    """
+    folder. part: "train", "val", ..., where the layout says."""
 
     image: str
     mask: IndexMask | None

@@ -27,8 +27,7 @@ UNTOLD_PHOTOGRAPHS = 0.5  # share of the photographs that are given whole withou
 class Known:
     """Parts of x_start that are given.
 
-    values: float32 [N, C, H, W], in the joint tensor's ranges. where: bool [N, C, H, W], True where they hold.
-    """
+    values: float32 [N, C, H, W], in the joint tensor's ranges. where: bool [N, C, H, W], True where they hold."""
 
     values: Tensor
     where: Tensor
@@ -41,8 +40,7 @@ class Known:
     def wrap(self, predict_x0: PredictX0, clean: bool = False) -> PredictX0:
         """A predict_x0 that says what is known; samplers derive eps after it, so x_t keeps to it at every level.
 
-        clean: the network was trained to be given what is known without noise (train.known_share).
-        """
+        clean: the network was trained to be given what is known without noise (train.known_share)."""
 
         def predict(x_t: Tensor, t: int) -> Tensor:
             return self.paste(predict_x0(self.paste(x_t) if clean else x_t, t))
@@ -72,8 +70,7 @@ def draw_conditions(
     """Of a batch x_start [N, C, H, W] with index masks uint8 [N, H, W] beside it: types float32 [N, 1 + num_defect]
     with class_cond, and with train.known_share where x_start is given, bool [N, C, H, W]; on x_start's device.
 
-    Drawn by `key` on the CPU, so that devices agree.
-    """
+    Drawn by `key` on the CPU, so that devices agree."""
     layout, train, device = config.layout, config.train, x_start.device
     generator = torch_generator("cpu", "conditions", *key)
     types = known = None
@@ -95,8 +92,7 @@ def draw_known(x_start: Tensor, layout: JointLayout, share: float, generator: to
 
     Of a `share` of the images, one of these: the masks; the photograph; the masks, and the photograph further than a
     few pixels from a defect. So the network learns what generating asks of it, an image for a mask and a defect in a
-    photograph; and a mask for a photograph, which no command asks for. generator: of the CPU.
-    """
+    photograph; and a mask for a photograph, which no command asks for. generator: of the CPU."""
     known = torch.zeros_like(x_start, dtype=torch.bool)
     parts = torch.randint(3, (len(x_start),), generator=generator)
     chosen = torch.rand(len(x_start), generator=generator) < share

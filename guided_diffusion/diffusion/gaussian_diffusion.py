@@ -22,8 +22,7 @@ def make_betas(schedule: str, num_timestep: int) -> np.ndarray:
     """Betas float64 [T] of a named schedule; names and constants as in the released code.
 
     cosine: Nichol & Dhariwal 2021, eq. 17. linear: linear in sqrt(beta) (latent diffusion's "linear"). sqrt_linear:
-    linear in beta. sqrt: root of that. inverse_proportion: 1 / (T - t), alphas_cumprod linear (Austin et al. 2021).
-    """
+    linear in beta. sqrt: root of that. inverse_proportion: 1 / (T - t), alphas_cumprod linear (Austin et al. 2021)."""
     T = num_timestep
     if schedule == "cosine":
         alpha_bar = np.cos((np.arange(T + 1) / T + COSINE_S) / (1 + COSINE_S) * np.pi / 2) ** 2
@@ -41,8 +40,7 @@ class GaussianDiffusion:
     """Forward process and training losses of a configuration, for x_start of shape [N, C, H, W].
 
     train.loss_weight: per timestep, "uniform" or "min_snr" (Hang et al. 2023): min(SNR, gamma) on the x_start error,
-    divided by SNR for eps. train.mask_loss_weight: of the cross-entropy among separate losses.
-    """
+    divided by SNR for eps. train.mask_loss_weight: of the cross-entropy among separate losses."""
 
     def __init__(self, config: Config) -> None:
         self.parameterization, self.num_timestep = config.diffusion.parameterization, config.diffusion.num_timestep
@@ -97,8 +95,7 @@ class GaussianDiffusion:
         Returns "loss" (scalar, weighted by timestep; minimise this), "rgb" and "mask" (scalars, its
         unweighted parts) and "per_sample" ([N], unweighted, detached). With separate_channel_loss (x0 only)
         the mask outputs are logits: loss = MSE(RGB) + mask_loss_weight * cross-entropy(masks); else MSE on
-        all channels.
-        """
+        all channels."""
         x_t = self.q_sample(x_start, t, noise)
         output = model(x_t if known is None else torch.where(known, x_start, x_t), t)
         target = x_start if self.parameterization == "x0" else noise

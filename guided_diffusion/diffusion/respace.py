@@ -51,8 +51,7 @@ def make_plan(
     crosses has exactly its noise level. num_steps: the large and the small network's, or their sum, which is
     shared in proportion to each one's range, at least one for each. Within a network the nodes are uniform in t;
     given log_snr (float [T]) they are uniform in that, but for T-1, which the node at NOISY_END follows.
-    The range of a network is measured likewise. Raises InputError.
-    """
+    The range of a network is measured likewise. Raises InputError."""
     T, S = num_timestep, step_inference
     large, small = _share_steps(T, num_steps, S, log_snr)
     if large and small:  # the large network's last step lands on t = S - 1, which is the small network's first node
@@ -72,8 +71,7 @@ def released_plans(num_timestep: int, step_inference: int) -> tuple[list[Pair], 
     """(large, small) as the released script walks them, for comparison.
 
     Each network starts at t = its number of steps - 1 and walks down to 0, so the small one gets an already
-    denoised image. The step from t = 1 goes to the clean image instead of to t = 0 (the script's slip).
-    """
+    denoised image. The step from t = 1 goes to the clean image instead of to t = 0 (the script's slip)."""
 
     def walk(steps: int) -> list[Pair]:
         return [(t, t - 1 if t > 1 else -1) for t in range(steps - 1, -1, -1)]

@@ -40,8 +40,7 @@ def make_predict_x0(
     The callable takes x_t float32 [N, C, H, W] and one timestep, and returns the unclipped x_start. types: what a
     network with class_cond is told, float32 [N, 1 + num_defect]; None: nothing. guidance_scale w other than 1:
     x_start = untold + w (told - untold) (Ho & Salimans 2022, whose w is one less). Mask logits are guided before the
-    softmax, which is to guide log-probabilities: the two differ by what the softmax takes out.
-    """
+    softmax, which is to guide log-probabilities: the two differ by what the softmax takes out."""
     guided = types is not None and guidance_scale != 1
 
     def x_start(x_t: Tensor, t: int, types: Tensor | None) -> Tensor:
@@ -68,8 +67,7 @@ def _eps(x: Tensor, x0: Tensor, alpha_bar: float) -> Tensor:
 def cold(x: Tensor, pairs: Pairs, predict_x0: PredictX0, clip: Clip, alpha_bar: AlphaBar, noise: Noise) -> Tensor:
     """The released deterministic rule (Bansal et al. 2022, algorithm 2): x - D(x0, t) + D(x0, t_prev).
 
-    D degrades the clipped x0 with the eps of the unclipped one.
-    """
+    D degrades the clipped x0 with the eps of the unclipped one."""
     for t, t_prev in pairs:
         a, a_prev = alpha_bar(t), alpha_bar(t_prev)
         x0 = predict_x0(x, t)
@@ -96,8 +94,7 @@ def ddim(
 def dpmpp_2m(x: Tensor, pairs: Pairs, predict_x0: PredictX0, clip: Clip, alpha_bar: AlphaBar, noise: Noise) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), on the clipped x0.
 
-    The first step and the one to the clean image are of first order, where this is DDIM.
-    """
+    The first step and the one to the clean image are of first order, where this is DDIM."""
     x0_last, h_last = None, 0.0
     for t, t_prev in pairs:
         a, a_prev = alpha_bar(t), alpha_bar(t_prev)

@@ -211,8 +211,7 @@ def render(
 ) -> str:
     """The page; rows as in samples.jsonl with "kept" and "reason", pictures as data URIs of images and masks.
 
-    about: all else that report.html names. Raises one of MALFORMED.
-    """
+    about: all else that report.html names. Raises one of MALFORMED."""
     assets = files(__package__) / "report_assets"
     template, css, js = ((assets / f"report.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
     how = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.ChainableUndefined}

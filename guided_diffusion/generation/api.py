@@ -89,8 +89,7 @@ class DefectGen:
         Configurations and num_defect are needed for released checkpoints, which carry none; so is
         separate_channel_loss where such a network was trained with it. weights: "ema" or "model". precision: "fp32";
         "bf16"; "tf32", float32 that GPUs round to 10 bits where they multiply; or "auto": bf16 where the hardware
-        multiplies in it, else fp32. Raises InputError.
-        """
+        multiplies in it, else fp32. Raises InputError."""
         for name, value, known in (("weights", weights, WEIGHTS), ("precision", precision, (*PRECISIONS, "auto"))):
             if value not in known:
                 raise InputError(unknown_name(f"`{name}`", str(value), known))
@@ -124,8 +123,7 @@ class DefectGen:
     def settings(self, settings: Settings | None = None, **options: Any) -> Settings:
         """Settings, by default Settings(), with these options put in: checked against the networks, and complete.
 
-        num_steps and image_size are filled in, windows is "on" or "off". Raises InputError.
-        """
+        num_steps and image_size are filled in, windows is "on" or "off". Raises InputError."""
         settings = as_settings(settings).having(**options)
         T, S, steps = self.diffusion.num_timestep, settings.step_inference, settings.num_steps
         released = settings.handoff == "released"
@@ -195,8 +193,7 @@ class DefectGen:
         types `defects`. backgrounds: photographs uint8 [M, H, W, 3] that stay as they are further than settings.margin
         pixels from a defect. A batch that does not fit into memory is halved and made again, after
         on_out_of_memory(new batch size, samples left to make). progress wraps the list of steps of each network and
-        batch, such as tqdm. Raises InputError.
-        """
+        batch, such as tqdm. Raises InputError."""
         settings, about = as_settings(settings).having(**options), None
         defects, bank = settings.defects, isinstance(masks, str) and masks == "bank"
         settings = self.settings(settings, defects=None if bank else defects)  # a bank's masks show them
@@ -257,8 +254,7 @@ class DefectGen:
 
         All processes go through the same number of rounds, at whose ends they meet; rank 0 writes a round while the
         next is computed, and gets the folder, which no other run may write to meanwhile. Raises InputError; and
-        KeyboardInterrupt after SIGINT or SIGHUP, when the round before is written.
-        """
+        KeyboardInterrupt after SIGINT or SIGHUP, when the round before is written."""
         settings = self.settings(settings)
         conditions = conditions or Conditions(self.config, settings)
         how = {"seed": whole("seed", seed, MOST_SEED), "batch_size": batch_size, "compile": compile}
@@ -280,8 +276,7 @@ class DefectGen:
 
         Pixels further than settings.margin, in pixels of the training, from a defect stay as they are. scale: pixels of
         the photograph to one of the training, or (down, across); by default what the training recorded. The settings'
-        image_size is that of the windows in which the networks see the photograph. Raises InputError.
-        """
+        image_size is that of the windows in which the networks see the photograph. Raises InputError."""
         settings, scale = self.settings(settings, **options), find_scale(scale, self.config.data.scale)
         mask = as_index_masks([mask], self.layout.num_defect, "mask")[0]
         photograph, seeds = np.asarray(photograph), as_indices(seeds, "seeds")
@@ -360,8 +355,7 @@ class DefectGen:
     def compile(self, batch_size: int, settings: Settings) -> None:
         """From now on let batches of this size run under torch.compile; each size would cost a compilation of its own.
 
-        settings: complete ones. Where such a batch does not fit into memory nothing changes. Raises InputError.
-        """
+        settings: complete ones. Where such a batch does not fit into memory nothing changes. Raises InputError."""
 
         def fast(network: Network) -> Network:
             twice = settings.guidance_scale != 1 and network.config.model.class_cond  # see make_predict_x0

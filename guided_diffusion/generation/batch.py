@@ -37,8 +37,7 @@ class GeneratedBatch:
     """images: uint8 [N, H, W, 3]; masks: uint8 [N, H, W], 0 background, k the type class_names[k - 1].
 
     For the manifest of save: indices, the samples' numbers; about, what decides them besides; conditions, what each was
-    held to.
-    """
+    held to."""
 
     images: np.ndarray
     masks: np.ndarray

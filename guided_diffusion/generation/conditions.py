@@ -28,8 +28,7 @@ def parse_defects(defects: Sequence[str | Sequence[str]], config: Config) -> tup
     """Which types samples are to show, as sets of type indices: sample i the i-th, modulo their number.
 
     An entry is "crack", "crack,hole" (both), or a list of both, "none", "balanced", which stands for one type after the
-    other, or "training", which stands for data.types_seen. Raises InputError.
-    """
+    other, or "training", which stands for data.types_seen. Raises InputError."""
     asked: list[frozenset[int]] = []
     class_names = config.layout.class_names
     for entry in defects:
@@ -91,8 +90,7 @@ class Conditions:
 
     Masks uint8 [M, H, W], perhaps with backgrounds uint8 [M, H, W, 3]; or the settings' defects, by default the types
     that training saw; or nothing. settings: complete ones. For the manifest, names: what to call each entry; about:
-    what decides them all.
-    """
+    what decides them all."""
 
     def __init__(
         self,

@@ -69,8 +69,7 @@ def find_windows(
 
     Defects that are nearer to each other than their margins share one. It shows size = (h, w) pixels of the training;
     of a larger defect as many as it needs, a multiple of `multiple`. Where the photograph is smaller, all of it is
-    shown at that size.
-    """
+    shown at that size."""
     contours = cv2.findContours(_grown(mask, reach(scale, margin)), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
     if len(contours) > MOST_WINDOWS:
         raise InputError(f"`masks`: one has {len(contours):,} separate defects; {MOST_WINDOWS:,} are the most")
@@ -108,8 +107,7 @@ def paste(photograph: np.ndarray, window: Window, drawn: np.ndarray) -> None:
     """Put a generated window uint8 [h, w, 3] into its photograph uint8 [H, W, 3].
 
     What is added is the change, enlarged: finer detail than the training's, such as grain, stays that of the
-    photograph. It fades out over the margin.
-    """
+    photograph. It fades out over the margin."""
     there = photograph[window.rows, window.columns]
     size, way = there.shape[1::-1], cv2.INTER_CUBIC if there.shape[0] >= drawn.shape[0] else cv2.INTER_AREA
     change = cv2.resize(np.subtract(drawn, window.image, dtype=np.float32), size, interpolation=way)
@@ -130,8 +128,7 @@ def insert(
     """Photographs uint8 [H, W, 3], each of its own size, with the defects of its mask uint8 [H, W] drawn in.
 
     indices: the samples' numbers, which key their noise. settings: complete ones, whose image_size is the windows'.
-    how: for DefectGen.draw. Windows of several photographs make a batch. Raises InputError.
-    """
+    how: for DefectGen.draw. Windows of several photographs make a batch. Raises InputError."""
     results = [photograph.copy() for photograph in photographs]
     multiple = max(network.config.model.size_multiple for network in generator.networks.values() if network)
     todo = []  # (number, result, window)

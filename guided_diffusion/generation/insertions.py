@@ -85,8 +85,7 @@ def read_insertions(
 
     Masks of the same names as photographs belong to them, others to the photographs left over, in turn. defects: the
     types of each photograph in turn; else defects_per_image of them, from and to. Raises InputError naming what cannot
-    be used among the files of the first num_samples samples, before any is made.
-    """
+    be used among the files of the first num_samples samples, before any is made."""
     if masks is None:
         raise InputError("`background`: needs `masks`, which say where the defects go: bank, or a folder")
     pictures, scale = _photographs(background), find_scale(scale, config.data.scale)

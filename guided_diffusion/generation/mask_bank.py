@@ -34,8 +34,7 @@ def draw_masks(
     config: Config, root: str | None, size: Sequence[int], seed: int, count: int, shown: int | Sequence[Collection[int]]
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """`count` index masks uint8 [count, *size] like those of the data set root, None: of the training; and, for the
-    manifest, what decides them. Mask i shows shown[i], modulo their number, or `shown` types. Raises InputError.
-    """
+    manifest, what decides them. Mask i shows shown[i], modulo their number, or `shown` types. Raises InputError."""
     num_defect = config.layout.num_defect
     if isinstance(shown, int) and not 1 <= shown <= num_defect:
         raise InputError(f"`types_per_image` {shown}: must be from 1 to {num_defect}")
@@ -110,8 +109,7 @@ class MaskBank:
         arguments alone. shown: so many types, the first of which take turns; or these.
 
         On a larger canvas masks lie at random places, a later one over an earlier one. A defect that the border cuts
-        lies at that border of the canvas, or goes on to it.
-        """
+        lies at that border of the canvas, or goes on to it."""
         rng = numpy_generator("mask bank canvas", seed, index)
         canvas = np.zeros(size, np.uint8)
         count = max(1, canvas.size // (AREAS_PER_MASK * math.prod(self.size)))
@@ -177,8 +175,7 @@ def _widened(where: np.ndarray, mirrored: Sequence[int]) -> np.ndarray:
 def _moved(layer: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
     """A defect bool [H, W] shifted, turned, stretched and bent at random, within the limits times `strength`.
 
-    One that the border cuts is taken to go on beyond it.
-    """
+    One that the border cuts is taken to go on beyond it."""
     height, width = layer.shape
     shift = rng.uniform(-1, 1, 2) * MAX_SHIFT * strength
     turn = math.radians(rng.uniform(-1, 1) * MAX_TURN * strength)

@@ -27,8 +27,7 @@ SEPARATED, AT_BORDER = 0.7, 0.8
 class Placement:
     """Draws masks for photographs. scale: their pixels to one of the training; margin: in the training's pixels.
 
-    distances: by type, how far inside the part its defects lay in training, in pixels of that; empty: anywhere.
-    """
+    distances: by type, how far inside the part its defects lay in training, in pixels of that; empty: anywhere."""
 
     bank: MaskBank
     scale: tuple[float, float]

@@ -31,8 +31,7 @@ class SampleFolder:
     """A folder of samples made by the same settings, all that decides them besides their index, as JSON would hold it.
 
     Making the object only reads; it raises InputError where the folder holds samples of other settings, images that are
-    not known to be samples, or links that lead out of it. One process may add() at a time: file_io.lock_folder.
-    """
+    not known to be samples, or links that lead out of it. One process may add() at a time: file_io.lock_folder."""
 
     def __init__(self, sample_dir: str, class_names: Sequence[str], settings: dict[str, Any]) -> None:
         self._folder, self._class_names = sample_dir, list(class_names)
@@ -82,8 +81,7 @@ class SampleFolder:
     ) -> None:
         """Write samples: N images uint8 [H, W, 3] and index masks uint8 [H, W], N = len(indices).
 
-        conditions: what the manifest says that each was held to. Raises InputError where a file cannot be written.
-        """
+        conditions: what the manifest says that each was held to. Raises InputError where a file cannot be written."""
         indices = [whole("indices", index, MAX_SAMPLES - 1) for index in indices]
         if not len(indices) == len(images) == len(masks) == len(conditions or images) == len({*indices}):
             counts = (
@@ -108,8 +106,7 @@ class SampleFolder:
         """Draw the first samples, beside each the outlines of its mask, to contact_sheet.png and return its path; where
         it cannot be written, there is a warning.
 
-        Raises InputError where there is no sample, or a file of one is gone.
-        """
+        Raises InputError where there is no sample, or a file of one is gone."""
         if not self._rows:
             raise InputError(f"`sample_dir`: {self._folder!r} holds no samples to draw a contact sheet of")
         rows, tiles = [self._rows[index] for index in sorted(self._rows)], []
@@ -170,8 +167,7 @@ def common_class_names(folders: Mapping[str, str], known: Mapping[str, Sequence[
     """The types that all these folders and `known` agree on, `folders` being {what the user calls it: folder}.
 
     Folders that do not tell are passed over. Raises InputError where one is missing or of the wrong kind, two differ or
-    none tells.
-    """
+    none tells."""
     for flag, folder in folders.items():
         _check_kind(flag, folder)
     found = {f"{flag} {folder}": read_label_map(folder) for flag, folder in folders.items()}

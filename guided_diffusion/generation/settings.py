@@ -52,8 +52,7 @@ def _as_types(given: Any) -> tuple[str | tuple[str, ...], ...]:
 class Settings:
     """Settings of DefectGen.generate. DefectGen.settings checks them against the networks and fills in what is None.
 
-    Raises InputError.
-    """
+    Raises InputError."""
 
     step_inference: int = 400  # the large network denoises from this timestep up, the small one below it
     sampler: str = "dpmpp_2m"

@@ -33,8 +33,7 @@ def windowed(predict: PredictWindows, weights: Mapping[Place, Tensor], at_once: 
 
     `at_once` windows are predicted at a time, each for all N samples; at last the last one again until they are so
     many, as networks are fastest at one shape. Where windows overlap their predictions are averaged. Predictions are
-    blended unclipped: then blending x_start and eps is the same, and x_t keeps to one noise throughout.
-    """
+    blended unclipped: then blending x_start and eps is the same, and x_t keeps to one noise throughout."""
 
     def cut(x: Tensor, place: Place) -> Tensor:
         top, left, (height, width) = *place, weights[place].shape

@@ -110,8 +110,7 @@ def receptive_field(config: ModelConfig) -> float:
     """Theoretical receptive field in pixels: the widest span of input pixels that one output pixel depends on.
 
     Largest over the pixel's phase within the coarsest cell; math.inf for a global network, whose middle block attends.
-    Normalisation statistics, which are global but carry no position, are left out.
-    """
+    Normalisation statistics, which are global but carry no position, are left out."""
     if not config.patch:
         return math.inf
     levels, blocks = len(config.channel_mult), config.num_res_blocks

@@ -13,8 +13,7 @@ from .norm import group_norm
 def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
     """Sinusoidal embedding of timesteps (Vaswani et al. 2017, eq. of section 3.5; cosines first).
 
-    t: [N] integer or float. Returns float32 [N, dim]; dim must be even.
-    """
+    t: [N] integer or float. Returns float32 [N, dim]; dim must be even."""
     half = dim // 2
     freqs = torch.exp(-math.log(max_period) / half * torch.arange(half, dtype=torch.float32, device=t.device))
     angles = t.float()[:, None] * freqs  # [N, half]
@@ -51,8 +50,7 @@ class ResBlock(nn.Module):
     """Two 3x3 convolutions with a skip; the time embedding enters between them.
 
     With scale_shift the embedding modulates the second norm, else it is added before it
-    (Dhariwal & Nichol 2021, "adaptive group normalisation").
-    """
+    (Dhariwal & Nichol 2021, "adaptive group normalisation")."""
 
     def __init__(
         self, channels: int, emb_channels: int, out_channels: int, dropout: float, scale_shift: bool, groups: int
@@ -86,8 +84,7 @@ class ResBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """Self-attention over all pixels, with a residual connection.
 
-    qkv holds, head after head, that head's q, k and v (the older guided-diffusion order).
-    """
+    qkv holds, head after head, that head's q, k and v (the older guided-diffusion order)."""
 
     def __init__(self, channels: int, num_heads: int, groups: int):
         super().__init__()

@@ -50,8 +50,7 @@ def group_norm(
 def _native(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """y, and mean and 1 / standard deviation [N, groups], by PyTorch's kernel, which autocast leaves alone.
 
-    On a GPU it keeps these two in x's dtype: it must not be bfloat16.
-    """
+    On a GPU it keeps these two in x's dtype: it must not be bfloat16."""
     n, c, height, width = x.shape
     if x.is_cuda or not x.is_contiguous(memory_format=torch.channels_last):
         x = x.contiguous()  # the only format that the others take
@@ -65,8 +64,7 @@ def _native(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) ->
 class _ChannelsLastGroupNorm(torch.autograd.Function):
     """x: [N, C, H, W] in channels_last, on the CPU; weight and bias: float [C] or [N, C].
 
-    PyTorch's own backward pass is some 20 times slower in this format.
-    """
+    PyTorch's own backward pass is some 20 times slower in this format."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:

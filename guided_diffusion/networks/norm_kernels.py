@@ -27,8 +27,7 @@ def _add(a, b):
 def _place(pixels, C, rows, K: tl.constexpr):
     """Of this program: image, first of `rows` pixels, channels [K], and where its first number lies.
 
-    The last is int64: a batch may have more numbers than int32.
-    """
+    The last is int64: a batch may have more numbers than int32."""
     blocks, pid, n = (C + K - 1) // K, tl.program_id(0), tl.program_id(1)
     first = pid // blocks * rows
     return n, first, pid % blocks * K + tl.arange(0, K), (n.to(tl.int64) * pixels + first) * C

@@ -49,8 +49,7 @@ class TrainLogger:
     """Reports, in train.loggers, on a run that starts, or goes on, after `start_step`. Made after its first step.
 
     A resumed run (start_step > 0) drops what was logged after start_step, as if it had never been interrupted; a fresh
-    one begins anew. Raises InputError where an old progress.csv is not one, or a tracker does not start.
-    """
+    one begins anew. Raises InputError where an old progress.csv is not one, or a tracker does not start."""
 
     def __init__(self, work_dir: str, config: Config, start_step: int) -> None:
         loggers, self._work_dir = config.train.loggers, work_dir

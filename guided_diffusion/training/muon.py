@@ -25,8 +25,7 @@ class Muon(torch.optim.AdamW):
     def step(self, closure: None = None) -> None:
         """One update from the gradients, none where self.found_inf is above 0. Those that Muon took are gone then.
 
-        All parameters at a time, as far as that goes: on a GPU each operation by itself would be a launch.
-        """
+        All parameters at a time, as far as that goes: on a GPU each operation by itself would be a launch."""
         stopped = getattr(self, "found_inf", None)
         for group in self.param_groups:
             taken = [one for one in group["params"] if one.grad is not None and self.takes(one)]
@@ -59,8 +58,7 @@ class Muon(torch.optim.AdamW):
 def orthogonal(stacks: Sequence[Tensor]) -> list[Tensor]:
     """About U V^T of matrices U S V^T, in stacks [N, rows, columns]: singular values come to lie in 0.7 to 1.2.
 
-    Newton-Schulz iterations of the Gram matrices alone, which are smaller, of all with the same side together.
-    """
+    Newton-Schulz iterations of the Gram matrices alone, which are smaller, of all with the same side together."""
     tall = [one.mT if one.shape[1] < one.shape[2] else one for one in stacks]
     tall = [one / one.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7) for one in tall]
     by_side: dict[int, list[int]] = {}

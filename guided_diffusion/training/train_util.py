@@ -46,8 +46,7 @@ class TrainLoop:
     """Trains one network; all state is in `model`, `ema`, `optimizer` and `step`.
 
     Every random number is keyed by (seed, step, rank), so a resumed run repeats an uninterrupted one bit for
-    bit without generator state. A resumed run keeps the precision that "auto" once gave.
-    """
+    bit without generator state. A resumed run keeps the precision that "auto" once gave."""
 
     def __init__(
         self,
@@ -115,8 +114,7 @@ class TrainLoop:
     def network(self) -> nn.Module:
         """The model as it is trained: compiled, and averaging its gradients over the processes, if that is wanted.
 
-        Raises InputError where it cannot be compiled.
-        """
+        Raises InputError where it cannot be compiled."""
         train, network = self.config.train, self.model
         if train.compile == "on":
             batch = train.micro_batch or self.config.data.bs_per_gpu
@@ -144,8 +142,7 @@ class TrainLoop:
     def run(self) -> int:
         """Train to the end or to a signal. Returns the exit status: 0, or 128 + the signal's number.
 
-        Raises InputError if the loss stops being finite; the last good checkpoint is then what it was.
-        """
+        Raises InputError if the loss stops being finite; the last good checkpoint is then what it was."""
         cfg, logger, first_preview = self.config.train, None, math.inf
         self.reported, start = (self.step, time.perf_counter()), self.step
         with ExitStack() as ending:
@@ -214,8 +211,7 @@ class TrainLoop:
     def draw_batch(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """x_start float32 [N, C, H, W] and index masks uint8 [N, H, W] of this step and rank, and how augmented.
 
-        Images drawn by type are independent draws; else ranks share no image within an epoch.
-        """
+        Images drawn by type are independent draws; else ranks share no image within an epoch."""
         cfg, rank = self.config, dist_util.rank()
         size, kinds = cfg.data.bs_per_gpu, None
         if cfg.rates is None:
@@ -255,8 +251,7 @@ class TrainLoop:
     def _bound_gradients(self) -> Tensor:
         """Clip the gradients and return their norm. From the first that is not finite on, no update follows.
 
-        Log lines look at failed_step. Gradients are averaged, so every rank sees the same.
-        """
+        Log lines look at failed_step. Gradients are averaged, so every rank sees the same."""
         parameters, limit = list(self.model.parameters()), self.config.optimizer.grad_clip
         norm = nn.utils.get_total_norm([p.grad for p in parameters])
         if limit is not None:
@@ -292,8 +287,7 @@ class TrainLoop:
     def validation_loss(self) -> dict[str, float]:
         """EMA loss on held-out images, the same images, crops, timesteps and noise each time.
 
-        "val": mean; "val_q1".."val_q4": by quartile of T, of the timesteps in it that are trained. Unweighted.
-        """
+        "val": mean; "val_q1".."val_q4": by quartile of T, of the timesteps in it that are trained. Unweighted."""
         cfg, T, quarters = self.config, self.diffusion.num_timestep, len(QUARTILES)
         edges = [-(-T * i // quarters) for i in range(quarters + 1)]  # rounded up, as LossWindow counts 4 t // T
         count = min(len(self.val_data), MAX_VAL_IMAGES)
@@ -323,8 +317,7 @@ class TrainLoop:
         """Write <work_dir>/images/NNNNNN.png: EMA samples from fixed noise, over these with outlines.
 
         Of the timesteps that are trained: down to the first the last prediction of x_start stands for the rest, and
-        below T they start from training images under noise.
-        """
+        below T they start from training images under noise."""
         if dist_util.rank() != 0:
             return
         config, layout, (first, end) = self.config, self.config.layout, self.config.train.t_range

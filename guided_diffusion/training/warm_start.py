@@ -28,8 +28,7 @@ def warm_start(checkpoint: Checkpoint, config: Config, config_name: str, flag: s
     """Weights, model and EMA, to train the network of `config` from, at step 0; and a line that tells what is new.
 
     A released checkpoint, which names no types, is taken to know config's first ones. flag: for errors. Raises
-    InputError where its outputs mean other things, or less than half of the network could be taken.
-    """
+    InputError where its outputs mean other things, or less than half of the network could be taken."""
     name, theirs, new = f"{flag} {checkpoint.path}", checkpoint.config, _channels(config.layout)
     if theirs:
         check_agreement(theirs, name, replace(config, data=theirs.data), config_name, ("train.separate_channel_loss",))

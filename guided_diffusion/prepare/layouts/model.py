@@ -93,8 +93,7 @@ class Options:
 
     label_map: {type name: index from 1}. colormap: {type name: (r, g, b)}. type_regex: its first group, searched in a
     file's stem, is the type. boxes: "refuse" those that have no outline, or "fill" them. rename: {type as found, "*"
-    for all: new name}. mask_threshold, void: see DrawingRule; None: decided from the files.
-    """
+    for all: new name}. mask_threshold, void: see DrawingRule; None: decided from the files."""
 
     label_map: Mapping[str, int] | None = None
     colormap: Mapping[str, tuple[int, int, int]] | None = None
@@ -115,8 +114,7 @@ class Dataset:
     may be types, the layout does not tell. black_is_good: an empty mask means a defect-free image. colours: the types
     of coloured masks, unless the user says. unlabelled: images that nobody has labelled, left out; unread: others, in
     folders that are not read. problems: lines on files; doubts: lines on names that are hardly those of types; notes:
-    what else was left out, or decided.
-    """
+    what else was left out, or decided."""
 
     root: str
     format: str
