@@ -1,34 +1,15 @@
 """Connected regions of index masks: pixels of one type that touch, at a corner too, are one region."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 from scipy import ndimage
 
 
-class Region(NamedTuple):
-    """A connected part of one type in a mask. box: top, left, bottom, right; the latter two are beyond it."""
-
-    type: int  # index, 1..number of types
-    pixels: int
-    box: tuple[int, int, int, int]
-
-
 def number_regions(where: np.ndarray) -> tuple[np.ndarray, int]:
     """The regions of a boolean mask [H, W] as int32 [H, W], 0 where it is False, else 1..N; and N."""
     return ndimage.label(where, np.ones((3, 3)))
-
-
-def regions(mask: np.ndarray) -> list[Region]:
-    """The regions of an index mask uint8 [H, W], type by type, the largest first."""
-    found = []
-    for index in np.unique(mask[mask > 0]).tolist():
-        numbered, _ = number_regions(mask == index)
-        for pixels, (y, x) in zip(np.bincount(numbered.ravel())[1:], ndimage.find_objects(numbered), strict=True):
-            found.append(Region(index, int(pixels), (y.start, x.start, y.stop, x.stop)))
-    return sorted(found, key=lambda region: (region.type, -region.pixels))
 
 
 def unbroken(shares: np.ndarray, count: int = 1) -> np.ndarray:

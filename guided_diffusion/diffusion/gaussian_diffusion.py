@@ -50,12 +50,6 @@ class GaussianDiffusion:
         if not (np.diff(self.alphas_cumprod) < 0).all():
             fault = f"{config.diffusion.schedule} has no noise left to add after so many steps"
             raise InputError(f"diffusion.num_timestep {self.num_timestep}: {fault}; lower it")
-        previous = np.append(1.0, self.alphas_cumprod[:-1])  # alphas_cumprod[-1] is the clean image
-        # q(x_(t-1) | x_t, x_0), DDPM eq. 6-7
-        self.posterior_variance = self.betas * (1 - previous) / (1 - self.alphas_cumprod)
-        self.posterior_mean_coef1 = self.betas * np.sqrt(previous) / (1 - self.alphas_cumprod)
-        self.posterior_mean_coef2 = (1 - previous) * np.sqrt(1 - self.betas) / (1 - self.alphas_cumprod)
-
         snr = self.alphas_cumprod / (1 - self.alphas_cumprod)
         self.loss_weights = np.ones(self.num_timestep)
         if config.train.loss_weight == "min_snr":

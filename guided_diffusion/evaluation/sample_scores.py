@@ -5,12 +5,11 @@
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 
 import numpy as np
 
 from ..data.manifest import read_manifest
-from ..data.regions import regions
+from ..data.regions import number_regions
 from ..keyed_random import Key, numpy_generator
 from .bootstrap import mean_interval, share_interval, with_interval
 from .copies import FLIPS, PLANTED, calibrate, distances_among, place, plant
@@ -82,8 +81,11 @@ def score_samples(
 
 def region_sizes(mask: np.ndarray, class_names: Sequence[str]) -> dict[str, list[int]]:
     """Pixels of the regions of each type that an index mask holds, the largest first."""
-    by_type = groupby(regions(mask), lambda region: class_names[region.type - 1])
-    return {name: [region.pixels for region in own] for name, own in by_type}
+    found = {}
+    for index in np.unique(mask[mask > 0]).tolist():
+        pixels = np.bincount(number_regions(mask == index)[0].ravel())[1:]
+        found[class_names[index - 1]] = sorted(pixels.tolist(), reverse=True)
+    return found
 
 
 def speck_thresholds(real: ImageSet) -> dict[str, float]:

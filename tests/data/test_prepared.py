@@ -2,14 +2,12 @@
 
 import json
 
-import numpy as np
 import pytest
 from drawn_at_random import Draw
 from drawn_formats import refusal
 
 from guided_diffusion.data.files import natural_key, read_groups
 from guided_diffusion.data.prepared import find_good, find_samples, match_types, read_label_map
-from guided_diffusion.data.regions import regions
 from guided_diffusion.prepare.layouts import read_layout
 
 GT = "converted_ground_truth"
@@ -183,12 +181,6 @@ def test_groups(tmp_path, name, text, expected):
 def test_groups_of_names_with_points(tmp_path):
     (tmp_path / "a.csv").write_text("pit/p_0.5,1\npit/p_0.6,2\npit/p_0.7.png,3\n")
     assert read_groups(str(tmp_path / "a.csv"), ["pit/p_0.5", "p_0.6", "pit/p_0.7"], "--groups") == ["1", "2", "3"]
-
-
-def test_regions_are_connected_parts_of_one_type():
-    mask = np.array([[1, 0, 0, 2, 2], [0, 1, 0, 2, 0], [0, 0, 0, 1, 0], [3, 0, 0, 1, 1]], np.uint8)
-    assert regions(mask) == [(1, 3, (2, 3, 4, 5)), (1, 2, (0, 0, 2, 2)), (2, 3, (0, 3, 2, 5)), (3, 1, (3, 0, 4, 1))]
-    assert regions(np.zeros((4, 4), np.uint8)) == []
 
 
 def test_types_are_matched_by_their_numbers_in_whatever_order_they_stand():

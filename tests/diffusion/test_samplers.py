@@ -98,7 +98,7 @@ def test_order_of_convergence(name, factor):
 
 @pytest.mark.parametrize("t, t_prev", [(10, 9), (500, 499), (900, 899), (900, 500), (500, 20)])
 def test_ddpm_draws_from_the_posterior(t, t_prev):
-    """eta = 1 must give DDPM's q(x_t_prev | x_t, x_0): its tables on neighbours, its formula wherever."""
+    """eta = 1 must give DDPM's q(x_t_prev | x_t, x_0) (eq. 6-7), and that between any two timesteps."""
     x, x0, ratio = torch.full((100_000, 1, 1, 1), 0.7).double(), 0.4, A(t) / A(t_prev)
     generator = torch.Generator().manual_seed(1)
     noise = lambda t: torch.randn(x.shape, generator=generator, dtype=torch.double)  # noqa: E731
@@ -106,7 +106,8 @@ def test_ddpm_draws_from_the_posterior(t, t_prev):
     own, other = math.sqrt(ratio) * (1 - A(t_prev)), math.sqrt(A(t_prev)) * (1 - ratio)
     variance = (1 - ratio) * (1 - A(t_prev)) / (1 - A(t))
     if t_prev == t - 1:
-        assert variance == pytest.approx(DIFFUSION.posterior_variance[t], rel=1e-6)
-        assert other / (1 - A(t)) == pytest.approx(DIFFUSION.posterior_mean_coef1[t], rel=1e-6)
+        beta = DIFFUSION.betas[t]
+        assert variance == pytest.approx(beta * (1 - A(t - 1)) / (1 - A(t)), rel=1e-6)
+        assert other == pytest.approx(beta * math.sqrt(A(t - 1)), rel=1e-6)
     assert out.mean().item() == pytest.approx((own * 0.7 + other * x0) / (1 - A(t)), abs=4e-3)
     assert out.std().item() == pytest.approx(math.sqrt(variance), rel=0.01)

@@ -9,7 +9,7 @@ from drawn_textures import textures
 
 from guided_diffusion.evaluation.copies import PLANTED, plant
 from guided_diffusion.evaluation.image_sets import ImageSet
-from guided_diffusion.evaluation.sample_scores import measure_limits, memorization, notes, score_samples
+from guided_diffusion.evaluation.sample_scores import measure_limits, memorization, notes, region_sizes, score_samples
 
 
 def make_set(images: np.ndarray, prefix: str, masks: np.ndarray | None = None, groups: list | None = None) -> ImageSet:
@@ -118,6 +118,12 @@ def test_samples_that_show_windows() -> None:
     alone, _ = score_samples(make_set(images[:1], ""), train, limits)
     assert alone[0]["nearest_sample"] is None and memorization(alone)["duplicates"]["value"] == 0
     assert memorization(alone)["copies"]["interval"] is None
+
+
+def test_regions_are_connected_parts_of_one_type() -> None:
+    mask = np.array([[1, 0, 0, 2, 2], [0, 1, 0, 2, 0], [0, 0, 0, 1, 0], [3, 0, 0, 1, 1]], np.uint8)
+    assert region_sizes(mask, ("pit", "crack", "dent")) == {"pit": [3, 2], "crack": [3], "dent": [1]}
+    assert region_sizes(np.zeros((4, 4), np.uint8), ("pit",)) == {}
 
 
 def test_a_speck_beside_a_true_region_of_another_type_is_none(limits: dict) -> None:
