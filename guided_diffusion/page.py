@@ -15,9 +15,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from .data.image_files import View, open_image, read_image, read_index_mask, resize_image, resize_mask, to_rgb, turned
+from .data.image_files import View, read_image, read_index_mask, resize_image, resize_mask, resize_shape
 from .data.manifest import read_manifest
-from .data.regions import resize_shape
 from .errors import InputError
 from .file_io import read_bytes
 from .generation.api import DefectGen
@@ -41,8 +40,7 @@ VARIED = ("seed", "step_inference", "image_size", "crops")  # settings that a ke
 
 def read_photograph(path: str) -> np.ndarray:
     """uint8 [H, W, 3] of an uploaded file, the way up that EXIF says. Raises InputError, which names no folder."""
-    picture = open_image(name := bf.basename(path), lambda _: read_bytes(path))
-    return turned(to_rgb(picture, name), picture.orientation)
+    return read_image(bf.basename(path), read=lambda _: read_bytes(path))
 
 
 def canvas_size(size: Sequence[int]) -> list[int]:

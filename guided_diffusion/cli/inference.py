@@ -19,7 +19,7 @@ from ..errors import InputError, Parser, check_range
 from ..file_io import lies_in
 from ..generation.api import DefectGen
 from ..generation.conditions import read_conditions
-from ..generation.insertions import read_insertions
+from ..generation.insertion import read_insertions
 from ..generation.network import WEIGHTS
 from ..generation.settings import DEFAULT_STEPS, Settings
 from ..generation.windows import WINDOWS

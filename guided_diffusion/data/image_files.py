@@ -16,7 +16,6 @@ from scipy import ndimage
 from ..config import DataConfig
 from ..errors import InputError, reason
 from ..file_io import read_bytes
-from .regions import number_regions, unbroken
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit; MAX_PIXELS is ours
 MAX_PIXELS = 2**28  # 0.8 GB decoded
@@ -152,9 +151,10 @@ def to_rgb(picture: Picture, path: str, *, bits: int | None = None) -> np.ndarra
     return grey if grey.ndim == 3 else grey[..., None].repeat(3, axis=2)
 
 
-def read_image(path: str, size: Sequence[int] = ()) -> np.ndarray:
-    """uint8 [H, W, 3] of an image file without a mask, the way up that EXIF says; at `size` (H, W) if given."""
-    picture = open_image(path)
+def read_image(path: str, size: Sequence[int] = (), read: Callable[[str], bytes] = read_bytes) -> np.ndarray:
+    """uint8 [H, W, 3] of an image file without a mask, the way up that EXIF says; at `size` (H, W) if given. read: as
+    for open_image."""
+    picture = open_image(path, read)
     image = turned(to_rgb(picture, path), picture.orientation)
     return resize_image(image, size) if size else image
 
@@ -162,6 +162,12 @@ def read_image(path: str, size: Sequence[int] = ()) -> np.ndarray:
 def resize_image(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """uint8 [H, W] or [H, W, 3] stretched to `size` = (height, width), antialiased."""
     return np.array(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
+def number_regions(where: np.ndarray) -> tuple[np.ndarray, int]:
+    """The regions of a boolean mask [H, W], of pixels that touch, at a corner too: int32 [H, W], 0 where it is False,
+    else 1..N; and N."""
+    return ndimage.label(where, np.ones((3, 3)))
 
 
 def resize_mask(mask: np.ndarray, size: Sequence[int], least: float = 0.5) -> np.ndarray:
@@ -195,6 +201,27 @@ def resize_regions(numbered: np.ndarray, size: Sequence[int], least: float = 0.5
         part = small[rows[0][0] : rows[0][-1] + 1, columns[0][0] : columns[0][-1] + 1]
         part[unbroken(np.where(part == number, 1, covered / area))] = number
     return small
+
+
+def unbroken(shares: np.ndarray, count: int = 1) -> np.ndarray:
+    """bool [H, W] of `count` regions that were resampled and cover these shares of each pixel, float [H, W]: the pixels
+    covered by half; by less, or at all, where that tears or loses regions."""
+    least_off = np.inf
+    for least in (0.5, 0.375, 0.25, 1e-6):  # a line of one pixel covers a quarter of pixels all along
+        own = shares >= least
+        off = abs(number_regions(own)[1] - count)
+        if off < least_off:
+            best, least_off = own, off
+        if not off:
+            break
+    return best
+
+
+def resize_shape(where: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """A shape bool [H, W] at `size` = (height, width), its outline smooth, its regions unbroken."""
+    way = cv2.INTER_AREA if size[0] < len(where) or size[1] < where.shape[1] else cv2.INTER_LINEAR
+    shares = cv2.resize(where.astype(np.float32), tuple(size[::-1]), interpolation=way)
+    return unbroken(shares, number_regions(where)[1])
 
 
 def _nearest(array: np.ndarray, size: Sequence[int]) -> np.ndarray:

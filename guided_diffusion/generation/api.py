@@ -41,8 +41,7 @@ from ..training.checkpoint import check_agreement
 from . import packing
 from .batch import GeneratedBatch
 from .conditions import Conditions, as_index_masks, read_conditions
-from .insertion import find_scale, insert
-from .insertions import Insertions
+from .insertion import Insertions, find_scale, insert
 from .network import WEIGHTS, Network, check_trained, choose_batch_size, load_networks, most_at_once, possible_hand_offs
 from .rounds import fill_folder
 from .sample_io import SampleFolder
@@ -51,7 +50,6 @@ from .windows import AUTO_AREAS, Place, place_windows, windowed
 
 Progress = Callable[[list[Pair]], Iterable[Pair]]
 SMALLER = "give a smaller size, or try `windows` on, `precision` bf16 or `device` cpu"
-OnOutOfMemory = Callable[[int, int], None]  # see DefectGen.generate
 
 
 class DefectGen:
@@ -183,7 +181,6 @@ class DefectGen:
         backgrounds: np.ndarray | None = None,
         batch_size: int | str = "auto",
         progress: Progress = lambda pairs: pairs,
-        on_out_of_memory: OnOutOfMemory = lambda batch_size, left: None,
         **options: Any,
     ) -> GeneratedBatch:
         """Generate samples 0..num_samples-1, or the given sample indices; batch size and order do not change them.
@@ -191,9 +188,8 @@ class DefectGen:
         settings: by default Settings(); options are put into them: generate(16, step_inference=300). masks: what
         as_index_masks takes, sample i gets the mask i modulo M; or "bank": new ones like the training set's, of the
         types `defects`. backgrounds: photographs uint8 [M, H, W, 3] that stay as they are further than settings.margin
-        pixels from a defect. A batch that does not fit into memory is halved and made again, after
-        on_out_of_memory(new batch size, samples left to make). progress wraps the list of steps of each network and
-        batch, such as tqdm. Raises InputError."""
+        pixels from a defect. progress wraps the list of steps of each network and batch, such as tqdm. Raises
+        InputError."""
         settings, about = as_settings(settings).having(**options), None
         defects, bank = settings.defects, isinstance(masks, str) and masks == "bank"
         settings = self.settings(settings, defects=None if bank else defects)  # a bank's masks show them
@@ -205,7 +201,7 @@ class DefectGen:
         conditions = Conditions(self.config, settings, masks, backgrounds, about=about)
         batch_size = self.choose_batch_size(batch_size, len(indices), settings)
         how = {"seed": seed, "settings": settings, "conditions": conditions, "progress": progress}
-        batch = self.draw(indices, batch_size, on_out_of_memory, **how)
+        batch = self.draw(indices, batch_size, **how)
         about, held = self.about(settings, conditions, seed), conditions.names_of(indices)
         return replace(batch, indices=indices, about=about, conditions=held)
 
@@ -214,11 +210,12 @@ class DefectGen:
         self,
         indices: Sequence[int],
         batch_size: int,
-        on_out_of_memory: OnOutOfMemory,
         x: Tensor | None = None,
+        on_out_of_memory: Callable[[int, int], None] = lambda batch_size, left: None,
         **how: Any,
     ) -> GeneratedBatch:
-        """generate. x: the first noise, if it is drawn already. how: for _generate_batch."""
+        """generate. x: the first noise, if it is drawn already. how: for _generate_batch. A batch that does not fit
+        into memory is halved and made again, after on_out_of_memory(new batch size, samples left to make)."""
         size = how["settings"].image_size
         batches, done = [(np.zeros((0, *size, 3), np.uint8), np.zeros((0, *size), np.uint8))], 0
         while done < len(indices):
@@ -283,10 +280,8 @@ class DefectGen:
         if photograph.dtype != np.uint8 or photograph.shape != (*mask.shape, 3):
             given, wanted = f"{photograph.dtype} {list(photograph.shape)}", [*mask.shape, 3]
             raise InputError(f"`photograph`: {given}, expected uint8 {wanted}, the size of `mask`")
-        how = {"on_out_of_memory": lambda batch_size, left: None, "progress": lambda pairs: pairs}
-        images = [
-            insert(self, [photograph], [mask], [0], scale, batch_size, settings, seed=seed, **how)[0] for seed in seeds
-        ]
+        given = [photograph], [mask], [0], scale, batch_size, settings
+        images = [insert(self, *given, seed=seed)[0] for seed in seeds]
         arrays = np.array(images, np.uint8).reshape(-1, *photograph.shape), np.repeat(mask[None], len(images), axis=0)
         held = Insertions((), lambda *_: mask, scale, (), {"scale": scale, "margin": settings.margin})
         told = {"about": self.about(settings, held, None), "conditions": [{"seed": seed} for seed in seeds]}
@@ -311,7 +306,7 @@ class DefectGen:
         seed: int,
         settings: Settings,
         conditions: Conditions,
-        progress: Progress,
+        progress: Progress = lambda pairs: pairs,
     ) -> tuple[np.ndarray, np.ndarray]:
         """uint8 images [N, H, W, 3] and index masks [N, H, W] of N sample indices, all at once. x: as for draw."""
         shape = (self.layout.num_channels, *settings.image_size)

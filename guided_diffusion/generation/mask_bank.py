@@ -14,8 +14,7 @@ import torch.nn.functional as F
 
 from ..config import Config
 from ..data.image_datasets import DefectDataset
-from ..data.image_files import View, resize_mask
-from ..data.regions import number_regions, unbroken
+from ..data.image_files import View, number_regions, resize_mask, unbroken
 from ..diffusion.conditioning import far_from_defects
 from ..errors import InputError
 from ..keyed_random import numpy_generator

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import cv2
 import numpy as np
 
-from ..data.image_files import border_of, resize_image, resize_mask
-from ..data.regions import resize_shape
+from ..data.image_files import border_of, resize_image, resize_mask, resize_shape
 from ..keyed_random import numpy_generator
-from .insertion import reach
 from .mask_bank import MaskBank
 
 TRIES = 64  # masks and places until a defect fits
@@ -87,6 +86,12 @@ class Placement:
                 continue
             mask[rows, columns] = kind
             return
+
+
+def reach(scale: Sequence[float], margin: int) -> list[int]:
+    """Pixels of the photograph, down and across, around a defect that are its window's: the margin and a pixel of the
+    training's, as masks are brought to its scale."""
+    return [ceil((margin + 1) * factor) for factor in scale]
 
 
 def part_distance(image: np.ndarray) -> np.ndarray | None:

@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..file_io import lock_folder
 from ..keyed_random import sample_noise
 from .conditions import Conditions
-from .insertions import Insertions
+from .insertion import Insertions
 from .sample_io import SampleFolder
 from .settings import Settings
 
@@ -90,18 +90,18 @@ def fill_folder(
         drawer = ending.enter_context(ThreadPoolExecutor(1))
         shape = generator.layout.num_channels, *settings.image_size
         key = generator.diffusion.num_timestep, shape, torch.device("cpu")
-        how: dict[str, Any] = {"seed": seed, "progress": counted}
+        how: dict[str, Any] = {"settings": settings, "seed": seed, "progress": counted, "on_out_of_memory": halved}
         written, drawn = writer.submit(lambda: None), None  # the last round, and the noise of the next
         while rounds:
             indices = rounds.pop(0)
             if inserting:  # whose windows are known once their masks are drawn
                 count = len(indices)
-                indices, images, masks, about_each = conditions.draw(generator, indices, size, settings, halved, **how)
+                indices, images, masks, about_each = conditions.draw(generator, indices, size, **how)
                 bar.update(count)
             else:
                 x = drawn and drawn.result()
                 drawn = drawer.submit(sample_noise, seed, rounds[0], *key) if rounds and rounds[0] else None
-                batch = generator.draw(indices, size, halved, x, settings=settings, conditions=conditions, **how)
+                batch = generator.draw(indices, size, x, conditions=conditions, **how)
                 images, masks, about_each = batch.images, batch.masks, conditions.names_of(indices)
             parts = dist_util.gather_to_zero([*zip(indices, images, masks, about_each, strict=True)])
             if samples := [sample for part in parts or () for sample in part]:

@@ -8,9 +8,8 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from ..data.image_files import View, resize_regions
+from ..data.image_files import View, number_regions, resize_regions
 from ..data.prepared import Sample
-from ..data.regions import number_regions
 from ..errors import InputError
 from ..file_io import read_bytes
 from ..parallel import parallel_map

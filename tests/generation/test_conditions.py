@@ -13,7 +13,7 @@ from told import save_untrained, told
 from guided_diffusion import DefectGen, InputError, load_config
 from guided_diffusion.diffusion.samplers import SAMPLERS
 from guided_diffusion.generation.conditions import Conditions, parse_defects, read_conditions
-from guided_diffusion.generation.insertions import read_insertions
+from guided_diffusion.generation.insertion import read_insertions
 from guided_diffusion.generation.settings import Settings
 
 QUICK = {"num_steps": 4}

@@ -9,8 +9,7 @@ import torch
 from scipy.ndimage import label
 
 from guided_diffusion.data.image_datasets import DefectDataset
-from guided_diffusion.data.image_files import View
-from guided_diffusion.data.regions import number_regions
+from guided_diffusion.data.image_files import View, number_regions
 from guided_diffusion.generation.mask_bank import LONGEST, MaskBank, _moved, _widened
 from guided_diffusion.keyed_random import numpy_generator
 
