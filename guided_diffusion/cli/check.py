@@ -24,12 +24,11 @@ from ..data.prepared import FirstShots
 from ..errors import InputError, Parser, check_range
 from ..file_io import ensure_writable, is_cloud, lies_in, write_json
 from ..parallel import check_memory, default_workers
-from ..prepare.check import ERROR, NOTE, WARNING, Finding, check, size_text
+from ..prepare.check import ERROR, NOTE, WARNING, Finding, check, look, size_text
 from ..prepare.check_report import as_text, draw_sheets, suggest_resolution, summarize
 from ..prepare.layouts import Dataset, Options, read_layout
 from ..prepare.layouts.drawing import decide_bits
 from ..prepare.layouts.pairs import INDEX_PAIRS
-from ..prepare.survey import look
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,21 +1,30 @@
-"""What is wrong or odd in a data set, by what is known of its samples. Every rule stands here once.
+"""One look at each sample of a data set, and what by it is wrong or odd in the set. Every rule stands here once.
 
 scripts/check_data.py applies all of them; training, before step 0, those that the masks in memory tell.
 """
 
 from __future__ import annotations
 
+import hashlib
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations
 from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
-from ..data.image_files import border_of, histogram
-from ..data.prepared import TRAIN
+from ..data.image_files import View, border_of, histogram, number_regions, resize_regions
+from ..data.prepared import TRAIN, Sample
+from ..errors import InputError
+from ..file_io import read_bytes
+from ..parallel import parallel_map
+from .layouts.drawing import read_labelled
+from .layouts.model import DrawingRule
 
 if TYPE_CHECKING:
     from ..data.image_datasets import DefectDataset
@@ -44,6 +53,7 @@ LARGE = 50  # pixels in the median image of a type, from which on a speck is odd
 # exposures, and calls 4 of 10,000 pairs of different tiles alike. NEARLY_EQUAL is none of 700,000 pairs of drawn demo
 # images, which are as alike as parts in one pose, and a tenth of those pairs of one tile, so that a leak shows.
 ALIKE, NEARLY_EQUAL = 12, 2
+HASH_SIDE = 8
 MOST, MANY = 0.1, 10  # share and number of the pairs of two parts, above which the hash cannot tell images apart
 
 
@@ -63,7 +73,7 @@ class TypeFacts:
 class Record:
     """What one look at a sample tells. image, mask: the files to name. problem: why it cannot be read, then all else is
     empty. size: (H, W). types: by index. overlaps, top: see drawing.Labelled. border: share of the mask's outermost
-    pixels that are defective. perceptual_hash: hexadecimal, see survey.py."""
+    pixels that are defective. perceptual_hash: hexadecimal."""
 
     name: str
     image: str
@@ -84,6 +94,58 @@ class Record:
         """Of the image, of one type or of all together."""
         pixels = sum(facts.pixels for type, facts in self.types.items() if index in (None, type))
         return pixels / (self.size[0] * self.size[1])
+
+
+def look(
+    samples: Sequence[Sample], num_defect: int, rule: DrawingRule, view: View | None = None, *, workers: int, why: str
+) -> list[Record]:
+    """Records of samples, in their order. view: how training sees them; None: regions are not looked for."""
+    look_at = partial(_look_at, num_defect=num_defect, rule=rule, view=view)
+    return list(parallel_map(look_at, samples, workers=workers, description=why))
+
+
+def _look_at(sample: Sample, num_defect: int, rule: DrawingRule, view: View | None) -> Record:
+    files = (sample.image, sample.mask.path if sample.mask else sample.image)
+    own = partial(Record, sample.name, *files, sample.folder, sample.part, sample.mask is None)
+    try:
+        found = read_labelled(sample, num_defect, rule)
+        digest = hashlib.sha256(read_bytes(sample.image)).hexdigest()
+    except InputError as error:
+        return own(problem=str(error))
+    mask = found.pair()[1]
+    types = look_at_types(mask, view) if view else plain_types(mask)
+    drawn = {"size": mask.shape, "types": types, "overlaps": dict(found.overlaps), "border": border_share(mask)}
+    return own(**drawn, sha256=digest, perceptual_hash=perceptual_hash(found.image), top=found.top)
+
+
+def look_at_types(mask: np.ndarray, view: View) -> dict[int, TypeFacts]:
+    """Facts of the types in an index mask uint8 [H, W]."""
+    types = {}
+    for index, plain in plain_types(mask).items():
+        numbered, count = number_regions(mask == index)
+        kept = np.bincount(resize_regions(numbered, view.size_of(mask.shape)).ravel(), minlength=count + 1)[1:]
+        lost, packed = int(np.count_nonzero(kept == 0)), zlib.compress(numbered.astype(np.int32).tobytes(), 1)
+        types[index] = TypeFacts(plain.pixels, int(kept.sum()), count, lost, packed)
+    return types
+
+
+def keeps_regions(record: Record, size: Sequence[int]) -> bool:
+    """Whether stretching a mask to `size` keeps all its regions."""
+    for facts in record.types.values():
+        numbered = np.frombuffer(zlib.decompress(facts.numbered), np.int32).reshape(record.size)
+        if np.count_nonzero(np.unique(resize_regions(numbered, size))) < facts.regions:
+            return False
+    return True
+
+
+def perceptual_hash(image: np.ndarray) -> str:
+    """128 bits, hexadecimal, of an image uint8 [H, W] or [H, W, 3]: whether brightness rises to the right and downwards
+    on a coarse grid (difference hash, N. Krawetz, "Kind of like that", 2013); exposure does not change it much."""
+    side = HASH_SIDE + 1
+    small = Image.fromarray(image).convert("L").resize((side, side), Image.Resampling.BILINEAR)
+    grey = np.asarray(small).astype(np.int16)
+    rises = [grey[:-1, 1:] > grey[:-1, :-1], grey[1:, :-1] > grey[:-1, :-1]]
+    return np.packbits(np.stack(rises)).tobytes().hex()
 
 
 Pair = tuple[Record, Record]

@@ -17,13 +17,13 @@ from ..data.image_files import View
 from ..data.prepared import Sample
 from ..file_io import encode_png, remove_temporaries, write_atomic
 from ..pictures import Tile, draw_sheet, outline
-from .check import Finding, Record, by_type, size_text
+from .check import Finding, Record, by_type, keeps_regions, size_text
 from .layouts.drawing import read_labelled
 from .layouts.model import DrawingRule
-from .survey import SHORT_SIDES, keeps_regions
 
 SHOWN = 12  # images, from the largest share to the smallest
 TILE = 224  # pixels, longer side of a picture on a sheet
+SHORT_SIDES = (64, 96, 128, 192, 256, 384, 512, 768, 1024)  # of resolutions to suggest
 FRAMED = 1 / 5  # of that side: what is smaller gets a frame, to be found
 FIGURES = {  # of a type: its key in JSON, and the heading and format in the text
     "images": ("images", ",.0f"),

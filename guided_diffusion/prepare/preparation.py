@@ -18,10 +18,10 @@ from ..errors import InputError, brief
 from ..file_io import ensure_writable, read_bytes, remove_inside, write_json
 from ..parallel import parallel_map
 from . import shaping
+from .check import look
 from .layouts.drawing import decide_bits, read_labelled
 from .layouts.model import DrawingRule
 from .splits import Item
-from .survey import look
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from PIL import Image, ImageEnhance
 from scipy import ndimage
 
 from guided_diffusion.data.image_files import View
-from guided_diffusion.prepare.check import Record, alike
-from guided_diffusion.prepare.survey import keeps_regions, look_at_types, perceptual_hash
+from guided_diffusion.prepare.check import Record, alike, keeps_regions, look_at_types, perceptual_hash
 
 
 def smooth(seed):
