@@ -222,6 +222,7 @@ class Config:
 
 
 SECTIONS: dict[str, type[Section]] = typing.get_type_hints(Config)
+KEYS = [f"{section}.{field.name}" for section, cls in SECTIONS.items() for field in dataclasses.fields(cls)]
 
 
 def describe_keys() -> Iterator[str]:

@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import fields, replace
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -21,7 +21,7 @@ from yaml.constructor import ConstructorError
 from yaml.reader import ReaderError
 
 from . import GOOD, MAX_TYPES
-from .config import GLOBAL, PATCH, SECTIONS, Config
+from .config import GLOBAL, KEYS, PATCH, SECTIONS, Config
 from .errors import InputError, brief, unknown_name, whole
 from .file_io import read_bytes
 
@@ -149,9 +149,7 @@ def _read(source: Source, overrides: Mapping[str, Any] | None) -> tuple[Sections
             key = key.removeprefix("params.")
             lines |= {path: 0, f"{section}.{key}": 0}
             if section not in SECTIONS or not key:
-                raise InputError(
-                    unknown_name("key", path, [f"{s}.{k.name}" for s, cls in SECTIONS.items() for k in fields(cls)])
-                )
+                raise InputError(unknown_name("key", path, KEYS))
             flat[section][key] = value
     return flat, lines
 

@@ -213,16 +213,13 @@ def _meet_by_mpi() -> None:
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: no MPI library was found
-        raise InputError(
-            f"this process was started by MPI, but mpi4py cannot be used ({str(error).splitlines()[0]}); "
-            "install mpi4py for the MPI that mpiexec belongs to, or start with torchrun"
-        ) from error
+        fault = f"this process was started by MPI, but mpi4py cannot be used ({str(error).splitlines()[0]})"
+        remedy = "install mpi4py for the MPI that mpiexec belongs to, or start with torchrun"
+        raise InputError(f"{fault}; {remedy}") from error
     world = MPI.COMM_WORLD
     if told_size is not None and int(told_size) != world.size:
-        raise InputError(
-            f"mpiexec started {told_size} processes, but mpi4py sees {world.size}: it belongs to another "
-            "MPI; use the mpiexec of mpi4py's MPI, or start with torchrun"
-        )
+        fault = f"mpiexec started {told_size} processes, but mpi4py sees {world.size}: it belongs to another MPI"
+        raise InputError(f"{fault}; use the mpiexec of mpi4py's MPI, or start with torchrun")
     host = world.Split_type(MPI.COMM_TYPE_SHARED)
     with socket.socket() as probe:
         probe.bind(("", 0))

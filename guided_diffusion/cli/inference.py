@@ -54,12 +54,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--spacing", choices=SPACINGS, default=Settings.spacing, help=f"uniform in t or log-SNR ({Settings.spacing})")
     add("--weights", choices=WEIGHTS, default="ema", help="ema, or model: the last step's weights (ema)")
     add("--handoff", choices=HANDOFFS, default="paper", help="released: each network restarts its schedule (paper)")
-    add(
-        "--defects",
-        nargs="+",
-        metavar="TYPES",
-        help="types in turn: crack crack,hole none; balanced: each type; training: as in its images (default)",
-    )
+    about = "types in turn: crack crack,hole none; balanced: each type; training: as in its images (default)"
+    add("--defects", nargs="+", metavar="TYPES", help=about)
     add("--guidance_scale", type=float, default=1.0, help="classifier-free guidance by type; 1: off (1)")
     add("--masks", metavar="DIR|bank", help="index masks that samples must have; bank: new ones like the training's")
     add("--types_per_image", type=int, default=1, help="types in a mask, with --masks bank and no --background (1)")

@@ -63,11 +63,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--part", metavar="NAME", nargs="+", help="take these parts of the split only, together into OUT")
     add("--group_regex", metavar="REGEX", help="images whose paths give the same first group show one object")
     add("--group_csv", metavar="FILE", help="rows image,group: images of one group show one object")
-    add(
-        "--strict",
-        action="store_true",
-        help="refuse a SOURCE with a photograph that has no mask or label, or is not read",
-    )
+    about = "refuse a SOURCE with a photograph that has no mask or label, or is not read"
+    add("--strict", action="store_true", help=about)
     add("--keep_good", action="store_true", help="take defect-free images too, without masks")
     add("--fit", choices=FITS, help="bring images to --size: stretch, crop around the defects, or pad")
     add("--size", type=int, nargs="+", metavar="PX", help="height and width for --fit; one number for both")

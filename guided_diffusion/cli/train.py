@@ -9,7 +9,7 @@ import argparse
 import shlex
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,20 +17,11 @@ import blobfile as bf
 import torch
 
 from .. import dist_util
-from ..config import SECTIONS, Config, describe_keys
+from ..config import KEYS, Config, describe_keys
 from ..config_file import Source, load_config, parse_override, read_sections
-from ..data.files import list_folder
+from ..data import prepared
 from ..data.image_datasets import DefectDataset
 from ..data.image_files import View
-from ..data.prepared import (
-    TRAIN,
-    check_apart,
-    check_problems,
-    find_samples,
-    match_types,
-    prepared_folders,
-    read_label_map,
-)
 from ..errors import InputError, Parser, unknown_name
 from ..file_io import as_path, ensure_writable, lies_in, lock_folder, remove_temporaries
 from ..networks.estimate import Estimate, describe, estimate
@@ -90,11 +81,10 @@ def train(
     config: a YAML file, what it would hold, or a Config. data: the training set, None: config's. overrides: YAML keys,
     iterations=1000 or, where sections share a key, **{"model.target": ...}. Raises InputError; KeyboardInterrupt after
     a signal, when the work is saved."""
-    keys = [f"{section}.{field.name}" for section, cls in SECTIONS.items() for field in fields(cls)]
     for key in [key for key in overrides if "." not in key]:
-        found = [name for name in keys if name.partition(".")[2] == key]
+        found = [name for name in KEYS if name.partition(".")[2] == key]
         if len(found) != 1:
-            raise InputError(unknown_name("key", key, found or [name.partition(".")[2] for name in keys]))
+            raise InputError(unknown_name("key", key, found or [name.partition(".")[2] for name in KEYS]))
         overrides[found[0]] = overrides.pop(key)
     overrides |= {} if data is None else {"data.dir": str(data)}
     name = "config" if isinstance(config, Config | Mapping) else str(config)
@@ -113,21 +103,21 @@ def resolve_config(args: argparse.Namespace) -> tuple[Config, Dataset | None]:
     overrides = args.set
     data, raw = read_sections(args.config, overrides)["data"], None
     if isinstance(root := data.get("dir"), str) and root:
-        if prepared_folders(root):
-            find_samples(root)  # where the folder is wrong, say that rather than what is lacking for want of it
+        if prepared.prepared_folders(root):
+            prepared.find_samples(root)  # where the folder is wrong, say that, not what is lacking for want of it
         else:
             raw = read_raw(root)
-        own = raw.label_map if raw else read_label_map(root)
+        own = raw.label_map if raw else prepared.read_label_map(root)
         overrides |= {} if data.get("label_map") else {"data.label_map": own}
     config = load_config(args.config, args.num_defect, overrides)
     if (start := config.model.ckpt) and args.init:
         raise InputError(f"`init` and model.ckpt ({start}): a training starts from one; drop the other")
     config = replace(config, model=replace(config.model, ckpt=start or args.init))
     if raw:  # before it is prepared
-        match_types(raw.label_map, config.layout.class_names, root)
+        prepared.match_types(raw.label_map, config.layout.class_names, root)
         if held_out := config.data.val_dir:
-            find_samples(held_out)
-            match_types(read_label_map(held_out), config.layout.class_names, held_out)
+            prepared.find_samples(held_out)
+            prepared.match_types(prepared.read_label_map(held_out), config.layout.class_names, held_out)
     return config, raw
 
 
@@ -137,7 +127,7 @@ def read_raw(root: str) -> Dataset:
     if data.format in LOOSE or not data.label_map:
         remedy = f"prepare it first: python scripts/prepare_data.py {shlex.quote(root)} OUT"
         raise InputError(f"{root}: its layout ({data.format}) does not tell for sure what it shows; {remedy}")
-    check_problems([*data.problems, *data.doubts])
+    prepared.check_problems([*data.problems, *data.doubts])
     return data
 
 
@@ -148,8 +138,8 @@ def prepare_raw(config: Config, raw: Dataset, work_dir: str) -> Config:
     if dist_util.rank() == 0:
         print(f"{config.data.dir}: a data set of layout {raw.format}, prepared into {out} first", flush=True)
     dist_util.on_zero(lambda: prepare.main([*flags, "--", config.data.dir, out]))
-    parts = list_folder(out)[1]
-    return replace(config, data=replace(config.data, dir=bf.join(out, TRAIN) if TRAIN in parts else out))
+    part = bf.join(out, prepared.TRAIN)
+    return replace(config, data=replace(config.data, dir=part if bf.isdir(part) else out))
 
 
 def find_resume(args: argparse.Namespace, config: Config) -> Checkpoint | None:
@@ -270,7 +260,7 @@ def train_here(args: argparse.Namespace, device: torch.device) -> int:
 
 def take_work_dir(folder: str, held: ExitStack) -> None:
     """Keep other trainings out of a folder, and remove what killed writes left."""
-    check_apart(folder, "work_dir")
+    prepared.check_apart(folder, "work_dir")
     held.enter_context(lock_folder(folder, "`work_dir`"))
     if bf.exists(bf.join(folder, FOLDER)):  # a fault there would cost the work until the first save
         ensure_writable(bf.join(folder, FOLDER), "`work_dir`")

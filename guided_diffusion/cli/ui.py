@@ -9,15 +9,14 @@ What is kept goes into a sample folder that export, curate and evaluate read. Th
 from .. import page
 from ..errors import InputError, Parser, check_range
 from ..generation.api import DefectGen
-
-FLAGS = {"large": "--large_recep", "small": "--small_recep"}  # of parameters that have another name here
+from .inference import FLAGS as FLAGS
+from .inference import add_networks, given_networks
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(description=__doc__)
     add = parser.add_argument
-    add("--large_recep", dest="large", help="large network: its work_dir, a checkpoint, or a packed pair, both in one")
-    add("--small_recep", dest="small", help="the same for the small network")
+    add_networks(parser)
     add("--sample_dir", required=True, help="folder for what is kept, which the gallery shows")
     add("--bank_data", metavar="DIR", help="data set whose masks the bank has (the large network's training set)")
     about = "photograph pixels per training pixel, or down and across (default: as training recorded)"
@@ -27,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     args = parser.parse_args(argv)
     check_range(args, port=(1, 65535))
-    generator = DefectGen.load(args.large, args.small, device=args.device)
+    generator = DefectGen.load(**given_networks(args), device=args.device)
     blocks = page.build(page.Page(generator, args.sample_dir, args.bank_data, args.scale))
     how = {"server_name": args.host, "server_port": args.port, "max_file_size": page.MAX_BYTES, "css": page.CSS}
     try:

@@ -26,9 +26,8 @@ def parse_num_steps(text: str) -> int | tuple[int, int]:
     except ValueError:
         steps = ()
     if len(steps) not in (1, 2):
-        raise InputError(
-            f"`num_steps` {brief(text)}: must be a whole number, or two for large + small network, as in 12+8"
-        )
+        wanted = "a whole number, or two for large + small network, as in 12+8"
+        raise InputError(f"`num_steps` {brief(text)}: must be {wanted}")
     return steps if len(steps) == 2 else steps[0]
 
 
@@ -88,10 +87,8 @@ def _share_steps(T: int, num_steps: NumSteps, S: int, log_snr: np.ndarray | None
     if not isinstance(num_steps, int):
         large, small = num_steps
         if not (least[0] <= large <= most[0] and least[1] <= small <= most[1]):
-            raise InputError(
-                f"`num_steps` {large}+{small}: must be from {least[0]}+{least[1]} to {most[0]}+{most[1]} "
-                f"(large + small network) {with_S}"
-            )
+            wanted = f"from {least[0]}+{least[1]} to {most[0]}+{most[1]} (large + small network)"
+            raise InputError(f"`num_steps` {large}+{small}: must be {wanted} {with_S}")
         return large, small
     if not sum(least) <= num_steps <= T:
         raise InputError(f"`num_steps` {num_steps}: must be from {sum(least)} to {T} {with_S}")

@@ -321,10 +321,8 @@ class DefectGen:
         with autocast(self.device, self.precision):
             x = two_stage_sample(x, self.diffusion, **pair, **plan, noise=noise, known=known, progress=progress)
         if x.isnan().any():
-            raise InputError(
-                f"`precision` {self.precision}: the networks' values are no numbers (NaN); try fp32, a smaller "
-                "`guidance_scale`, or earlier checkpoints"
-            )
+            remedy = "try fp32, a smaller `guidance_scale`, or earlier checkpoints"
+            raise InputError(f"`precision` {self.precision}: the networks' values are no numbers (NaN); {remedy}")
         return self.layout.decode(x)
 
     def _predict_x0(

@@ -53,13 +53,11 @@ class GeneratedBatch:
         """One image with its mask; of a slice or a list of positions, a batch of those."""
         if isinstance(which, (int, np.integer)):
             return GeneratedImage(self.images[which], self.masks[which], self.class_names)
-        places = np.arange(len(self))[which].tolist()
-        own = {key: getattr(self, key) for key in ("indices", "conditions")}
-        own = {
-            key: [values[place] for place in places] if values is not None and len(values) else values
-            for key, values in own.items()
-        }
-        return replace(self, images=self.images[which], masks=self.masks[which], **own)
+        own = {"images": self.images[which], "masks": self.masks[which]}
+        for key in ("indices", "conditions"):
+            if (values := getattr(self, key)) is not None and len(values):
+                own[key] = [values[place] for place in np.arange(len(self))[which]]
+        return replace(self, **own)
 
     def _repr_png_(self) -> bytes | None:
         """The first images over their outlines, for a notebook."""

@@ -119,10 +119,8 @@ class Conditions:
                 self.types = torch.stack([one_hot[own].sum(dim=0) for own in shown])
                 self.names = [{"types": [layout.class_names[k - 1] for k in own]} for own in shown]
             elif settings.guidance_scale != 1:
-                raise InputError(
-                    f"`guidance_scale` {settings.guidance_scale:g}: without `defects` or `masks` there is nothing to "
-                    "guide by; give one of them, or leave it out"
-                )
+                fault = "without `defects` or `masks` there is nothing to guide by; give one of them, or leave it out"
+                raise InputError(f"`guidance_scale` {settings.guidance_scale:g}: {fault}")
             return
         if settings.defects is not None:
             raise InputError("`defects`: the masks tell the types already; give one of the two")
@@ -202,10 +200,9 @@ def read_conditions(
     held = [read(path) for path in files]
     for path, mask in zip(files, held, strict=True):
         if mask.shape != tuple(size):
-            raise InputError(
-                f"`masks` {path}: is {mask.shape[0]} x {mask.shape[1]} (height x width), but samples are "
-                f"{size[0]} x {size[1]}; bring it to that size without blending labels (scripts/prepare_data.py)"
-            )
+            fault = "is {} x {} (height x width), but samples are {} x {}".format(*mask.shape, *size)
+            remedy = "bring it to that size without blending labels (scripts/prepare_data.py)"
+            raise InputError(f"`masks` {path}: {fault}; {remedy}")
     held, names = np.stack(held), [{"mask": bf.basename(path)} for path in files]
     return Conditions(config, settings, held, None, names)
 

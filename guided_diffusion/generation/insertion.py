@@ -58,10 +58,8 @@ def find_scale(given: Sequence[float] | float | None, recorded: Sequence[float])
     except ValueError:  # lists of several lengths
         values = [given]
     if not values:
-        raise InputError(
-            "`scale`: the checkpoint does not tell how much larger its photographs were than what it trained on; give "
-            "it, such as 4 for photographs of 256 pixels brought to 64"
-        )
+        fault = "the checkpoint does not tell how much larger its photographs were than what it trained on"
+        raise InputError(f"`scale`: {fault}; give it, such as 4 for photographs of 256 pixels brought to 64")
     sane = (isinstance(value, int | float) and 1 / LARGEST_SCALE <= value <= LARGEST_SCALE for value in values)
     if len(values) not in (1, 2) or not all(sane):
         raise InputError(f"`scale` {brief(list(values))}: must be one number or two, from 0.001 to 1000")

@@ -41,10 +41,8 @@ def draw_masks(
     data, root = load_bank_data(root, config)
     bank = MaskBank.of(data, config, root)
     if size[0] < bank.size[0] or size[1] < bank.size[1]:
-        raise InputError(
-            f"`masks` bank: makes masks of the training's {bank.size[0]} x {bank.size[1]} or larger, but "
-            f"`image_size` is {size[0]} x {size[1]}; leave that out"
-        )
+        fault = "makes masks of the training's {} x {} or larger, but `image_size` is {} x {}".format(*bank.size, *size)
+        raise InputError(f"`masks` bank: {fault}; leave that out")
     each = [shown] if isinstance(shown, int) else [*map(sorted, shown)]
     masks = np.stack([bank.draw(size, seed, index, each[index % len(each)]) for index in range(count)])
     return masks, {"masks": "bank", "sha256": bank.sha256, "types_per_image": shown if isinstance(shown, int) else each}

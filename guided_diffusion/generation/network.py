@@ -103,10 +103,8 @@ def check_trained(networks: Sequence[Network], plan: Sequence[Pair], settings: S
         if last < first or plan[0][0] >= end:
             remedy = f"give from {possible[0]} to {possible[-1]}" if possible else "no other will do"
             remedy += ", with `handoff` paper" if settings.handoff == "released" else ""
-            raise InputError(
-                f"`step_inference` {settings.step_inference}: the {network.kind} network, {network.path}, was trained "
-                f"at timesteps {first} to {end - 1} only; {remedy}"
-            )
+            fault = f"the {network.kind} network, {network.path}, was trained at timesteps {first} to {end - 1} only"
+            raise InputError(f"`step_inference` {settings.step_inference}: {fault}; {remedy}")
 
 
 def most_at_once(size: Sequence[int], each: int, device: torch.device) -> int:

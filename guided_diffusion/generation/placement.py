@@ -41,7 +41,10 @@ class Placement:
         lie; None: see distances."""
         rng = numpy_generator("placement", seed, index)
         mask = np.zeros(photograph.shape[:2], np.uint8)
-        inside = part_distance(self._shrunk(photograph)) if self.distances and allowed is None else None
+        inside = None
+        if self.distances and allowed is None:
+            size = [max(1, round(side / factor)) for side, factor in zip(mask.shape, self.scale, strict=True)]
+            inside = part_distance(resize_image(photograph, size))
         for kind in types:
             where = allowed
             if inside is not None and kind in self.distances:
@@ -49,10 +52,6 @@ class Placement:
                 where = resize_mask(((inside >= low) & (inside <= high)).astype(np.uint8), mask.shape) > 0
             self._place(mask, kind, where, rng)
         return mask
-
-    def _shrunk(self, photograph: np.ndarray) -> np.ndarray:
-        size = [max(1, round(side / factor)) for side, factor in zip(photograph.shape, self.scale, strict=False)]
-        return resize_image(photograph, size)
 
     def _place(self, mask: np.ndarray, kind: int, allowed: np.ndarray | None, rng: np.random.Generator) -> None:
         """Add a defect to the mask, if one of TRIES fits."""

@@ -112,8 +112,6 @@ def fill_folder(
             raise KeyboardInterrupt
         none = inserting and bool(missing) and folder and len(folder.missing(num_samples)) == num_samples
         if dist_util.broadcast_from_zero(none):
-            raise InputError(
-                "`background`: no photograph has room for a defect; allow more of them (`where`), or give another "
-                "`scale` or types"
-            )
+            remedy = "allow more of them (`where`), or give another `scale` or types"
+            raise InputError(f"`background`: no photograph has room for a defect; {remedy}")
     return folder

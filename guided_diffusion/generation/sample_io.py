@@ -52,16 +52,13 @@ class SampleFolder:
         old = _flat(settings[0]) if settings else new
         for key in [*new, *old]:
             if old.get(key) != new.get(key):
-                raise InputError(
-                    f"`sample_dir`: {sample_dir!r} holds samples made with {key} {old.get(key)!r}, not "
-                    f"{new.get(key)!r}; use the settings of its manifest.jsonl, or another `sample_dir`"
-                )
+                fault = f"holds samples made with {key} {old.get(key)!r}, not {new.get(key)!r}"
+                remedy = "use the settings of its manifest.jsonl, or another `sample_dir`"
+                raise InputError(f"`sample_dir`: {sample_dir!r} {fault}; {remedy}")
         filled = [name for name in FOLDERS.values() if rows is None and list_folder(bf.join(sample_dir, name))[0]]
         if filled:
-            raise InputError(
-                f"`sample_dir`: {sample_dir!r} has files in {filled[0]}/ but no manifest.jsonl, so they may not be "
-                "generated ones; name another `sample_dir`"
-            )
+            fault = f"has files in {filled[0]}/ but no manifest.jsonl, so they may not be generated ones"
+            raise InputError(f"`sample_dir`: {sample_dir!r} {fault}; name another `sample_dir`")
 
     def missing(self, num_samples: int) -> list[int]:
         """The indices among 0..num_samples-1 of which there is no sample yet, ascending."""
@@ -84,10 +81,8 @@ class SampleFolder:
         conditions: what the manifest says that each was held to. Raises InputError where a file cannot be written."""
         indices = [whole("indices", index, MAX_SAMPLES - 1) for index in indices]
         if not len(indices) == len(images) == len(masks) == len(conditions or images) == len({*indices}):
-            counts = (
-                f"{len(images)} images, {len(masks)} masks, {len({*indices})} numbers, {len(conditions)} conditions"
-            )
-            raise InputError(f"`indices`: {counts}; give as many of each, no number twice, conditions or none")
+            given = f"{len(images)} images, {len(masks)} masks, {len({*indices})} numbers, {len(conditions)} conditions"
+            raise InputError(f"`indices`: {given}; give as many of each, no number twice, conditions or none")
         for image, mask in zip(images, masks, strict=True):
             if not image.dtype == mask.dtype == np.uint8 or mask.ndim != 2 or image.shape != (*mask.shape, 3):
                 given = f"{image.dtype} {list(image.shape)} with a mask {mask.dtype} {list(mask.shape)}"
@@ -174,17 +169,13 @@ def common_class_names(folders: Mapping[str, str], known: Mapping[str, Sequence[
     known = {**(known or {}), **{name: tuple(sorted(own, key=own.get)) for name, own in found.items() if own}}
     if not known:
         flag, folder = next(iter(folders.items()))
-        raise InputError(
-            f"{flag} {folder}: no manifest.jsonl or dataset.json says which types its masks hold; add "
-            'dataset.json with {"label_map": {"<type>": 1, ...}}'
-        )
+        fault = "no manifest.jsonl or dataset.json says which types its masks hold"
+        raise InputError(f'{flag} {folder}: {fault}; add dataset.json with {{"label_map": {{"<type>": 1, ...}}}}')
     first = next(iter(known))
     for name, types in known.items():
         if types != known[first]:
-            raise InputError(
-                f"{name}: its types are {', '.join(types)}, but those of {first} are {', '.join(known[first])}; use "
-                "sets with the same label map"
-            )
+            fault = f"its types are {', '.join(types)}, but those of {first} are {', '.join(known[first])}"
+            raise InputError(f"{name}: {fault}; use sets with the same label map")
     return known[first]
 
 

@@ -93,16 +93,13 @@ def describe(config: Config, cost: Estimate | None = None) -> str:
         f"training memory    about {cost.training_bytes / 2**30:.1f} GiB at batch {config.data.bs_per_gpu}",
     ]
     if model.patch and sees / min(height, width) > PATCH_LIMIT:
-        lines.append(
-            f"warning: the patch network sees {sees:.0f} px, {sees / min(height, width):.0%} of the image; above "
-            f"{PATCH_LIMIT:.0%} it learns layout as well as detail: use fewer levels (model.channel_mult), or a larger "
-            "data.resolution"
-        )
+        fault = f"the patch network sees {sees:.0f} px, {sees / min(height, width):.0%} of the image"
+        remedy = "use fewer levels (model.channel_mult), or a larger data.resolution"
+        lines.append(f"warning: {fault}; above {PATCH_LIMIT:.0%} it learns layout as well as detail: {remedy}")
     if model.model_channels * min(model.channel_mult) == model.norm_groups:
-        lines.append(
-            f"warning: at width {model.norm_groups} each norm group is a single channel: its norm removes brightness "
-            "and an added time embedding, and images get bright droplets; set model.norm_groups to 8"
-        )
+        fault = f"at width {model.norm_groups} each norm group is a single channel: its norm removes brightness and an"
+        effect = "added time embedding, and images get bright droplets"
+        lines.append(f"warning: {fault} {effect}; set model.norm_groups to 8")
     return "\n".join(lines)
 
 

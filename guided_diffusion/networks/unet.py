@@ -141,7 +141,5 @@ def check_size(config: ModelConfig, size: tuple[int, int], remedy: str = "change
     """Raise InputError unless the levels divide `size` = (height, width)."""
     multiple = config.size_multiple
     if any(side < 1 or side % multiple for side in size):
-        raise InputError(
-            f"image size {size[0]} x {size[1]}: a network of {len(config.channel_mult)} levels needs height and "
-            f"width to be multiples of {multiple}; {remedy}"
-        )
+        needs = f"{len(config.channel_mult)} levels needs height and width to be multiples of {multiple}"
+        raise InputError(f"image size {size[0]} x {size[1]}: a network of {needs}; {remedy}")

@@ -150,7 +150,8 @@ class TrainLoop:
             while self.step < cfg.iterations and not dist_util.any_rank(bool(stop.number)):
                 self.train_step()
                 if self.step == start + 1:  # only now: where memory does not suffice, the first step shows it
-                    logger = dist_util.on_zero(self._begin_records)
+                    dist_util.on_zero(self._write_config)
+                    logger = dist_util.on_zero(lambda: TrainLogger(self.work_dir, self.config, start))
                     ending.callback(logger.close) if logger else None
                     first_preview = math.inf if start else time.perf_counter() + FIRST_PREVIEW[0]
                 last = self.step == cfg.iterations
@@ -177,10 +178,6 @@ class TrainLoop:
         elif dist_util.rank() == 0:
             print("stopped before a step was made, nothing saved; the same command starts again")
         return 128 + (stop.number or signal.SIGTERM)
-
-    def _begin_records(self) -> TrainLogger:
-        self._write_config()
-        return TrainLogger(self.work_dir, self.config, self.step - 1)
 
     def _write_config(self) -> None:
         text = yaml.safe_dump(self.config.to_dict(), sort_keys=False).encode()
