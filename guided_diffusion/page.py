@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from .data.image_files import View, read_image, read_index_mask, resize_image, resize_mask, resize_shape
-from .data.manifest import read_manifest
+from .data.records import read_manifest
 from .errors import InputError
 from .file_io import read_bytes
 from .generation.api import DefectGen

@@ -10,7 +10,7 @@ from scipy.ndimage import label
 from guided_diffusion import DefectGen, InputError
 from guided_diffusion import page as page_module
 from guided_diffusion.cli import curate, export
-from guided_diffusion.data.manifest import read_manifest
+from guided_diffusion.data.records import read_manifest
 from guided_diffusion.page import Page, canvas_size, close_up, from_layer, gallery, placed, read_photograph, to_layer
 
 

@@ -13,7 +13,7 @@ from browser import Browser, webdriver
 from command_line import ROOT, plain_environment
 from PIL import Image
 
-from guided_diffusion.data.manifest import read_manifest
+from guided_diffusion.data.records import read_manifest
 from guided_diffusion.diffusion.conditioning import DEFAULT_MARGIN
 
 pytest.importorskip("gradio", reason="gradio is not installed: scripts/setup_browser.sh")

@@ -13,8 +13,8 @@ from collections import Counter
 import blobfile as bf
 
 from .. import dist_util
-from ..data.manifest import read_manifest
 from ..data.prepared import check_apart
+from ..data.records import read_manifest
 from ..errors import InputError, Parser, check_range
 from ..evaluation import curation, image_sets, sample_scores, tables
 from ..evaluation.segmenter import agreement, train_agreement_segmenter

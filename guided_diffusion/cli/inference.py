@@ -11,7 +11,7 @@ import argparse
 from typing import Any
 
 from .. import MAX_TYPES, dist_util
-from ..data.manifest import recorded_settings
+from ..data.records import recorded_settings
 from ..diffusion.respace import SPACINGS
 from ..diffusion.samplers import SAMPLERS
 from ..diffusion.two_stage import HANDOFFS

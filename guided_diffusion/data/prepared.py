@@ -24,8 +24,7 @@ from ..errors import InputError, unknown_name
 from ..file_io import encode_png, is_cloud, remove_temporaries, write_if_changed
 from .files import by_stem, check_text, folders_in, is_good, list_folder, natural_key, part_of, stem_of, words_of
 from .image_files import Picture, histogram, index_values, open_image, orientations, read_image, to_rgb, turned
-from .manifest import FOLDERS, read_manifest, recorded_settings
-from .records import IMAGES, MASKS, RELEASED, UNFINISHED_FILE, read_records
+from .records import FOLDERS, IMAGES, MASKS, RELEASED, UNFINISHED_FILE, read_manifest, read_records, recorded_settings
 
 SAMPLES = FOLDERS["image"], FOLDERS["index_mask"]
 TRAIN = "train"

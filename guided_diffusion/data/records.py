@@ -1,17 +1,21 @@
-"""dataset.json of a prepared set: its label map, where it came from, and a record of each image, checked at the door.
+"""What folders say of themselves, checked at the door: dataset.json of a prepared set, manifest.jsonl of samples.
 
-What it says is data: the files that it names lie in the set's own folders.
+It is data: the files that it names lie in the folder, those of samples even where links lead. A sample's are of its
+index, and its row in the manifest is what makes it exist.
 """
 
+import re
 from collections import Counter
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import blobfile as bf
 
 from .. import MAX_TYPES
 from ..errors import InputError, brief
-from ..file_io import inside, read_json
-from .manifest import FOLDERS
+from ..file_io import inside, parse_json, read_bytes, read_json
+from .files import check_no_links
 
 RELEASED = IMAGES, MASKS = "test", "converted_ground_truth"
 DATASET_FILE = "dataset.json"
@@ -21,6 +25,11 @@ RECORD = {  # what is told of an image; its path alone must be
     **dict.fromkeys(("image", "mask", "source", "image_sha256", "mask_sha256"), str),
     **{"group": str, "size": list, "types": dict, "scale": list},
 }
+MANIFEST = "manifest.jsonl"
+FOLDERS = {"image": "images", "mask": "masks", "index_mask": "masks_converted_dir"}  # by the key of a row
+MAX_SAMPLES = 10**7  # as many as are believed
+MAX_SIDE = 2**16
+_DEFECT = re.compile(r"defects/(?!\.+/)[\w.-]+/(\d+\.png)")
 
 
 def read_records(root: str, file: str = DATASET_FILE) -> dict[str, Any]:
@@ -65,3 +74,85 @@ def check_label_map(label_map: Any, source: str) -> dict[str, int]:
     if not valid or not label_map or sorted(label_map.values()) != list(range(1, len(label_map) + 1)):
         raise InputError(f"{source}: label_map should number the types 1, 2, ... but is {brief(label_map)}")
     return label_map
+
+
+def read_manifest(folder: str) -> dict[int, dict[str, Any]] | None:
+    """The rows of the samples in `folder`, by index in ascending order; None where there is no manifest. Do not change
+    them. Raises InputError naming the first line that is not as generation/sample_io.py writes it."""
+    path = bf.join(folder, MANIFEST)
+    return dict(_read(folder, path, read_bytes(path))) if bf.exists(path) else None
+
+
+@lru_cache(2)  # commands ask several times, and 100,000 rows take 5 s
+def _read(folder: str, path: str, data: bytes) -> dict[int, dict[str, Any]]:
+    rows: dict[int, dict[str, Any]] = {}
+    for number, line in enumerate(data.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}: line {number}"
+        try:
+            row = parse_json(line, where)
+            fault = _fault(row)
+        except InputError as error:
+            fault = str(error).removeprefix(f"{where}: ").partition(";")[0]
+        if not fault and row["index"] in rows:
+            fault = f"its index {row['index']} stands in an earlier line too"
+        if not fault and rows and row["settings"] != next(iter(rows.values()))["settings"]:
+            fault = "its settings are not those of the first line"
+        if fault:
+            raise InputError(f"{where} does not describe a sample ({fault}); remove it, or name another folder")
+        rows[row["index"]] = row
+    check_no_links(folder, (file for row in rows.values() for file in files_of(row)))
+    return dict(sorted(rows.items()))
+
+
+def recorded_settings(folder: str) -> dict[str, Any]:
+    """The settings of the samples in a folder; {} where there are none. Raises InputError as read_manifest."""
+    return next(iter((read_manifest(folder) or {}).values()), {}).get("settings", {})
+
+
+def files_of(row: Mapping[str, Any]) -> list[str]:
+    """The files of a sample, by paths from its folder."""
+    return [*(row[key] for key in FOLDERS if key in row), *row.get("defects", {}).values()]
+
+
+def _fault(row: Any) -> str | None:
+    """What is wrong with a row of a manifest."""
+    if not isinstance(row, dict) or not _whole(index := row.get("index"), 0, MAX_SAMPLES - 1):
+        return f"its index is no number from 0 to {MAX_SAMPLES - 1}"
+    file = f"{index:06d}.png"
+    for key, name in FOLDERS.items():
+        if row.get(key, f"{name}/{file}" if key == "mask" else None) != f"{name}/{file}":
+            return f"its {key} is not {name}/{file}"
+    defects = row.get("defects", {})
+    paths = defects.values() if isinstance(defects, dict) else [defects]
+    if not all(isinstance(path, str) and (found := _DEFECT.fullmatch(path)) and found[1] == file for path in paths):
+        return f"its defects are not defects/<type>/{file}"
+    settings, types = row.get("settings"), row.get("types")
+    if not isinstance(settings, dict):
+        return "it has no settings"
+    names = settings.get("class_names")
+    if names is not None and not (_texts(names) and 0 < len(set(names)) == len(names) <= MAX_TYPES):
+        return f"its settings' class_names are not up to {MAX_TYPES} names, each once"
+    if not isinstance(types, dict) or not all(_whole(pixels, 1, MAX_SIDE**2) for pixels in types.values()):
+        return "its types are not numbers of pixels"
+    if names is not None and not {*types, *defects} <= set(names):
+        return "it has types that are not among its class_names"
+    condition = row.get("condition") or {}
+    if not isinstance(condition, dict) or not (condition.get("types") is None or _texts(condition["types"])):
+        return "its condition names no types"
+    if not isinstance(settings.get("precision", ""), str) or not isinstance(row.get("seed"), int | None):
+        return "its seed is no number, or its precision no name"
+    match settings.get("crops", {"crop_from": [], "crop_defect": 0}):
+        case {"crop_from": [] | [int(), int()] as size, "crop_defect": int() | float() as share}:
+            if 0 <= share <= 1 and all(1 <= side <= MAX_SIDE for side in size):
+                return None
+    return "its settings' crops are no sizes and shares"
+
+
+def _whole(value: Any, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)

@@ -15,7 +15,7 @@ import blobfile as bf
 import numpy as np
 from tqdm import tqdm
 
-from ..data.manifest import MANIFEST, files_of
+from ..data.records import MANIFEST, files_of
 from ..errors import InputError
 from ..file_io import read_bytes, read_json, write_atomic
 from ..generation.sample_io import WRITERS, SampleFolder

@@ -12,8 +12,8 @@ from tqdm import tqdm
 from ..data.files import read_groups, stem_of
 from ..data.image_datasets import DefectDataset
 from ..data.image_files import View, read_image, resize_image, resize_mask
-from ..data.manifest import recorded_settings
 from ..data.prepared import find_good, find_samples, read_pair
+from ..data.records import recorded_settings
 from ..errors import InputError
 from ..generation.sample_io import common_class_names
 from ..keyed_random import numpy_generator

@@ -15,7 +15,7 @@ from typing import Any
 import blobfile as bf
 
 from .. import dist_util
-from ..data.manifest import recorded_settings
+from ..data.records import recorded_settings
 from ..errors import InputError, check_range
 from ..file_io import ensure_writable, write_atomic
 from .copies import draw_closest_pairs

@@ -16,8 +16,8 @@ from tqdm import tqdm
 from .. import MAX_TYPES, file_io
 from ..data.files import check_lengths, check_no_links
 from ..data.image_files import EXIF_ORIENTATION, present_types
-from ..data.manifest import read_manifest
 from ..data.prepared import SAMPLES, Sample, find_good, find_samples, read_pair
+from ..data.records import read_manifest
 from ..errors import InputError
 from ..generation.sample_io import WRITERS, common_class_names
 from ..prepare.layouts.tables import EXPORT_FILE

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.manifest import read_manifest
+from ..data.records import read_manifest
 from ..errors import InputError
 from ..file_io import as_path, encode_png, lock_folder
 from ..pictures import draw_sheet, outline, row_tile

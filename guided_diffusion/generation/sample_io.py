@@ -15,9 +15,8 @@ import numpy as np
 
 from ..data.files import check_no_links, list_folder
 from ..data.image_files import present_types, read_image, read_index_mask
-from ..data.manifest import FOLDERS, MANIFEST, MAX_SAMPLES, read_manifest
 from ..data.prepared import SAMPLES, check_apart, listed, read_label_map
-from ..data.records import RELEASED, read_records
+from ..data.records import FOLDERS, MANIFEST, MAX_SAMPLES, RELEASED, read_manifest, read_records
 from ..errors import InputError, whole
 from ..file_io import encode_png, remove_inside, remove_temporaries, write_atomic, write_or_warn
 from ..pictures import colorize, draw_sheet, tile_of

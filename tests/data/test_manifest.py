@@ -11,8 +11,8 @@ from drawn_boxes import TYPES, draw, write_samples
 from drawn_formats import refusal
 from runs import tree
 
-from guided_diffusion.data.manifest import files_of, read_manifest, recorded_settings
 from guided_diffusion.data.prepared import find_samples
+from guided_diffusion.data.records import files_of, read_manifest, recorded_settings
 from guided_diffusion.errors import InputError
 from guided_diffusion.export.records import read_export
 from guided_diffusion.generation.sample_io import SampleFolder

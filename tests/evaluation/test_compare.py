@@ -10,7 +10,7 @@ from conftest import TrainedPair
 from evaluating import evaluate, random_extractor
 from PIL import Image
 
-from guided_diffusion.data.manifest import recorded_settings
+from guided_diffusion.data.records import recorded_settings
 from guided_diffusion.errors import InputError
 from guided_diffusion.evaluation import compare
 from guided_diffusion.evaluation.bootstrap import Resampling

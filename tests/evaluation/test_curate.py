@@ -14,8 +14,8 @@ from evaluating import SEGMENTER
 from runs import tree
 
 from guided_diffusion.cli import curate as script
-from guided_diffusion.data.manifest import recorded_settings
 from guided_diffusion.data.prepared import find_samples
+from guided_diffusion.data.records import recorded_settings
 from guided_diffusion.errors import InputError
 from guided_diffusion.evaluation import curation
 from guided_diffusion.evaluation.curation import CLIPPED, agreement_limits, curate

@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from guided_diffusion import DefectGen, InputError, Settings
-from guided_diffusion.data.manifest import read_manifest
+from guided_diffusion.data.records import read_manifest
 from guided_diffusion.generation import api
 from guided_diffusion.generation.network import choose_batch_size, most_at_once
 from guided_diffusion.generation.settings import DEFAULT_STEPS

@@ -9,7 +9,7 @@ from PIL import Image
 from runs import tree
 
 from guided_diffusion import GeneratedBatch, InputError
-from guided_diffusion.data.manifest import read_manifest
+from guided_diffusion.data.records import read_manifest
 from guided_diffusion.generation.conditions import as_index_masks, read_conditions
 
 
