@@ -187,8 +187,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def find_cost(config: Config, device: torch.device) -> tuple[Config, Estimate]:
-    """The configuration with its precision resolved, and what the training will cost. Raises InputError where that is
-    more memory than there is."""
+    """The configuration, its precision resolved, and the training's cost. Raises InputError where memory is short."""
     precision = resolve_precision(config.train.precision, device)
     config = replace(config, train=replace(config.train, precision=precision))
     cost = estimate(config, device.type)

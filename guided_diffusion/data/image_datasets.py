@@ -180,8 +180,7 @@ class DefectDataset:
 def place_window(
     shape: Sequence[int], marked: np.ndarray, size: Sequence[int], share: float, rng: np.random.Generator
 ) -> tuple[slice, slice]:
-    """A window of `size` in an image of `shape`: a `share` lies anywhere around one of its `marked` pixels, by their
-    numbers row after row."""
+    """A window of `size` in an image of `shape`: a `share` lies around a `marked` pixel, numbered row after row."""
     ranges = [[0, side - window] for side, window in zip(shape, size, strict=True)]
     if share and rng.random() < share and len(marked):
         place = divmod(int(marked[rng.integers(len(marked))]), shape[1])

@@ -152,8 +152,7 @@ def to_rgb(picture: Picture, path: str, *, bits: int | None = None) -> np.ndarra
 
 
 def read_image(path: str, size: Sequence[int] = (), read: Callable[[str], bytes] = read_bytes) -> np.ndarray:
-    """uint8 [H, W, 3] of an image file without a mask, the way up that EXIF says; at `size` (H, W) if given. read: as
-    for open_image."""
+    """uint8 [H, W, 3] of an image file, turned as EXIF says, at `size` (H, W) if given. read: see open_image."""
     picture = open_image(path, read)
     image = turned(to_rgb(picture, path), picture.orientation)
     return resize_image(image, size) if size else image
@@ -165,8 +164,7 @@ def resize_image(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
 
 
 def number_regions(where: np.ndarray) -> tuple[np.ndarray, int]:
-    """The regions of a boolean mask [H, W], of pixels that touch, at a corner too: int32 [H, W], 0 where it is False,
-    else 1..N; and N."""
+    """The 8-connected regions of a boolean mask [H, W]: int32 [H, W], 0 where it is False, else 1..N; and N."""
     return ndimage.label(where, np.ones((3, 3)))
 
 

@@ -35,8 +35,7 @@ Stems = tuple[Mapping[str, str], Mapping[str, str]]  # {stem: path} of images an
 
 @dataclass(frozen=True)
 class IndexMask:
-    """A file whose values are the type indices: 0 background, k the k-th type or, with `numbers`, numbers[k]; `void`
-    is background too."""
+    """A file of type indices: 0 and `void` are background, k is the k-th type or, with `numbers`, numbers[k]."""
 
     path: str
     void: int | None = None
@@ -165,8 +164,7 @@ def listed_samples(root: str) -> list[Sample] | None:
 
 
 def prepared_folders(root: str) -> list[tuple[str, str]]:
-    """The pair of folders (images, masks) that makes `root` a prepared set or samples, if any. Raises InputError where
-    a folder in it is one."""
+    """The (image, mask) folders that make `root` a set or samples, if any; InputError where a folder in it is one."""
     check_folder(root)
     folders = list_folder(root)[1]
     pairs = complete(folders, (RELEASED, SAMPLES))

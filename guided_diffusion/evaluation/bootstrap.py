@@ -36,8 +36,7 @@ class Resampling:
 
     @classmethod
     def draw(cls, groups: Groups, *key: Key, least: int = 2, num_resamples: int = NUM_RESAMPLES) -> "Resampling":
-        """Resample the units of images, at least one. least: different units in every resample; 2 for what is computed
-        from pairs."""
+        """Resample the units of images. least: different units in every resample; 2 for what is computed from pairs."""
         unit, rng = number_groups(groups), numpy_generator(*key)
         size = int(unit.max()) + 1
         counts = rng.multinomial(size, np.full(size, 1 / size), num_resamples if size > 1 else 0)
@@ -62,8 +61,7 @@ def with_interval(values: np.ndarray | float) -> Estimate:
 
 
 def mean_interval(values: Sequence[float], groups: Groups, key: Sequence[Key] = ("mean",)) -> Estimate | None:
-    """The mean of values [N] that are not nan and its interval over their groups; None where all are nan. key: of the
-    random draws."""
+    """Mean of the values [N] that are not nan, and its interval over groups; None without any. key: of the draws."""
     values = np.asarray(values, dtype=np.float64)
     known = np.flatnonzero(~np.isnan(values))
     if not len(known):

@@ -69,8 +69,7 @@ def precision_and_recall(
 
 
 def diversity(extractor: Extractor, images: np.ndarray, groups: Sequence[Hashable], *key: Key) -> dict[str, Any] | None:
-    """The mean perceptual distance of pairs of images uint8 [N, H, W, 3], as {"value", "interval"}; None without pairs.
-    groups: what is resampled together."""
+    """Mean perceptual distance of pairs of images uint8 [N, H, W, 3], an Estimate over groups; None without pairs."""
     if len(images) < 2:
         return None
     some = np.sort(numpy_generator("diverse", *key).permutation(len(images))[:MOST_DIVERSE])

@@ -269,8 +269,7 @@ def summarize(outcomes: Mapping[Arm, Runs], groups: Sequence[str], class_names: 
 
 
 def judge(arms: Mapping[str, Row], name: str, segmenter: str, seeds: int) -> Row:
-    """The verdict on the arm `name`, trained so many times: whether its interval of the difference to `real` in mIoU
-    leaves out 0."""
+    """The verdict on the arm `name` of so many seeds: does its interval of mIoU minus that of `real` leave out 0?"""
     arm = arms[name]
     difference, pasted = (arm[key] and arm[key]["miou"] for key in ("difference_to_real", "difference_to_copy_paste"))
     low, high = difference["interval"]

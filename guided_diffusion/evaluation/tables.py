@@ -30,8 +30,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def write_results(out: str, result: dict[str, Any], text: str, pictures: Mapping[str, Image.Image]) -> None:
-    """Write pictures (a warning where that fails), <command>.md and, as it tells that all is there, <command>.json;
-    print the text."""
+    """Write pictures (or warn), <command>.md and, when all is there, <command>.json; print the text."""
     for file, picture in pictures.items():
         write_or_warn(bf.join(out, file), encode_png(np.asarray(picture)))
     write_atomic(bf.join(out, f"{result['command']}.md"), text.encode())

@@ -68,8 +68,7 @@ class GeneratedBatch:
         return encode_png(np.asarray(draw_sheet(f"{shown}{len(self)} samples", [], self.class_names, [first], True)))
 
     def save(self, sample_dir: str) -> str:
-        """Write a sample folder, as inference.py does, or add to one of the same settings. Returns the path of its
-        contact sheet. Raises InputError."""
+        """Write a sample folder, or add to one of the same settings. Returns its sheet's path. Raises InputError."""
         if not len(self):
             raise InputError("`sample_dir`: the batch holds no sample to write; generate some first")
         sample_dir = as_path(sample_dir, "sample_dir")

@@ -67,8 +67,7 @@ def _split(entry: str, class_names: Sequence[str]) -> list[str]:
 
 
 def as_index_masks(masks: Any, num_defect: int, name: str = "masks") -> np.ndarray:
-    """Index masks uint8 [M, H, W] from whole numbers or, for networks of one type, bools: [M, H, W], [H, W], or a list
-    of [H, W]. Raises InputError."""
+    """uint8 [M, H, W] of whole numbers or, for one type, bools: [M, H, W], [H, W] or a list. Raises InputError."""
     try:
         found = np.asarray(masks)
     except ValueError:  # of several sizes
@@ -146,8 +145,7 @@ class Conditions:
         return [self.names[index % len(self.names)] if self.names else None for index in indices]
 
     def known(self, indices: Sequence[int], device: torch.device) -> Known | None:
-        """The parts of x_start that are given of N samples: masks, and photographs further than the margin from a
-        defect, so that it grows into them."""
+        """What is given of N samples: masks, and photographs beyond the margin of a defect, which grows into them."""
         if self.masks is None:
             return None
         rows = self._rows(indices)

@@ -51,8 +51,7 @@ class Window:
 
 
 def find_scale(given: Sequence[float] | float | None, recorded: Sequence[float]) -> tuple[float, float]:
-    """Pixels of a photograph to one of the training, (down, across): those given, or what the training recorded.
-    Raises InputError."""
+    """Photograph pixels per training pixel, (down, across): as given, else as recorded. Raises InputError."""
     try:
         values = recorded if given is None else np.ravel(given).tolist()
     except ValueError:  # lists of several lengths
@@ -157,8 +156,7 @@ def insert(
 @dataclass(frozen=True)
 class Insertions:
     """What is drawn into which photographs. files: sample i takes number i, modulo their number. mask: that of a
-    sample, for its photograph uint8 [H, W, 3]; None: it has no room. names, about: for the manifest, of each file and
-    of all."""
+    sample, for its photograph uint8 [H, W, 3]; None: it has no room. names, about: for the manifest."""
 
     files: Sequence[str]
     mask: Callable[[int, np.ndarray], np.ndarray | None]

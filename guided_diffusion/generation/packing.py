@@ -100,8 +100,7 @@ def pack(folder: str, networks: Sequence[Network], hand_offs: range, figures: Se
 
 
 def download(name: str) -> str:
-    """The folder of a packed pair: `name` itself, or that of a copy of the repository `name` of the Hugging Face hub.
-    Raises InputError."""
+    """The folder of a packed pair: `name`, or a copy of the hub's repository of that name. Raises InputError."""
     if bf.isdir(name):
         return name
     with _hub(f"`name` {name}: is no folder here, and") as hub:

@@ -88,14 +88,12 @@ class Placement:
 
 
 def reach(scale: Sequence[float], margin: int) -> list[int]:
-    """Pixels of the photograph, down and across, around a defect that are its window's: the margin and a pixel of the
-    training's, as masks are brought to its scale."""
+    """Photograph pixels around a defect, down and across, in its window: the margin and a training pixel."""
     return [ceil((margin + 1) * factor) for factor in scale]
 
 
 def part_distance(image: np.ndarray) -> np.ndarray | None:
-    """How far inside the part each pixel of an image uint8 [H, W, 3] lies, float32 [H, W]; None where no part is told
-    from its background."""
+    """How far inside the part each pixel of uint8 [H, W, 3] lies, float32 [H, W]; None where no part is told apart."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     bright = cv2.threshold(grey, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)[1]
     edge = border_of(bright).mean()
@@ -128,8 +126,7 @@ def training_distances(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]
 def types_to_draw(
     bank: MaskBank, asked: Sequence[Collection[int]], numbers: tuple[int, int], seed: int, index: int
 ) -> list[int]:
-    """The types of sample `index`: those of its entry in `asked`, modulo their number; or so many (from, to), types in
-    turn."""
+    """The types of sample `index`: those of its entry in `asked`, in turn; or so many (from, to), types in turn."""
     if asked:
         return sorted(asked[index % len(asked)])
     low, high = numbers

@@ -97,9 +97,7 @@ class SampleFolder:
         self._write_manifest()
 
     def write_contact_sheet(self, max_samples: int = 64) -> str:
-        """Draw the first samples, beside each the outlines of its mask, to contact_sheet.png and return its path; where
-        it cannot be written, there is a warning.
-
+        """Draw the first samples beside the outlines of their masks to contact_sheet.png (or warn) and return its path.
         Raises InputError where there is no sample, or a file of one is gone."""
         if not self._rows:
             raise InputError(f"`sample_dir`: {self._folder!r} holds no samples to draw a contact sheet of")
@@ -158,10 +156,8 @@ class SampleFolder:
 
 
 def common_class_names(folders: Mapping[str, str], known: Mapping[str, Sequence[str]] | None = None) -> tuple[str, ...]:
-    """The types that all these folders and `known` agree on, `folders` being {what the user calls it: folder}.
-
-    Folders that do not tell are passed over. Raises InputError where one is missing or of the wrong kind, two differ or
-    none tells."""
+    """The types that these folders, {what the user calls it: folder}, and `known` agree on; some may not tell. Raises
+    InputError where one is missing or of the wrong kind, two differ or none tells."""
     for flag, folder in folders.items():
         _check_kind(flag, folder)
     found = {f"{flag} {folder}": read_label_map(folder) for flag, folder in folders.items()}
@@ -179,8 +175,7 @@ def common_class_names(folders: Mapping[str, str], known: Mapping[str, Sequence[
 
 
 def _check_kind(flag: str, folder: str) -> None:
-    """Raise InputError where samples are real images, or what is to be real (--real, --val, --train) is generated; say
-    which images a manifest leaves out."""
+    """Refuse real images as samples, and generated ones as real (REAL); say which images a manifest leaves out."""
     if not bf.isdir(folder):
         problem = "is not a folder" if bf.exists(folder) else "does not exist"
         raise InputError(f"{flag} {folder}: {problem}; check the path")

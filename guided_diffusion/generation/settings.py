@@ -50,9 +50,8 @@ def _as_types(given: Any) -> tuple[str | tuple[str, ...], ...]:
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of DefectGen.generate. DefectGen.settings checks them against the networks and fills in what is None.
-
-    Raises InputError."""
+    """Settings of DefectGen.generate, which DefectGen.settings checks against the networks and completes. Raises
+    InputError."""
 
     step_inference: int = 400  # the large network denoises from this timestep up, the small one below it
     sampler: str = "dpmpp_2m"

@@ -113,8 +113,7 @@ def as_text(
 def draw_sheets(
     out: str, samples: Sequence[Sample], records: Sequence[Record], names: Mapping[int, str], rule: DrawingRule
 ) -> None:
-    """Write <index>_<type>.png for each type that occurs into `out`: images beside their outlines, the largest share of
-    the image first. names: of the types, by index."""
+    """Write <index>_<type>.png of each type into `out`: images beside their outlines, the largest share first."""
     remove_temporaries(out)
     by_name = {sample.name: sample for sample in samples}
     shown = by_type(records)

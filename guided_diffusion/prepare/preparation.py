@@ -26,8 +26,7 @@ from .splits import Item
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides, beside its files, what becomes of a sample: as shaping.fit with size (H, W), or as shaping.tiles
-    cuts it; with neither, images keep their size."""
+    """What becomes of a sample, beside its files: shaping.fit to size (H, W), shaping.tiles, or neither."""
 
     label_map: Mapping[str, int]
     rule: DrawingRule

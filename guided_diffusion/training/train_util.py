@@ -113,7 +113,6 @@ class TrainLoop:
     @cached_property
     def network(self) -> nn.Module:
         """The model as it is trained: compiled, and averaging its gradients over the processes, if that is wanted.
-
         Raises InputError where it cannot be compiled."""
         train, network = self.config.train, self.model
         if train.compile == "on":

@@ -94,8 +94,7 @@ def read_layout(root: str, options: Options | None = None, *, format: str = "aut
 
 
 def _other_images(data: Dataset) -> tuple[list[str], list[str]]:
-    """The images that are neither samples nor masks of these: those that are hardly masks, by their folder or name, and
-    the masks of defect-free images."""
+    """Images that are neither samples nor their masks: those that are hardly masks, and masks of defect-free images."""
     if data.format == "synthetic":
         return [], []
     used = {*data.unlabelled, *(one.image for one in data.samples + data.good)}

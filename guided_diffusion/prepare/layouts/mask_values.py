@@ -107,8 +107,7 @@ def are_binary(data: Dataset) -> bool:
 
 
 def check_good(data: Dataset, masks: Sequence[str], void: int | None, *, workers: int = 1) -> None:
-    """Note as a problem that masks of images that are taken as defect-free show a defect. Those of the files that are
-    photographs go to data.unread."""
+    """Note as a problem masks of defect-free images that show a defect; photographs among them go to data.unread."""
     files = [(GOOD, path) for path in masks]
     found = parallel_map(_look_at, files, workers=workers, description="good masks", unit="mask")
     seen = [*filter(None, found)]

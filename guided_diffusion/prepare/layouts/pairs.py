@@ -69,8 +69,7 @@ def _holds_images(folder: str) -> bool:
 
 
 def read_pairs(format: str, root: str, options: Options) -> Dataset | None:
-    """Images and masks: flat, in type folders, in parts (train, val; of masks of any kind, <part>/images/ too), or flat
-    images and a mask folder per type."""
+    """Images and masks: flat, in type folders, in parts (also <part>/images/), or with a mask folder per type."""
     folders, of_indices = list_folder(root)[1], format in INDEX_PAIRS
     homes = [(None, root, complete(folders, PAIRS[format]) if of_indices else open_pairs(root))]
     if not of_indices and not homes[0][2]:
