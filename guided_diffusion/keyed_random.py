@@ -3,8 +3,6 @@
 So samples do not depend on batch size, process count or restart, and resuming needs no generator state.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -28,13 +26,15 @@ def numpy_generator(*key: Key) -> np.random.Generator:
     return np.random.default_rng(key_to_seed(*key))
 
 
-def torch_generator(device: torch.device | str, *key: Key) -> torch.Generator:
+def torch_generator(device: "torch.device | str", *key: Key) -> "torch.Generator":
     import torch
 
     return torch.Generator(device).manual_seed(key_to_seed(*key))
 
 
-def sample_noise(seed: int, indices: Sequence[int], t: int, shape: Sequence[int], device: torch.device | str) -> Tensor:
+def sample_noise(
+    seed: int, indices: Sequence[int], t: int, shape: Sequence[int], device: "torch.device | str"
+) -> "Tensor":
     """Standard normal noise float32 [len(indices), *shape]; row i keyed by (seed, indices[i], t).
 
     Drawn on the CPU, so that every device gets the same."""

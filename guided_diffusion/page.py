@@ -3,8 +3,6 @@
 Plain functions on arrays, then `Page`, which knows the networks and the folder; `build` is the layout.
 """
 
-from __future__ import annotations
-
 import html
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, wraps

@@ -3,8 +3,6 @@
 Reading needs no type names: an index mask holds 0 for background and 1..num_defect for the types.
 """
 
-from __future__ import annotations
-
 import functools
 from collections import defaultdict
 from collections.abc import Sequence
@@ -56,7 +54,7 @@ class DefectDataset:
         *,
         num_image_train: int | None = None,
         include_good: bool = False,
-    ) -> DefectDataset:
+    ) -> "DefectDataset":
         """Read the prepared set at `root`. types: their number, or their names: those of the set are matched by name.
 
         num_image_train: see FirstShots. include_good: the defect-free images too, after the others. Raises
@@ -109,7 +107,7 @@ class DefectDataset:
     def __len__(self) -> int:
         return len(self.images)
 
-    def to(self, device: torch.device | str) -> DefectDataset:
+    def to(self, device: torch.device | str) -> "DefectDataset":
         """Move all of it to `device`; returns itself."""
         self.images = [image.to(device) for image in self.images]
         self.masks = [mask.to(device) for mask in self.masks]

@@ -1,7 +1,5 @@
 """One image or index mask file (one channel, 0 background, k the k-th type): decoded with every check."""
 
-from __future__ import annotations
-
 import io
 import warnings
 from collections.abc import Callable, Sequence
@@ -317,7 +315,7 @@ class View:
     crop_defect: float = 0.0
 
     @classmethod
-    def of(cls, data: DataConfig) -> View:
+    def of(cls, data: DataConfig) -> "View":
         """That of a training."""
         return cls(data.resolution, data.fit == "random_crop", data.crop_from, data.crop_defect)
 

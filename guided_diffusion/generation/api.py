@@ -1,7 +1,5 @@
 """DefectGen: load two checkpoints, generate labelled images. The command line calls it too."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -81,7 +79,7 @@ class DefectGen:
         weights: str = "ema",
         device: str | torch.device = "auto",
         precision: str = "auto",
-    ) -> DefectGen:
+    ) -> "DefectGen":
         """Load two checkpoint files (or work_dirs: their latest checkpoint), or the folder of a packed pair.
 
         Configurations and num_defect are needed for released checkpoints, which carry none; so is
@@ -102,7 +100,7 @@ class DefectGen:
         return generator
 
     @classmethod
-    def from_pretrained(cls, name: str, **options: Any) -> DefectGen:
+    def from_pretrained(cls, name: str, **options: Any) -> "DefectGen":
         """load a packed pair of a folder or, by its name, of the Hugging Face hub. options: of load."""
         return cls.load(packing.download(name), **options)
 

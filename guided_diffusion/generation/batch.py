@@ -1,7 +1,5 @@
 """What generating returns: arrays that show themselves in a notebook and can become a sample folder."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -49,7 +47,7 @@ class GeneratedBatch:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, which: int | slice | Sequence[int]) -> GeneratedImage | GeneratedBatch:
+    def __getitem__(self, which: int | slice | Sequence[int]) -> "GeneratedImage | GeneratedBatch":
         """One image with its mask; of a slice or a list of positions, a batch of those."""
         if isinstance(which, (int, np.integer)):
             return GeneratedImage(self.images[which], self.masks[which], self.class_names)

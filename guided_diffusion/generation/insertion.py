@@ -4,8 +4,6 @@ networks changed there is brought back to the photograph's. Further than the mar
 Photographs and masks are read for the command line, a round at a time.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -119,7 +117,7 @@ def paste(photograph: np.ndarray, window: Window, drawn: np.ndarray) -> None:
 
 
 def insert(
-    generator: DefectGen,
+    generator: "DefectGen",
     photographs: Sequence[np.ndarray],
     masks: Sequence[np.ndarray],
     indices: Sequence[int],
@@ -166,7 +164,7 @@ class Insertions:
 
     def draw(
         self,
-        generator: DefectGen,
+        generator: "DefectGen",
         indices: Sequence[int],
         batch_size: int,
         settings: Settings,

@@ -1,7 +1,5 @@
 """New masks from those of a training set: moved, turned, stretched and bent, and kept where that type occurs."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Collection, Sequence
@@ -69,7 +67,7 @@ class MaskBank:
     shrunk: tuple[float, float] = (1.0, 1.0)
 
     @classmethod
-    def of(cls, data: DefectDataset, config: Config, root: str, whole: bool = False) -> MaskBank:
+    def of(cls, data: DefectDataset, config: Config, root: str, whole: bool = False) -> "MaskBank":
         """The bank of the data set read from `root`, as the training of `config` sees it; or of its whole images where
         that sees windows, which no large defect fits into. Raises InputError."""
         rng = numpy_generator("mask bank views")

@@ -1,7 +1,5 @@
 """Where new defects go in photographs of good parts: masks of the bank, enlarged, at places that are allowed."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil

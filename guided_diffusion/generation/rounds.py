@@ -1,7 +1,5 @@
 """Filling a sample folder: round after round, on one process or several, each written while the next is computed."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +34,7 @@ def _say_stop(before: int) -> None:
 
 
 def fill_folder(
-    generator: DefectGen,
+    generator: "DefectGen",
     sample_dir: str,
     num_samples: int,
     settings: Settings,

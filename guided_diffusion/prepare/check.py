@@ -3,8 +3,6 @@
 scripts/check_data.py applies all of them; training, before step 0, those that the masks in memory tell.
 """
 
-from __future__ import annotations
-
 import hashlib
 import zlib
 from collections import defaultdict
@@ -189,7 +187,7 @@ def check(
     return found + find_overlaps(samples, names) + _find_copies([r for r in every if not r.problem], where)
 
 
-def training_warnings(dataset: DefectDataset, class_names: Sequence[str]) -> list[str]:
+def training_warnings(dataset: "DefectDataset", class_names: Sequence[str]) -> list[str]:
     """Lines "warning: ..." on the masks of a training set in memory, as training sees them; nothing is read."""
     masks = [mask.cpu().numpy() for mask in dataset.masks[: len(dataset) - dataset.num_good]]
     records = [

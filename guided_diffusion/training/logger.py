@@ -1,7 +1,5 @@
 """What the process of rank 0 reports while it trains: progress bar, progress.csv, loss.png, TensorBoard, trackers."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os
