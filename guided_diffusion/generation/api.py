@@ -42,8 +42,7 @@ from .conditions import Conditions, as_index_masks, read_conditions
 from .insertion import Insertions, find_scale, insert
 from .network import WEIGHTS, Network, check_trained, choose_batch_size, load_networks, most_at_once, possible_hand_offs
 from .rounds import fill_folder
-from .sample_io import SampleFolder
-from .settings import DEFAULT_STEPS, MOST_SAMPLES, MOST_SEED, Settings, as_indices, as_settings
+from .settings import DEFAULT_STEPS, MOST_SEED, Settings, as_indices, as_settings
 from .windows import AUTO_AREAS, Place, place_windows, windowed
 
 Progress = Callable[[list[Pair]], Iterable[Pair]]
@@ -234,27 +233,7 @@ class DefectGen:
             on_out_of_memory(batch_size, len(indices) - done)
         return GeneratedBatch(*map(np.concatenate, zip(*batches, strict=True)), self.layout.class_names)
 
-    def generate_into(
-        self,
-        sample_dir: str,
-        num_samples: int,
-        settings: Settings,
-        conditions: Conditions | Insertions | None = None,
-        *,
-        seed: int = 0,
-        batch_size: int | str = "auto",
-        compile: bool = False,
-    ) -> SampleFolder | None:
-        """Add to a folder what it lacks of samples 0..num_samples-1.
-
-        All processes go through the same number of rounds, at whose ends they meet; rank 0 writes a round while the
-        next is computed, and gets the folder, which no other run may write to meanwhile. Raises InputError; and
-        KeyboardInterrupt after SIGINT or SIGHUP, when the round before is written."""
-        settings = self.settings(settings)
-        conditions = conditions or Conditions(self.config, settings)
-        how = {"seed": whole("seed", seed, MOST_SEED), "batch_size": batch_size, "compile": compile}
-        count = whole("num_samples", num_samples, MOST_SAMPLES)
-        return fill_folder(self, as_path(sample_dir, "sample_dir"), count, settings, conditions, **how)
+    generate_into = fill_folder  # a method, in a module of its own
 
     def insert(
         self,

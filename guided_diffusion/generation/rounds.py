@@ -13,13 +13,13 @@ from tqdm import tqdm
 
 from .. import dist_util
 from ..diffusion.respace import Pair
-from ..errors import InputError
-from ..file_io import lock_folder
+from ..errors import InputError, whole
+from ..file_io import as_path, lock_folder
 from ..keyed_random import sample_noise
 from .conditions import Conditions
 from .insertion import Insertions
 from .sample_io import SampleFolder
-from .settings import Settings
+from .settings import MOST_SAMPLES, MOST_SEED, Settings
 
 if TYPE_CHECKING:
     from .api import DefectGen
@@ -38,13 +38,20 @@ def fill_folder(
     sample_dir: str,
     num_samples: int,
     settings: Settings,
-    conditions: Conditions | Insertions,
+    conditions: Conditions | Insertions | None = None,
     *,
-    seed: int,
-    batch_size: int | str,
-    compile: bool,
+    seed: int = 0,
+    batch_size: int | str = "auto",
+    compile: bool = False,
 ) -> SampleFolder | None:
-    """DefectGen.generate_into."""
+    """Add to a folder what it lacks of samples 0..num_samples-1.
+
+    All processes go through the same number of rounds, at whose ends they meet; rank 0 writes a round while the next is
+    computed, and gets the folder, which no other run may write to meanwhile. Raises InputError; and KeyboardInterrupt
+    after SIGINT or SIGHUP, when the round before is written."""
+    settings, sample_dir = generator.settings(settings), as_path(sample_dir, "sample_dir")
+    seed, num_samples = whole("seed", seed, MOST_SEED), whole("num_samples", num_samples, MOST_SAMPLES)
+    conditions = conditions or Conditions(generator.config, settings)
     rank, inserting = dist_util.rank(), isinstance(conditions, Insertions)
     about = generator.about(settings, conditions, seed)
     with ExitStack() as ending:
