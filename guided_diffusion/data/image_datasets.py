@@ -107,12 +107,6 @@ class DefectDataset:
     def __len__(self) -> int:
         return len(self.images)
 
-    def to(self, device: torch.device | str) -> "DefectDataset":
-        """Move all of it to `device`; returns itself."""
-        self.images = [image.to(device) for image in self.images]
-        self.masks = [mask.to(device) for mask in self.masks]
-        return self
-
     def types_seen(self, class_names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
         """The types that images with a defect, or windows of them, show together. Shuffled, every image equally often,
         but of many some."""

@@ -22,6 +22,7 @@ from ..errors import InputError
 from ..file_io import read_bytes
 from ..parallel import parallel_map
 from .layouts.drawing import read_labelled
+from .layouts.mask_values import INVERTED, INVERTED_BORDER
 from .layouts.model import DrawingRule
 
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ RULES = {  # what is wrong, and what to do
 TOGETHER = "keep what shows one part on one side (scripts/prepare_data.py --val_fraction, --group_regex)"
 REMEDY = "train at a higher resolution or on windows (data.fit random_crop)"
 FEW_PIXELS = 4  # a type whose median image holds fewer is hardly learned
-INVERTED, INVERTED_BORDER = 0.5, 0.75  # shares of an image, and of its outermost pixels
 SPECK, SPECK_SHARE = 2, 1e-3  # pixels, or share of those in a type's median image: nobody drew less on purpose
 LARGE = 50  # pixels in the median image of a type, from which on a speck is odd
 # Bits of the perceptual hash. On magnetic tile ALIKE finds 82% of the pairs of photographs of one tile under other

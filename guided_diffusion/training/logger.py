@@ -66,9 +66,13 @@ class TrainLogger:
                 raise InputError(f"{self._csv_path}: is not a table of logged steps; rename or remove it") from None
             self._write_csv()
         self._trackers = [_start(name, work_dir, config) for name in ("wandb", "mlflow") if name in loggers]
-        self._events = _Events(work_dir, start_step) if "tensorboard" in loggers and not is_cloud(work_dir) else None
-        if "tensorboard" in loggers and not self._events:
+        self._events = ""  # TensorBoard's file
+        if "tensorboard" in loggers and is_cloud(work_dir):
             tqdm.write("TensorBoard is left out: it needs a local work_dir")
+        elif "tensorboard" in loggers:
+            self._events = bf.join(work_dir, "tensorboard", f"events.out.tfevents.{time.time_ns()}")
+            begin = Event(step=start_step + 1, session_log=SessionLog(status=SessionLog.START))  # older events are void
+            _append_events(self._events, Event(file_version="brain.Event:2"), begin)
         # Last: the time left is by the mean of all steps but the first, which sets things up. In a log file every
         # refresh of the bar is one more line, so it refreshes seldom there.
         timing = {"initial": start_step + 1, "smoothing": 0, "mininterval": 0.2 if sys.stderr.isatty() else 30}
@@ -98,7 +102,8 @@ class TrainLogger:
         groups = {key: "val" if key.startswith("val") else "train" if key in TRAIN_KEYS else "run" for key in values}
         named = {f"{groups[key]}/{key}": value for key, value in values.items()}
         if self._events:
-            self._events.add(step, named)
+            summary = Summary(value=[Summary.Value(tag=key, simple_value=value) for key, value in named.items()])
+            _append_events(self._events, Event(step=step, summary=summary))
         self._tell("log", named, step)
 
     def _tell(self, method: str, *what: Any) -> None:
@@ -167,29 +172,15 @@ def _start(name: str, work_dir: str, config: Config) -> Any:
     return tracker
 
 
-class _Events:
-    """TensorBoard's file of the numbers. Its own writer, and so accelerate's tracker, ends a run whose disk is full."""
+def _append_events(path: str, *events: Event) -> None:
+    """Add to TensorBoard's file. Its own writer, and so accelerate's tracker, ends a run whose disk is full."""
+    from tensorboard.summary.writer.record_writer import RecordWriter  # slow to import
 
-    def __init__(self, work_dir: str, start_step: int) -> None:
-        self._path = bf.join(work_dir, "tensorboard", f"events.out.tfevents.{time.time_ns()}")
-        # viewers forget older events from there on
-        begin = SessionLog(status=SessionLog.START)
-        self._append(Event(file_version="brain.Event:2"), Event(step=start_step + 1, session_log=begin))
-
-    def add(self, step: int, values: Mapping[str, float]) -> None:
-        summary = Summary()
-        for key, value in values.items():
-            summary.value.add(tag=key, simple_value=value)
-        self._append(Event(step=step, summary=summary))
-
-    def _append(self, *events: Event) -> None:
-        from tensorboard.summary.writer.record_writer import RecordWriter  # slow to import
-
-        writer = RecordWriter(records := io.BytesIO())
-        for event in events:
-            event.wall_time = time.time()
-            writer.write(event.SerializeToString())
-        write_or_warn(self._path, records.getvalue(), append)
+    writer = RecordWriter(records := io.BytesIO())
+    for event in events:
+        event.wall_time = time.time()
+        writer.write(event.SerializeToString())
+    write_or_warn(path, records.getvalue(), append)
 
 
 class LossWindow:

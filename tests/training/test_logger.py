@@ -117,7 +117,7 @@ def test_cloud_work_dir_gets_csv_and_plot_but_no_events(tmp_path, monkeypatch, c
 def test_time_left_is_by_all_steps_but_the_first(tmp_path, monkeypatch, capsys):
     clock = [1000.0]
     monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
-    monkeypatch.setattr(module, "_Events", lambda *_: clock.append(clock.pop() + 300))  # its import lasts
+    monkeypatch.setattr(module, "_append_events", lambda *_: clock.append(clock.pop() + 300))  # its import lasts
     with closing(make(tmp_path, 0, ["tensorboard"], 101)) as logger:
         for step in range(1, 12):
             clock[0] += 2 * (step > 1)
