@@ -129,7 +129,7 @@ class DefectGen:
             steps = T if released else min(DEFAULT_STEPS, T)
         size, windows = tuple(settings.image_size or self.config.data.resolution), settings.windows
         if windows == "auto":
-            area = min(prod(network.config.data.resolution) for network in self.networks.values() if network)
+            area = min(prod(network.config.data.resolution) for network in self._loaded)
             windows = "on" if prod(size) > AUTO_AREAS * area else "off"
         other = "" if windows == "on" else ", or `windows` on"
         settings = replace(settings, num_steps=steps, image_size=size, windows=windows)
@@ -140,7 +140,7 @@ class DefectGen:
                 raise InputError(f"`{name}`: missing, but `step_inference` {S} gives it {len(plan)} steps")
             if plan:
                 taking_part.append(network)
-                check_trained([one for one in self._loaded if one.kind == name], plan, settings, self.hand_offs)
+                check_trained(network, plan, settings, self.hand_offs)
         told = [network.config.model.class_cond for network in taking_part]
         without = f"{taking_part[0].path} was trained without model.class_cond, so it cannot be told types"
         if settings.defects is not None and not told[0]:

@@ -94,17 +94,16 @@ def possible_hand_offs(networks: Sequence[Network], T: int) -> range:
     return range(first, 1 + min((0 if first else end for first, end in small), default=0))
 
 
-def check_trained(networks: Sequence[Network], plan: Sequence[Pair], settings: Settings, possible: range) -> None:
-    """Raise InputError where a network was not trained at a timestep of its plan. possible: see possible_hand_offs."""
-    for network in networks:
-        (first, end), last = network.config.train.t_range, plan[-1][0]
-        if network.kind == "large" and settings.handoff == "paper":
-            last = settings.step_inference  # whether or not a step lands there
-        if last < first or plan[0][0] >= end:
-            remedy = f"give from {possible[0]} to {possible[-1]}" if possible else "no other will do"
-            remedy += ", with `handoff` paper" if settings.handoff == "released" else ""
-            fault = f"the {network.kind} network, {network.path}, was trained at timesteps {first} to {end - 1} only"
-            raise InputError(f"`step_inference` {settings.step_inference}: {fault}; {remedy}")
+def check_trained(network: Network, plan: Sequence[Pair], settings: Settings, possible: range) -> None:
+    """Raise InputError where it was not trained at a timestep of its plan. possible: see possible_hand_offs."""
+    (first, end), last = network.config.train.t_range, plan[-1][0]
+    if network.kind == "large" and settings.handoff == "paper":
+        last = settings.step_inference  # whether or not a step lands there
+    if last < first or plan[0][0] >= end:
+        remedy = f"give from {possible[0]} to {possible[-1]}" if possible else "no other will do"
+        remedy += ", with `handoff` paper" if settings.handoff == "released" else ""
+        fault = f"the {network.kind} network, {network.path}, was trained at timesteps {first} to {end - 1} only"
+        raise InputError(f"`step_inference` {settings.step_inference}: {fault}; {remedy}")
 
 
 def most_at_once(size: Sequence[int], each: int, device: torch.device) -> int:
