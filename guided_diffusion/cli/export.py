@@ -55,9 +55,8 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{args.out}: {given} ({holding}), {written or 'no'} files written")
     for note in layout.notes:
         print(f"note: {note}")
-    if not keep_good and (
-        good := sum(len(find_good(folder)) for folder in (args.samples, args.real, args.val) if folder)
-    ):
+    good = 0 if keep_good else sum(len(find_good(one)) for one in (args.samples, args.real, args.val) if one)
+    if good:
         print(f"note: left out: {good} defect-free images; --keep_good takes them")
     if "generated" not in counts:
         print(f"note: {args.samples} has no manifest.jsonl, so its images are marked as real")

@@ -172,10 +172,9 @@ def main(argv: list[str] | None = None) -> None:
         by = f"shots {args.shots}"
     elif args.val_fraction:
         by = f"val_fraction {args.val_fraction}, seed {args.seed}"
-        if not (args.group_regex or args.group_csv):
-            if grouped := splits.group_alike(items):
-                by += ", look-alikes kept together"
-                print(f"{grouped} images look like others, and stay on the side of these (--group_regex, --group_csv)")
+        if not (args.group_regex or args.group_csv) and (grouped := splits.group_alike(items)):
+            by += ", look-alikes kept together"
+            print(f"{grouped} images look like others, and stay on the side of these (--group_regex, --group_csv)")
         splits.split_by_fraction(items, args.val_fraction, args.seed)
     elif not listed:
         default = TRAIN if any(item.part for item in items if item.sample.mask) else ""

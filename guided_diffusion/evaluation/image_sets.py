@@ -86,10 +86,9 @@ def read_samples(folder: str, class_names: tuple[str, ...]) -> ImageSet:
     read, or they differ in size."""
     found, whole = find_samples(folder), recorded_settings(folder).get("whole_size")
     pairs = (read_pair(sample, len(class_names)) for sample in tqdm(found, **BAR))
-    shown = (
-        (resize_image(image, whole), resize_mask(mask, whole)) if whole else (image, mask) for image, mask in pairs
-    )
-    images, masks = zip(*shown, strict=True)
+    if whole:
+        pairs = ((resize_image(image, whole), resize_mask(mask, whole)) for image, mask in pairs)
+    images, masks = zip(*pairs, strict=True)
     for sample, mask in zip(found, masks, strict=True):
         if mask.shape != masks[0].shape:
             (height, width), (first, across), of = mask.shape, masks[0].shape, found[0].image

@@ -296,9 +296,8 @@ def _of_folder(
     files = [*islice(cycle(files), count)]
     chosen = [places[stem_of(path)] if stem_of(path) in places else next(turns) for path in files]
     if (unused := sorted({*range(len(pictures))}.difference(chosen))) and dist_util.rank() == 0:
-        print(
-            f"left out: {len(unused)} photographs without a mask in {folder}, such as {pictures[unused[0]]}", flush=True
-        )
+        some = f"{len(unused)} photographs without a mask in {folder}, such as {pictures[unused[0]]}"
+        print(f"left out: {some}", flush=True)
     content, sizes = hashlib.sha256(), _sizes([pictures[place] for place in chosen][:num_samples])
     for path, place in zip(files, chosen, strict=True):
         content.update(mask := read(path))

@@ -57,10 +57,9 @@ class TrainLogger:
         if self._csv_path and start_step > 0 and bf.exists(self._csv_path):
             content = read_bytes(self._csv_path)
             try:
-                table = list(csv.DictReader(io.StringIO(content.decode())))
-                self._rows = [
-                    {k: v for k, v in row.items() if k and v} for row in table if int(row["step"]) <= start_step
-                ]
+                table = csv.DictReader(io.StringIO(content.decode()))
+                kept = [row for row in table if int(row["step"]) <= start_step]
+                self._rows = [{k: v for k, v in row.items() if k and v} for row in kept]
                 [float(value) for row in self._rows for value in row.values()]
             except (ValueError, TypeError, KeyError, csv.Error):
                 raise InputError(f"{self._csv_path}: is not a table of logged steps; rename or remove it") from None
