@@ -26,13 +26,9 @@ from ..generation.windows import WINDOWS
 from ..precision import PRECISIONS
 
 DEFAULT_NUM_SAMPLES = 40  # as the released script draws
-FLAGS = {  # of parameters that have another name here
-    "large": "--large_recep",
-    "small": "--small_recep",
-    "large_config": "--large_recep_config",
-    "small_config": "--small_recep_config",
-    "separate_channel_loss": "--seperate_channel_loss",
-}
+# Of parameters that have another name here.
+FLAGS = {"large": "--large_recep", "small": "--small_recep", "separate_channel_loss": "--seperate_channel_loss"}
+FLAGS |= {"large_config": "--large_recep_config", "small_config": "--small_recep_config"}
 
 leave = dist_util.leave  # ends one process of several
 

@@ -21,10 +21,8 @@ RELEASED = IMAGES, MASKS = "test", "converted_ground_truth"
 DATASET_FILE = "dataset.json"
 UNFINISHED_FILE = "dataset.unfinished.json"  # stands in its place while the data set is being written
 SECTIONS = {"source": dict, "split": dict, "images": list}
-RECORD = {  # what is told of an image; its path alone must be
-    **dict.fromkeys(("image", "mask", "source", "image_sha256", "mask_sha256"), str),
-    **{"group": str, "size": list, "types": dict, "scale": list},
-}
+RECORD = {"size": list, "types": dict, "scale": list}  # what is told of an image; its path alone must be
+RECORD |= dict.fromkeys(("image", "mask", "source", "group", "image_sha256", "mask_sha256"), str)
 MANIFEST = "manifest.jsonl"
 FOLDERS = {"image": "images", "mask": "masks", "index_mask": "masks_converted_dir"}  # by the key of a row
 MAX_SAMPLES = 10**7  # as many as are believed

@@ -20,10 +20,8 @@ from ..keyed_random import numpy_generator
 from .check import ALIKE, MANY, NEARLY_EQUAL, Record, alike, near_pairs
 
 VAL = "val"
-ENTRY = {  # what a split file tells of an image, and of what kinds
-    "part": (str, int),
-    **dict.fromkeys(("type", "group", "tile"), (str, int, type(None))),
-}
+# What a split file tells of an image, and of what kinds.
+ENTRY = {"part": (str, int)} | dict.fromkeys(("type", "group", "tile"), (str, int, type(None)))
 NOT_IN_NAMES = {*'/\\:*?"<>|'}  # of folders, on some system
 
 
