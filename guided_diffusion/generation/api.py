@@ -119,7 +119,7 @@ class DefectGen:
         """Settings, by default Settings(), with these options put in: checked against the networks, and complete.
 
         num_steps and image_size are filled in, windows is "on" or "off". Raises InputError."""
-        settings = as_settings(settings).having(**options)
+        settings = as_settings(settings, **options)
         T, S, steps = self.diffusion.num_timestep, settings.step_inference, settings.num_steps
         released = settings.handoff == "released"
         if released and steps not in (None, T):
@@ -187,7 +187,7 @@ class DefectGen:
         types `defects`. backgrounds: photographs uint8 [M, H, W, 3] that stay as they are further than settings.margin
         pixels from a defect. progress wraps the list of steps of each network and batch, such as tqdm. Raises
         InputError."""
-        settings, about = as_settings(settings).having(**options), None
+        settings, about = as_settings(settings, **options), None
         defects, bank = settings.defects, isinstance(masks, str) and masks == "bank"
         settings = self.settings(settings, defects=None if bank else defects)  # a bank's masks show them
         indices, seed = as_indices(num_samples, "num_samples"), whole("seed", seed, MOST_SEED)

@@ -143,7 +143,7 @@ def insert(
         if size != tuple(settings.image_size):
             own = generator.settings(settings, image_size=size, windows="on")
         given = (np.stack([getattr(window, key) for window in windows]) for key in ("mask", "image"))
-        conditions = Conditions(generator.config, own, *given, numbers=numbers)
+        conditions = Conditions(generator.config, own, *given, about={}, numbers=numbers)
         most = generator.choose_batch_size(batch_size, len(numbers), own)
         drawn = generator.draw(numbers, most, settings=own, conditions=conditions, **how).images
         for result, window, image in zip(changed, windows, drawn, strict=True):

@@ -69,13 +69,13 @@ def load_network(
     elif config_path:  # the checkpoint's own counts, which this may not contradict
         own_types = {"data.label_map": dict(config.data.label_map)}
         check_agreement(config, file, load_config(config_path, overrides=own_types), config_path)
-    types, trained_so = config.layout.class_names, config.train.separate_channel_loss
-    for key, given, trained, said in (
-        ("num_defect", num_defect, len(types), f"{len(types)} types ({', '.join(types)})"),
-        ("separate_channel_loss", separate, trained_so, int(trained_so)),
-    ):
-        if given not in (None, trained):
-            raise InputError(f"`{key}` {int(given)}: {file} was trained with {said}; leave it out")
+    types, logits = config.layout.class_names, config.train.separate_channel_loss
+    if num_defect not in (None, len(types)):
+        said = f"{len(types)} types ({', '.join(types)})"
+        raise InputError(f"`num_defect` {num_defect}: {file} was trained with {said}; leave it out")
+    if separate not in (None, logits):
+        given = f"`separate_channel_loss` {int(separate)}"
+        raise InputError(f"{given}: {file} was trained with {int(logits)}; leave it out")
     kind, other = ("patch-level", "small") if config.model.patch else ("global", "large")
     if name != other:
         raise InputError(f"`{name}` {path}: this is a {kind} network, which belongs to `{other}`")

@@ -30,11 +30,14 @@ def as_indices(given: Any, name: str) -> Sequence[int]:
         raise InputError(f"`{name}` {brief(given)}: must be a whole number, or a list of such") from None
 
 
-def as_settings(given: Any) -> "Settings":
-    """Settings, by default Settings(). Raises InputError."""
+def as_settings(given: Any, **options: Any) -> "Settings":
+    """Settings, by default Settings(), with some options changed. Raises InputError."""
     if not isinstance(given, Settings | None):
         raise InputError(f"`settings` {brief(given)}: must be Settings(...)")
-    return given or Settings()
+    known = [field.name for field in fields(Settings)]
+    if unknown := [name for name in options if name not in known]:
+        raise InputError(unknown_name("option", unknown[0], known))
+    return replace(given or Settings(), **options)
 
 
 def _as_types(given: Any) -> tuple[str | tuple[str, ...], ...]:
@@ -86,13 +89,6 @@ class Settings:
             plain["spacing"] = "uniform"
         for name, value in plain.items():  # which do not change, and go into a manifest
             object.__setattr__(self, name, value)
-
-    def having(self, **options: Any) -> "Settings":
-        """These, but with some options changed. Raises InputError."""
-        known = [field.name for field in fields(Settings)]
-        if unknown := [name for name in options if name not in known]:
-            raise InputError(unknown_name("option", unknown[0], known))
-        return replace(self, **options)
 
     @staticmethod
     def _pair(name: str, value: Any) -> tuple[int, int]:
