@@ -39,10 +39,6 @@ class Bomb:
         return Path.touch, (self.touched,)
 
 
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:1000])
-
-
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory, demo_data: Path, trained_pair: TrainedPair) -> dict[str, object]:
     """What the commands are given, by name: what works, and below `root` what is broken."""
@@ -53,7 +49,7 @@ def given(tmp_path_factory: pytest.TempPathFactory, demo_data: Path, trained_pai
     Image.new("RGB", (4, 4)).save(root / "picture.png")
     (root / "empty").mkdir()
     work = shutil.copytree(trained_pair.large, root / "work")
-    truncate(shutil.copytree(work, root / "cut") / CHECKPOINT)
+    (shutil.copytree(work, root / "cut") / CHECKPOINT).write_bytes((work / CHECKPOINT).read_bytes()[:1000])
     torch.save({"model": torch.load(work / CHECKPOINT)["model"]}, root / "released.pt")
     torch.save(torch.zeros(3), root / "tensor.pt")
     torch.save({"model": {}, "ema": Bomb(root / "touched")}, root / "bomb.pt")

@@ -66,9 +66,8 @@ def test_flags_are_those_of_the_commands(page: Path, run_script) -> None:
 @every_page
 def test_paths_and_links_lead_somewhere(page: Path) -> None:
     text = page.read_text()
-    for path in re.findall(
-        r"(?<![\w./$-])((?:guided_diffusion|scripts|configs|docs|tests)/[\w./-]*\.\w+|\w+\.sh)\b", text
-    ):
+    named = r"(?<![\w./$-])((?:guided_diffusion|scripts|configs|docs|tests)/[\w./-]*\.\w+|\w+\.sh)\b"
+    for path in re.findall(named, text):
         assert (ROOT / path).exists() or (ROOT / "scripts" / path).exists(), path
     assert not re.findall(r"!\[\s*\]|<img", text), "a picture without a text for those who cannot see it"
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
@@ -94,3 +93,23 @@ def test_site_builds(tmp_path: Path) -> None:
     assert len(pages) == len([*ROOT.glob("docs/*.md")])
     for page in pages:  # all that a browser loads is of the site
         assert not re.findall(r'<(?:script|link|img)\b[^>]*\b(?:src|href)="?https?:', page.read_text()), page
+
+
+def test_the_first_hour(tmp_path: Path) -> None:
+    """docs/first_hour.ipynb runs from top to bottom, tiny, and shows pictures."""
+    nbformat, nbclient, _ = (
+        pytest.importorskip(name, reason=f"{name} is not installed (requirements-dev.txt)")
+        for name in ("nbformat", "nbclient", "ipykernel")
+    )
+    notebook = nbformat.read(ROOT / "docs" / "first_hour.ipynb", as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs for cell in cells)  # none are kept
+    client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT / "docs")}})
+    client.execute(env=plain_environment() | {"FIRST_HOUR_TEST": str(tmp_path)})
+    shown = [output.data for cell in cells for output in cell.outputs if output.output_type == "execute_result"]
+    assert sum("image/png" in data for data in shown) == 5
+    text = "".join(output.text for cell in cells for output in cell.outputs if output.output_type == "stream")
+    for told in ("label map: scratch 1, stain 2, pit 3", "# Quality of the samples", "# What the samples add"):
+        assert told in text
+    assert "### Deep" in (tmp_path / "pair" / "README.md").read_text()
+    assert len(list((tmp_path / "samples" / "images").iterdir())) == 36

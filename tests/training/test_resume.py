@@ -106,12 +106,6 @@ def test_a_second_training_in_the_folder_is_refused(training, tmp_path):
     assert not (tmp_path / ".lock").exists()
 
 
-def test_a_complete_training_is_left_as_it_is(training, uninterrupted):
-    before = tree(uninterrupted)
-    assert "complete: trained to step 6" in training(uninterrupted)
-    assert tree(uninterrupted) == before
-
-
 def test_a_chosen_checkpoint_resumes_elsewhere(training, uninterrupted, tmp_path):
     training(tmp_path / "work", "--set", "train.keep_last=0")
     chosen = tmp_path / "work" / "checkpoint" / "diffusion_000002.pt"
