@@ -9,14 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.released import (
-    ReleasedTraining,
-    Variant,
-    compare,
-    random_data,
-    random_model,
-    released_forward,
-)
+from benchmarks.released import ReleasedTraining, Variant, compare, random_data, random_model, released_forward
 from conftest import tiny_config
 
 from guided_diffusion import load_config
@@ -56,9 +49,8 @@ def test_an_update_equals_one_of_torch_optim() -> None:
     torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
     optimizer.step()
     assert training.update(x_start, t, noise) == pytest.approx(loss.item(), rel=1e-5)
-    for ours, theirs, ema, old in zip(
-        *(m.parameters() for m in (training.model, model, training.ema, before)), strict=True
-    ):
+    each = (network.parameters() for network in (training.model, model, training.ema, before))
+    for ours, theirs, ema, old in zip(*each, strict=True):
         moved = (theirs - old).norm()
         assert (ours - theirs).norm() < 0.01 * moved
         assert torch.allclose(ema, old + (1 - 2 / 11) * (ours - old), atol=1e-6)  # decay (1 + 1) / (10 + 1)
@@ -86,9 +78,7 @@ def test_ratios_of_planted_timings_and_no_round_when_the_time_is_out(step: Calla
     variants = [step("slow", 0.04), step("fast", 0.01), step("none", 1, fits=False)]
     compare(variants, CPU, {"fp32": 1e9}, told.__setitem__, batch=2, rounds=3)
     slow, fast = told["times"]
-    assert slow["ratio"] == pytest.approx(1) and [fast[key] for key in ("from", "ratio", "to")] == pytest.approx(
-        [4] * 3
-    )
+    assert [slow["ratio"], *(fast[key] for key in ("from", "ratio", "to"))] == pytest.approx([1, 4, 4, 4])
     assert fast["images/s"] == pytest.approx(200) and fast["readings"] == pytest.approx([0.01] * 3)
     assert fast["of matrix rate"] == pytest.approx(0.2)
     assert told["none failed: RuntimeError: CUDA out of memory"] == []
