@@ -1,4 +1,4 @@
-"""What layouts are drawn with: a photograph and its mask, files, run lengths; and the line of a refusal."""
+"""What layouts are drawn with: photographs, masks, files, run lengths; and the line of a refusal."""
 
 import base64
 import io
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_rle
+from scipy import ndimage
 
 from guided_diffusion.errors import InputError
 
@@ -25,6 +26,19 @@ for index, centre, radius_x, radius_y in ((1, (8, 20), 4, 6), (2, (24, 18), 5, 8
     MASK[((x - centre[0]) / radius_x) ** 2 + ((y - centre[1]) / radius_y) ** 2 <= 1] = index
 
 
+def textures(count: int, height: int, width: int, seed: int = 0, smooth: float = 1.5) -> np.ndarray:
+    """uint8 [count, height, width, 3], of about 128 +- 30."""
+    noise = np.random.default_rng(seed).normal(size=(count, height, width, 3))
+    noise = ndimage.gaussian_filter(noise, (0, smooth, smooth, 0))
+    return np.clip(128 + 30 * noise / noise.std(), 0, 255).astype(np.uint8)
+
+
+def photograph(seed, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [H, W, 3] of smooth noise, which does not look like that of another seed."""
+    small = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(small).resize(size[::-1], Image.Resampling.BICUBIC))
+
+
 def save(path: Path, content: Any, **options: Any) -> None:
     """Write a picture, bytes, or what is to be JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,6 +48,10 @@ def save(path: Path, content: Any, **options: Any) -> None:
         path.write_text(json.dumps(content))
     else:
         (content if isinstance(content, Image.Image) else Image.fromarray(content)).save(path, **options)
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
 
 
 def row_runs(region: np.ndarray) -> Iterator[tuple[int, int, int]]:

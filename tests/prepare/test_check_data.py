@@ -1,4 +1,5 @@
-"""Checking a data set: every planted fault is found, clean sets give nothing, and text, JSON and pictures agree."""
+"""Checking a data set: every planted fault is found, clean sets give nothing, and text, JSON and pictures agree; the
+look at the pixels: facts, what resizing keeps, and the perceptual hash."""
 
 import json
 import shutil
@@ -6,16 +7,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn_formats import save
-from drawn_textures import photograph
-from PIL import Image
+from drawn_formats import photograph, save
+from PIL import Image, ImageEnhance
+from scipy import ndimage
 
 from guided_diffusion.cli.check import main
 from guided_diffusion.data.image_datasets import DefectDataset
 from guided_diffusion.data.image_files import View
 from guided_diffusion.errors import run_cli
 from guided_diffusion.pictures import palette
-from guided_diffusion.prepare.check import Record, check, training_warnings
+from guided_diffusion.prepare.check import (
+    Record,
+    alike,
+    check,
+    keeps_regions,
+    look_at_types,
+    perceptual_hash,
+    training_warnings,
+)
 
 SIZE = (48, 64)
 LABELS = {"crack": 1, "hole": 2}
@@ -119,8 +128,9 @@ def test_the_resolution_suggested_keeps_every_type_and_windows_need_none(data, r
 
 def test_no_region_vanishes_at_the_resolution_suggested(tmp_path, run):
     """Images of any size and proportion, thin scratches in them: the size fits each, not the median alone."""
+    sizes = []
     for seed in range(6):
-        rng, root, sizes = np.random.default_rng(seed), tmp_path / f"{seed}", []
+        rng, root = np.random.default_rng(seed), tmp_path / f"{seed}"
         for k in range(5):
             size = tuple(rng.integers(70, 160 if seed < 4 else 400, 2).tolist())
             top, left, thick = *(int(rng.integers(0, side - 12)) for side in size), int(rng.integers(2, 6))
@@ -129,7 +139,7 @@ def test_no_region_vanishes_at_the_resolution_suggested(tmp_path, run):
         if size := figures["resolution"]:
             sizes.append(size)
             assert run(root, "--resolution", *size)[2]["types"]["defect_1"]["lost_regions"] == 0
-    assert sizes
+    assert len(sizes) > 3
 
 
 @pytest.mark.parametrize(
@@ -196,9 +206,7 @@ def test_copies_and_leaks(data, run, tmp_path):
 
 def test_levels_of_other_cameras_are_an_error(data, run):
     for k, top in enumerate((4000, 3000, 65535)):
-        Image.fromarray(np.linspace(0, top, SIZE[0] * SIZE[1]).astype(np.uint16).reshape(SIZE)).save(
-            data / f"test/crack/{k}.png"
-        )
+        save(data / f"test/crack/{k}.png", np.linspace(0, top, SIZE[0] * SIZE[1]).astype(np.uint16).reshape(SIZE))
     status, _, found = run(data)
     assert status == 1 and rules(found) == ["bits"]
     told = f"{data}/test/crack/0.png: has levels up to 4000, as of 12 bits, but {data}/test/crack/2.png to 65535"
@@ -274,3 +282,32 @@ def test_real_tiles_and_demo_data(shared_dir, demo_data, run, tmp_path):
     assert len(finding(found, "empty")["files"]) == 3
     specks = [Path(file).stem for file in finding(found, "speck")["files"]]
     assert specks == ["exp3_num_24829", "exp4_num_24843"]
+
+
+def test_what_resizing_keeps_of_specks():
+    rng = np.random.default_rng(0)
+    mask = (rng.random((90, 120)) < 0.03) * rng.integers(1, 3, (90, 120)).astype(np.uint8)
+    found = look_at_types(mask, View((17, 23)))
+    # of less than half a new pixel: the pixel under its middle, as Pillow's nearest
+    rows, columns = (((np.arange(n) + 0.5) * side / n).astype(int) for n, side in ((17, 90), (23, 120)))
+    for index in (1, 2):
+        numbered, count = ndimage.label(mask == index, np.ones((3, 3)))
+        kept = [(numbered[np.ix_(rows, columns)] == k + 1).sum() for k in range(count)]
+        assert found[index].regions == count and found[index].lost == kept.count(0) > 0
+        assert found[index].pixels == (mask == index).sum() and found[index].trained == sum(kept)
+    record = Record("", "", "", size=mask.shape, types=found)
+    assert [keeps_regions(record, size) for size in ((17, 23), (90, 120))] == [False, True]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_same_view_is_alike_whatever_exposure_size_and_compression(seed):
+    image, *others = (Image.fromarray(photograph(k, (60, 80))[..., 0]) for k in (seed, *range(100, 150)))
+    same = [ImageEnhance.Brightness(image).enhance(0.6), ImageEnhance.Contrast(image).enhance(0.7)]
+    same.append(image.resize((50, 41), Image.Resampling.BILINEAR))
+    parts = {
+        part: [Record(f"{k}", "", "", perceptual_hash=perceptual_hash(np.asarray(one))) for k, one in enumerate(some)]
+        for part, some in {"own": [image], "same": same, "others": others}.items()
+    }
+    ((one, other, pairs),) = alike(parts)
+    assert (one, other) == ("own", "same") and sorted(theirs.name for _, theirs in pairs) == ["0", "1", "2"]
+    assert len(parts["own"][0].perceptual_hash) * 4 == 128

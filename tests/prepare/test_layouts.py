@@ -206,6 +206,7 @@ REFUSED = [  # files, words of the line, options
         {"images/a/a.png": PHOTOGRAPH, "json/a/a.json": labelme(TRIANGLE)["a.json"]},
         "json/a/a.json: no image of that name",
     ),
+    ({f"{at}/1.png": MASK for at in ("dev/images", "dev/masks", "train_a/images", "train_a/masks")}, "|train_a?"),
     ({"image/notes.txt": b"", "mask/notes.txt": b""}, "holds no images"),
     (pair(COLOURED), "masks/a.png|--colormap NAME1=30,30,200 NAME2=30,200,30 NAME3=200,30,30"),
     (pair(UNKNOWN_COLOUR), f"masks/a.png|{(MASK == 3).sum()} pixels|9,200,200", COLOURMAP),
@@ -565,9 +566,6 @@ def test_lists_of_voc_tell_parts_and_its_void_is_background(tmp_path):
     names = b"__ignore__\n_background_\ncrack\nhole"
     lay(tmp_path, {"ImageSets/Segmentation/val.txt": b"a\nb\nc_0.5mm\n", "class_names.txt": names})
     data = read_layout(str(tmp_path))
-    assert (
-        [sample.part for sample in data.samples] == ["val"] * 2
-        and not data.problems
-        and data.label_map == {"crack": 1, "hole": 2}
-    )
+    assert [sample.part for sample in data.samples] == ["val"] * 2 and not data.problems
+    assert data.label_map == {"crack": 1, "hole": 2}
     assert np.array_equal(read_all(tmp_path)[0][1], np.where(MASK == 3, 0, MASK))

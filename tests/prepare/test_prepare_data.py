@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn_formats import photograph, pixels
 from drawn_formats import save as write
-from drawn_textures import photograph
 from PIL import Image
 from runs import interrupt, tree
 
@@ -31,10 +31,6 @@ def blob(seed):
     mask = np.zeros(SIZE, np.uint8)
     mask[top : top + 10, left : left + 15] = 255
     return mask
-
-
-def read(path):
-    return np.array(Image.open(path))
 
 
 def names(root):
@@ -95,8 +91,8 @@ def test_split_file_parts_label_map_and_pixels(run, tiles, tmp_path):
     out = tmp_path / "out/train5"
     assert read_label_map(str(out)) == {"hole": 1, "crack": 2}
     assert names("out/train5") == ["crack/exp1", "crack/exp2", "hole/exp1", "hole/exp2"]
-    assert np.array_equal(read(out / "converted_ground_truth/crack/exp1.png"), np.where(SOFT > 127, 2, 0))
-    assert np.array_equal(read(out / "test/crack/exp1.png"), read(tiles / "MT_Crack/Imgs/exp1.jpg"))
+    assert np.array_equal(pixels(out / "converted_ground_truth/crack/exp1.png"), np.where(SOFT > 127, 2, 0))
+    assert np.array_equal(pixels(out / "test/crack/exp1.png"), pixels(tiles / "MT_Crack/Imgs/exp1.jpg"))
     content = json.loads((out / "dataset.json").read_text())
     record = content["images"][0]
     assert record["source"] == "MT_Crack/Imgs/exp1.jpg" and record["types"] == {"crack": int((SOFT > 127).sum())}
@@ -104,7 +100,7 @@ def test_split_file_parts_label_map_and_pixels(run, tiles, tmp_path):
     run("tiles", "two", "--part", "dev", "train_good", "--keep_good", "--mask_threshold", 200)
     assert len(names("two")) == 2 and len(list((tmp_path / "two/test/good").iterdir())) == 3
     assert not (tmp_path / "two/converted_ground_truth/good").exists()
-    assert np.array_equal(read(tmp_path / "two/converted_ground_truth/crack/exp10.png"), 2 * (SOFT > 200))
+    assert np.array_equal(pixels(tmp_path / "two/converted_ground_truth/crack/exp10.png"), 2 * (SOFT > 200))
     assert "another data set" in run("tiles", "two", "--part", "train5", status=2)
     before = tree(tmp_path)
     assert "OUT two: is a data set without parts" in run("tiles", "two", status=2)
@@ -159,7 +155,7 @@ def test_fit_and_tiles(run, bottle, tmp_path):
     assert {tuple(record["scale"]) for record in records} == {(1.9048, 1.875)}
     flags = ("bottle", "tiled", "--tile", 16, "--overlap", 4, "--keep_empty", 0)
     run(*flags)
-    masks = [read(sample.mask.path) for sample in find_samples("tiled")]
+    masks = [pixels(sample.mask.path) for sample in find_samples("tiled")]
     assert len(masks) > 12 and all(mask.shape == (16, 16) and mask.any() for mask in masks)
     mask = np.zeros(SIZE, np.uint8)
     mask[38, 58] = 255
@@ -185,7 +181,7 @@ def test_overlaps_are_told_unless_a_priority_decides(run, tmp_path):
     assert "100 pixels are called crack and hole at once" in run("set", "out")
     assert "at once" not in run("set", "two", "--priority", "crack")
     for out, winner in (("out", 2), ("two", 1)):
-        mask = read(tmp_path / out / "converted_ground_truth/a.png")
+        mask = pixels(tmp_path / out / "converted_ground_truth/a.png")
         assert np.array_equal(mask, np.repeat([1, winner, 2, 0], 5)[:, None].repeat(20, 1))
     assert "did you mean 'hole'" in run("set", "bad", "--priority", "hol", status=2)
 
@@ -221,7 +217,7 @@ def test_what_changed_in_the_source_or_broke_is_made_anew_and_what_was_edited_is
     assert "2 files written" in run("bottle", "out")
     write(bottle / "ground_truth/hole/part3_shot0_mask.png", np.full(SIZE, 255, np.uint8))
     assert "2 files written" in run("bottle", "out")  # the mask and dataset.json
-    assert (read(tmp_path / "out/converted_ground_truth/hole/part3_shot0.png") == 2).all()
+    assert (pixels(tmp_path / "out/converted_ground_truth/hole/part3_shot0.png") == 2).all()
     for path in bottle.glob("*/crack/part0_shot0*"):
         path.unlink()
     assert "11 images (crack 5, hole 6), 1 files written, 2 removed" in run("bottle", "out")
@@ -365,6 +361,6 @@ def test_real_magnetic_tiles(run, shared_dir):
     files = json.loads((source / "split.json").read_text())["files"]
     pixels = {Path(path).stem: entry["defect_pixels"] for path, entry in files.items()}
     for sample in find_samples("out/train5"):
-        mask = read(sample.mask.path)
+        mask = pixels(sample.mask.path)
         assert set(np.unique(mask)) <= {0, label_map[sample.folder]}
         assert np.count_nonzero(mask) == pixels[Path(sample.mask.path).stem]

@@ -88,12 +88,8 @@ def test_look_alikes_are_grouped_unless_most_look_so(bits, grouped):
 
 def test_no_type_loses_all_its_groups_to_another_and_good_images_are_spread_apart_from_empty_ones():
     rows = [(None, {1, 2}, "a"), (None, {1}, "b"), (None, {1}, "c"), (None, {1}, "d")]
+    others = [("good", (), f"g{k}") for k in range(8)] + [(None, (), f"e{k}") for k in range(8)]
     for seed in range(30):
         assert split(rows, split_by_fraction, 0.25, seed)[0] == TRAIN  # the only one of type 2
-        parts = split(
-            [("good", (), f"g{k}") for k in range(8)] + [(None, (), f"e{k}") for k in range(8)],
-            split_by_fraction,
-            0.25,
-            seed,
-        )
+        parts = split(others, split_by_fraction, 0.25, seed)
         assert parts[:8].count(VAL) == parts[8:].count(VAL) == 2
