@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from drawn_formats import refusal
+from drawn_formats import pixels, refusal
 from export_material import SETTINGS, SIZE, TYPES, Sets, check, export, make_sets
 from PIL import Image
 from pycocotools.coco import COCO
@@ -37,10 +37,6 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Sets:
 def exported(sets: Sets, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The folder of each format. Shared: do not change it."""
     return {form: export(sets, tmp_path_factory.mktemp(form) / "my tile", form) for form in FORMATS}
-
-
-def pixels(path: Path) -> np.ndarray:
-    return np.asarray(Image.open(path))
 
 
 def read(out: Path) -> dict[str, np.ndarray]:
@@ -131,9 +127,7 @@ def test_mvtec(sets: Sets, exported: dict[str, Path]) -> None:
     assert len(list(root.glob("ground_truth/*/*"))) == len(tested)
 
 
-def test_the_card_of_hugging_face(
-    sets: Sets, exported: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_the_card_of_hugging_face(sets: Sets, exported: dict[str, Path], tmp_path: Path, capsys) -> None:
     _, head, body = (exported["hf"] / "README.md").read_text().split("---\n", 2)
     head = yaml.safe_load(head)
     assert head["license"] == "unknown" and "synthetic" in head["tags"]

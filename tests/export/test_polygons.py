@@ -1,12 +1,35 @@
 """Regions of masks as polygons: the same pixels by brute force, by pycocotools, and by programs that paint outlines."""
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 import pytest
-from export_material import hard_masks, inside
+from matplotlib.path import Path as Polygon
 from scipy import ndimage
 
 from guided_diffusion.export.polygons import edge_polygon, inset_polygon, outlines
+
+
+def hard_masks() -> Iterator[np.ndarray]:
+    """Boolean masks of all sizes and kinds: noise, blobs, rings in rings, diagonals, borders, one pixel, all, none."""
+    rng = np.random.default_rng(0)
+    for number in range(120):
+        height, width = rng.integers(1, 20, 2)
+        mask = rng.random((height, width)) < rng.uniform(0.05, 0.95)
+        yield mask.repeat(2, 0).repeat(2, 1) if number % 3 == 0 else mask
+    yy, xx = np.mgrid[:21, :25]
+    yield np.maximum(np.abs(yy - 10), np.abs(xx - 12)) % 2 == 0  # islands in holes in islands, up to the border
+    yield (yy + xx) % 2 == 0  # one region, held together by corners alone
+    yield from (yy == xx, yy + xx == 20, (yy == 3) & np.isin(xx, (3, 4)))
+    yield np.isin(yy, (0, 20)) | np.isin(xx, (0, 24))  # a frame
+    yield from (np.ones((5, 4), bool), np.ones((1, 1), bool), np.zeros((3, 3), bool))
+
+
+def inside(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Pixels that are in a closed polygon (x, y), by the even-odd rule; bool [H, W]."""
+    centres = np.mgrid[:height, :width].reshape(2, -1).T[:, ::-1] + [0.62, 0.57]  # off all lines through the middles
+    return Polygon(polygon).contains_points(centres).reshape(height, width)
 
 
 def test_each_region_is_one_polygon() -> None:
