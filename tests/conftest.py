@@ -1,15 +1,20 @@
-"""What tests share: the material beside the repository, and a tiny pair of networks trained once."""
+"""What tests share: the material beside the repository, a tiny pair of networks trained once, and tiny ones with random
+weights that can be told types."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 import yaml
 from command_line import ROOT, CommandLine
 
-from guided_diffusion import DefectGen
+from guided_diffusion import DefectGen, create_model, load_config
+from guided_diffusion.config import Config
+from guided_diffusion.networks.unet import UNet
+from guided_diffusion.training.checkpoint import save_checkpoint
 
 MODEL = {"image_size": 32, "model_channels": 32, "num_res_blocks": 1, "channel_mult": [1, 1], "num_head_channels": 16}
 EVERY = {"log_image_interval": 0, "save_ckpt_interval": 2, "eval_interval": 2}
@@ -19,6 +24,7 @@ TINY = {
     "optimizer": {"lr": 0.001, "warmup": 2},
     "train": {"iterations": 4, **EVERY, "ema_decay": 0.9, "loss_weight": "min_snr", "precision": "fp32"},
 }
+NAMES = ("crack", "hole", "dent")
 TARGETS = {"large": "models.unet.openaiunet.UNetModel", "small": "models.unet.unet_receptive.UNetModel"}
 
 
@@ -66,6 +72,36 @@ def tiny_config(size: str, **changes: Any) -> dict:
         else:
             config[section] = value
     return config
+
+
+def make_config(size: str = "large", **changes: Any) -> Config:
+    # At 32 groups each is one channel, whose norm would remove an embedding that is added.
+    label_map = {name: k for k, name in enumerate(NAMES, start=1)}
+    tiny = {"data.label_map": label_map, "data.resolution": 16, "model.class_cond": True, "model.norm_groups": 8}
+    return load_config(tiny_config(size, **{**tiny, **changes}))
+
+
+def random_weights(model: UNet, seed: int = 0) -> UNet:
+    generator = torch.Generator().manual_seed(seed)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.1, generator=generator)
+    return model.eval()
+
+
+def save_untrained(folder: Path, size: str, **changes: Any) -> Path:
+    """A work_dir with one checkpoint of random weights."""
+    config = make_config(size, **changes)
+    state = random_weights(create_model(config), len(folder.name)).state_dict()
+    save_checkpoint(str(folder), 1, {"model": state, "ema": state, "config": config.to_dict()})
+    return folder
+
+
+def told(*rows: Collection[int]) -> torch.Tensor:
+    """What networks are told of samples that show these types, float32 [N, 1 + types]; {0}: nothing."""
+    types = torch.zeros(len(rows), 1 + len(NAMES))
+    for row, own in zip(types, rows, strict=True):
+        row[list(own)] = 1
+    return types
 
 
 @pytest.fixture(scope="session")

@@ -185,13 +185,11 @@ def test_bf16_stays_near_fp32(trained_pair, generator):
 def test_what_does_not_fit_into_the_memory_is_refused(generator, monkeypatch):
     monkeypatch.setattr("guided_diffusion.parallel.cpu_memory", lambda: 2**26)
     assert generator.generate(2, num_steps=4).images.shape == (2, 32, 32, 3)
-    with pytest.raises(
-        InputError, match=r"^image_size 4096 4096: one image takes about .* give a smaller size, or try"
+    for given, said in (
+        ({"image_size": (4096, 4096)}, r"image_size 4096 4096: one image takes about .* give a smaller size, or try"),
+        ({"batch_size": 900}, r"batch_size 900: a batch takes about .* lower it$"),
+        ({"batch_size": "9" * 5000}, r"batch_size '9+\.\.\..*: must be auto, or a number of images from 1 to"),
+        ({"image_size": (33, 33)}, r"image size 33 x 33: .* give another image_size, or windows on$"),
     ):
-        generator.generate(1, image_size=(4096, 4096))
-    with pytest.raises(InputError, match=r"^batch_size 900: a batch takes about .* lower it$"):
-        generator.generate(1000, batch_size=900)
-    with pytest.raises(InputError, match=r"^batch_size '9+\.\.\..*: must be auto, or a number of images from 1 to"):
-        generator.generate(1, batch_size="9" * 5000)
-    with pytest.raises(InputError, match=r"^image size 33 x 33: .* give another image_size, or windows on$"):
-        generator.settings(image_size=(33, 33))
+        with pytest.raises(InputError, match=f"^{said}"):
+            generator.generate(1000, **given)

@@ -6,9 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_config
+from conftest import save_untrained, tiny_config, told
 from PIL import Image
-from told import save_untrained, told
 
 from guided_diffusion import DefectGen, InputError, load_config
 from guided_diffusion.diffusion.samplers import SAMPLERS
@@ -33,11 +32,11 @@ def some_photographs(count, size=(32, 32)):
     return np.random.default_rng(0).integers(0, 256, (count, *size, 3), dtype=np.uint8)
 
 
-def far_from(mask, margin):
-    """bool [H, W]: further than `margin` pixels, along either axis, from every defect pixel. By brute force."""
-    far = np.ones(mask.shape, bool)
+def far_from(mask, margin, scale=(1, 1)):
+    """bool [H, W]: further than `margin`, times the scale, along an axis from every defect pixel. By brute force."""
+    far, (down, across) = np.ones(mask.shape, bool), (int(margin * factor) for factor in scale)
     for y, x in np.argwhere(mask):
-        far[max(0, y - margin) : y + margin + 1, max(0, x - margin) : x + margin + 1] = False
+        far[max(0, y - down) : y + down + 1, max(0, x - across) : x + across + 1] = False
     return far
 
 
@@ -203,9 +202,8 @@ def test_files_go_in_and_the_manifest_says_which(run, tmp_path):
         far = far_from(masks[k], 1)
         assert np.array_equal(mask, masks[k]) and np.array_equal(image[far], photographs[k][far])
     others = save(tmp_path / "others", some_masks(3)[:, ::-1], "abc")
-    assert "made with conditions.sha256" in run(
-        "--masks", others, "--background", tmp_path / "photos", "--margin", 1, status=2
-    )
+    given = ("--masks", others, "--background", tmp_path / "photos", "--margin", 1)
+    assert "made with conditions.sha256" in run(*given, status=2)
     named = save(tmp_path / "named", some_photographs(3), "cba")
     rows = run("--masks", tmp_path / "masks", "--background", named, out="of_their_names")
     assert all(row["condition"]["mask"] == row["condition"]["background"] for row in rows)
@@ -234,9 +232,7 @@ def test_photographs_of_any_size_get_defects_where_they_may(run, tmp_path):
     Image.fromarray(photographs["b"]).save(folder / "b.jpg", quality=100, subsampling=0)  # whose mask b.png is then
     photographs["b"] = np.array(Image.open(folder / "b.jpg"))
     rows = run(*flags, "--num_samples", 5, "--margin", 1)
-    assert [row["condition"] for row in rows] == [
-        {"background": name} for name in "a.png b.jpg c.png a.png b.jpg".split()
-    ]
+    assert [row["condition"]["background"] for row in rows] == "a.png b.jpg c.png a.png b.jpg".split()
     for row, name in zip(rows, "abcab", strict=True):
         image, mask = read_row(tmp_path, row)
         outside = far_from(mask, 2)
@@ -336,10 +332,8 @@ def test_types_as_training_has_seen_them(demo_data):
 def test_masks_of_a_data_set_are_matched_by_name(tmp_path, capsys):
     config = load_config(tiny_config("large", **{"data.label_map": {"pit": 1, "dent": 2}}))
     settings, folder = Settings(image_size=(32, 32)), tmp_path / "converted_ground_truth" / "dent"
-    folder.mkdir(parents=True)
     drawn = some_masks(4, types=2)
-    for k, mask in enumerate(drawn):
-        Image.fromarray(mask).save(folder / f"{k}.png")
+    save(folder, drawn, "0123")
     (tmp_path / "dataset.json").write_text(json.dumps({"label_map": {"dent": 1, "pit": 2}}))
     held = read_conditions(config, settings, masks=f"{folder}/").masks
     assert (held == np.array([0, 2, 1])[drawn]).all()
@@ -382,9 +376,7 @@ def test_one_area_for_all_photographs_is_stretched_the_way_up_that_it_is_shown(i
 
 
 def test_other_photographs_under_the_same_masks_are_other_conditions():
-    config, settings = (
-        load_config(tiny_config("large", **{"data.label_map": {"a": 1, "b": 2, "c": 3}})),
-        Settings(image_size=(32, 32), margin=1),
-    )
+    config = load_config(tiny_config("large", **{"data.label_map": {"a": 1, "b": 2, "c": 3}}))
+    settings = Settings(image_size=(32, 32), margin=1)
     one, other = (Conditions(config, settings, some_masks(2), some_photographs(2)[::way].copy()) for way in (1, -1))
     assert one.about != other.about and one.about["margin"] == 1

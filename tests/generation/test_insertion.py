@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.ndimage import label
+from test_conditions import far_from
 
 from guided_diffusion import InputError
 from guided_diffusion.generation.insertion import find_scale, find_windows, insert, paste
@@ -22,15 +23,6 @@ def mask_of(height, width, *boxes):
     return mask
 
 
-def far(mask, scale, margin):
-    """bool [H, W]: further than the margin from each defect, by brute force."""
-    down, across = (int(margin * factor) for factor in scale)
-    outside = np.ones(mask.shape, bool)
-    for y, x in np.argwhere(mask):
-        outside[max(0, y - down) : y + down + 1, max(0, x - across) : x + across + 1] = False
-    return outside
-
-
 @pytest.mark.parametrize(
     ("shape", "scale", "margin", "boxes"),
     [  # the first has one at the border
@@ -45,7 +37,7 @@ def test_what_is_far_from_a_defect_stays(generator, shape, scale, margin, boxes)
     photograph, mask = photograph_of(*shape), mask_of(*shape, *boxes)
     batch = generator.insert(photograph, mask, seeds=(0, 1), scale=scale, num_steps=4, margin=margin)
     assert batch.images.shape == (2, *shape, 3) and (batch.masks == mask).all()
-    outside = far(mask, scale, margin)
+    outside = far_from(mask, margin, scale)
     for image in batch.images:
         assert np.array_equal(image[outside], photograph[outside])
         pieces, count = label(mask)
@@ -78,11 +70,6 @@ def test_photographs_in_one_batch_come_out_as_alone(generator):
         assert np.abs(alone.astype(int) - image).max() <= 1
 
 
-def test_a_margin_beyond_the_photograph_is_all_of_it():
-    mask = mask_of(20, 30, (1, 5, 5, 4, 4))
-    assert find_windows(photograph_of(20, 30), mask, (1, 1), (32, 32), 8, 2**16)[0].near.all()
-
-
 def test_detail_finer_than_the_trainings_is_the_photographs():
     photograph, mask = photograph_of(128, 128), mask_of(128, 128, (1, 40, 40, 40, 40))
     (window,) = find_windows(photograph, mask, (4, 4), (32, 32), 8, 2)
@@ -90,16 +77,22 @@ def test_detail_finer_than_the_trainings_is_the_photographs():
     paste(result, window, np.clip(window.image.astype(int) + 30, 0, 255).astype(np.uint8))
     change = result.astype(int) - photograph
     assert (change[44:76, 44:76] == 30).all()  # its grain is what it was
-    assert (change[far(mask, (4, 4), 2)] == 0).all()
+    assert (change[far_from(mask, 2, (4, 4))] == 0).all()
     steps = np.abs(np.diff(change[60, :, 0]))
     assert 0 < steps.max() <= 6  # and it fades out
 
 
-def test_windows_of_close_defects_are_one():
+def test_windows_of_close_defects_are_one_and_each_draws_its_own_alone():
     mask = mask_of(200, 200, (1, 20, 20, 5, 5), (2, 20, 32, 5, 5), (3, 150, 150, 5, 5))
     first, second = find_windows(photograph_of(200, 200), mask, (2, 2), (32, 32), 8, 2)
     assert set(np.unique(first.mask)) == {0, 1, 2} and set(np.unique(second.mask)) == {0, 3}
     assert (first.rows, first.columns) == (slice(0, 64), slice(0, 64)) and second.mask.shape == (32, 32)
+    mask = mask_of(200, 200, (1, 20, 20, 5, 5), (2, 20, 46, 5, 5))
+    first, second = find_windows(photograph_of(200, 200), mask, (2, 2), (32, 32), 8, 2)
+    assert first.columns.stop > 51 and second.columns.start < 20  # both see both
+    assert set(np.unique(first.mask)) == {0, 1} and set(np.unique(second.mask)) == {0, 2}
+    mask = mask_of(20, 30, (1, 5, 5, 4, 4))  # a margin beyond the photograph is all of it
+    assert find_windows(photograph_of(20, 30), mask, (1, 1), (32, 32), 8, 2**16)[0].near.all()
 
 
 @pytest.mark.parametrize("slope", [0, 0.4, 1])
@@ -129,10 +122,3 @@ def test_scales():
 def test_what_cannot_be_drawn(generator, photograph, mask, words):
     with pytest.raises(InputError, match=words):
         generator.insert(photograph, mask, scale=1, **QUICK)
-
-
-def test_a_window_draws_its_own_defects_alone():
-    mask = mask_of(200, 200, (1, 20, 20, 5, 5), (2, 20, 46, 5, 5))
-    first, second = find_windows(photograph_of(200, 200), mask, (2, 2), (32, 32), 8, 2)
-    assert first.columns.stop > 51 and second.columns.start < 20  # both see both
-    assert set(np.unique(first.mask)) == {0, 1} and set(np.unique(second.mask)) == {0, 2}
