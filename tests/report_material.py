@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from drawn_boxes import draw, write_samples
+from evaluating import draw, write_samples
 from PIL import Image
 
 from guided_diffusion.data.image_files import present_types

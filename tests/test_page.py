@@ -73,9 +73,7 @@ def make(page: Page, size: tuple[int, int], seed: int, type_: int, **condition) 
     return batch
 
 
-def test_what_is_kept_is_a_sample_folder_that_other_commands_read(
-    generator: DefectGen, demo_data: Path, tmp_path: Path
-) -> None:
+def test_what_is_kept_is_a_sample_folder_that_other_commands_read(generator, demo_data, tmp_path) -> None:
     folder = str(tmp_path / "kept")
     page = Page(generator, folder)
     with pytest.raises(InputError, match="^no defect is drawn"):
@@ -92,9 +90,8 @@ def test_what_is_kept_is_a_sample_folder_that_other_commands_read(
     for k, (batch, which) in enumerate(((batches[0], 1), (batches[1], 1), (batches[1], 0), (free, 0))):
         assert np.array_equal(Image.open(tmp_path / "kept" / rows[k]["image"]), batch.images[which])
         assert np.array_equal(Image.open(tmp_path / "kept" / rows[k]["index_mask"]), batch.masks[which])
-    assert [text for _, text in gallery(folder)][::3] == [
-        f"{k:06d} · {page.class_names[0]} · seed {seed}" for k, seed in ((3, 7), (0, 2))
-    ]
+    told = [f"{k:06d} · {page.class_names[0]} · seed {seed}" for k, seed in ((3, 7), (0, 2))]
+    assert [text for _, text in gallery(folder)][::3] == told
 
     Page(generator, folder)  # which may be added to, but not by other settings
     with pytest.raises(InputError, match="holds samples made with scale"):

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawn_boxes import TYPES, draw, write_samples
 from drawn_formats import refusal
+from evaluating import TYPES, draw, write_samples
 from runs import tree
 
 from guided_diffusion.data.prepared import find_samples
@@ -101,9 +101,7 @@ def test_a_line_that_is_cut_or_no_object_is_named(folder: Path, line: str) -> No
 
 
 @pytest.mark.parametrize("inner", ["images", "masks_converted_dir", "defects/dark", "images/000000.png", "defects"])
-def test_a_link_out_of_the_folder_is_refused_and_nothing_happens_behind_it(
-    folder: Path, inner: str, drawn: tuple[np.ndarray, np.ndarray]
-) -> None:
+def test_a_link_out_of_the_folder_is_refused_and_nothing_happens_behind_it(folder, inner, drawn) -> None:
     outside = (folder / inner).rename(folder.parent / "outside")
     (folder / inner).symlink_to(outside)
     if outside.is_dir():  # inference.py takes a file of this name for the rest of a run that was killed

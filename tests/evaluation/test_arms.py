@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from drawn_boxes import image_set
+from evaluating import image_set
 from scipy.ndimage import maximum_filter
 
 from guided_diffusion.evaluation import arms
@@ -137,8 +137,6 @@ def test_where_no_place_is_free_pasting_covers_fewest_defects_and_erases_none() 
     """Left of column 60 all is defective, right of it a pixel in sixteen."""
     mask = np.zeros((24, 120), np.uint8)
     mask[:, :60], mask[::4, 60::4] = 2, 2
-    pasted = copy_paste(
-        boxes(1), image_set([np.full((24, 120, 3), 60, np.uint8)], [mask]), 10, np.random.default_rng(0)
-    )
-    for own in pasted.masks:
+    ground = image_set([np.full((24, 120, 3), 60, np.uint8)], [mask])
+    for own in copy_paste(boxes(1), ground, 10, np.random.default_rng(0)).masks:
         assert (own[mask > 0] > 0).all() and np.argwhere(own == 1)[:, 1].min() > 50

@@ -8,12 +8,9 @@ from guided_diffusion.evaluation.bootstrap import Resampling, halves, mean_inter
 rng = np.random.default_rng
 
 
-def test_resamples_always_hold_two_units() -> None:
+def test_resamples_always_hold_two_units_and_intervals_are_percentiles_of_what_is_known() -> None:
     np.testing.assert_array_equal(Resampling.draw(range(2), 0, num_resamples=200).counts, np.ones((201, 2)))
     assert Resampling.draw(["tile"] * 5, 0).counts.tolist() == [[1]]  # as it is, and no resamples
-
-
-def test_intervals_are_percentiles_of_what_is_known() -> None:
     assert with_interval(np.array([50, *range(101), np.nan]))["interval"] == pytest.approx([2.5, 97.5])
     assert with_interval(np.array([np.nan, 0.1])) == {"value": None, "interval": None}
 

@@ -127,9 +127,7 @@ def test_bad_flags_get_one_line(demo_data: Path, networks: tuple, tmp_path: Path
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
 
-def test_the_margin_is_of_another_seed_and_spectra_are_samples_over_real_images(
-    compared: Path, demo_data: Path
-) -> None:
+def test_the_margin_is_of_another_seed_and_spectra_are_samples_over_real_images(compared, demo_data) -> None:
     result = json.loads((compared / "compare.json").read_text())
     assert recorded_settings(str(compared / "cells" / f"{name(400)}_again"))["seed"] == 1
     real = as_shown(read_real(str(demo_data), TYPES, View((32, 32))), View((32, 32)))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn_textures import textures
+from drawn_formats import textures
 from scipy import ndimage
 
 from guided_diffusion.data.image_files import read_image

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawn_boxes import SIZE, TYPES, draw, write_real, write_samples
-from evaluating import SEGMENTER
+from evaluating import SEGMENTER, SIZE, TYPES, draw, write_real, write_samples
 from runs import tree
 
 from guided_diffusion.cli import curate as script
@@ -20,7 +19,7 @@ from guided_diffusion.errors import InputError
 from guided_diffusion.evaluation import curation
 from guided_diffusion.evaluation.curation import CLIPPED, agreement_limits, curate
 from guided_diffusion.evaluation.image_sets import ImageSet
-from guided_diffusion.file_io import LOCK_FILE, TEMPORARY_PREFIX, lock_folder
+from guided_diffusion.file_io import LOCK_FILE, TEMPORARY_PREFIX, lock_folder, write_atomic
 from guided_diffusion.generation.sample_io import SampleFolder
 
 LIMITS = {"copy": {"value": 0.2}, "duplicate": {"value": 0.3}, "speck": {"dark": 6.0, "bright": 4.0}}
@@ -93,7 +92,7 @@ def test_of_duplicates_the_best_is_kept() -> None:
         assert chosen(rows, near=near, keep=keep)[0] == list(expected)
 
 
-def test_types_are_balanced_by_the_best() -> None:
+def test_types_are_balanced_by_the_best_and_the_rarest_chooses_first() -> None:
     rows = [row(f"dark {k}", agreement=k / 10) for k in range(8)]
     rows += [row(f"bright {k}", "bright", agreement=k / 10) for k in range(2)]
     rows += [row(f"both {k}", "dark", "bright", agreement=0.9) for k in range(2)]
@@ -101,6 +100,10 @@ def test_types_are_balanced_by_the_best() -> None:
     assert kept == ["dark 7", "bright 1", "both 0", "both 1"] and {row["rule"] for row in dropped} == {"surplus"}
     assert [len(chosen(rows, per_type=wish)[0]) for wish in (9, None)] == [11, 12]  # of ten dark ones nine
     assert chosen(rows, per_type=1, keep=["dark 0", "dark 1"])[0] == ["dark 0", "dark 1", "both 0"]
+    rows = [row(f"z {k}", "z", agreement=k / 10) for k in range(2)]
+    rows += [row(f"a {k}", "a", agreement=0.5 + k / 10) for k in range(4)]
+    rows += [row("both", "a", "z", agreement=0.1)]
+    assert chosen(rows, per_type=3)[0] == ["z 0", "z 1", "a 2", "a 3", "both"]
 
 
 SETTINGS = {"seed": 3, "sampler": "ddim", "image_size": [SIZE, SIZE]}
@@ -175,8 +178,6 @@ def test_from_folder_to_folder(run: Callable, folders: dict[str, Path]) -> None:
 
 
 LIST = '{"keep": ["000003", "000004"], "drop": ["000011"]}'
-
-
 ALIKE = {0: "near-copy", 2: "duplicate"}
 LIMIT = {"real": None, "min_agreement": 0.2, "list": '{"drop": ["000011"]}'}
 
@@ -233,17 +234,18 @@ def test_nothing_that_is_cut_off_passes_for_samples(run, folders, tmp_path, monk
         run(samples=tmp_path / "cut", real=None)
     assert not [path for path in (tmp_path / "kept").rglob("*") if path.is_file()]
     shutil.copy(folders["samples"] / "masks/000009.png", gone)
-    write = curation.write_atomic
-    monkeypatch.setattr(curation, "write_atomic", lambda path, data: stop() if "000009" in path else write(path, data))
+
+    def write(path: str, data: bytes) -> None:
+        if "000009" in path:
+            raise InputError("no space")
+        write_atomic(path, data)
+
+    monkeypatch.setattr(curation, "write_atomic", write)
     with pytest.raises(InputError, match="no space"):
         run(samples=tmp_path / "cut", real=None)
     assert (tmp_path / "kept/images/000005.png").exists() and not (tmp_path / "kept/curate.json").exists()
     with pytest.raises(InputError, match="holds no images"):
         find_samples(str(tmp_path / "kept"))
-
-
-def stop() -> None:
-    raise InputError("no space")
 
 
 def test_without_the_evaluation_requirements(run_script: Callable, folders: dict[str, Path], tmp_path: Path) -> None:
@@ -254,10 +256,3 @@ def test_without_the_evaluation_requirements(run_script: Callable, folders: dict
     assert refused.returncode == 2 and refused.stderr.startswith("error: ")
     assert refused.stderr.count("\n") == 1 and "requirements-eval.txt" in refused.stderr
     assert works.returncode == 0 and (tmp_path / "out/manifest.jsonl").exists(), works.stderr
-
-
-def test_the_rarest_type_chooses_first() -> None:
-    rows = [row(f"z {k}", "z", agreement=k / 10) for k in range(2)]
-    rows += [row(f"a {k}", "a", agreement=0.5 + k / 10) for k in range(4)]
-    rows += [row("both", "a", "z", agreement=0.1)]
-    assert chosen(rows, per_type=3)[0] == ["z 0", "z 1", "a 2", "a 3", "both"]

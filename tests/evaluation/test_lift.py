@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn_boxes import TYPES, draw, write_real, write_samples
-from evaluating import evaluate
+from evaluating import TYPES, draw, evaluate, write_real, write_samples
 from PIL import Image
 
 from guided_diffusion.errors import InputError
@@ -141,10 +140,7 @@ def test_images_seeds_and_runs_are_resampled_as_by_hand() -> None:
         for key in ("miou", "false_positive_rate"):
             np.testing.assert_allclose(found[key][b], 100 * np.mean([one[key][0] for one in chosen]))
     assert len(np.unique(np.hstack([runs, seeds]), axis=0)) > 5  # runs and seeds are resampled too
-
-
-def test_seeds_spread_as_their_mean_does() -> None:
-    """The variance over resamples is that of a mean of so few seeds: s^2 / n, with n - 1 in s^2."""
+    # The variance over resamples is that of a mean of so few seeds: s^2 / n, with n - 1 in s^2.
     values = np.array([3.0, 5.0, 4.0, 9.0, 1.0])
     means = _shares(5, 40_000, "seeds")[1:] @ values
     assert means.var() == pytest.approx(values.var(ddof=1) / 5, rel=0.03)
@@ -195,9 +191,7 @@ def test_intervals_are_over_given_groups_and_false_alarms_set_by_training_images
     groups, of_groups, calibrated, summarize = tmp_path / "groups.json", [], set(), lift.summarize
     files = (folder / "val").rglob("*.png")
     groups.write_text(json.dumps({path.name: f"tile{int(path.stem.removeprefix('val')) // 2}" for path in files}))
-    monkeypatch.setattr(
-        lift, "summarize", lambda runs, own, names: of_groups.extend(own) or summarize(runs, own, names)
-    )
+    monkeypatch.setattr(lift, "summarize", lambda runs, own, *to: of_groups.extend(own) or summarize(runs, own, *to))
     monkeypatch.setattr(lift, "calibrate", lambda pixels, share: calibrated.add(len(pixels)) or 5)
     run(folder, tmp_path / "out", "--quick", seeds=1, steps=2, groups=groups)
     assert len(of_groups) == 10 + 4 and len(set(of_groups[:10])) == 5

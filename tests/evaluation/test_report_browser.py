@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import Browser, ui, webdriver
-from drawn_boxes import SIZE
-from evaluating import evaluate
+from evaluating import SIZE, evaluate
 from PIL import Image
 from report_material import EVIL, TYPES, scores, write_all
 

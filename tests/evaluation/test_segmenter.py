@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from drawn_boxes import TYPES, draw, image_set
+from evaluating import TYPES, draw, image_set
 
 from guided_diffusion.data.image_files import View
 from guided_diffusion.evaluation import segmenter
@@ -67,11 +67,6 @@ def test_loss_is_its_formula_in_float64() -> None:
     dice = [2 * (p * y).sum() / (p.sum() + y.sum()) for p, y in both]
     found = segmenter.segmentation_loss(torch.tensor(logits), torch.tensor(masks), torch.tensor(weights))
     assert float(found) == pytest.approx(entropy + 1 - np.mean(dice))
-
-
-def test_rare_types_weigh_more() -> None:
-    mask = np.array([[1] * 4 + [2] + [0] * 95], np.uint8)
-    np.testing.assert_allclose(segmenter.class_weights([mask], 3), np.sqrt([1, 95 / 4, 95, 95]), rtol=1e-6)
 
 
 def counts_of(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -157,7 +152,9 @@ def test_the_agreement_segmenter_is_judged_on_groups_it_has_not_seen(monkeypatch
     assert len(segmenter.reserve(replace(sets, train=train.take(range(8))), 0).held_out) == 0  # of 4 groups none
 
 
-def test_training_weighs_types_by_the_real_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rare_types_weigh_more_by_the_real_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = np.array([[1] * 4 + [2] + [0] * 95], np.uint8)
+    np.testing.assert_allclose(segmenter.class_weights([mask], 3), np.sqrt([1, 95 / 4, 95, 95]), rtol=1e-6)
     seen, real = [], image_set(*draw(4, 0))
     monkeypatch.setattr(segmenter, "segmentation_loss", lambda logits, _, weights: seen.append(weights) or logits.sum())
     segmenter.train_segmenter(Pool(real, None, None, (32, 32)), 1, 0, kind="unet")
