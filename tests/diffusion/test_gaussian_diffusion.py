@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from told import make_config
+from conftest import make_config
 
 from guided_diffusion import load_config
 from guided_diffusion.config import SCHEDULES
