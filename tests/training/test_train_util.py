@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import random_weights
 from PIL import Image
 
 from guided_diffusion import load_config
@@ -215,15 +216,20 @@ def test_compiling_leaves_the_first_dropout_alone(make_loop, monkeypatch):
     assert same(plain.model, compiled.model)
 
 
-def test_preview_shows_the_same_noise_each_time(make_loop, tmp_path):
-    loop, file, pictures = make_loop({"train.max_images": 3}), tmp_path / "images" / "000000.png", []
-    for _ in range(2):
+def test_a_preview_is_of_the_average_of_each_type_in_turn_and_of_the_same_noise(make_loop, tmp_path, monkeypatch):
+    loop, given, pictures = make_loop({"model.class_cond": True, "train.max_images": 3}), [], []
+    make, file = train_util.make_predict_x0, tmp_path / "images" / "000000.png"
+    monkeypatch.setattr(train_util, "make_predict_x0", lambda *how: given.extend(how) or make(*how))
+    for fresh in (True, False, False):
+        if not fresh:
+            random_weights(loop.ema)  # always the same ones
         loop.preview()
         pictures.append(np.asarray(Image.open(file)))
         file.unlink()
-    assert np.array_equal(*pictures)
+    assert np.array_equal(*pictures[1:]) and not np.array_equal(*pictures[:2])
     assert pictures[0].shape == (2 * 128, 3 * 128, 3)  # three images over their outlines, 16 px enlarged to 128
     assert np.abs(pictures[0][:128].astype(int) - 128).max() <= 1  # a fresh network predicts 0: mid-grey in RGB
+    assert given[0] is loop.ema and given[-1].tolist() == [[0, 1, 0], [0, 0, 1], [0, 1, 0]]
 
 
 def test_the_first_preview_comes_after_a_minute_of_a_new_training_and_changes_nothing(make_loop, monkeypatch):
@@ -267,13 +273,12 @@ def test_a_range_of_timesteps_is_trained_measured_and_shown(make_loop, tmp_path,
     assert plan[0][0] == 449 and plan[-1] == (440, -1) and len(plan) == 10
 
 
-def test_held_out_loss_weighs_the_trained_part_of_each_quartile(make_loop):
-    values = make_loop({"train.t_range": [200, 600]}, val_data=tiny_data()).validation_loss()
+def test_held_out_loss_weighs_the_trained_part_of_each_quartile(make_loop, monkeypatch):
+    loop = make_loop({"train.t_range": [200, 600]}, val_data=tiny_data())
+    random_weights(loop.ema)  # a fresh one costs the same at all timesteps
+    values = loop.validation_loss()
     parts = [values[f"val_q{q}"] for q in (1, 2, 3)]
     assert values["val"] == pytest.approx(np.dot(parts, [50, 250, 100]) / 400) and len(values) == 4
-
-
-def test_quartiles_of_few_timesteps(make_loop, monkeypatch):
     loop = make_loop({"diffusion.num_timestep": 10, "train.t_range": [2, 3]}, val_data=tiny_data())
     seen, losses = [], loop.diffusion.training_losses
     monkeypatch.setattr(loop.diffusion, "training_losses", lambda m, x, t, *a: seen.append(t) or losses(m, x, t, *a))
@@ -307,9 +312,8 @@ def test_minutes_of_the_processor_add_up(make_loop, tmp_path, monkeypatch):
 
 
 def test_ranks_and_steps_flip_draw_types_and_drop_out_in_their_own_way(make_loop, monkeypatch):
-    flips, types = (
-        make_loop({"data.bs_per_gpu": 16, **own}) for own in ({"data.flip": "both"}, {"model.class_cond": True})
-    )
+    changes = {"data.flip": "both"}, {"model.class_cond": True}
+    flips, types = (make_loop({"data.bs_per_gpu": 16, **own}) for own in changes)
     flips.data, flipped, typed, seeds = tiny_data(1), [], [], []
     monkeypatch.setattr(torch, "manual_seed", seeds.append)
     for rank in (0, 1):
@@ -323,31 +327,17 @@ def test_ranks_and_steps_flip_draw_types_and_drop_out_in_their_own_way(make_loop
     assert not torch.equal(*flipped) and not torch.equal(*typed) and len(set(seeds)) == 4
 
 
-def test_held_out_images_are_told_their_types_at_timesteps_in_no_order(make_loop, monkeypatch):
-    loop, seen = make_loop({"model.class_cond": True}, val_data=tiny_data()), []
-    losses = loop.diffusion.training_losses
-    monkeypatch.setattr(
-        loop.diffusion,
-        "training_losses",
-        lambda m, x, t, *a: seen.append((m.keywords["types"], t)) or losses(m, x, t, *a),
-    )
-    loop.validation_loss()
-    assert all(types.tolist() == [[0, 1, 1]] * 5 for types, _ in seen)  # each image shows both
-    assert any((t.diff() < 0).any() for _, t in seen)
+def test_of_many_held_out_images_some_are_measured_told_their_types_at_timesteps_in_no_order(make_loop, monkeypatch):
+    loop, seen, chosen = make_loop({"model.class_cond": True}, val_data=tiny_data(9)), [], []
+    batch, losses = loop.val_data.batch, loop.diffusion.training_losses
 
+    def noting(model, x_start, t, *rest):
+        seen.append((model.keywords["types"].tolist(), t))
+        return losses(model, x_start, t, *rest)
 
-def test_of_many_held_out_images_some_from_all_over_are_measured(make_loop, monkeypatch):
-    loop, seen = make_loop(val_data=tiny_data(9)), []
-    batch = loop.val_data.batch
     monkeypatch.setattr(train_util, "MAX_VAL_IMAGES", 3)
-    monkeypatch.setattr(loop.val_data, "batch", lambda indices, rng: seen.extend(indices) or batch(indices, rng))
+    monkeypatch.setattr(loop.val_data, "batch", lambda indices, rng: chosen.extend(indices) or batch(indices, rng))
+    monkeypatch.setattr(loop.diffusion, "training_losses", noting)
     loop.validation_loss()
-    assert seen == [0, 4, 8]
-
-
-def test_a_preview_is_of_the_average_and_of_each_type_in_turn(make_loop, monkeypatch):
-    loop, given = make_loop({"model.class_cond": True, "train.max_images": 3}), []
-    make = train_util.make_predict_x0
-    monkeypatch.setattr(train_util, "make_predict_x0", lambda *how: given.extend(how) or make(*how))
-    loop.preview()
-    assert given[0] is loop.ema and given[-1].tolist() == [[0, 1, 0], [0, 0, 1], [0, 1, 0]]
+    assert chosen == [0, 4, 8] and all(types == [[0, 1, 1]] * 3 for types, _ in seen)  # each image shows both
+    assert any((t.diff() < 0).any() for _, t in seen)

@@ -5,7 +5,7 @@ import time
 import pytest
 import yaml
 from conftest import tiny_config
-from faults import run_here, spoil_each
+from runs import run_here, spoil_each
 
 from guided_diffusion import file_io
 from guided_diffusion.cli import train as cli

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_config
+from conftest import random_weights, tiny_config
 from runs import QUICK, tree
-from told import random_weights
 
 from guided_diffusion import create_model, load_config
 from guided_diffusion.errors import InputError
