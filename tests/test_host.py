@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.released import random_data
-from told import make_config, save_untrained
+from conftest import make_config, save_untrained
 from torch import Tensor
 from torch._dynamo.utils import counters
 
