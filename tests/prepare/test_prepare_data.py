@@ -359,8 +359,8 @@ def test_real_magnetic_tiles(run, shared_dir):
     label_map = read_label_map("out/train5")
     assert label_map == {"blowhole": 1, "break": 2, "crack": 3, "fray": 4, "uneven": 5}
     files = json.loads((source / "split.json").read_text())["files"]
-    pixels = {Path(path).stem: entry["defect_pixels"] for path, entry in files.items()}
+    counts = {Path(path).stem: entry["defect_pixels"] for path, entry in files.items()}
     for sample in find_samples("out/train5"):
         mask = pixels(sample.mask.path)
         assert set(np.unique(mask)) <= {0, label_map[sample.folder]}
-        assert np.count_nonzero(mask) == pixels[Path(sample.mask.path).stem]
+        assert np.count_nonzero(mask) == counts[Path(sample.mask.path).stem]
