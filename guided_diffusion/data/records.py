@@ -141,11 +141,11 @@ def _fault(row: Any) -> str | None:
         return "its condition names no types"
     if not isinstance(settings.get("precision", ""), str) or not isinstance(row.get("seed"), int | None):
         return "its seed is no number, or its precision no name"
-    match settings.get("crops", {"crop_from": [], "crop_defect": 0}):
-        case {"crop_from": [] | [int(), int()] as size, "crop_defect": int() | float() as share}:
-            if 0 <= share <= 1 and all(1 <= side <= MAX_SIDE for side in size):
+    match settings.get("crops", {"crop_from": [], "crop_defect": 0}), settings.get("whole_size", []):
+        case {"crop_from": [] | [_, _] as size, "crop_defect": int() | float() as share}, [] | [_, _] as whole:
+            if 0 <= share <= 1 and all(_whole(side, 1, MAX_SIDE) for side in (*size, *whole)):
                 return None
-    return "its settings' crops are no sizes and shares"
+    return "its settings' crops or whole_size are no sizes and shares"
 
 
 def _whole(value: Any, least: int, most: int) -> bool:

@@ -75,8 +75,12 @@ def sources(images: ImageSet) -> list[str]:
 
 
 def view_of_samples(folder: str, size: tuple[int, int]) -> View:
-    """The view of the samples in `folder`, which are of `size`: from their manifest, without one whole images."""
+    """The view of the samples in `folder`, which are of `size`: from their manifest, without one whole images. Raises
+    InputError where that shows no images of such a size."""
     crops = recorded_settings(folder).get("crops")
+    if crops and any(side < window for side, window in zip(crops["crop_from"], size, strict=False)):
+        shown = "{1} x {0} pixels, but training saw images of {3} x {2}".format(*size, *crops["crop_from"])
+        raise InputError(f"{folder}: its samples are of {shown}; make samples that are no larger")
     return View(size, True, tuple(crops["crop_from"]), float(crops["crop_defect"])) if crops else View(size)
 
 
@@ -129,6 +133,14 @@ def read_good(root: str, class_names: tuple[str, ...], view: View, *, groups: st
     return ImageSet(images, masks, names, own, class_names, root)
 
 
+def check_unseen(flag: str, held_out: ImageSet, train: ImageSet | None = None) -> None:
+    """Raise InputError where whole images are among those of training too."""
+    known = {image.tobytes() for image in train.images} if train else ()
+    if both := [name for name, image in zip(held_out.names, held_out.images, strict=True) if image.tobytes() in known]:
+        also = f"{both[0]} is also in --train {train.folder}, as are {len(both) - 1} more"
+        raise InputError(f"{flag} {held_out.folder}: {also}; test on images that no training has seen")
+
+
 @dataclass(frozen=True)
 class RealSets:
     """What --real and --train name, for samples of a view; without --train, --real stands for it."""
@@ -143,12 +155,12 @@ class RealSets:
     @classmethod
     def read(cls, args: argparse.Namespace, class_names: tuple[str, ...], view: View) -> "RealSets":
         """Raises InputError."""
-        folders, seen = {name: root for name in ("real", "train") if (root := getattr(args, name))}, {}
-        for name, root in folders.items():  # the last one trains
-            train = read_real(root, class_names, view, groups=args.groups)
-            seen[name] = as_shown(train, view)
-        held_out = seen.get("real") if args.train else None
-        return cls(view, seen, train, read_good(root, class_names, view), seen[name], held_out)
+        folders = {name: root for name in ("real", "train") if (root := getattr(args, name))}
+        whole = [read_real(root, class_names, view, groups=args.groups) for root in folders.values()]
+        check_unseen("--real", *whole)
+        seen = {name: as_shown(images, view) for name, images in zip(folders, whole, strict=True)}
+        good, (*_, trained) = read_good(whole[-1].folder, class_names, view), seen.values()
+        return cls(view, seen, whole[-1], good, trained, seen.get("real") if args.train else None)
 
 
 def read_sets(args: argparse.Namespace) -> tuple[ImageSet, RealSets]:

@@ -32,7 +32,7 @@ from ..parallel import default_workers, parallel_map
 from ..training.checkpoint import read_weights
 from .arms import ALL, BASELINES, Arm, copy_paste, plan_arms
 from .bootstrap import NUM_RESAMPLES, Resampling, with_interval
-from .image_sets import ImageSet, Row, add_flags, read_good, read_real, read_samples, view_of_samples
+from .image_sets import ImageSet, Row, add_flags, check_unseen, read_good, read_real, read_samples, view_of_samples
 from .segmenter import SEGMENTERS, Outcome, Pool, Segmenter, calibrate, count_pixels, scores, train_segmenter
 from .tables import number, plot_intervals, table, write_results
 
@@ -59,7 +59,9 @@ def ratios(text: str) -> list[float | str]:
 def sample_set(text: str) -> tuple[str, list[str]]:
     """Name and folders of [NAME=]DIR[,DIR...]."""
     name, folders = re.fullmatch(r"(?s)(?:([\w-]+)=)?(.*)", text).groups()
-    return name or "synthetic", folders.split(",")
+    if len({*(runs := folders.split(",")), ""}) <= len(runs):
+        raise argparse.ArgumentTypeError(f"{brief(text)} names a folder twice, or none")
+    return name or "synthetic", runs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -158,10 +160,7 @@ def read_setup(args: argparse.Namespace) -> Setup:
     train, train_good = read_real(args.train, names, view), read_good(args.train, names, view)
     val = read_real(args.val, names, view, groups=args.groups).in_groups("--val")
     val_good = read_good(args.val, names, view, groups=args.groups)
-    known = {image.tobytes() for image in train.images}
-    if both := [name for name, image in zip(val.names, val.images, strict=True) if image.tobytes() in known]:
-        also = f"{both[0]} is also in --train {args.train}, as are {len(both) - 1} more"
-        raise InputError(f"--val {args.val}: {also}; test on images that no training has seen")
+    check_unseen("--val", val, train)
     trained = _types(train)
     for flag, images in [("--val", val), *(("--samples", run) for run in generated)]:
         if not set(trained) & set(own := _types(images)):

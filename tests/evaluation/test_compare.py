@@ -2,6 +2,7 @@
 
 import json
 from argparse import ArgumentParser
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +39,11 @@ def networks(trained_pair: TrainedPair) -> tuple[object, ...]:
 
 
 @pytest.fixture(scope="module")
-def compared(demo_data: Path, networks: tuple, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """OUT of a comparison of three hand-offs. Shared: do not change it."""
+def compared(demo_data: Path, networks: tuple, run_script: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """OUT of a comparison of three hand-offs, with the training images. Shared: do not change it."""
     out = tmp_path_factory.mktemp("compare")
-    run(demo_data, out, *networks, "--steps", ",".join(map(str, HAND_OFFS)), "--train", demo_data)
+    run_script("draw_demo_data.py", out / "train", "--num_images", 12, "--size", 32, "--seed", 1)
+    run(demo_data, out, *networks, "--steps", ",".join(map(str, HAND_OFFS)), "--train", out / "train")
     return out
 
 
@@ -73,8 +75,8 @@ def test_figures_are_as_defined(compared: Path, demo_data: Path) -> None:
     assert result["reference"] == name(400) and set(result["real"]) == {"diversity"}
     extract = random_extractor()
     real = as_shown(read_real(str(demo_data), TYPES, View((32, 32))), View((32, 32)))
-    train = read_real(str(demo_data), TYPES, View((32, 32)))
-    limit = measure_limits(train, real, real)["copy"]["value"]
+    train = read_real(str(compared / "train"), TYPES, View((32, 32)))
+    limit = measure_limits(train, as_shown(train, View((32, 32))), real)["copy"]["value"]
     y, of_real = extract(real.images), Resampling.draw(real.groups, "compare", "real")
 
     def resampled(cell: str, seeds: int = 0) -> np.ndarray:

@@ -23,6 +23,8 @@ def test_samples_and_their_view(tmp_path: Path) -> None:
     assert view_of(write_samples(tmp_path / "plain", images, masks), (16, 16)) == View((16, 16))
     cut = write_samples(tmp_path / "cut", images, masks, crops={"crop_from": [24, 24], "crop_defect": 0.8})
     assert view_of(cut, (16, 16)) == View((16, 16), True, (24, 24), 0.8)
+    with pytest.raises(InputError, match="cut: its samples are of 32 x 16 pixels, but training saw images of 24 x 24"):
+        view_of(cut, (16, 32))
     samples = read_samples(cut, TYPES)
     assert np.array_equal(samples.images, images) and np.array_equal(samples.masks, masks)
     assert samples.names == samples.groups == ["000000", "000001"] and samples.take([1]).names == ["000001"]
