@@ -23,7 +23,7 @@ from yaml.reader import ReaderError
 from . import GOOD, MAX_TYPES
 from .config import GLOBAL, KEYS, PATCH, SECTIONS, Config
 from .errors import InputError, brief, unknown_name, whole
-from .file_io import read_bytes
+from .file_io import as_path, read_bytes
 
 Source = str | Mapping[str, Any]  # the path of a YAML file, or what it would hold
 Sections = dict[str, dict[str, Any]]
@@ -128,6 +128,7 @@ def read_sections(source: Source, overrides: Mapping[str, Any] | None = None) ->
 
 def _read(source: Source, overrides: Mapping[str, Any] | None) -> tuple[Sections, dict[str, int]]:
     """read_sections, and the lines of the keys that the file gives."""
+    source = source if isinstance(source, Mapping) else as_path(source, "config")
     try:
         raw, lines = (source, {}) if isinstance(source, Mapping) else _parse_yaml(read_bytes(source), source)
     except (OSError, bf.Error) as error:
@@ -144,8 +145,8 @@ def _read(source: Source, overrides: Mapping[str, Any] | None) -> tuple[Sections
                 if key in values:
                     raise InputError(f"{section}.{key}: given twice, in the section and under params; remove one")
                 values[key] = value
-        for path, value in (overrides or {}).items():
-            section, _, key = path.partition(".")
+        for path, value in _mapping("overrides", overrides).items():
+            section, _, key = (path := str(path)).partition(".")
             key = key.removeprefix("params.")
             lines |= {path: 0, f"{section}.{key}": 0}
             if section not in SECTIONS or not key:

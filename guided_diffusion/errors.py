@@ -43,9 +43,11 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **options})
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
-        for word in sys.argv[1:] if args is None else args:
-            if word.startswith("--") and word.endswith("=--"):  # which argparse takes for no value, yet lets pass
-                self.error(f"{word[:-3]}: has no value")
+        words = sys.argv[1:] if args is None else args
+        for before, word in zip(["an argument", *words], words, strict=False):
+            # A shell's variable that is not set would pass for a flag left out; "=--" is no value that argparse sees.
+            if word == "" or re.fullmatch(r"--[\w-]+=(--)?", word):
+                self.error(f"{word.partition('=')[0] or before}: has no value")
         return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:

@@ -108,6 +108,20 @@ def test_wrong_configurations_have_their_line(sections, num_defect, message):
         load_config(minimal(**sections), num_defect)
 
 
+@pytest.mark.parametrize(
+    ("source", "overrides", "message"),
+    [
+        (None, None, "config None: must be a path"),
+        (5, None, "config 5: must be a path"),
+        (minimal(), ["train.seed=1"], r"overrides: expected a section with keys, got \['train.seed=1'\]"),
+        (minimal(), {5: 1}, "unknown key '5'"),
+    ],
+)
+def test_arguments_of_other_kinds_have_their_line(source, overrides, message):
+    with pytest.raises(InputError, match=message):
+        load_config(source, 1, overrides)
+
+
 @pytest.mark.parametrize("pair", ["{}_recep", "demo_{}", "neu_seg_{}", "magnetic_tile_{}", "magnetic_tile_insert_{}"])
 def test_shipped_pairs_can_hand_off(pair):
     files = (str(ROOT / "configs" / f"{pair.format(size)}.yml") for size in ("large", "small"))

@@ -52,9 +52,11 @@ def test_files_and_output_that_fail_are_one_line(body, line):
     assert len(result.stderr) < 2100 and "; " in result.stderr
 
 
-def test_two_dashes_are_no_value():
+def test_what_a_shell_leaves_of_a_variable_that_is_not_set_is_no_value():
     parser = Parser()
     parser.add_argument("--seed", type=int)
-    assert parser.parse_args(["--seed=-1"]).seed == -1
-    with pytest.raises(InputError, match="--seed: has no value"):
-        parser.parse_args(["--seed=--"])
+    parser.add_argument("--set")
+    assert vars(parser.parse_args(["--seed=-1", "--set=key="])) == {"seed": -1, "set": "key="}
+    for words in (["--seed=--"], ["--seed="], ["--seed", ""], ["--set", "a", "--seed="]):
+        with pytest.raises(InputError, match="^--seed: has no value"):
+            parser.parse_args(words)

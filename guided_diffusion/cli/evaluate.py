@@ -8,7 +8,7 @@
 Needs requirements-eval.txt. Each command has its own --help.
 """
 
-from ..errors import InputError, Parser
+from ..errors import Parser
 
 FLAGS = {"sample_dir": "--out", "step_inference": "--steps", "sampler": "--samplers", "spacing": "--spacings"}
 
@@ -23,7 +23,4 @@ def main(argv: list[str] | None = None) -> None:
         command = commands.add_parser(name, help=module.__doc__.partition("\n")[0], description=module.__doc__)
         module.add_arguments(command)
     args = parser.parse_args(argv)
-    for name, value in vars(args).items():
-        if value == "":  # a shell's variable without a value
-            raise InputError(f"--{name}: is empty; give it a value, or leave it out")
     modules[args.command].main(args)

@@ -151,8 +151,10 @@ def find_resume(args: argparse.Namespace, config: Config) -> Checkpoint | None:
         raise InputError(f"`config` {args.name}: the resolved configuration is written there; name it otherwise")
     if args.resume == "none" and latest:
         raise InputError(f"`resume` none: {work} already holds {latest}; choose another `work_dir` or `resume` auto")
+    if args.init and args.resume not in ("auto", "none"):
+        raise InputError(f"`init` and `resume` {args.resume}: a training starts from one; drop the other")
     path = {"auto": latest, "none": None}.get(args.resume, args.resume)
-    checkpoint = path and load_checkpoint(path, "`resume`")
+    checkpoint = None if path is None else load_checkpoint(path, "`resume`")
     if checkpoint and checkpoint.config:
         check_agreement(checkpoint.config, checkpoint.path, config, args.name, ARCHITECTURE)
     return checkpoint

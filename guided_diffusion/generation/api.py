@@ -88,7 +88,8 @@ class DefectGen:
         for name, value, known in (("weights", weights, WEIGHTS), ("precision", precision, (*PRECISIONS, "auto"))):
             if value not in known:
                 raise InputError(unknown_name(f"`{name}`", str(value), known))
-        device = device if isinstance(device, torch.device) else dist_util.choose_device(device or "auto")
+        chosen = device in [torch.device("cuda", k) for k in range(torch.cuda.device_count())]
+        device = device if chosen else dist_util.choose_device(str(device or "auto"))
         configs = {"large": large_config, "small": small_config}
         networks = load_networks(large, small, configs, num_defect, separate_channel_loss, weights)
         generator = cls(networks, device, resolve_precision(precision, device), weights)

@@ -118,7 +118,7 @@ CASES = {
     "curate.py --samples {own} --train {data} --out {data}/test/out": "--out|lies among the images or masks of",
     "curate.py --samples {own}": "required: --train, --out",
     "evaluate.py quality --real {data} --samples no/where": "--samples no/where: does not exist",
-    "evaluate.py quality --real {data} --samples {own} --train=": "--train: is empty",
+    "evaluate.py quality --real {data} --samples {own} --train=": "--train: has no value",
     "evaluate.py compare --large no/where --real {data}": "--large no/where: no such checkpoint file",
     "evaluate.py compare --large {large} --small {small} --real {data} --out {own} --spacings linear": (
         "unknown --spacings 'linear'|logsnr, uniform"

@@ -177,6 +177,8 @@ def test_it_is_the_training_of_the_command_line_and_goes_on(trained_pair, demo_d
         ({"device": "tpu"}, "^device tpu: unknown device"),
         ({"init": "work/large"}, "^init work/large: lies in work_dir, whose training would go on"),
         ({"resume": "nothing.pt"}, r"^resume nothing\.pt: no such checkpoint file"),
+        ({"resume": ""}, r"^resume : no such checkpoint file"),
+        ({"resume": "a.pt", "init": "b.pt"}, r"^init and resume a\.pt: a training starts from one"),
     ],
 )
 def test_errors_name_parameters(arguments, message, demo_data, tmp_path, monkeypatch):

@@ -150,6 +150,15 @@ def test_a_hand_off_outside_the_trained_timesteps_is_refused(generator, large, s
             pair.settings(handoff="released")
 
 
+def test_devices_are_texts_or_those_of_torch(trained_pair, monkeypatch):
+    assert load(*trained_pair, device=torch.device("cpu")).device == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device, fault in (("cuda", "no CUDA GPU can be used here"), ("mps", "unknown device")):
+        with pytest.raises(InputError, match=f"^device {device}: {fault}; use"):
+            load(*trained_pair, device=torch.device(device))
+
+
 def test_ema_weights_are_sampled_unless_told_otherwise(trained_pair, generator):
     raw = load(*trained_pair, weights="model")
     assert (raw.generate(1, num_steps=4).images != generator.generate(1, num_steps=4).images).any()
