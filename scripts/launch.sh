@@ -42,8 +42,8 @@ already_launched() {
 launch() {
     script=$ROOT/$1
     shift
-    case $GPUS in '' | 0 | *[!0-9]*) fail "GPUS=$GPUS: must be a whole number, 1 or more" ;; esac
-    case $NNODES in '' | 0 | *[!0-9]*) fail "NNODES=$NNODES: must be a whole number, 1 or more" ;; esac
+    case $GPUS in '' | 0* | *[!0-9]* | ?????*) fail "GPUS=$GPUS: must be a whole number, 1 or more" ;; esac
+    case $NNODES in '' | 0* | *[!0-9]* | ?????*) fail "NNODES=$NNODES: must be a whole number, 1 or more" ;; esac
     choose_python
     # glibc keeps freed memory for the next step instead of giving it back page by page (5 to 9% of a step on a CPU)
     : "${MALLOC_TRIM_THRESHOLD_:=2147483647}" "${MALLOC_MMAP_THRESHOLD_:=1073741824}"
@@ -63,7 +63,9 @@ launch() {
     if [ "$NNODES" -eq 1 ]; then
         set -- --standalone --nproc_per_node="$GPUS" "$script" "$@"
     else
-        [ -n "$NODE_RANK" ] || fail "NNODES=$NNODES: set NODE_RANK to the number of this machine, from 0"
+        case $NODE_RANK in
+            '' | *[!0-9]*) fail "NNODES=$NNODES: set NODE_RANK to the number of this machine, from 0" ;;
+        esac
         [ -n "$MASTER_ADDR" ] || fail "NNODES=$NNODES: set MASTER_ADDR to the name or address of machine 0"
         set -- --nnodes="$NNODES" --node_rank="$NODE_RANK" --nproc_per_node="$GPUS" \
             --master_addr="$MASTER_ADDR" --master_port="$MASTER_PORT" "$script" "$@"

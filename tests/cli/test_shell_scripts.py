@@ -139,6 +139,9 @@ def test_threads_are_left_alone_unless_torchrun_would_take_them(run: Callable) -
 WRONG = {
     "GPUS=two": "GPUS=two: must be a whole number",
     "GPUS=0": "GPUS=0: must be a whole number",
+    "GPUS=08": "GPUS=08: must be a whole number",
+    "GPUS=99999999999999999999": "GPUS=99999999999999999999: must be a whole number",
+    "NNODES=2 NODE_RANK=x": "NNODES=2: set NODE_RANK",
     "NNODES=-1": "NNODES=-1: must be a whole number",
     "NNODES=2": "NNODES=2: set NODE_RANK",
     "NNODES=2 NODE_RANK=0": "NNODES=2: set MASTER_ADDR",
