@@ -21,7 +21,7 @@ ROOT=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
 # ---------------------------------------------------------------------------------------------
 
 . "$ROOT/scripts/launch.sh"
-launch scripts/train.py --config "$CONFIG" --data_dir "$DATA_DIR" --work_dir "$WORK_DIR" \
+launch scripts/train.py --network large --config "$CONFIG" --data_dir "$DATA_DIR" --work_dir "$WORK_DIR" \
     ${NUM_DEFECT:+--num_defect "$NUM_DEFECT"} \
     ${SEPERATE_CHANNEL_LOSS:+--seperate_channel_loss "$SEPERATE_CHANNEL_LOSS"} \
     "$@"

@@ -47,6 +47,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--config", required=True, help="YAML file; its keys are listed below")
     add("--work_dir", help="folder for checkpoints, logs and previews")
     add("--data_dir", help="training set (overrides data.params.dir)")
+    add("--network", choices=("large", "small"), help="refuse a configuration of the other one")
     add("--num_defect", type=int, help="number of defect types, if neither the YAML nor the data set names them")
     about = "1: RGB by MSE, masks by cross-entropy; 0: MSE on all channels (overrides the YAML)"
     add("--seperate_channel_loss", "--separate_channel_loss", type=int, choices=(0, 1), help=about)
@@ -91,7 +92,7 @@ def train(
     source = config.to_dict() if isinstance(config, Config) else config if isinstance(config, Mapping) else name
     work_dir, device = as_path(work_dir, "work_dir"), str(device or "auto")
     args = {"num_defect": num_defect, "resume": str(resume), "init": init and str(init), "device": device}
-    args |= {"config": source, "name": name, "work_dir": work_dir, "set": overrides}
+    args |= {"config": source, "name": name, "network": None, "work_dir": work_dir, "set": overrides}
     if run(argparse.Namespace(**args)):
         raise KeyboardInterrupt
     return work_dir
@@ -110,6 +111,8 @@ def resolve_config(args: argparse.Namespace) -> tuple[Config, Dataset | None]:
         own = raw.label_map if raw else prepared.read_label_map(root)
         overrides |= {} if data.get("label_map") else {"data.label_map": own}
     config = load_config(args.config, args.num_defect, overrides)
+    if args.network not in (None, kind := "small" if config.model.patch else "large"):
+        raise InputError(f"`config` {args.name}: is of the {kind} network; use train_{kind}.sh, or another file")
     if (start := config.model.ckpt) and args.init:
         raise InputError(f"`init` and model.ckpt ({start}): a training starts from one; drop the other")
     config = replace(config, model=replace(config.model, ckpt=start or args.init))

@@ -80,6 +80,7 @@ CASES = {
     "train --config nowhere.yml": "nowhere.yml|cannot read the configuration file|--config",
     "train --config {malformed}": "malformed.yml|not valid YAML at line 3",
     "train --seed -1": "train.seed|-1",
+    "train --network small": "--config|config.yml: is of the large network; use train_large.sh",
     "train --set train.iterations": "--set train.iterations|section.key=value",
     # Checkpoints and folders that a training starts from
     "train.py --config {config} --data_dir {data}": "--work_dir|missing",

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from command_line import ROOT
 
-TRAIN = "{{0}}/scripts/train.py --config {{0}}/configs/{0}_recep.yml --data_dir {{0}}/data --work_dir {{0}}/work/{0}"
+TRAIN = "{{0}}/scripts/train.py --network {0} --config {{0}}/configs/{0}_recep.yml --data_dir {{0}}/data"
+TRAIN += " --work_dir {{0}}/work/{0}"
 GENERATE = "{0}/scripts/inference.py --step_inference 400 --sample_dir {0}/work/samples --large_recep {0}/work/large"
 DEFAULTS = {
     "train_large.sh": TRAIN.format("large").split(),
@@ -94,14 +95,15 @@ GENERATING |= {"LARGE_RECEP_CONFIG": "l.yml", "SMALL_RECEP_CONFIG": "s.yml", "NU
 @pytest.mark.parametrize(
     ("script", "program", "variables"),
     [
-        ("train_large.sh", "train.py", {**TRAINING, "NUM_DEFECT": "3", "SEPERATE_CHANNEL_LOSS": "0"}),
+        ("train_large.sh", "train.py --network large", {**TRAINING, "NUM_DEFECT": "3", "SEPERATE_CHANNEL_LOSS": "0"}),
         ("inference.sh", "inference.py", GENERATING),
     ],
 )
 def test_environment_wins_and_further_flags_come_last(called_with, tmp_path, script, program, variables):
     further = ("--seed", "1", "--set", "data.fit=random_crop", "--image_size", "64", "96", "")
     passed = [part for name, value in variables.items() for part in (f"--{name.lower()}", value)]
-    expected = [f"{ROOT}/scripts/{program}", *passed, *further]
+    name, *own = program.split()
+    expected = [f"{ROOT}/scripts/{name}", *own, *passed, *further]
     assert called_with(script, *further, cwd=tmp_path, **variables) == expected
 
 
@@ -214,7 +216,7 @@ def test_quickstart_goes_through_its_stages(run: Callable) -> None:
     assert draw == f"Draw the data {ROOT}/scripts/draw_demo_data.py {demo}/data"
     for size, call in zip(("large", "small"), trained, strict=True):
         files = f"--config {ROOT}/configs/demo_{size}.yml --data_dir {demo}/data --work_dir {demo}/{size}"
-        assert call == f"Train the {size} network {ROOT}/scripts/train.py {files} --resume auto"
+        assert call == f"Train the {size} network {ROOT}/scripts/train.py --network {size} {files} --resume auto"
     assert f"--sample_dir {demo}/samples --large_recep {demo}/large --small_recep {demo}/small" in generate
     assert generate.endswith(" --spacing uniform")
     fresh = f"Compare with fresh plates {ROOT}/scripts/draw_demo_data.py {demo}/held_out --num_images 200 --seed 1"
