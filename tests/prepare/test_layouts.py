@@ -551,11 +551,17 @@ def test_lists_beside_tell_parts(tmp_path, layout):
         masks = {f"images/{k}.png": PHOTOGRAPH, f"masks/{k}_mask.png": BINARY}
         lay(tmp_path, yolo[k] if layout == "yolo" else masks)
     lay(tmp_path, {"train.txt": b"images/0.png masks/0_mask.png\n", "val.txt": b"1\nas others"})
-    assert "val.txt: lists as others, which is not there" in read_layout(str(tmp_path)).problems[0]
-    lay(tmp_path, {"val.txt": b"images/1.png 3\n"})
+    data = read_layout(str(tmp_path))  # lists of a larger set
+    told = f"{tmp_path}/val.txt: lists as others, which is not there (1 in all): passed over"
+    assert ([one.part for one in data.samples], data.problems, data.notes) == (["train", "val"], [], [told])
+    lay(tmp_path, {"val.txt": b"images/1.png 3\n", "test.txt": b"1"})
+    assert "lists 1, as the list of" in read_layout(str(tmp_path)).problems[0]
+    (tmp_path / "test.txt").unlink()
     assert [one.part for one in read_layout(str(tmp_path)).samples] == ["train", "val"]
-    lay(tmp_path, {"train.txt": b"of nothing here", "val.txt": b""})
-    assert [one.part for one in read_layout(str(tmp_path)).samples] == [None, None]
+    for train in (b"of nothing here", b"0\nelsewhere"):  # which alone says nothing
+        lay(tmp_path, {"train.txt": train, "val.txt": b""})
+        data = read_layout(str(tmp_path))
+        assert ([one.part for one in data.samples], data.problems, data.notes) == ([None, None], [], [])
     lay(tmp_path, {"splits/test_list.txt": b"1"})
     assert [one.part for one in read_layout(str(tmp_path)).samples] == [None, "test"]
 

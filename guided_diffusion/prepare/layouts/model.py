@@ -3,7 +3,7 @@
 Readers put the names of the types where a mask has their indices; `number_types` puts in these, for all layouts.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -105,6 +105,12 @@ class Options:
     void: int | None = None
 
 
+def _listed(line: str, known: Container[str]) -> str:
+    """The stem of the image that a line names: as it stands (x_.5mm), without suffix, or before words (x.png 1)."""
+    bare = stem_of(line)
+    return next((stem for stem in (line, bare, stem_of(line.split()[0])) if stem in known), bare)
+
+
 @dataclass
 class Dataset:
     """A data set as found on disk.
@@ -137,22 +143,32 @@ class Dataset:
         self.samples += [Sample(image, TypeMasks(((name, mask),)), folder, part=part) for image, mask in pairs]
 
     def take_lists(self, folder: str, *, sure: bool = False) -> None:
-        """Set the images' parts by the lists in `folder` that are called like one; sure: nothing else can be meant."""
-        stems = [*map(stem_of, (*(one.image for one in self.samples + self.good), *self.unlabelled))]
-        known, parts = {*stems} if sure or len({*stems}) == len(stems) else set(), {}
+        """Set the images' parts by the lists in `folder` that are called like one.
+
+        sure: they list these images and no others. Else they may be of a larger set: what is not there is a note, and
+        lists of other images, or of the part train alone, are passed over."""
+        stems = [stem_of(one.image) for one in self.samples + self.good] + [*map(stem_of, self.unlabelled)]
+        known = set(stems) if sure or len(set(stems)) == len(stems) else set()
+        parts: dict[str, str] = {}
+        missing, twice = [], []
         for path, part in part_lists(folder).items():
-            lines = ((line, stem_of(line), stem_of(line.split()[0])) for line in filter(None, read_lines(path)))
-            told = [next(filter(known.__contains__, line), line[1]) for line in lines]  # x_.5mm, and images/x.png 1
-            for stem in told if sure or known.intersection(told) else ():
-                if parts.setdefault(stem, part) != part:
-                    self.problems.append(f"{path}: lists {stem}, as the list of {parts[stem]} does; list it once")
-                elif stem not in known:
-                    self.problems.append(f"{path}: lists {stem}, which is not there; add it or correct the list")
-        if {*parts.values()} - (set() if sure else {TRAIN}):
-            for own in (self.samples, self.good):
-                own[:] = [replace(one, part=parts.get(stem_of(one.image))) for one in own]
-            if missing := sum(one.part is None for one in self.samples):
-                self.notes.append(f"{missing} images with a mask stand in no list of {folder}: taken for training")
+            names = [_listed(line, known) for line in read_lines(path) if line]
+            for name in names if sure or not known.isdisjoint(names) else ():
+                if name not in known:
+                    missing.append(f"{path}: lists {name}, which is not there")
+                elif parts.setdefault(name, part) != part:
+                    twice.append(f"{path}: lists {name}, as the list of {parts[name]} does; list it once")
+        if sure:
+            self.problems += [f"{one}; add it or correct the list" for one in missing]
+        if not parts or (not sure and set(parts.values()) == {TRAIN}):
+            return
+        self.problems += twice
+        if missing and not sure:
+            self.notes.append(f"{missing[0]} ({len(missing)} in all): passed over")
+        for own in (self.samples, self.good):
+            own[:] = [replace(one, part=parts.get(stem_of(one.image))) for one in own]
+        if left := sum(one.part is None for one in self.samples):
+            self.notes.append(f"{left} images with a mask stand in no list of {folder}: taken for training")
 
     def judge_boxes(self, boxed: Sequence[str], where: str, boxes: str) -> None:
         """Note that annotations in `where`, each named in `boxed`, have no outline; boxes: what Options says."""
