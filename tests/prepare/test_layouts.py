@@ -521,6 +521,12 @@ def test_images_without_annotations_in_folders_of_good_ones_are_good(tmp_path):
     assert not data.unlabelled and [one.name for one in data.good] == ["good/b"]
 
 
+def test_good_images_of_mvtec_are_of_the_part_that_their_folder_is_called_after(tmp_path):
+    free = {f"{part}/good/a.png": PHOTOGRAPH for part in ("train", "validation", "test")}  # as LOCO has
+    lay(tmp_path, mvtec(PHOTOGRAPH, BINARY) | free)
+    assert [one.part for one in read_layout(str(tmp_path)).good] == ["test", "train", "val"]
+
+
 def test_flags_of_labelme_say_that_there_is_more(tmp_path):
     lay(tmp_path, labelme(TRIANGLE) | {"b.json": labelme(flags={"crack": True})["a.json"], "b.png": PHOTOGRAPH})
     lay(tmp_path, {"c.json": labelme(flags={"ok": True, "crack": False})["a.json"], "c.png": PHOTOGRAPH})

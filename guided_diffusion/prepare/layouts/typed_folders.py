@@ -5,7 +5,7 @@ import re
 import blobfile as bf
 
 from ... import GOOD
-from ...data.files import ALSO_GOOD, by_stem, folders_in, is_good, list_folder, stem_of
+from ...data.files import ALSO_GOOD, by_stem, folders_in, is_good, list_folder, part_folders, stem_of
 from ...data.prepared import Sample, Stems, pair_by_name, pair_files
 from .mask_values import DEFAULT
 from .model import Dataset, Options, TypeMasks
@@ -32,8 +32,7 @@ def read_mvtec(root: str, options: Options) -> Dataset | None:
         for image, mask in pair_by_name(stems, OPEN_ENDINGS, (shown, drawn), data.problems, data.unlabelled):
             files = by_stem(mask, data.problems).values() if mask in homes.values() else [mask]
             data.samples.append(Sample(image, TypeMasks(tuple((name, file) for file in files)), name))
-    for part in ("train", "validation", "test"):
-        home = bf.join(root, part)
+    for home, part in part_folders(root).items():
         for name in (name for name in list_folder(home)[1] if is_good(name, bf.join(masks, name))):
             for path in by_stem(bf.join(home, name), data.problems).values():  # both parts count from 000
                 data.good.append(Sample(path, None, GOOD, f"{GOOD}/{part}_{stem_of(path)}", part))
