@@ -26,7 +26,8 @@ from .splits import Item
 
 @dataclass(frozen=True)
 class Recipe:
-    """What becomes of a sample, beside its files: shaping.fit to size (H, W), shaping.tiles, or neither."""
+    """What to make of a sample's files: shaping.fit to size (H, W), or shaping.tiles; with neither, images keep their
+    size."""
 
     label_map: Mapping[str, int]
     rule: DrawingRule

@@ -38,14 +38,7 @@ NAMED |= {"yolo": read_yolo, "labelme": read_labelme}
 LOOSE = {"type_folders": read_type_folders, "flat": read_flat}  # which any folder of images may look like
 FORMATS = (*NAMED, *LOOSE)
 DRAWN = re.compile("|".join((*COLOUR_FOLDERS, *LABEL_FOLDERS, "segmentation(class|object).*")))  # not photographs
-LISTS = (
-    "ImageSets/Segmentation",
-    "ImageSets/Main",
-    "ImageSets",
-    "splits",
-    "split",
-    "",
-)  # folders of train.txt and such
+LISTS = ("ImageSets/Segmentation", "ImageSets/Main", "ImageSets", "splits", "split", "")  # homes of train.txt and such
 OWN_FILES = ("split.json", DATASET_FILE, EXPORT_FILE)
 
 
@@ -65,9 +58,12 @@ def read_layout(root: str, options: Options | None = None, *, format: str = "aut
     data = _detect(root, options) if format == "auto" else (NAMED | LOOSE)[format](root, named)
     if data is None:
         raise InputError(f"{root}: holds nothing of format {format}, see docs/data.md; choose another --format")
-    free = {path for path in data.unlabelled if bf.basename(bf.dirname(path)).lower() in (GOOD, *ALSO_GOOD)}
-    data.good += [Sample(path, None, part=part_above(root, path)) for path in data.unlabelled if path in free]
-    data.unlabelled = [path for path in data.unlabelled if path not in free]
+    unlabelled, data.unlabelled = data.unlabelled, []
+    for path in unlabelled:
+        if bf.basename(bf.dirname(path)).lower() in (GOOD, *ALSO_GOOD):
+            data.good.append(Sample(path, None, part=part_above(root, path)))
+        else:
+            data.unlabelled.append(path)
     for folder in LISTS:
         if not any(one.part for one in data.samples):
             data.take_lists(bf.join(root, folder) if folder else root, sure=folder.startswith("ImageSets"))
@@ -100,14 +96,15 @@ def _other_images(data: Dataset) -> tuple[list[str], list[str]]:
     used = {*data.unlabelled, *(one.image for one in data.samples + data.good)}
     for one in data.samples:
         used.update((path for _, path in one.mask.files) if isinstance(one.mask, TypeMasks) else (one.mask.path,))
-    beside, good = ({(bf.dirname(path), stem_of(path)) for path in of} for of in (used, (g.image for g in data.good)))
+    beside = {(bf.dirname(path), stem_of(path)) for path in used}
+    good = {(bf.dirname(one.image), stem_of(one.image)) for one in data.good}
     unread, of_good = [], []
     for path in walk(data.root, depth=8):
         folders = {*path.removeprefix(data.root).lower().split("/")[:-1]}
         stems = {(bf.dirname(path), stem_of(path).removesuffix(end)) for end in OPEN_ENDINGS}
         if path not in used and (folders & {GOOD, *ALSO_GOOD} or stems & good):
             of_good.append(path)
-        elif not (path in used or stems & beside or any(map(DRAWN.fullmatch, folders))):
+        elif path not in used and not stems & beside and not any(map(DRAWN.fullmatch, folders)):
             unread.append(path)
     return unread, of_good
 
@@ -130,10 +127,12 @@ def _detect(root: str, options: Options) -> Dataset:
         inner, readers = bf.join(root, name), NAMED | (LOOSE if part_of(name) else {})
         found = next(filter(None, (read(inner, options) for read in readers.values())), None)
         if found and not (loose and are_binary(found)):  # else its folder may be a type
-            check_problems([] if found.samples else found.problems)
+            if not found.samples:
+                check_problems(found.problems)
             raise InputError(f"{root}: holds no data set itself, but its folders do; did you mean {inner}?")
     pairs = [*sum(PAIRS.values(), ()), ("test", "ground_truth"), ("JPEGImages", "SegmentationClass")]
-    for one in folders if "train" not in folders or not list_folder(bf.join(root, "test"))[0] else ():  # flat parts
+    flat_parts = "train" in folders and list_folder(bf.join(root, "test"))[0]  # images in test/ lack no ground_truth/
+    for one in folders if not flat_parts else ():
         if others := dict.fromkeys(other for pair in pairs if one in pair for other in pair if other != one):
             raise InputError(f"{root}: holds {one}/ but no {'/ or '.join(others)}/ beside it{_unread(root)}")
     if len(loose) == 1:

@@ -56,8 +56,8 @@ def read_coco(root: str, options: Options) -> Dataset | None:
                 drawn = Shapes(file, tuple(shapes[image["id"]]), size_told(image, "height", "width"))
                 data.samples.append(Sample(found[0], drawn, part=part or part_above(root, found[0])))
     data.types = {name: data.types[name] for name in sorted(data.types, key=ids.get)}
-    homes = set(map(bf.dirname, taken))
-    data.unlabelled += (path for path in images if bf.dirname(path) in homes and path not in taken)
+    shown = set(map(bf.dirname, taken))
+    data.unlabelled += (path for path in images if bf.dirname(path) in shown and path not in taken)
     return data
 
 

@@ -46,8 +46,9 @@ def read_yolo(root: str, options: Options) -> Dataset | None:
         except InputError as error:
             data.problems.append(str(error))
     for home, own in labels.items():
-        for stem in filter(lambda stem: not part_of(stem), own.keys() - map(stem_of, list_folder(home)[0])):
-            data.problems.append(f"{own[stem]}: no image for this label file in {home}; add it or remove the file")
+        for stem in own.keys() - map(stem_of, list_folder(home)[0]):
+            if not part_of(stem):  # train.txt is a list
+                data.problems.append(f"{own[stem]}: no image for this label file in {home}; add it or remove the file")
     known = {bf.dirname(path) for own in labels.values() for path in own.values()}
     above = {bf.dirname(home) for home in known if bf.basename(bf.dirname(home)) == "labels"}
     for home in (bf.join(folder, name) for folder in above for name in list_folder(folder)[1]):
