@@ -133,12 +133,12 @@ def read_good(root: str, class_names: tuple[str, ...], view: View, *, groups: st
     return ImageSet(images, masks, names, own, class_names, root)
 
 
-def check_unseen(flag: str, held_out: ImageSet, train: ImageSet | None = None) -> None:
-    """Raise InputError where whole images are among those of training too."""
-    known = {image.tobytes() for image in train.images} if train else ()
+def check_unseen(flag: str, held_out: ImageSet, train: ImageSet, otherwise: str = "") -> None:
+    """Raise InputError where whole images are among those of training too. otherwise: what else the user may do."""
+    known = {image.tobytes() for image in train.images}
     if both := [name for name, image in zip(held_out.names, held_out.images, strict=True) if image.tobytes() in known]:
-        also = f"{both[0]} is also in --train {train.folder}, as are {len(both) - 1} more"
-        raise InputError(f"{flag} {held_out.folder}: {also}; test on images that no training has seen")
+        also = f"{len(both)} of its images are in --train {train.folder} too, such as {both[0]}"
+        raise InputError(f"{flag} {held_out.folder}: {also}; test on images that no training has seen{otherwise}")
 
 
 @dataclass(frozen=True)
@@ -156,11 +156,13 @@ class RealSets:
     def read(cls, args: argparse.Namespace, class_names: tuple[str, ...], view: View) -> "RealSets":
         """Raises InputError."""
         folders = {name: root for name in ("real", "train") if (root := getattr(args, name))}
-        whole = [read_real(root, class_names, view, groups=args.groups) for root in folders.values()]
-        check_unseen("--real", *whole)
-        seen = {name: as_shown(images, view) for name, images in zip(folders, whole, strict=True)}
-        good, (*_, trained) = read_good(whole[-1].folder, class_names, view), seen.values()
-        return cls(view, seen, whole[-1], good, trained, seen.get("real") if args.train else None)
+        whole = {name: read_real(root, class_names, view, groups=args.groups) for name, root in folders.items()}
+        if len(whole) == 2:
+            check_unseen("--real", whole["real"], whole["train"], ", or give one of the two sets alone")
+        seen = {name: as_shown(images, view) for name, images in whole.items()}
+        trains = "train" if args.train else "real"
+        good = read_good(folders[trains], class_names, view)
+        return cls(view, seen, whole[trains], good, seen[trains], seen.get("real") if args.train else None)
 
 
 def read_sets(args: argparse.Namespace) -> tuple[ImageSet, RealSets]:

@@ -171,7 +171,7 @@ def test_samples_are_held_against_what_was_asked_for(run: Callable[..., dict]) -
         ({"seed": "-1"}, "--seed -1: must be from 0 to"),
         ({"train": "few"}, "--train .*few: its types are .*, but those of --samples"),
         ({"real": "one"}, "--real .*one: holds 1 images; measures need 8"),
-        ({"real": "train"}, "--real .*train: .* is also in --train .*, as are 11 more; test on"),
+        ({"real": "train"}, "--real .*train: 12 of its images are in --train .* too, such as .*; test on"),
         ({"groups": "same"}, "--real .*: intervals need images of at least 2 groups"),
     ],
 )
