@@ -131,10 +131,10 @@ def main(argv: list[str] | None = None) -> None:
     options = Options(label_map, parse_colormap(args.colormap) or None, rename=rename, **given)
     data = read_layout(args.source, options, format=args.format, workers=workers)
     check_problems(data.problems + ([] if args.types_as_found else data.doubts))
-    if args.strict and data.unlabelled + data.unread:
-        first, *more = data.unlabelled + data.unread
-        text = f"has no mask or label, or is not read, as are {len(more)} more; add it, or leave out --strict"
-        raise InputError(f"{first}: {text}")
+    lacking = data.unlabelled + data.unread
+    if args.strict and lacking:
+        text = f"has no mask or label, or is not read ({len(lacking)} in all); label it, move it, or leave out --strict"
+        raise InputError(f"{lacking[0]}: {text}")
 
     # Which images, of which groups, and in which parts where files say so.
     root = args.source.rstrip("/") + "/"
