@@ -145,8 +145,9 @@ def _read(source: Source, overrides: Mapping[str, Any] | None) -> tuple[Sections
                 if key in values:
                     raise InputError(f"{section}.{key}: given twice, in the section and under params; remove one")
                 values[key] = value
-        for path, value in _mapping("overrides", overrides).items():
-            section, _, key = (path := str(path)).partition(".")
+        for name, value in _mapping("overrides", overrides).items():
+            path = str(name)
+            section, _, key = path.partition(".")
             key = key.removeprefix("params.")
             lines |= {path: 0, f"{section}.{key}": 0}
             if section not in SECTIONS or not key:

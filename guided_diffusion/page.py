@@ -61,7 +61,9 @@ def from_layer(layer: np.ndarray, size: Sequence[int], num_defect: int) -> np.nd
 
 
 def placed(mask: np.ndarray, stencil: np.ndarray, centre: Sequence[float], scale: Sequence[float]) -> np.ndarray:
-    """An index mask [H, W] with another [h, w] of one type over it, enlarged (down, across), at shares of the sides."""
+    """An index mask [H, W] with another of one type [h, w] over it, enlarged by scale (down, across).
+
+    centre: where its middle lies, in shares of the height and width."""
     size = [max(1, round(side * factor)) for side, factor in zip(stencil.shape, scale, strict=True)]
     top, left = (round(share * side - (own - 1) / 2) for side, own, share in zip(mask.shape, size, centre, strict=True))
     shape = resize_shape(stencil > 0, size).astype(np.uint8) * stencil.max()

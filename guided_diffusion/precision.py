@@ -20,7 +20,8 @@ _MESSAGES = ("out of memory", "ALLOC_FAILED", "can't allocate memory", "std::bad
 
 
 def resolve_precision(asked: str, device: torch.device) -> str:
-    """One of PRECISIONS; "auto": bf16 where hardware multiplies in it, else fp32, by rank 0. Raises InputError."""
+    """One of PRECISIONS; "auto" is bf16 where the hardware multiplies in it, emulation excluded, else fp32. Ranks
+    follow rank 0. Raises InputError."""
     if asked == "tf32" and device.type != "cuda":
         raise InputError(f"precision tf32: only GPUs multiply so, and this is {device}; give fp32")
     if asked != "auto":

@@ -111,7 +111,8 @@ def resolve_config(args: argparse.Namespace) -> tuple[Config, Dataset | None]:
         own = raw.label_map if raw else prepared.read_label_map(root)
         overrides |= {} if data.get("label_map") else {"data.label_map": own}
     config = load_config(args.config, args.num_defect, overrides)
-    if args.network not in (None, kind := "small" if config.model.patch else "large"):
+    kind = "small" if config.model.patch else "large"
+    if args.network not in (None, kind):
         raise InputError(f"`config` {args.name}: is of the {kind} network; use train_{kind}.sh, or another file")
     if (start := config.model.ckpt) and args.init:
         raise InputError(f"`init` and model.ckpt ({start}): a training starts from one; drop the other")

@@ -1,7 +1,7 @@
 """What folders say of themselves, checked at the door: dataset.json of a prepared set, manifest.jsonl of samples.
 
-It is data: the files that it names lie in the folder, those of samples even where links lead. A sample's are of its
-index, and its row in the manifest is what makes it exist.
+What they say is data: the files that they name lie in the folder, those of samples even where links lead. A row of the
+manifest makes a sample exist; its files are called after its index.
 """
 
 import re

@@ -121,7 +121,8 @@ def main(args: argparse.Namespace) -> None:
 def measure(
     cells: Sequence[Cell], samples: Sequence[ImageSet], other: ImageSet, real: ImageSet, extractor: Extractor
 ) -> tuple[list[Row], float]:
-    """Rows of cells, of MEASURES as estimates or None; and the margin. other: the first cell's, from other seeds."""
+    """The rows of cells, each of MEASURES an Estimate or None; and the margin. other: samples of the first cell's
+    settings and other seeds."""
     seeds, y, power = range(len(other)), extractor(real.images), fine_power(real.images)
     of_real = Resampling.draw(real.groups, "compare", "real")
     of_seeds, of_others = (Resampling.draw(seeds, "compare", "seeds", i) for i in range(2))

@@ -114,7 +114,8 @@ def most_at_once(size: Sequence[int], each: int, device: torch.device) -> int:
 
 
 def choose_batch_size(asked: int | str, count: int, largest: int) -> int:
-    """The number asked for, from 1; "auto": of the fewest, even batches of at most `largest`. Raises InputError."""
+    """The number that is asked for, from 1; "auto": that of the fewest batches of at most `largest`, all of about one
+    size, for `count` images. Raises InputError."""
     if asked != "auto":
         if not str(asked).isdecimal() or not 1 <= len(str(asked).lstrip("0")) <= 6:
             raise InputError(f"`batch_size` {brief(asked)}: must be auto, or a number of images from 1 to 999,999")

@@ -124,7 +124,7 @@ def training_distances(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]
 def types_to_draw(
     bank: MaskBank, asked: Sequence[Collection[int]], numbers: tuple[int, int], seed: int, index: int
 ) -> list[int]:
-    """The types of sample `index`: those of its entry in `asked`, in turn; or so many (from, to), types in turn."""
+    """The types of sample `index`: its entry of `asked`, which take turns; or numbers (from, to) of them, in turn."""
     if asked:
         return sorted(asked[index % len(asked)])
     low, high = numbers

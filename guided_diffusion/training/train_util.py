@@ -375,5 +375,6 @@ def _hold(data: DefectDataset, device: torch.device) -> DefectDataset:
         free_memory()  # what the allocator keeps from before is free too
         size = sum(t.nbytes for t in [*data.images, *data.masks])
         device = device if size <= torch.cuda.mem_get_info(device)[0] / 4 else torch.device("cpu")
-    data.images, data.masks = ([part.to(device) for part in parts] for parts in (data.images, data.masks))
+    data.images = [image.to(device) for image in data.images]
+    data.masks = [mask.to(device) for mask in data.masks]
     return data
