@@ -44,10 +44,11 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
         words = sys.argv[1:] if args is None else args
-        for before, word in zip(["an argument", *words], words, strict=False):
+        for before, word in zip(["", *words], words, strict=False):
             # A shell's variable that is not set would pass for a flag left out; "=--" is no value that argparse sees.
             if word == "" or re.fullmatch(r"--[\w-]+=(--)?", word):
-                self.error(f"{word.partition('=')[0] or before}: has no value")
+                flag = word.partition("=")[0] or before
+                self.error(f"{flag}: has no value" if flag.startswith("-") else "an argument is empty")
         return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:

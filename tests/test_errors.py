@@ -60,3 +60,5 @@ def test_what_a_shell_leaves_of_a_variable_that_is_not_set_is_no_value():
     for words in (["--seed=--"], ["--seed="], ["--seed", ""], ["--set", "a", "--seed="]):
         with pytest.raises(InputError, match="^--seed: has no value"):
             parser.parse_args(words)
+    with pytest.raises(InputError, match="^an argument is empty; --help"):
+        parser.parse_args([""])

@@ -88,8 +88,9 @@ class DefectGen:
         for name, value, known in (("weights", weights, WEIGHTS), ("precision", precision, (*PRECISIONS, "auto"))):
             if value not in known:
                 raise InputError(unknown_name(f"`{name}`", str(value), known))
-        chosen = device in [torch.device("cuda", k) for k in range(torch.cuda.device_count())]
-        device = device if chosen else dist_util.choose_device(str(device or "auto"))
+        gpus = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+        if device not in gpus:  # where there are several processes, one that setup chose is not chosen anew
+            device = dist_util.choose_device(str(device or "auto"))
         configs = {"large": large_config, "small": small_config}
         networks = load_networks(large, small, configs, num_defect, separate_channel_loss, weights)
         generator = cls(networks, device, resolve_precision(precision, device), weights)
