@@ -31,7 +31,7 @@ def setup(device: str = "auto") -> torch.device:
     """Join the other processes, if there are any, and return the device of this one. Call it first, and once.
 
     Raises InputError as choose_device does, where two processes have one GPU, where MPI started the process but cannot
-    be used, and where the others are not to be reached."""
+    be used, and where the others cannot be reached."""
     if "RANK" not in os.environ:
         _meet_by_mpi()
     chosen, local_size = choose_device(device), int(os.environ.get("LOCAL_WORLD_SIZE", 1))

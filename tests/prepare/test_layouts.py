@@ -524,7 +524,11 @@ def test_images_without_annotations_in_folders_of_good_ones_are_good(tmp_path):
 def test_good_images_of_mvtec_are_of_the_part_that_their_folder_is_called_after(tmp_path):
     free = {f"{part}/good/a.png": PHOTOGRAPH for part in ("train", "validation", "test")}  # as LOCO has
     lay(tmp_path, mvtec(PHOTOGRAPH, BINARY) | free)
-    assert [one.part for one in read_layout(str(tmp_path)).good] == ["test", "train", "val"]
+    lay(tmp_path, {"test/crack/c.png": PHOTOGRAPH, "ground_truth/crack/c.png": BINARY})
+    lay(tmp_path, {"ImageSets/train.txt": b"c"})  # which names no good ones
+    data = read_layout(str(tmp_path))
+    assert [one.part for one in data.good] == ["test", "train", "val"]
+    assert [one.part for one in data.samples] == [None, "train"]
 
 
 def test_flags_of_labelme_say_that_there_is_more(tmp_path):

@@ -166,7 +166,7 @@ class Dataset:
         if missing and not sure:
             self.notes.append(f"{missing[0]} ({len(missing)} in all): passed over")
         for own in (self.samples, self.good):
-            own[:] = [replace(one, part=parts.get(stem_of(one.image))) for one in own]
+            own[:] = [replace(one, part=parts.get(stem_of(one.image), one.part)) for one in own]
         if left := sum(one.part is None for one in self.samples):
             self.notes.append(f"{left} images with a mask stand in no list of {folder}: taken for training")
 
