@@ -105,8 +105,10 @@ def run_cli(
 ) -> NoReturn:
     """Run a script's main(); an InputError becomes one line on stderr and exit status 2. leave: what ends the process,
     dist_util.leave where it may be one of several. flags: see InputError.with_flags."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # names that are not of the terminal's encoding
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as by a shell's >&-
+            setattr(sys, name, open(os.devnull, "w"))
+        getattr(sys, name).reconfigure(errors="backslashreplace")  # names that are not of the terminal's encoding
     try:
         status = main(None)
         sys.stdout.flush()

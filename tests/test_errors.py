@@ -48,6 +48,8 @@ def test_files_and_output_that_fail_are_one_line(body, line):
         command = [sys.executable, "-c", FULL.format(body)]
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
         assert subprocess.run(command, stdout=full, stderr=full).returncode == 2
+        closed = ["sh", "-c", '"$@" 2>&-', "sh", *command]
+        assert subprocess.run(closed, stdout=full).returncode == 2
     assert result.returncode == 2 and result.stderr.startswith(f"error: {line}") and result.stderr.count("\n") == 1
     assert len(result.stderr) < 2100 and "; " in result.stderr
 
