@@ -63,10 +63,14 @@ launch() {
     if [ "$NNODES" -eq 1 ]; then
         set -- --standalone --nproc_per_node="$GPUS" "$script" "$@"
     else
-        case $NODE_RANK in
-            '' | *[!0-9]*) fail "NNODES=$NNODES: set NODE_RANK to the number of this machine, from 0" ;;
+        case $NODE_RANK in '' | *[!0-9]* | ?????*) NODE_RANK=$NNODES ;; esac # none, as one that is too large
+        [ "$NODE_RANK" -lt "$NNODES" ] ||
+            fail "NNODES=$NNODES: set NODE_RANK to the number of this machine, from 0 to $((NNODES - 1))"
+        case $MASTER_ADDR in
+            '' | *[[:space:]/]*) fail "NNODES=$NNODES: set MASTER_ADDR to the name or address of machine 0" ;;
         esac
-        [ -n "$MASTER_ADDR" ] || fail "NNODES=$NNODES: set MASTER_ADDR to the name or address of machine 0"
+        { expr "$MASTER_PORT" : '[1-9][0-9]\{0,4\}$' >/dev/null && [ "$MASTER_PORT" -le 65535 ]; } ||
+            fail "MASTER_PORT=$MASTER_PORT: must be a whole number, 1 to 65535"
         set -- --nnodes="$NNODES" --node_rank="$NODE_RANK" --nproc_per_node="$GPUS" \
             --master_addr="$MASTER_ADDR" --master_port="$MASTER_PORT" "$script" "$@"
     fi

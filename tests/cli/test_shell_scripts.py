@@ -146,7 +146,11 @@ WRONG = {
     "NNODES=2 NODE_RANK=x": "NNODES=2: set NODE_RANK",
     "NNODES=-1": "NNODES=-1: must be a whole number",
     "NNODES=2": "NNODES=2: set NODE_RANK",
+    "NNODES=2 NODE_RANK=2 MASTER_ADDR=node0": "NNODES=2: set NODE_RANK",
     "NNODES=2 NODE_RANK=0": "NNODES=2: set MASTER_ADDR",
+    "NNODES=2 NODE_RANK=0 MASTER_ADDR=http://node0": "NNODES=2: set MASTER_ADDR",
+    "NNODES=2 NODE_RANK=0 MASTER_ADDR=node0 MASTER_PORT=65536": "MASTER_PORT=65536: must be a whole number",
+    "NNODES=2 NODE_RANK=0 MASTER_ADDR=node0 MASTER_PORT=tcp": "MASTER_PORT=tcp: must be a whole number",
     "PYTHON=no/such/python": "no no/such/python here",
 }
 
