@@ -6,6 +6,7 @@ Library code names its parameters, in backticks: InputError("`seed` -1: must be 
 
 import argparse
 import difflib
+import errno
 import operator
 import os
 import re
@@ -115,7 +116,8 @@ def run_cli(
     except (InputError, ImportError, OSError, bf.Error) as error:  # blobfile says which path it cannot use
         text = error.with_flags(flags or {}) if isinstance(error, InputError) else str(error)
         if isinstance(error, OSError):
-            text = f"{error.filename or 'the output'}: {reason(error)}; look at the path, its permissions and its disk"
+            place = error.filename or ("the current folder" if error.errno == errno.ENOENT else "the output")
+            text = f"{place}: {reason(error)}; look at the path, its permissions and its disk"
         if isinstance(error, ImportError):  # evaluation's packages are imported where they are used
             text += "; pip install -r requirements-eval.txt"
         with suppress(OSError):  # its disk, too, may be full

@@ -2,6 +2,7 @@ import pickle
 import subprocess
 import sys
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 
@@ -40,10 +41,13 @@ run_cli(main)
     [
         ("print('text')", "the output: No space left on device"),
         ("open('no/where')", "no/where: No such file or directory"),
+        ("import os; os.mkdir('a'); os.chdir('a'); os.rmdir('../a'); os.getcwd()", "the current folder: No such file"),
         ("raise InputError('a\\x1b[2J\\u202eb' * 10**5 + ' end; mend it')", r"a\x1b[2J\u202eba\x1b"),
     ],
 )
-def test_files_and_output_that_fail_are_one_line(body, line):
+def test_files_and_output_that_fail_are_one_line(body, line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-c", FULL.format(body)]
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
