@@ -22,6 +22,7 @@ from ..generation.sample_io import WRITERS, SampleFolder
 from .image_sets import ImageSet, Row
 
 Names = Collection[str]
+CUT_OFF = "free space, and name a new folder"
 CLIPPED = 0.05  # share of pixels; of held-out windows of magnetic tiles 2 in 256 exceed it, of whole tiles 0 in 64
 LEAST_AGREEING = 0.05  # share of real images
 LEAST_IMAGES = 8  # real images of a type that a limit of agreement needs
@@ -130,11 +131,11 @@ def write_curated(
     write_atomic(bf.join(out, MANIFEST), b"")  # until all is there nothing takes it for samples
 
     def copy(path: str) -> None:
-        write_atomic(bf.join(out, path), read_bytes(bf.join(samples.folder, path)))
+        write_atomic(bf.join(out, path), read_bytes(bf.join(samples.folder, path)), "--out", CUT_OFF)
 
     with ThreadPoolExecutor(WRITERS) as pool:
         list(tqdm(pool.map(copy, paths), "copying", len(paths), unit="file", leave=False))
     for name, lines in (("kept", kept), ("dropped", dropped), ("manifest", rows)):
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        write_atomic(bf.join(out, f"{name}.jsonl"), text.encode())
+        write_atomic(bf.join(out, f"{name}.jsonl"), text.encode(), "--out", CUT_OFF)
     SampleFolder(out, samples.class_names, rows[0]["settings"]).write_contact_sheet()

@@ -96,7 +96,7 @@ def pack(folder: str, networks: Sequence[Network], hand_offs: range, figures: Se
         figures="\n".join(measured) or "None were measured.\n",
     ).encode()
     for name in sorted(files, key=lambda name: (name.endswith(PACKED), name)):  # last what makes it one that loads
-        write_atomic(bf.join(folder, name), files[name], "`folder`")
+        write_atomic(bf.join(folder, name), files[name], "`folder`", "free space, and name a new folder")
 
 
 def download(name: str) -> str:

@@ -235,13 +235,13 @@ def test_nothing_that_is_cut_off_passes_for_samples(run, folders, tmp_path, monk
     assert not [path for path in (tmp_path / "kept").rglob("*") if path.is_file()]
     shutil.copy(folders["samples"] / "masks/000009.png", gone)
 
-    def write(path: str, data: bytes) -> None:
+    def write(path: str, data: bytes, *how: str) -> None:
         if "000009" in path:
-            raise InputError("no space")
+            raise InputError(f"no space: {how}")
         write_atomic(path, data)
 
     monkeypatch.setattr(curation, "write_atomic", write)
-    with pytest.raises(InputError, match="no space"):
+    with pytest.raises(InputError, match="no space: .'--out', 'free space, and name a new folder'"):
         run(samples=tmp_path / "cut", real=None)
     assert (tmp_path / "kept/images/000005.png").exists() and not (tmp_path / "kept/curate.json").exists()
     with pytest.raises(InputError, match="holds no images"):
