@@ -25,7 +25,7 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 from ..data.image_files import present_types
-from ..errors import InputError
+from ..errors import InputError, reason
 from ..file_io import ensure_writable, read_bytes, read_json, write_atomic
 from ..generation.sample_io import common_class_names
 from ..pictures import palette
@@ -68,7 +68,7 @@ def main(args: argparse.Namespace) -> None:
             sections[name] = to_html(read_bytes(bf.join(folder, f"{name}.md")).decode())
         except (OSError, ValueError) as error:
             wanted = f"{name}.json and {name}.md of evaluate.py {name}"
-            raise InputError(f"--{name} {folder}: holds no {wanted} ({error}); name its --out folder") from error
+            raise InputError(f"--{name} {folder}: holds no {wanted} ({reason(error)}); name its --out folder") from error
         if bf.exists(path := bf.join(folder, picture)):
             plots[name] = _uri("png", read_bytes(path))
     class_names = common_class_names({"--samples": samples})
@@ -114,7 +114,7 @@ def _read_lines(path: str, flag: str, remedy: str) -> dict[str, dict[str, Any]]:
             raise TypeError("types")
         return {row["name"] + "": row for row in rows}
     except (OSError, *MALFORMED) as error:
-        raise InputError(f"{flag} {path}: is no file with a sample in each line ({error!r}); {remedy}") from error
+        raise InputError(f"{flag} {path}: is no file with a sample in each line ({reason(error)}); {remedy}") from error
 
 
 def _add_scores(rows: dict[str, dict[str, Any]], path: str) -> None:
