@@ -68,7 +68,8 @@ def main(args: argparse.Namespace) -> None:
             sections[name] = to_html(read_bytes(bf.join(folder, f"{name}.md")).decode())
         except (OSError, ValueError) as error:
             wanted = f"{name}.json and {name}.md of evaluate.py {name}"
-            raise InputError(f"--{name} {folder}: holds no {wanted} ({reason(error)}); name its --out folder") from error
+            text = f"holds no {wanted} ({reason(error)}); name its --out folder"
+            raise InputError(f"--{name} {folder}: {text}") from error
         if bf.exists(path := bf.join(folder, picture)):
             plots[name] = _uri("png", read_bytes(path))
     class_names = common_class_names({"--samples": samples})
