@@ -59,7 +59,7 @@ def ratios(text: str) -> list[float | str]:
 def sample_set(text: str) -> tuple[str, list[str]]:
     """Name and folders of [NAME=]DIR[,DIR...]."""
     name, folders = re.fullmatch(r"(?s)(?:([\w-]+)=)?(.*)", text).groups()
-    runs = folders.split(",")
+    runs = [folder.rstrip("/") for folder in folders.split(",")]
     if "" in runs or len(set(runs)) < len(runs):
         raise argparse.ArgumentTypeError(f"{brief(text)} names a folder twice, or none")
     return name or "synthetic", runs

@@ -179,7 +179,7 @@ def test_bad_input_gets_one_line(folder: Path, tmp_path: Path) -> None:
         ("unknown --verdict_arm 'synthetic_x3'", {"ratios": "all", "verdict_arm": "synthetic_x3"}),
         ("--val .*: intervals need images of at least 2 groups; add", {"groups": groups}),
         ("--samples: name each set NAME=DIR", {"samples": f"repeat={ours}"}),
-        *(("--samples: .*names a folder twice, or none", {"samples": text}) for text in ("x=", f"x={ours},{ours}")),
+        *(("--samples: .*names a folder twice, or none", {"samples": text}) for text in ("x=", f"x={ours},{ours}/")),
         ("--val .*other: holds generated images; name a prepared set of real ones", {"val": folder / "other"}),
     ):
         with pytest.raises(InputError, match=match) as caught:
