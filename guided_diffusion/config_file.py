@@ -22,7 +22,7 @@ from yaml.reader import ReaderError
 
 from . import GOOD, MAX_TYPES
 from .config import GLOBAL, KEYS, PATCH, SECTIONS, Config
-from .errors import InputError, brief, unknown_name, whole
+from .errors import InputError, brief, reason, unknown_name, whole
 from .file_io import as_path, read_bytes
 
 Source = str | Mapping[str, Any]  # the path of a YAML file, or what it would hold
@@ -132,7 +132,7 @@ def _read(source: Source, overrides: Mapping[str, Any] | None) -> tuple[Sections
     try:
         raw, lines = (source, {}) if isinstance(source, Mapping) else _parse_yaml(read_bytes(source), source)
     except (OSError, bf.Error) as error:
-        raise InputError(f"{source}: cannot read the configuration file ({error}); check --config") from None
+        raise InputError(f"{source}: cannot read the configuration file ({reason(error)}); check --config") from None
     with _errors_name(source, lines):
         if not isinstance(raw, Mapping):
             raise InputError(f"not a configuration; expected the sections {', '.join(SECTIONS)}")
